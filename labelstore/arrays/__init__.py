@@ -1,0 +1,27 @@
+"""Array backends: chunk bytes of labels, boxes and masks, and the durable writer that puts them on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labelstore.arrays.base import ArrayBackend, ArraySpec, EncodedFile
+from labelstore.errors import UsageError
+
+__all__ = ["BACKENDS", "ArrayBackend", "ArraySpec", "EncodedFile", "open_arrays"]
+
+BACKENDS = ("zarr", "hdf5")
+"""Values of `--backend`."""
+
+
+def open_arrays(root: Path, backend: str = "zarr") -> ArrayBackend:
+    """The backend of that name on an array folder, which need not exist yet. Opens no file."""
+    match backend:
+        case "zarr":
+            from labelstore.arrays.zarr_arrays import ZarrArrays
+
+            return ZarrArrays(root)
+        case "hdf5":
+            from labelstore.arrays.hdf5_arrays import Hdf5Arrays
+
+            return Hdf5Arrays(root)
+    raise UsageError(f"backend {backend!r}: choose one of {', '.join(BACKENDS)}")

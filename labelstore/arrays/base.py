@@ -1,0 +1,194 @@
+"""What an array backend does: it turns one shard into files, and files back into arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.errors import UsageError
+from labelstore.shard_files import ShardFile
+
+MAX_CHUNK_BYTES = 2**31 - 1024
+"""Raw bytes of one chunk: what a blosc frame can hold, and a cap on what a wicked store can ask for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """One array as it lies on disk: shapes in elements, axes (image, crop, ...) unless said otherwise."""
+
+    path: str
+    """Path inside the array folder, POSIX: "labels/resnet50/probability"."""
+    dtype: str
+    """Little-endian NumPy dtype string."""
+    shape: tuple[int, ...]
+    """Whole array. The first axis is the image row; the second the crop (or crop shards x row length)."""
+    shard: tuple[int, ...]
+    """Unit of commit: images_per_shard x crops_per_shard x row."""
+    chunk: tuple[int, ...]
+    """Unit of decoding inside a shard; its first axis equals the shard's."""
+    dimensions: tuple[str, ...]
+    """Axis names as xarray shows them."""
+    fill: float | int
+    """Sentinel for whatever is not stored."""
+    shuffle: Literal["bitshuffle", "shuffle", "noshuffle"] = "bitshuffle"
+    """Byte reordering inside blosc, before zstd."""
+    row_axes_first: bool = False
+    """Store axes 2.. before axes 0 and 1 inside each chunk (Zarr's transpose codec)."""
+    may_be_empty: bool = False
+    """True where a chunk of nothing but `fill` is a legal value and is left out of the shard."""
+    level: int = 5
+    """zstd level."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """JSON attributes for people and other tools."""
+
+    def __post_init__(self) -> None:
+        parts = self.path.split("/")
+        if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+            raise UsageError(f"array path {self.path!r}: give a relative POSIX path without '..'")
+        axes = {len(self.shape), len(self.shard), len(self.chunk), len(self.dimensions)}
+        if len(axes) != 1 or len(self.shape) < 2:
+            raise UsageError(
+                f"array {self.path}: shape {self.shape}, shard {self.shard}, chunk {self.chunk} and"
+                f" dimensions {self.dimensions} must agree on two or more axes"
+            )
+        if min(self.shape + self.shard + self.chunk) < 1:
+            raise UsageError(f"array {self.path}: every size must be at least 1, not {self.shape}")
+        whole = all(a % b == 0 for a, b in zip(self.shard, self.chunk, strict=True))
+        if not whole or self.chunk[0] != self.shard[0]:
+            raise UsageError(
+                f"array {self.path}: chunk {self.chunk} must divide shard {self.shard} and have all"
+                " of its images"
+            )
+        if self.chunk_bytes > MAX_CHUNK_BYTES:
+            raise UsageError(
+                f"array {self.path}: a chunk of {self.chunk_bytes} bytes is over the limit of"
+                f" {MAX_CHUNK_BYTES}; make images_per_shard or crops_per_chunk smaller"
+            )
+
+    @property
+    def name(self) -> str:
+        """Last part of the path: the field name."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def group(self) -> str:
+        """The path without its last part: "labels/resnet50"."""
+        return self.path.rpartition("/")[0]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Chunks of a shard along each axis; the second entry counts the chunk columns."""
+        return tuple(a // b for a, b in zip(self.shard, self.chunk, strict=True))
+
+    def checked_columns(self, columns: range | None) -> range:
+        """The chunk columns asked for (None: all of them). UsageError beyond the shard's."""
+        whole = range(self.grid[1])
+        if columns is None:
+            return whole
+        if columns and (min(columns) < 0 or max(columns) >= len(whole)):
+            raise UsageError(
+                f"array {self.path}: chunk columns {columns} were asked for, a shard has {len(whole)}"
+            )
+        return columns
+
+    def columns_shape(self, columns: range) -> tuple[int, ...]:
+        """Shape of one shard's array with these chunk columns only."""
+        return (self.shard[0], len(columns) * self.chunk[1], *self.shard[2:])
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one decoded chunk."""
+        return math.prod(self.chunk) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedFile:
+    """A `ShardFile` together with its bytes, ready for the durable writer."""
+
+    record: ShardFile
+    data: bytes
+
+
+class ArrayBackend(Protocol):
+    """Files of a store's arrays. Knows nothing of leases, ledgers or codecs of labels."""
+
+    name: ClassVar[str]
+    """Value of `--backend`: zarr, hdf5."""
+
+    @property
+    def root(self) -> Path:
+        """Folder of the arrays."""
+
+    def metadata(
+        self,
+        specs: Sequence[ArraySpec],
+        attributes: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> dict[str, bytes]:
+        """Every metadata file (key -> bytes) that these arrays need, consolidated metadata included.
+
+        `specs` are *all* arrays of the store; `attributes` are JSON attributes per group path, the root
+        being "". Writing the files is the caller's: metadata changes go through the catalogue's intent
+        rows.
+        """
+
+    def attributes(self, group: str = "") -> dict[str, Any]:
+        """Attributes of a group as they lie on disk. DamagedShard if missing or unreadable."""
+
+    def encode_shard(
+        self, specs: Sequence[ArraySpec], index: tuple[int, int], arrays: Mapping[str, NDArray[Any]]
+    ) -> list[EncodedFile]:
+        """All arrays of one shard, encoded in memory; equal arrays give equal bytes.
+
+        `arrays` maps field names to arrays of at most the shard's shape; a shard at the border is padded
+        with the sentinel. `index` is (image block, crop shard). Nothing touches the disk. An array that
+        may be empty, and is, has no file in the list.
+        """
+
+    def read(
+        self,
+        spec: ArraySpec,
+        index: tuple[int, int],
+        files: Sequence[ShardFile],
+        columns: range | None = None,
+    ) -> NDArray[Any]:
+        """One array of one shard, in C order: all its crops, or the given chunk columns only.
+
+        `files` are all files of the shard's ledger row; `columns` counts from 0 within the shard.
+        Returns (images_per_shard, crops, ...) with padding rows still in it. Every chunk read is checked
+        against `files`: missing, short, swapped, stale or flipped bytes raise DamagedShard; no files
+        at all, NotGenerated; a disk that refuses, StorageError.
+        """
+
+    def verify(
+        self,
+        specs: Sequence[ArraySpec],
+        index: tuple[int, int],
+        files: Sequence[ShardFile],
+        level: Literal["fast", "digest", "deep"] = "digest",
+    ) -> list[str]:
+        """Problems with the files of one shard, one line each; empty when all is well.
+
+        `fast` looks at presence and size, `digest` also at the SHA-256, `deep` also decodes every chunk.
+        """
+
+
+def check_arrays(specs: Sequence[ArraySpec], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """UsageError unless there is one array per spec, of its dtype and at most its shard's shape."""
+    names = sorted(spec.name for spec in specs)
+    if names != sorted(arrays):
+        raise UsageError(f"arrays {sorted(arrays)} were given where {names} are due")
+    for spec in specs:
+        array = arrays[spec.name]
+        if array.dtype != np.dtype(spec.dtype):
+            raise UsageError(f"array {spec.path}: {array.dtype} was given, {spec.dtype} is due")
+        fits = all(a <= b for a, b in zip(array.shape, spec.shard, strict=False))
+        if array.ndim != len(spec.shard) or not fits:
+            raise UsageError(
+                f"array {spec.path}: shape {array.shape} does not fit its shard {spec.shard}"
+            )

@@ -1,0 +1,220 @@
+"""Reading shard files with the ledger in hand: any difference from it is a DamagedShard.
+
+Both backends end a file with the index of `sharding` and a chunk's bytes with a checksum, so both read
+by position. A chunk is good when the crc32c computed over it and the one in the ledger agree; an index
+or a header that lies can therefore make a read fail, never make it wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.arrays.base import ArrayBackend, ArraySpec
+from labelstore.arrays.sharding import EMPTY, Damage, index_bytes, unpack_index
+from labelstore.errors import DamagedShard, NotGenerated, StorageError
+from labelstore.shard_files import ShardFile
+
+_HASH_BYTES = 1 << 22
+
+
+def describe(spec: ArraySpec, index: tuple[int, int]) -> str:
+    """Which images and crops a shard holds, for messages."""
+    block, crop_shard = index
+    first = block * spec.shard[0]
+    last = min(first + spec.shard[0], spec.shape[0]) - 1
+    return f"image block {block} (images {first} to {last}), crop shard {crop_shard}"
+
+
+def damaged(
+    root: Path, key: str, spec: ArraySpec, index: tuple[int, int], text: object
+) -> NoReturn:
+    """Raise the DamagedShard for a file, with the command that repairs it."""
+    raise DamagedShard(_line(root, key, spec, index, text)) from None
+
+
+def _line(root: Path, key: str, spec: ArraySpec, index: tuple[int, int], text: object) -> str:
+    where = f"{root / key}: {text}; {describe(spec, index)}"
+    return f"{where}; run `labelstore repair --store {root.parent}`"
+
+
+def find_record(
+    root: Path, key: str, spec: ArraySpec, index: tuple[int, int], files: Sequence[ShardFile]
+) -> ShardFile | None:
+    """The ledger's record of the file, or None for an array that is wholly empty there.
+
+    NotGenerated if the ledger has nothing of the shard; DamagedShard if it leaves out this array.
+    """
+    for record in files:
+        if record.key == key:
+            return record
+    if not files:
+        raise NotGenerated(
+            f"{spec.path}: {describe(spec, index)} is not generated; run `labelstore create` again"
+        )
+    if not spec.may_be_empty:
+        damaged(root, key, spec, index, "the ledger names the shard but not this file")
+    return None
+
+
+def read_attributes(path: Path, *keys: str) -> dict[str, Any]:
+    """The JSON object at `keys` inside a metadata file. DamagedShard if missing or unreadable."""
+    try:
+        value = json.loads(path.read_bytes())
+        for key in keys:
+            value = value[key]
+    except (FileNotFoundError, NotADirectoryError):
+        raise DamagedShard(f"{path}: is missing; run `labelstore verify`") from None
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        raise DamagedShard(f"{path}: is not metadata that this store wrote") from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
+    if not isinstance(value, dict):
+        raise DamagedShard(f"{path}: its attributes are not a JSON object")
+    return value
+
+
+@contextmanager
+def opened(path: Path, record: ShardFile) -> Iterator[int]:
+    """A descriptor of a regular file of the recorded size. Damage or StorageError otherwise."""
+    # no link followed, and no waiting on a pipe that someone put there
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        match error.errno:
+            case errno.ENOENT | errno.ENOTDIR:
+                raise Damage("is missing") from None
+            case errno.ELOOP | errno.ENXIO:
+                raise Damage("is not a regular file") from None
+            case _:
+                raise StorageError(f"{path}: cannot be opened ({error.strerror})") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise Damage("is not a regular file")
+        if status.st_size != record.size:
+            raise Damage(f"has {status.st_size} bytes where the ledger says {record.size}")
+        yield descriptor
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
+    finally:
+        os.close(descriptor)
+
+
+def read_chunks(
+    descriptor: int,
+    record: ShardFile,
+    checksums: Mapping[int, int | None],
+    num_chunks: int,
+    checksum_of: Callable[[NDArray[np.uint8]], int | None],
+) -> Iterator[tuple[int, NDArray[np.uint8] | None]]:
+    """(number, bytes) of the chunks asked for, each the one that the ledger means; None if empty.
+
+    `checksums` has the ledger's crc32c per chunk number asked for; `num_chunks` counts all chunks in
+    the file's index; `checksum_of` computes a chunk's crc32c. Raises Damage.
+    """
+    size = index_bytes(num_chunks)
+    end = record.size - size
+    if end < 0:
+        raise Damage(f"has {record.size} bytes, too few for an index of {num_chunks} chunks")
+    index = unpack_index(_pread(descriptor, size, end), end)
+    wanted = [number for number, checksum in checksums.items() if checksum is not None]
+    for run in _runs(index, wanted):
+        start = index[run[0]][0]
+        last_offset, last_length = index[run[-1]]
+        data = np.frombuffer(_pread(descriptor, last_offset + last_length - start, start), "u1")
+        for number in run:
+            offset, length = index[number]
+            chunk = data[offset - start : offset - start + length]
+            if checksum_of(chunk) != checksums[number]:
+                raise Damage(f"chunk {number} is not the one that was committed (crc32c)")
+            yield number, chunk
+    for number, checksum in checksums.items():
+        if checksum is None:
+            if index[number][1] != EMPTY:
+                raise Damage(f"chunk {number} is stored where the ledger has it empty")
+            yield number, None
+
+
+def _runs(index: Sequence[tuple[int, int]], numbers: Iterable[int]) -> Iterator[list[int]]:
+    """Group chunk numbers whose bytes follow each other without a gap: one read for each run."""
+    run: list[int] = []
+    for number in numbers:
+        offset, length = index[number]
+        if length == EMPTY:
+            raise Damage(f"chunk {number} is empty where the ledger has one")
+        if run and sum(index[run[-1]]) != offset:
+            yield run
+            run = []
+        run.append(number)
+    if run:
+        yield run
+
+
+def _pread(descriptor: int, size: int, offset: int) -> bytes:
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size:
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            raise Damage(f"ends at byte {offset + len(data)}, before a chunk does")
+        data += more
+    return data
+
+
+def check_file(path: Path, record: ShardFile, *, digest: bool) -> None:
+    """Raise Damage unless the file is there, regular, of the recorded size and, if asked, digest."""
+    with opened(path, record) as descriptor:
+        if not digest:
+            return
+        sha256 = hashlib.sha256()
+        while data := os.read(descriptor, _HASH_BYTES):
+            sha256.update(data)
+        if sha256.hexdigest() != record.sha256:
+            raise Damage("its SHA-256 is not the ledger's")
+
+
+def verify_files(
+    backend: ArrayBackend,
+    keys: Sequence[tuple[ArraySpec, str]],
+    index: tuple[int, int],
+    files: Sequence[ShardFile],
+    level: Literal["fast", "digest", "deep"],
+) -> list[str]:
+    """Problems with one shard's files, one line each; `keys` has the file of each array."""
+    problems = []
+    records = {record.key: record for record in files}
+    first_spec = {key: spec for spec, key in reversed(keys)}
+    for key, record in records.items():
+        if key not in first_spec:
+            problems.append(f"{backend.root / key}: the ledger names it, but no array has it")
+            continue
+        try:
+            check_file(backend.root / key, record, digest=level != "fast")
+        except Damage as damage:
+            problems.append(_line(backend.root, key, first_spec[key], index, damage))
+        except StorageError as error:
+            problems.append(str(error))
+    for key, spec in first_spec.items():
+        if key not in records and (backend.root / key).exists():
+            problems.append(
+                f"{backend.root / key}: exists, but the ledger does not name it;"
+                f" {describe(spec, index)}"
+            )
+    if level == "deep" and not problems:
+        for spec, _ in keys:
+            try:
+                backend.read(spec, index, files)
+            except (DamagedShard, NotGenerated, StorageError) as error:
+                problems.append(str(error))
+    return problems

@@ -1,0 +1,188 @@
+"""Files that are on disk when we say so: temporary name, length check, fsync; then rename, fsync folder.
+
+Steps 3 and 4 of the write protocol. `stage` does everything but the rename; `publish` renames, which the
+catalogue calls inside the commit transaction. A process killed in between leaves temporary files only,
+named `.NAME.PID-RANDOM.tmp`, which `gc` removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+from labelstore.errors import StorageError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one that `write_durably` makes.
+
+    >>> is_temporary(".c.0.0.0.412-9f86d081.tmp"), is_temporary("c.0.0.0")
+    (True, False)
+    """
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+
+
+def write_durably(path: Path, data: bytes) -> Path:
+    """Write `data` beside `path` under a temporary name and fsync it; returns that name.
+
+    Missing parent folders are made, durably. StorageError names `path`; nothing is left behind then.
+    """
+    make_folders(path.parent)
+    temporary = path.with_name(
+        f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    )
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(temporary, flags, 0o644)
+    except OSError as error:
+        _refuse(error, path)
+    try:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            size = os.fstat(descriptor).st_size
+            if size != len(data):
+                raise OSError(errno.EIO, f"{size} bytes arrived of {len(data)}")
+            os.fsync(descriptor)
+        finally:
+            # a network disk may report a failed write only here
+            os.close(descriptor)
+    except OSError as error:
+        _remove_quietly(temporary)
+        _refuse(error, path)
+    except BaseException:
+        _remove_quietly(temporary)
+        raise
+    return temporary
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a staged file its name; `fsync_folder` of its folder makes that durable."""
+    try:
+        temporary.replace(final)
+    except OSError as error:
+        _refuse(error, final)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        _refuse(error, folder)
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and its missing parents, each made durable in its own parent."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        if folder == folder.parent:
+            break
+        folder = folder.parent
+    for new in reversed(missing):
+        try:
+            new.mkdir(exist_ok=True)
+        except OSError as error:
+            _refuse(error, new)
+        fsync_folder(new.parent)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Stage, publish and make durable one file: a reader sees the old bytes or the new, never a part."""
+    with StagedFiles() as staged:
+        staged.stage(path, data)
+        staged.publish()
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into a StorageError that names `path`."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        _refuse(error, path)
+
+
+class StagedFiles:
+    """Files written and fsynced under temporary names, waiting for their commit.
+
+    A context manager: whatever is not published when the block ends is removed.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[Path, Path] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Final names of the files that wait."""
+        return tuple(self._waiting)
+
+    def stage(self, path: Path, data: bytes) -> None:
+        """Write `data` for `path`; a file staged for the same path before is dropped."""
+        temporary = write_durably(path, data)
+        previous = self._waiting.pop(path, None)
+        self._waiting[path] = temporary
+        if previous is not None:
+            _remove_quietly(previous)
+
+    def publish(self) -> None:
+        """Rename every file to its name, then fsync their folders. StorageError names the file.
+
+        After an error, files renamed so far keep their names: the ledger does not name them, so they
+        are orphans that the next holder of the lease replaces.
+        """
+        folders = dict.fromkeys(path.parent for path in self._waiting)
+        for path, temporary in list(self._waiting.items()):
+            publish(temporary, path)
+            del self._waiting[path]
+        for folder in folders:
+            fsync_folder(folder)
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        while self._waiting:
+            _, temporary = self._waiting.popitem()
+            _remove_quietly(temporary)
+
+
+def _remove_quietly(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _refuse(error: OSError, path: Path) -> NoReturn:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            text = f"no space left on the disk of {path}; free some and run the command again"
+        case errno.EROFS | errno.EACCES | errno.EPERM:
+            text = f"{path}: not allowed to write there ({error.strerror})"
+        case _:
+            text = f"{path}: the disk refused ({error.strerror or error})"
+    raise StorageError(text) from error

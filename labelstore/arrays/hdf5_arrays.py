@@ -1,0 +1,223 @@
+"""Arrays as HDF5: one closed file per shard with all its arrays, readable by any HDF5 program.
+
+Built in memory with the oldest file format (nothing to recover after a crash), built-in filters shuffle,
+gzip and fletcher32. After the end of the HDF5 file follows the chunk index of `sharding`, arrays in order
+of their paths. We read by that index and never give a file to libhdf5: its metadata has no checksum, one
+lock serves all threads, and links in a file from elsewhere could lead anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numcodecs.fletcher32 import Fletcher32  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from labelstore.arrays import sharding
+from labelstore.arrays.base import ArraySpec, EncodedFile, check_arrays
+from labelstore.arrays.checked_files import (
+    damaged,
+    find_record,
+    opened,
+    read_attributes,
+    read_chunks,
+    verify_files,
+)
+from labelstore.arrays.sharding import Damage
+from labelstore.errors import UsageError
+from labelstore.shard_files import ShardFile
+
+METADATA_KEY = "arrays.json"
+_FLETCHER_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Hdf5Arrays:
+    """The array folder of a store with `--backend hdf5`."""
+
+    name: ClassVar[str] = "hdf5"
+    root: Path
+
+    def metadata(
+        self,
+        specs: Sequence[ArraySpec],
+        attributes: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> dict[str, bytes]:
+        """One JSON file that lists the arrays and the groups' attributes; key -> bytes."""
+        groups = {"": {}, **{group: dict(values) for group, values in (attributes or {}).items()}}
+        arrays = {
+            spec.path: {
+                "dtype": spec.dtype,
+                "shape": spec.shape,
+                "shard": spec.shard,
+                "chunk": spec.chunk,
+                "dimensions": spec.dimensions,
+                "fill": "NaN" if math.isnan(spec.fill) else spec.fill,
+                "attributes": dict(spec.attributes),
+            }
+            for spec in specs
+        }
+        record = {"backend": self.name, "attributes": groups, "arrays": arrays}
+        text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
+        return {METADATA_KEY: text.encode()}
+
+    def attributes(self, group: str = "") -> dict[str, Any]:
+        """Attributes of a group as they lie on disk. DamagedShard if missing or unreadable."""
+        return read_attributes(self.root / METADATA_KEY, "attributes", group)
+
+    def encode_shard(
+        self, specs: Sequence[ArraySpec], index: tuple[int, int], arrays: Mapping[str, NDArray[Any]]
+    ) -> list[EncodedFile]:
+        """All arrays of one shard, which are of one group, in one file."""
+        check_arrays(specs, arrays)
+        if len({spec.group for spec in specs}) != 1:
+            raise UsageError(
+                f"arrays {[spec.path for spec in specs]}: one shard takes the arrays of one group"
+            )
+        ordered = sorted(specs, key=lambda spec: spec.path)
+        chunks = {spec.path: _encode_chunks(spec, arrays[spec.name]) for spec in ordered}
+        data = _build_file(ordered, index, chunks)
+        record = ShardFile(
+            key=file_key(specs[0], index),
+            size=len(data),
+            sha256=sha256(data).hexdigest(),
+            chunks={
+                path: tuple(None if part is None else sharding.crc32c(part) for part in parts)
+                for path, parts in chunks.items()
+            },
+        )
+        return [EncodedFile(record=record, data=data)]
+
+    def read(
+        self,
+        spec: ArraySpec,
+        index: tuple[int, int],
+        files: Sequence[ShardFile],
+        columns: range | None = None,
+    ) -> NDArray[Any]:
+        """One array of one shard, checked against the ledger; see `ArrayBackend.read`."""
+        columns = spec.checked_columns(columns)
+        out: NDArray[Any] = np.empty(spec.columns_shape(columns), dtype=spec.dtype)
+        key = file_key(spec, index)
+        record = find_record(self.root, key, spec, index, files)
+        if record is None:
+            out.fill(spec.fill)
+            return out
+        try:
+            with opened(self.root / key, record) as descriptor:
+                _read_into(out, spec, record, descriptor, columns)
+        except Damage as damage:
+            damaged(self.root, key, spec, index, damage)
+        return out
+
+    def verify(
+        self,
+        specs: Sequence[ArraySpec],
+        index: tuple[int, int],
+        files: Sequence[ShardFile],
+        level: Literal["fast", "digest", "deep"] = "digest",
+    ) -> list[str]:
+        """Problems with the file of one shard, one line each; see `ArrayBackend.verify`."""
+        keys = [(spec, file_key(spec, index)) for spec in specs]
+        return verify_files(self, keys, index, files, level)
+
+
+def file_key(spec: ArraySpec, index: tuple[int, int]) -> str:
+    """The shard's file, relative to the array folder: `crops/default/1.0.h5`."""
+    return f"{spec.group}/{index[0]}.{index[1]}.h5".lstrip("/")
+
+
+# -- one chunk: shuffle, gzip, fletcher32, in the order of HDF5's filter pipeline ------------------
+
+
+def _encode_chunks(spec: ArraySpec, array: NDArray[Any]) -> list[bytes | None]:
+    return [
+        None if chunk is None else _encode_chunk(spec, chunk)
+        for chunk in sharding.cut_chunks(spec, array)
+    ]
+
+
+def _encode_chunk(spec: ArraySpec, chunk: NDArray[Any]) -> bytes:
+    elements = np.ascontiguousarray(chunk).reshape(-1, 1).view("u1")
+    stored = zlib.compress(elements.T.tobytes(), spec.level)
+    return bytes(Fletcher32().encode(stored))
+
+
+def _decode_chunk(spec: ArraySpec, data: NDArray[np.uint8], out: NDArray[Any]) -> None:
+    inflate = zlib.decompressobj()
+    try:
+        raw = inflate.decompress(data[:-_FLETCHER_BYTES].data, spec.chunk_bytes + 1)
+    except zlib.error as error:
+        raise Damage(f"gzip cannot decode it ({error})") from None
+    if len(raw) != spec.chunk_bytes or not inflate.eof:
+        raise Damage(f"a chunk that is not of {spec.chunk_bytes} decoded bytes")
+    elements = np.frombuffer(raw, "u1").reshape(np.dtype(spec.dtype).itemsize, -1)
+    out[...] = np.ascontiguousarray(elements.T).view(spec.dtype).reshape(spec.chunk)
+
+
+# -- the file --------------------------------------------------------------------------------------
+
+
+def _build_file(
+    specs: Sequence[ArraySpec], index: tuple[int, int], chunks: Mapping[str, list[bytes | None]]
+) -> bytes:
+    import h5py  # type: ignore[import-untyped]
+
+    entries: list[tuple[int, int]] = []
+    with h5py.File("shard", "w", driver="core", backing_store=False, libver="earliest") as file:
+        file.attrs["group"] = specs[0].group
+        file.attrs["image_block"], file.attrs["crop_shard"] = index
+        for spec in specs:
+            dataset = file.create_dataset(
+                spec.name,
+                shape=spec.shard,
+                dtype=spec.dtype,
+                chunks=spec.chunk,
+                fillvalue=np.dtype(spec.dtype).type(spec.fill),
+                shuffle=True,
+                compression="gzip",
+                compression_opts=spec.level,
+                fletcher32=True,
+                track_times=False,
+            )
+            for axis, dimension in enumerate(spec.dimensions):
+                dataset.dims[axis].label = dimension
+            for name, value in spec.attributes.items():
+                dataset.attrs[name] = json.dumps(value) if isinstance(value, dict) else value
+            for place, data in zip(sharding.chunk_slices(spec), chunks[spec.path], strict=True):
+                if data is None:
+                    entries.append((sharding.EMPTY, sharding.EMPTY))
+                    continue
+                corner = tuple(part.start for part in place)
+                dataset.id.write_direct_chunk(corner, data)
+                stored = dataset.id.get_chunk_info_by_coord(corner)
+                entries.append((stored.byte_offset, stored.size))
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image + sharding.seal_index(np.array(entries, dtype="<u8"))
+
+
+def _read_into(
+    out: NDArray[Any], spec: ArraySpec, record: ShardFile, descriptor: int, columns: range
+) -> None:
+    recorded = record.chunks.get(spec.path, ())
+    num_chunks = math.prod(spec.grid)
+    if len(recorded) != num_chunks:
+        raise Damage(f"has {len(recorded)} chunks in the ledger where {num_chunks} are due")
+    first = sum(len(record.chunks[path]) for path in record.chunks if path < spec.path)
+    total = sum(len(checksums) for checksums in record.chunks.values())
+    places = {first + n: place for n, place in sharding.chunk_numbers(spec, columns)}
+    wanted = {number: recorded[number - first] for number in places}
+    for number, chunk in read_chunks(descriptor, record, wanted, total, sharding.crc32c):
+        if chunk is None:
+            out[places[number]] = spec.fill
+        else:
+            _decode_chunk(spec, chunk, out[places[number]])

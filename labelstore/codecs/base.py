@@ -1,0 +1,117 @@
+"""What a label codec is: the arrays it needs, and both directions between them and soft labels.
+
+Letters: n images, m crops, K kept classes, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One array of a group (a label set, a crop plan or a mask): what one row of it looks like."""
+
+    name: str
+    """Array name inside the group, as on disk: "probability", "box", "region"."""
+    dtype: str
+    """Little-endian NumPy dtype string: "u1", "<u2", "<u4", "<f2", "<f4"."""
+    shape: tuple[int, ...] = ()
+    """Shape of one row: (K,) for kept classes, () for a scalar."""
+    dimensions: tuple[str, ...] = ()
+    """Names of the row's axes, one per entry of `shape`."""
+    per: Literal["crop", "image"] = "crop"
+    """What a row belongs to: a crop, or an image within one shard of crops."""
+    fill: float | int = 0
+    """Sentinel that no valid row contains: what a reader sees where nothing is stored."""
+    shuffle: Literal["bitshuffle", "shuffle", "noshuffle"] = "bitshuffle"
+    """Byte reordering before zstd."""
+    level: int = 5
+    """zstd level that suits its values: 1 is both smallest and fastest where plain Huffman codes do the work."""
+    row_axes_first: bool = False
+    """Store the row's axes before (image, crop), so that equal ranks of neighbouring crops are adjacent."""
+    may_be_empty: bool = False
+    """True where a chunk of nothing but `fill` is a legal value and is left out of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK:
+    """The K largest probabilities of teacher labels, sorted descending, and the mass beyond them."""
+
+    class_ids: NDArray[Any]
+    """(..., K) unsigned integers; the dtype's largest value marks a missing crop."""
+    probs: NDArray[np.float32]
+    """(..., K) float32, sorted descending along the last axis."""
+    tail: NDArray[np.float32]
+    """(...) float32: mass of the C - K other classes, >= 0; probs.sum(-1) + tail = 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseLabels:
+    """Recovered labels: class ids with their probabilities, and one probability for every other class.
+
+    The dense label has `probs[..., k]` at `class_ids[..., k]` and `rest` everywhere else; it is
+    non-negative and probs.sum(-1) + (C - K) * rest = 1.
+    """
+
+    class_ids: NDArray[Any]
+    """(..., K) class indices."""
+    probs: NDArray[np.float32]
+    """(..., K) float32; the first is the largest, and none is below `rest`."""
+    rest: NDArray[np.float32]
+    """(...) float32: probability of each class that is not listed."""
+
+
+class LabelCodec(Protocol):
+    """A lossy form of a soft label (FKD 3.5); a frozen dataclass that owns both directions.
+
+    Arrays always carry the two leading axes (image, crop): one shard, or any part of one.
+    """
+
+    name: ClassVar[str]
+    """On-disk name and the value of `--compression`: full, hard, smoothing, ms, mr."""
+
+    def kept(self, num_classes: int) -> int | None:
+        """How many of the C probabilities `encode` wants, or None for all of them."""
+
+    def fields(self, num_classes: int) -> tuple[Field, ...]:
+        """The arrays of a label set with this codec."""
+
+    def encode(
+        self, labels: TopK | NDArray[np.float32], num_classes: int
+    ) -> dict[str, NDArray[Any]]:
+        """Teacher labels of one whole shard (n, m, ...) -> arrays by field name. Missing crops are NaN rows.
+
+        `labels` is a TopK with `kept()` classes, or dense (n, m, C) float32 where `kept()` is None.
+        """
+
+    def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
+        """Arrays (n, m, ...) -> recovered labels; missing crops come back as NaN probabilities."""
+
+    def recover(
+        self, arrays: Arrays, num_classes: int, temperature: float = 1.0
+    ) -> NDArray[np.float32]:
+        """Arrays (n, m, ...) -> dense labels (n, m, C), non-negative, each summing to one."""
+
+    def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
+        """Arrays (n, m, ...) -> largest entry of every recovered label (n, m), NaN where missing.
+
+        `arrays` need hold no more than `max_probability_fields`.
+        """
+
+    def max_probability_fields(self, num_classes: int) -> tuple[str, ...]:
+        """Names of the arrays that `max_probability` reads."""
+
+    def to_record(self) -> dict[str, Any]:
+        """Parameters as JSON values, `name` included: what the catalogue keeps."""
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """The codec that `to_record` described; UsageError for parameters that make no sense."""

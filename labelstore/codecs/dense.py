@@ -1,0 +1,99 @@
+"""`full`: every probability of the teacher, for when storage is no concern (FKD Table 2, "Full")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.codecs.base import Arrays, Field, SparseLabels, TopK
+from labelstore.codecs.probabilities import check_dtype
+from labelstore.codecs.records import codec_from_parameters
+from labelstore.codecs.recovery import check_temperature
+from labelstore.codecs.rows import row_sum
+from labelstore.errors import UsageError
+
+UNDERFLOW = np.float32(2**-26)
+"""What stands for a probability that float16 made zero where a temperature would bring it back: below its half step."""
+_DTYPES = {"float32": "<f4", "float16": "<f2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full:
+    """`full`: all C probabilities as float32 or float16, scaled to sum to one when recovered."""
+
+    name: ClassVar[str] = "full"
+    dtype: str = "float16"
+    """float32 or float16."""
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype, _DTYPES)
+
+    def kept(self, num_classes: int) -> None:
+        """None: all of them."""
+        return
+
+    def fields(self, num_classes: int) -> tuple[Field, ...]:
+        """`probability` (C,) per crop."""
+        return (
+            Field(
+                name="probability",
+                dtype=_DTYPES[self.dtype],
+                shape=(num_classes,),
+                dimensions=("class",),
+                fill=float("nan"),
+                shuffle="bitshuffle",
+            ),
+        )
+
+    def encode(
+        self, labels: TopK | NDArray[np.float32], num_classes: int
+    ) -> dict[str, NDArray[Any]]:
+        """Dense labels (n, m, C) -> arrays by field name; NaN rows are missing crops."""
+        if isinstance(labels, TopK):
+            raise UsageError("a top-K given to full labels: they want all C probabilities")
+        if labels.shape[-1] != num_classes:
+            raise UsageError(
+                f"labels of {labels.shape[-1]} classes for C={num_classes}: the teacher and the store differ"
+            )
+        return {"probability": labels.astype(_DTYPES[self.dtype])}
+
+    def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
+        """Refused with UsageError: nothing is left out, so there is no sparse form; use `recover`."""
+        raise UsageError(
+            "full labels keep every class and have no sparse form: recover dense labels instead"
+        )
+
+    def recover(
+        self, arrays: Arrays, num_classes: int, temperature: float = 1.0
+    ) -> NDArray[np.float32]:
+        """Arrays (n, m, C) -> dense labels (n, m, C) at temperature T, non-negative, each summing to one."""
+        probs = arrays["probability"].astype(np.float32)
+        if check_temperature(temperature) != 1:
+            # float16 made it zero, the teacher did not
+            np.maximum(probs, UNDERFLOW if self.dtype == "float16" else 0, out=probs)
+            probs /= probs.max(-1, keepdims=True)
+            np.power(probs, np.float32(1 / temperature), out=probs)
+        probs /= row_sum(probs)[..., None]
+        return probs
+
+    def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
+        """Arrays (n, m, C) -> largest entry of every recovered label (n, m), NaN where missing."""
+        largest: NDArray[np.float32] = self.recover(arrays, num_classes).max(-1)
+        return largest
+
+    def max_probability_fields(self, num_classes: int) -> tuple[str, ...]:
+        """Names of the arrays that `max_probability` reads."""
+        return ("probability",)
+
+    def to_record(self) -> dict[str, Any]:
+        """Name and parameters as JSON values."""
+        return {"name": self.name, **asdict(self)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """The codec that `to_record` described; UsageError for parameters that make no sense."""
+        return codec_from_parameters(cls, record)

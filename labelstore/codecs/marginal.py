@@ -1,0 +1,251 @@
+"""Codecs that keep the top-K classes: `ms`, `mr`, `smoothing` and `hard` (FKD 3.5, Eq. 3-7).
+
+hard        Eq. 3    the top-1 class, probability 1
+smoothing   Eq. 4    the top-1 probability; what is left spread evenly over the C - 1 others
+ms          Eq. 5    the top-K probabilities; what is left spread evenly over the C - K others
+mr          Eq. 6-7  the top-K probabilities scaled to sum to one; the others zero
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.codecs.base import Arrays, Field, SparseLabels, TopK
+from labelstore.codecs.class_ids import ClassIdForm, check_form, decode_ids, encode_ids, id_fields
+from labelstore.codecs.probabilities import FORMS, check_dtype
+from labelstore.codecs.records import codec_from_parameters
+from labelstore.codecs.recovery import densify, temper
+from labelstore.codecs.topk import check_kept, missing_id
+from labelstore.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """What the four share: class ids in one of two forms, a record, the dense form."""
+
+    name: ClassVar[str]
+    class_ids: ClassIdForm = "plain"
+    """"plain" ids, or "table": ranks in a table of each image's classes."""
+
+    def __post_init__(self) -> None:
+        check_form(self.class_ids)
+
+    @abstractmethod
+    def kept(self, num_classes: int) -> int:
+        """K: how many of the C probabilities `encode` wants. UsageError where K > C."""
+
+    @abstractmethod
+    def fields(self, num_classes: int) -> tuple[Field, ...]:
+        """The arrays of a label set with this codec."""
+
+    @abstractmethod
+    def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
+        """Arrays (n, m, ...) -> recovered labels; missing crops are NaN."""
+
+    def recover(
+        self, arrays: Arrays, num_classes: int, temperature: float = 1.0
+    ) -> NDArray[np.float32]:
+        """Arrays (n, m, ...) -> dense labels (n, m, C), non-negative, each summing to one."""
+        return densify(self.decode(arrays, num_classes, temperature), num_classes)
+
+    def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
+        """Arrays (n, m, ...) -> largest entry of every recovered label (n, m), NaN where missing."""
+        return np.ascontiguousarray(self.decode(arrays, num_classes).probs[..., 0])
+
+    def max_probability_fields(self, num_classes: int) -> tuple[str, ...]:
+        """Names of the arrays that `max_probability` reads."""
+        return tuple(field.name for field in self.fields(num_classes))
+
+    def to_record(self) -> dict[str, Any]:
+        """Name and parameters as JSON values."""
+        return {"name": self.name, **asdict(self)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """The codec that `to_record` described; UsageError for parameters that make no sense."""
+        return codec_from_parameters(cls, record)
+
+    def _refuse_temperature(self, temperature: float, why: str) -> None:
+        if temperature != 1:
+            raise UsageError(
+                f"temperature {temperature} with {self.name!r} labels: {why}; use labels made with ms or full"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _KeptProbs(_Kept):
+    """Those that keep probabilities beside the ids."""
+
+    dtype: str = "float16"
+    """How probabilities are kept: float32, float16 or uint8."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_dtype(self.dtype)
+
+    def _outcomes(self, num_classes: int) -> int:
+        """How many classes share the mass: all C, unless the tail is dropped."""
+        return num_classes
+
+    def fields(self, num_classes: int) -> tuple[Field, ...]:
+        """Class ids and probabilities, (K,) per crop."""
+        k = self.kept(num_classes)
+        return id_fields(self.class_ids, k, num_classes) + FORMS[self.dtype].fields(
+            k, self._outcomes(num_classes)
+        )
+
+    def encode(
+        self, labels: TopK | NDArray[np.float32], num_classes: int
+    ) -> dict[str, NDArray[Any]]:
+        """TopK (n, m, K) of one whole shard -> arrays by field name; NaN rows are missing crops."""
+        kept = _checked(labels, self.kept(num_classes))
+        probs = FORMS[self.dtype].encode(kept.probs, kept.tail, self._outcomes(num_classes))
+        return encode_ids(_ids_of(kept), self.class_ids, num_classes) | probs
+
+    def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
+        """Arrays (n, m, ...) -> recovered labels at temperature T; missing crops are NaN."""
+        k = self.kept(num_classes)
+        probs, tail = FORMS[self.dtype].decode(arrays, self._outcomes(num_classes))
+        rest = tail / np.float32(max(num_classes - k, 1))
+        labels = SparseLabels(class_ids=decode_ids(arrays, self.class_ids), probs=probs, rest=rest)
+        return temper(labels, num_classes, temperature)
+
+    def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
+        """Arrays (n, m, ...) -> largest entry of every recovered label (n, m); class ids are not looked at."""
+        return FORMS[self.dtype].largest(arrays, self._outcomes(num_classes))
+
+    def max_probability_fields(self, num_classes: int) -> tuple[str, ...]:
+        """Names of the arrays that `max_probability` reads: all but the class ids."""
+        form = FORMS[self.dtype]
+        return tuple(
+            field.name for field in form.fields(self.kept(num_classes), self._outcomes(num_classes))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginalSmoothing(_KeptProbs):
+    """`ms`, FKD Eq. 5: top-K probabilities as they are, the tail mass spread evenly over the other classes.
+
+    >>> from labelstore.codecs.topk import top_k
+    >>> teacher = np.array([[[0.75, 0.125, 0.125]]], "f4")
+    >>> ms = MarginalSmoothing(k=1)
+    >>> ms.recover(ms.encode(top_k(teacher, 1), 3), 3).tolist()
+    [[[0.75, 0.125, 0.125]]]
+    """
+
+    name: ClassVar[str] = "ms"
+    k: int = 5
+    """K, kept classes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_k(self.k)
+
+    def kept(self, num_classes: int) -> int:
+        """K; UsageError where K > C."""
+        return check_kept(self.k, num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginalRenorm(_KeptProbs):
+    """`mr`, FKD Eq. 6-7: top-K probabilities scaled to sum to one, every other class zero."""
+
+    name: ClassVar[str] = "mr"
+    k: int = 5
+    """K, kept classes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_k(self.k)
+
+    def kept(self, num_classes: int) -> int:
+        """K; UsageError where K > C."""
+        return check_kept(self.k, num_classes)
+
+    def _outcomes(self, num_classes: int) -> int:
+        return self.k
+
+    def encode(
+        self, labels: TopK | NDArray[np.float32], num_classes: int
+    ) -> dict[str, NDArray[Any]]:
+        """TopK (n, m, K) of one whole shard -> arrays by field name, renormalised."""
+        kept = _checked(labels, self.k)
+        total = kept.probs.sum(-1, keepdims=True)
+        scaled = TopK(class_ids=kept.class_ids, probs=kept.probs / total, tail=kept.tail * 0)
+        return super().encode(scaled, num_classes)
+
+    def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
+        """Arrays (n, m, ...) -> recovered labels; UsageError where T is not 1, since the tail is gone."""
+        self._refuse_temperature(temperature, "the mass beyond the top-K was not kept")
+        return super().decode(arrays, num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothing(_KeptProbs):
+    """`smoothing`, FKD Eq. 4: the top-1 probability, what is left spread evenly. Eq. 5 with K = 1."""
+
+    name: ClassVar[str] = "smoothing"
+
+    def kept(self, num_classes: int) -> int:
+        """One."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hard(_Kept):
+    """`hard`, FKD Eq. 3: the teacher's top-1 class and no probability at all."""
+
+    name: ClassVar[str] = "hard"
+
+    def kept(self, num_classes: int) -> int:
+        """One."""
+        return 1
+
+    def fields(self, num_classes: int) -> tuple[Field, ...]:
+        """Class ids, (1,) per crop."""
+        return id_fields(self.class_ids, 1, num_classes)
+
+    def encode(
+        self, labels: TopK | NDArray[np.float32], num_classes: int
+    ) -> dict[str, NDArray[Any]]:
+        """TopK (n, m, 1) of one whole shard -> arrays by field name."""
+        return encode_ids(_ids_of(_checked(labels, 1)), self.class_ids, num_classes)
+
+    def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
+        """Arrays (n, m, ...) -> one-hot labels; UsageError where T is not 1."""
+        self._refuse_temperature(temperature, "a one-hot label has no temperature")
+        ids = decode_ids(arrays, self.class_ids)
+        missing = ids == missing_id(ids.dtype)
+        probs = np.where(missing, np.float32(np.nan), np.float32(1))
+        return SparseLabels(class_ids=ids, probs=probs, rest=probs[..., 0] * 0)
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise UsageError(f"K={k}: keep at least one class with --k")
+
+
+def _checked(labels: TopK | NDArray[np.float32], k: int) -> TopK:
+    if not isinstance(labels, TopK) or labels.class_ids.shape[-1] != k:
+        given = (
+            f"{labels.class_ids.shape[-1]} kept classes"
+            if isinstance(labels, TopK)
+            else "dense labels"
+        )
+        raise UsageError(
+            f"{given} given to a codec that keeps K={k}: make them with top_k(probs, {k})"
+        )
+    return labels
+
+
+def _ids_of(labels: TopK) -> NDArray[Any]:
+    """Class ids (n, m, K) with the sentinel wherever the label itself is NaN."""
+    dtype = labels.class_ids.dtype
+    missing = np.isnan(labels.probs[..., :1])
+    return np.where(missing, np.asarray(missing_id(dtype), dtype), labels.class_ids)

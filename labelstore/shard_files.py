@@ -1,0 +1,21 @@
+"""What the ledger says about one file of a committed shard: the word that arrays and catalogue share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFile:
+    """One file of one shard."""
+
+    key: str
+    """POSIX path relative to the array folder."""
+    size: int
+    """Bytes."""
+    sha256: str
+    """Hex digest of the whole file."""
+    chunks: Mapping[str, tuple[int | None, ...]]
+    """Per array path, in C order of the shard's chunk grid: crc32c that ends each inner chunk's bytes, or
+    None for a chunk that is empty (all fill)."""
