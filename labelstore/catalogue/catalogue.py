@@ -1,0 +1,440 @@
+"""The catalogue: which images, crops, labels and masks a store holds, and who is writing which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Table, insert, inspect, select
+
+from labelstore.catalogue import image_table, leases, ledger, metadata_files
+from labelstore.catalogue.connection import Database
+from labelstore.catalogue.digests import insert_rows, num_rows, verified_rows, verify_tables
+from labelstore.catalogue.named_rows import add_record, all_records, change_record
+from labelstore.catalogue.records import (
+    ImageRow,
+    LabelSetRow,
+    Lease,
+    MaskRow,
+    PlanRow,
+    ResultRow,
+    RunRow,
+    ShardRow,
+    TeacherRow,
+)
+from labelstore.catalogue.tables import (
+    BASELINE,
+    FORMAT_VERSION,
+    alembic_version,
+    classes,
+    images,
+    label_sets,
+    masks,
+    metadata,
+    plans,
+    results,
+    runs,
+    store,
+    teachers,
+)
+from labelstore.errors import (
+    ConflictError,
+    DamagedShard,
+    FormatVersionError,
+    StoreNotFound,
+    UsageError,
+)
+
+Clock = Callable[[], float]
+R = TypeVar("R")
+
+
+class Catalogue:
+    """One store's catalogue, on SQLite or PostgreSQL.
+
+    Every method is one transaction of its own, except those that take a connection: they belong
+    into `with catalogue.transaction() as conn`, inside which a method that writes by itself would
+    wait for its own caller, and one that reads sees the state before. Nothing is cached and no
+    connection stays open, so an instance may be used from threads and after a fork. Reads are
+    checked against the tables' digests: DamagedShard where the database holds something else than
+    was written.
+    """
+
+    def __init__(self, database: Database, *, uuid: str, format_version: int) -> None:
+        self._database = database
+        self.uuid = uuid
+        self.format_version = format_version
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        *,
+        uuid: str,
+        format_version: int = FORMAT_VERSION,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Make an empty catalogue; ConflictError if there is one already."""
+        database = Database(url, creating=True, clock=clock)
+        try:
+            with database.creating() as conn:
+                if inspect(conn).has_table(store.name):
+                    raise ConflictError(
+                        f"{database.name}: there is a catalogue already; open it, or choose another place"
+                    )
+                metadata.create_all(conn)
+                conn.execute(insert(alembic_version).values(version_num=BASELINE))
+                created = database.now(conn)
+                insert_rows(
+                    conn,
+                    store,
+                    [{"uuid": uuid, "format_version": format_version, "created": created}],
+                )
+        finally:
+            database.close()
+        return cls.open(url, clock=clock)
+
+    @classmethod
+    def open(cls, url: str, *, readonly: bool = False, clock: Clock | None = None) -> Self:
+        """Open a catalogue; read-only by itself where the file cannot be written or its format is older.
+
+        StoreNotFound where there is none, FormatVersionError where it is newer, DamagedShard where
+        it cannot be read.
+        """
+        database = Database(url, readonly=readonly, clock=clock)
+        with database.reading() as conn:
+            tables = set(inspect(conn).get_table_names())
+            if store.name not in tables:
+                if tables & metadata.tables.keys():
+                    raise DamagedShard(
+                        f"{database.name}: table store is missing: restore the catalogue from a copy"
+                    )
+                raise StoreNotFound(
+                    f"{database.name}: no catalogue there; check the path or run `labelstore create`"
+                )
+            version = conn.execute(select(store.c.format_version)).scalar()
+            if isinstance(version, int) and version > FORMAT_VERSION:
+                raise FormatVersionError(
+                    f"{database.name}: format {version}, this version reads up to {FORMAT_VERSION}: update labelstore"
+                )
+            rows = verified_rows(conn, store)
+        if len(rows) != 1:
+            raise DamagedShard(
+                f"{database.name}: table store has {len(rows)} rows: restore the catalogue from a copy"
+            )
+        uuid, version, _ = rows[0]
+        if version < FORMAT_VERSION:
+            database.readonly = True
+        return cls(database, uuid=uuid, format_version=version)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def readonly(self) -> bool:
+        """True where every write is refused."""
+        return self._database.readonly
+
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """A writing transaction: commits at the end of the block, rolls back on any error."""
+        return self._database.transaction()
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A transaction that sees one state of all tables."""
+        return self._database.reading()
+
+    def verify_digests(self) -> None:
+        """Read every row; DamagedShard names the first table that does not hold what was written."""
+        with self.reading() as conn:
+            verify_tables(conn)
+
+    # Classes and images
+
+    def add_classes(self, names: Sequence[str]) -> None:
+        """Name the classes, in the order of their ids; ConflictError if others are named already."""
+
+        def work(conn: Connection) -> None:
+            there = [row[1] for row in verified_rows(conn, classes)]
+            if not there:
+                insert_rows(
+                    conn, classes, ({"class_id": at, "name": name} for at, name in enumerate(names))
+                )
+            elif there != list(names):
+                differs = next(
+                    (
+                        at
+                        for at, (old, new) in enumerate(zip(there, names, strict=False))
+                        if old != new
+                    ),
+                    min(len(there), len(names)),
+                )
+                raise ConflictError(
+                    f"the store has {len(there)} classes and {len(names)} were given; the first difference is class "
+                    f"{differs}: use the folder that the store was made from"
+                )
+
+        if len(set(names)) != len(names):
+            raise UsageError("a class name was given twice: names are folders and must be unique")
+        self._database.write(work)
+
+    def classes(self) -> tuple[str, ...]:
+        """Class names by id."""
+        with self.reading() as conn:
+            return tuple(row[1] for row in verified_rows(conn, classes))
+
+    def add_images(
+        self,
+        keys: Sequence[str],
+        class_ids: Sequence[int] | NDArray[Any],
+        sizes: Sequence[int] | NDArray[Any],
+        mtimes_ns: Sequence[int] | NDArray[Any],
+        *,
+        first_row: int | None = None,
+    ) -> range:
+        """Register images after the last row, or from `first_row` on where they are already; returns their rows."""
+        return self._database.write(
+            lambda conn: image_table.add_images(
+                conn, keys, class_ids, sizes, mtimes_ns, first_row=first_row
+            )
+        )
+
+    def num_images(self) -> int:
+        """N, bad images included."""
+        with self.reading() as conn:
+            return num_rows(conn, images)
+
+    def images(self, rows: Sequence[int] | None = None) -> list[ImageRow]:
+        """All images in row order, or the ones asked for; `image_columns` is the fast form."""
+        with self.reading() as conn:
+            return image_table.image_rows(conn, rows)
+
+    def image_columns(self) -> dict[str, NDArray[Any]]:
+        """The images as NumPy columns over rows: see `image_table.image_columns`."""
+        with self.reading() as conn:
+            return image_table.image_columns(conn)
+
+    def find_image(self, key: str) -> int | None:
+        """Row of an image by key, or None."""
+        with self.reading() as conn:
+            return image_table.find_image(conn, key)
+
+    def record_image_facts(
+        self, conn: Connection, facts: Iterable[tuple[int, int, int, bytes]]
+    ) -> None:
+        """Write (image, width, height, digest) of decoded images; ConflictError where an image has changed."""
+        image_table.record_image_facts(conn, facts)
+
+    def mark_bad(self, conn: Connection, image: int, reason: str) -> None:
+        """Leave an image out for good, and say why."""
+        image_table.mark_bad(conn, image, reason)
+
+    # What is kept by name
+
+    def add_teacher(self, row: TeacherRow) -> TeacherRow:
+        """Add a teacher or find it; measured top-1 and versions may differ, and stay as they were."""
+        return self._add(teachers, row, free=frozenset({"top1", "versions"}))
+
+    def teachers(self) -> tuple[TeacherRow, ...]:
+        """All teachers by name."""
+        return self._all(teachers, TeacherRow)
+
+    def teacher(self, name: str) -> TeacherRow:
+        """One teacher; UsageError lists the names there are."""
+        known = self.teachers()
+        for row in known:
+            if row.name == name:
+                return row
+        names = ", ".join(row.name for row in known) or "none yet"
+        raise UsageError(f"no teacher {name!r} in the store: there are {names}")
+
+    def add_plan(self, row: PlanRow) -> PlanRow:
+        """Add a crop plan or find it."""
+        return self._add(plans, row)
+
+    def plans(self) -> tuple[PlanRow, ...]:
+        """All crop plans by name."""
+        return self._all(plans, PlanRow)
+
+    def update_plan_crops(self, conn: Connection, name: str, num_crops: int) -> None:
+        """Grow a plan to M = `num_crops`."""
+        change_record(conn, plans, name, {"num_crops": num_crops})
+
+    def add_label_set(self, row: LabelSetRow) -> LabelSetRow:
+        """Add a label set or find it; returns what is there: a label set keeps the uuid that it began with."""
+        return self._add(label_sets, row, free=frozenset({"uuid"}))
+
+    def label_sets(self) -> tuple[LabelSetRow, ...]:
+        """All label sets by name."""
+        return self._all(label_sets, LabelSetRow)
+
+    def update_label_set_codec(self, conn: Connection, name: str, codec: Mapping[str, Any]) -> None:
+        """Record the codec that the first shard decided on."""
+        change_record(conn, label_sets, name, {"codec": codec})
+
+    def add_mask(self, row: MaskRow) -> MaskRow:
+        """Add a mask or find it."""
+        return self._add(masks, row)
+
+    def masks(self) -> tuple[MaskRow, ...]:
+        """All masks by name."""
+        return self._all(masks, MaskRow)
+
+    def add_run(self, row: RunRow) -> RunRow:
+        """Add a training or find it; when it started may differ, as a resumed run starts again."""
+        return self._add(runs, row, free=frozenset({"started"}))
+
+    def runs(self) -> tuple[RunRow, ...]:
+        """All trainings by name."""
+        return self._all(runs, RunRow)
+
+    def add_result(self, row: ResultRow) -> ResultRow:
+        """Add a figure of a run or find it."""
+        return self._add(results, row)
+
+    def results(self, run: str | None = None) -> tuple[ResultRow, ...]:
+        """All figures, or one run's."""
+        return tuple(row for row in self._all(results, ResultRow) if run is None or row.run == run)
+
+    # Leases and the ledger
+
+    def acquire(
+        self, group: str, blocks: int | Sequence[int], owner: str, ttl_s: float, done: int = 1
+    ) -> Lease | None:
+        """Lease the first block with fewer than `done` committed shards and no live lease; None if there is none.
+
+        `blocks` are block numbers in the order to be tried, or how many there are. `done` is how
+        many crop shards make a block complete. `owner` must be unique to the worker: its own live
+        leases are not granted twice.
+        """
+        order = range(blocks) if isinstance(blocks, int) else blocks
+        return self._database.write(
+            lambda conn: leases.acquire(
+                conn,
+                group,
+                order,
+                owner=owner,
+                ttl_s=ttl_s,
+                done=done,
+                now=self._database.now(conn),
+            )
+        )
+
+    def renew(self, lease: Lease, ttl_s: float) -> Lease:
+        """The same lease until `ttl_s` seconds from now; LeaseLost if it expired or was taken over."""
+        return self._database.write(
+            lambda conn: leases.renew(conn, lease, ttl_s=ttl_s, now=self._database.now(conn))
+        )
+
+    def release(self, lease: Lease) -> None:
+        """Give a block up; does nothing if it was lost meanwhile."""
+        self._database.write(lambda conn: leases.release(conn, lease, now=self._database.now(conn)))
+
+    def live_leases(self, group: str) -> list[Lease]:
+        """Leases that have not expired, by block."""
+        with self.reading() as conn:
+            return leases.live(conn, group, now=self._database.now(conn))
+
+    def commit(
+        self,
+        lease: Lease,
+        rows: Sequence[ShardRow],
+        publish: Callable[[], None],
+        extra: Callable[[Connection], None] | None = None,
+    ) -> None:
+        """Make shards exist, in one transaction: check lease and rows, `publish()`, write rows, `extra(conn)`.
+
+        `publish` gives the files their final names and syncs the folders; it is called at most
+        once. LeaseLost or ConflictError before it is called mean that no file was renamed. After
+        any error nothing is committed, and files that were renamed may be replaced by the next
+        holder of the lease.
+        """
+        published = False
+
+        def publish_once() -> None:
+            nonlocal published
+            if not published:
+                publish()
+                published = True
+
+        def work(conn: Connection) -> None:
+            ledger.commit(conn, lease, rows, publish_once, now=self._database.now(conn))
+            if extra is not None:
+                extra(conn)
+
+        self._database.write(work)
+
+    def replace_shard(self, lease: Lease, row: ShardRow, publish: Callable[[], None]) -> None:
+        """`repair` only: new bytes for a committed shard whose files no longer match its row."""
+        self._database.write(
+            lambda conn: ledger.replace_shard(
+                conn, lease, row, publish, now=self._database.now(conn)
+            )
+        )
+
+    def shards(self, group: str) -> list[ShardRow]:
+        """A group's committed shards by (block, crop shard)."""
+        with self.reading() as conn:
+            return ledger.group_shards(conn, group)
+
+    def shard(self, group: str, block: int, crop_shard: int) -> ShardRow | None:
+        """One committed shard, or None. Costs a read of the group's rows: keep `shards(group)` for many."""
+        with self.reading() as conn:
+            return ledger.find_shard(conn, group, block, crop_shard)
+
+    def committed(self, group: str) -> dict[int, tuple[int, ...]]:
+        """Per block the committed crop shards, without their files."""
+        with self.reading() as conn:
+            return ledger.committed_shards(conn, group)
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Per group (committed shards, bytes on disk)."""
+        with self.reading() as conn:
+            return ledger.group_totals(conn)
+
+    # Metadata files of the arrays
+
+    def begin_metadata(self, files: Mapping[str, tuple[str | None, str | None]]) -> int:
+        """Announce a change of metadata files, key -> (old digest, new digest), None for no file; returns its token."""
+        return self._database.write(lambda conn: metadata_files.begin(conn, files))
+
+    def finish_metadata(
+        self, publish: Callable[[], None] | None = None, token: int | None = None
+    ) -> None:
+        """Write the files (`publish`) and record their digests, under the catalogue's write lock.
+
+        ConflictError where another change was announced after `token`: compute the metadata again
+        and start over.
+        """
+        self._database.write(lambda conn: metadata_files.finish(conn, publish, token))
+
+    def metadata_digests(self) -> dict[str, frozenset[str]]:
+        """Per metadata file the digests that are acceptable; more than one while a change is under way."""
+        with self.reading() as conn:
+            return metadata_files.digests(conn)
+
+    def pending_metadata(self) -> dict[str, str]:
+        """Files of an unfinished change and their new digests; empty where there is none."""
+        with self.reading() as conn:
+            return metadata_files.pending(conn)
+
+    def _add(self, table: Table, row: R, free: frozenset[str] = frozenset()) -> R:
+        return self._database.write(lambda conn: add_record(conn, table, row, free=free))
+
+    def _all(self, table: Table, kind: type[R]) -> tuple[R, ...]:
+        with self.reading() as conn:
+            return all_records(conn, table, kind)

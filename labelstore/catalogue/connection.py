@@ -1,0 +1,220 @@
+"""One way into the database: how transactions begin, what is retried, and which error a caller sees.
+
+SQLite is driven with the driver's own transaction handling switched off and `BEGIN IMMEDIATE`, or
+it loses updates. PostgreSQL transactions that write are SERIALIZABLE and take one table lock as
+their first statement: a lock taken before the snapshot makes writers strictly serial, as SQLite's
+are, so that the renames inside a commit are not run against a snapshot that is doomed.
+
+Connections are opened per transaction and never kept: nothing is left over to cross a fork or a
+thread.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
+from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from labelstore.catalogue.failures import is_serialization_failure, translated
+from labelstore.errors import ConflictError, DamagedShard, StorageError, StoreNotFound, UsageError
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 60
+"""How long a transaction waits for other writers before it gives up."""
+
+_ATTEMPTS = 20
+_WRITE = "labelstore_write"
+_CREATE = "labelstore_create"
+
+
+def parse_url(url: str) -> URL:
+    """The URL, if it is one of the two databases and holds no password; UsageError otherwise."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise UsageError(
+            f"catalogue URL {url!r}: give sqlite:///PATH or postgresql+psycopg://HOST/DATABASE"
+        ) from None
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise UsageError(
+            f"catalogue URL {parsed.render_as_string()!r}: give sqlite:///PATH or postgresql+psycopg://HOST/DATABASE"
+        )
+    if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise UsageError(
+            f"catalogue URL {url!r}: a catalogue in memory is lost, give sqlite:///PATH"
+        )
+    if parsed.password is not None:
+        raise UsageError(
+            f"catalogue URL {parsed.render_as_string()!r} holds a password: put it into ~/.pgpass or PGPASSWORD"
+        )
+    return parsed
+
+
+class Database:
+    """Transactions on one catalogue database.
+
+    `readonly` refuses every write; it is set by itself where the folder of a SQLite file cannot be
+    written. `clock` gives Unix seconds; by default the server's clock on PostgreSQL, so that
+    machines need not agree, and this machine's on SQLite.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        readonly: bool = False,
+        creating: bool = False,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        parsed = parse_url(url)
+        self._clock = clock
+        self.is_sqlite = parsed.drivername == "sqlite"
+        self.name = parsed.database if self.is_sqlite else parsed.render_as_string()
+        self.readonly = readonly
+        if self.is_sqlite:
+            path = Path(parsed.database or "").absolute()
+            mode = "rwc" if creating else "rw"
+            if not creating and not path.is_file():
+                raise StoreNotFound(
+                    f"{path}: no catalogue there; check the path or run `labelstore create`"
+                )
+            if not creating and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+                # Not immutable=1: a rollback journal left by a killed writer must be noticed, not
+                # read past.
+                self.readonly, mode = True, "ro"
+            self._engine = _sqlite_engine(path, mode=mode, readonly=self.readonly)
+        else:
+            self._engine = _postgresql_engine(parsed)
+
+    def close(self) -> None:
+        """Let go of the engine; no connection is open between calls."""
+        self._engine.dispose()
+
+    def now(self, conn: Connection) -> float:
+        """Unix seconds by the catalogue's clock."""
+        if self._clock is not None:
+            return self._clock()
+        if self.is_sqlite:
+            return time.time()
+        return float(
+            conn.execute(text("SELECT extract(epoch FROM clock_timestamp())::float8")).scalar_one()
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction that writes; commits at the end, rolls back on any error.
+
+        Other writers wait (ConflictError after a minute). Not to be nested, and not to be entered
+        by a method that opens its own.
+        """
+        if self.readonly:
+            raise StorageError(f"{self.name}: the catalogue is open read-only; nothing was written")
+        with translated(self.name), self._engine.connect() as conn:
+            conn = conn.execution_options(**{_WRITE: True})
+            with conn.begin():
+                yield conn
+
+    @contextmanager
+    def creating(self) -> Iterator[Connection]:
+        """A transaction that makes the tables: as `transaction`, before there is a table to lock."""
+        with translated(self.name), self._engine.connect() as conn:
+            conn = conn.execution_options(**{_CREATE: True})
+            with conn.begin():
+                yield conn
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the catalogue and writes nothing."""
+        with translated(self.name), self._engine.connect() as conn, conn.begin():
+            yield conn
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """`work` in a writing transaction, again from the start where PostgreSQL asks for it."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self.transaction() as conn:
+                    return work(conn)
+            except ConflictError as error:
+                cause = error.__cause__
+                if not (isinstance(cause, DBAPIError) and is_serialization_failure(cause)):
+                    raise
+                time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
+        raise ConflictError(f"{self.name}: {_ATTEMPTS} attempts met another writer; try again")
+
+
+def _sqlite_engine(path: Path, *, mode: str, readonly: bool) -> Engine:
+    # Mode rw instead of ro for a reader in a writable folder: it may have to roll back a killed
+    # writer's journal.
+    uri = f"file:{quote(str(path))}?mode={mode}"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            for pragma in (
+                f"busy_timeout={BUSY_SECONDS * 1000}",
+                "trusted_schema=OFF",
+                "cell_size_check=ON",
+                "foreign_keys=ON",
+                "synchronous=EXTRA",
+                *(["query_only=ON"] if readonly else ["journal_mode=DELETE"]),
+            ):
+                connection.execute(f"PRAGMA {pragma}").close()
+        except UnicodeDecodeError:
+            connection.close()
+            raise _not_utf8(path) from None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+    @event.listens_for(engine, "handle_error")
+    def unreadable(context: ExceptionContext) -> None:
+        if isinstance(context.original_exception, UnicodeDecodeError):
+            raise _not_utf8(path) from None
+
+    @event.listens_for(engine, "begin")
+    def begin(conn: Connection) -> None:
+        options = conn.get_execution_options()
+        conn.exec_driver_sql(
+            "BEGIN IMMEDIATE" if _WRITE in options or _CREATE in options else "BEGIN"
+        )
+
+    return engine
+
+
+def _not_utf8(path: Path) -> DamagedShard:
+    # The driver fails so on SQLite's own message about a schema with a broken name in it.
+    return DamagedShard(f"{path}: holds text that is not UTF-8: restore the catalogue from a copy")
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    engine = create_engine(url, poolclass=NullPool, isolation_level="SERIALIZABLE")
+
+    @event.listens_for(engine, "begin")
+    def begin(conn: Connection) -> None:
+        options = conn.get_execution_options()
+        if _WRITE in options:
+            conn.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'")
+            conn.exec_driver_sql("LOCK TABLE store IN EXCLUSIVE MODE")
+        elif _CREATE not in options:
+            # A snapshot, without the predicate locks that could make a writer fail.
+            conn.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+    return engine

@@ -1,0 +1,207 @@
+"""The tables of the catalogue, the same on SQLite and PostgreSQL.
+
+Columns whose `info` says `json` hold canonical JSON text (sorted keys, no spaces), so that equal
+values are equal bytes and a table's digest (digests.py) does not depend on the database. `scope`
+names the column, if any, by which a table's digest is kept in parts.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+FORMAT_VERSION = 1
+"""Newest store format that this version reads and writes."""
+
+BASELINE = "0001"
+"""Alembic revision that `create` makes."""
+
+metadata = MetaData()
+
+
+def _json(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False, info={"json": True})
+
+
+store = Table(
+    "store",
+    metadata,
+    Column("uuid", Text, primary_key=True),
+    Column("format_version", Integer, nullable=False),
+    Column("created", Double, nullable=False),
+)
+
+alembic_version = Table(
+    "alembic_version",
+    metadata,
+    Column("version_num", Text, primary_key=True),
+)
+
+digests = Table(
+    "digests",
+    metadata,
+    Column("table_name", Text, primary_key=True),
+    Column("scope", Text, primary_key=True),
+    Column("num_rows", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+classes = Table(
+    "classes",
+    metadata,
+    Column("class_id", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False, unique=True),
+)
+
+# The only large table: 1.28 million rows at ImageNet's size, so one index beside the row number and
+# digests of 16 bytes.
+images = Table(
+    "images",
+    metadata,
+    Column("image", Integer, primary_key=True, autoincrement=False),
+    Column("key", Text, nullable=False),
+    Column("class_id", Integer, nullable=False),
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("digest", LargeBinary),
+    Column("size", BigInteger),
+    Column("mtime_ns", BigInteger),
+    Column("bad", Text),
+    Index("images_key", "key", unique=True),
+)
+
+teachers = Table(
+    "teachers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("architecture", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("num_classes", Integer, nullable=False),
+    Column("input_size", Integer, nullable=False),
+    _json("mean"),
+    _json("std"),
+    Column("interpolation", Text, nullable=False),
+    Column("crop_pct", Double, nullable=False),
+    Column("top1", Double),
+    _json("versions"),
+)
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("num_crops", Integer, nullable=False),
+    Column("images_per_shard", Integer, nullable=False),
+    Column("crops_per_shard", Integer, nullable=False),
+    Column("crops_per_chunk", Integer, nullable=False),
+    Column("stored", Boolean, nullable=False),
+    _json("parameters"),
+)
+
+label_sets = Table(
+    "label_sets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("plan", Text, nullable=False),
+    Column("teacher", Text, nullable=False),
+    Column("num_classes", Integer, nullable=False),
+    _json("codec"),
+    Column("uuid", Text, nullable=False),
+    Column("temperature", Double, nullable=False),
+)
+
+masks = Table(
+    "masks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("plan", Text, nullable=False),
+    Column("teacher", Text, nullable=False),
+    Column("label_set", Text, nullable=False),
+    Column("num_crops", Integer, nullable=False),
+    _json("rule"),
+)
+
+# A lease's row stays after its release: the fencing number must never go back.
+leases = Table(
+    "leases",
+    metadata,
+    Column("group_name", Text, primary_key=True),
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    Column("owner", Text, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    info={"scope": "group_name"},
+    sqlite_with_rowid=False,
+)
+
+shards = Table(
+    "shards",
+    metadata,
+    Column("group_name", Text, primary_key=True),
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    Column("crop_shard", Integer, primary_key=True, autoincrement=False),
+    Column("num_images", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("committed", Double, nullable=False),
+    Column("files", LargeBinary, nullable=False),
+    info={"scope": "group_name"},
+    sqlite_with_rowid=False,
+)
+
+metadata_files = Table(
+    "metadata_files",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+)
+
+metadata_intents = Table(
+    "metadata_intents",
+    metadata,
+    Column("token", Integer, primary_key=True, autoincrement=False),
+    Column("key", Text, primary_key=True),
+    Column("old_digest", Text, nullable=False),
+    Column("new_digest", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("folder", Text, nullable=False),
+    _json("label_sets"),
+    _json("masks"),
+    _json("config"),
+    Column("started", Double, nullable=False),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("value", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+DIGESTED = tuple(
+    table for table in metadata.sorted_tables if table.name not in ("digests", "alembic_version")
+)
+"""Tables whose rows are covered by a digest: all that hold facts."""

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from labelstore.catalogue import LabelSetRow, MaskRow, PlanRow, ResultRow, RunRow, TeacherRow
+from labelstore.errors import ConflictError, UsageError
+
+TEACHER = TeacherRow(
+    name="resnet50", source="timm:resnet50", architecture="resnet50", digest="ab" * 32, num_classes=1000,
+    input_size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic", crop_pct=0.875,
+    top1=0.8, versions={"torch": "2.6"},
+)  # fmt: skip
+PLAN = PlanRow(
+    name="plan", num_crops=200, images_per_shard=1024, crops_per_shard=100, crops_per_chunk=20, stored=True,
+    parameters={"seed": 0, "scale": [0.08, 1.0]},
+)  # fmt: skip
+LABEL_SET = LabelSetRow(
+    name="resnet50",
+    plan="plan",
+    teacher="resnet50",
+    num_classes=1000,
+    codec={"name": "ms", "k": 5},
+    uuid="u1",
+)
+MASK = MaskRow(
+    name="ferkd",
+    plan="plan",
+    teacher="resnet50",
+    label_set="resnet50",
+    num_crops=200,
+    rule={"low": 0.15},
+)
+RUN = RunRow(
+    name="r", folder="runs/r", label_sets=("resnet50",), masks=(), config={"m": 4}, started=1.0
+)
+RESULT = ResultRow(run="r", name="top1", epoch=299, value=0.801)
+
+CASES = [
+    ("add_teacher", "teachers", TEACHER, {"digest": "cd" * 32}),
+    ("add_plan", "plans", PLAN, {"num_crops": 500}),
+    ("add_label_set", "label_sets", LABEL_SET, {"codec": {"name": "ms", "k": 10}}),
+    ("add_mask", "masks", MASK, {"rule": {"low": 0.2}}),
+    ("add_run", "runs", RUN, {"config": {"m": 8}}),
+    ("add_result", "results", RESULT, {"value": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("add", "read", "row", "change"), CASES)
+def test_a_record_is_added_once_and_never_silently_replaced(catalogue, add, read, row, change):
+    assert getattr(catalogue, add)(row) == row
+    assert getattr(catalogue, add)(row) == row
+    with pytest.raises(ConflictError, match=next(iter(change))) as caught:
+        getattr(catalogue, add)(replace(row, **change))
+    assert "\n" not in str(caught.value)
+    assert getattr(catalogue, read)() == (row,)
+    catalogue.verify_digests()
+
+
+def test_a_label_set_keeps_the_uuid_that_it_began_with(catalogue):
+    catalogue.add_label_set(LABEL_SET)
+    assert catalogue.add_label_set(replace(LABEL_SET, uuid="u2")).uuid == "u1"
+
+
+def test_the_codec_and_the_number_of_crops_can_change(catalogue):
+    catalogue.add_label_set(LABEL_SET)
+    catalogue.add_plan(PLAN)
+    with catalogue.transaction() as conn:
+        catalogue.update_label_set_codec(
+            conn, "resnet50", {"name": "ms", "k": 5, "class_ids": "table"}
+        )
+        catalogue.update_plan_crops(conn, "plan", 500)
+    assert catalogue.label_sets()[0].codec["class_ids"] == "table"
+    assert catalogue.plans()[0].num_crops == 500
+    catalogue.verify_digests()
+
+
+def test_a_teacher_that_is_not_there_is_answered_with_those_that_are(catalogue):
+    with pytest.raises(UsageError, match="none yet"):
+        catalogue.teacher("vit")
+    catalogue.add_teacher(TEACHER)
+    assert catalogue.teacher("resnet50") == TEACHER
+    with pytest.raises(UsageError, match="resnet50"):
+        catalogue.teacher("vit")
+
+
+def test_what_json_cannot_hold_is_refused(catalogue):
+    for value in (float("nan"), object()):
+        with pytest.raises(UsageError, match="JSON"):
+            catalogue.add_mask(replace(MASK, rule={"low": value}))
