@@ -19,3 +19,15 @@ class ShardFile:
     chunks: Mapping[str, tuple[int | None, ...]]
     """Per array path, in C order of the shard's chunk grid: crc32c that ends each inner chunk's bytes, or
     None for a chunk that is empty (all fill)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileProblem:
+    """What is wrong with one file of a shard."""
+
+    key: str
+    """POSIX path relative to the array folder."""
+    what: str
+    """What was found, and what the ledger says: "is missing"."""
+    in_ledger: bool = True
+    """False for a file that exists although no ledger row names it."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.errors import UsageError
-from labelstore.shard_files import ShardFile
+from labelstore.shard_files import FileProblem, ShardFile
 
 MAX_CHUNK_BYTES = 2**31 - 1024
 """Raw bytes of one chunk: what a blosc frame can hold, and a cap on what a wicked store can ask for."""
@@ -171,8 +171,8 @@ class ArrayBackend(Protocol):
         index: tuple[int, int],
         files: Sequence[ShardFile],
         level: Literal["fast", "digest", "deep"] = "digest",
-    ) -> list[str]:
-        """Problems with the files of one shard, one line each; empty when all is well.
+    ) -> list[FileProblem]:
+        """Problems with the files of one shard; empty when all is well.
 
         `fast` looks at presence and size, `digest` also at the SHA-256, `deep` also decodes every chunk.
         """

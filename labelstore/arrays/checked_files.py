@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from labelstore.arrays.base import ArrayBackend, ArraySpec
 from labelstore.arrays.sharding import EMPTY, Damage, index_bytes, unpack_index
 from labelstore.errors import DamagedShard, NotGenerated, StorageError
-from labelstore.shard_files import ShardFile
+from labelstore.shard_files import FileProblem, ShardFile
 
 _HASH_BYTES = 1 << 22
 
@@ -40,12 +40,8 @@ def damaged(
     root: Path, key: str, spec: ArraySpec, index: tuple[int, int], text: object
 ) -> NoReturn:
     """Raise the DamagedShard for a file, with the command that repairs it."""
-    raise DamagedShard(_line(root, key, spec, index, text)) from None
-
-
-def _line(root: Path, key: str, spec: ArraySpec, index: tuple[int, int], text: object) -> str:
     where = f"{root / key}: {text}; {describe(spec, index)}"
-    return f"{where}; run `labelstore repair --store {root.parent}`"
+    raise DamagedShard(f"{where}; run `labelstore repair {root.parent} --images DIR`") from None
 
 
 def find_record(
@@ -190,31 +186,34 @@ def verify_files(
     index: tuple[int, int],
     files: Sequence[ShardFile],
     level: Literal["fast", "digest", "deep"],
-) -> list[str]:
-    """Problems with one shard's files, one line each; `keys` has the file of each array."""
+) -> list[FileProblem]:
+    """Problems with one shard's files; `keys` has the file of each array."""
     problems = []
     records = {record.key: record for record in files}
     first_spec = {key: spec for spec, key in reversed(keys)}
     for key, record in records.items():
         if key not in first_spec:
-            problems.append(f"{backend.root / key}: the ledger names it, but no array has it")
+            problems.append(FileProblem(key=key, what="the ledger names it, but no array has it"))
             continue
         try:
             check_file(backend.root / key, record, digest=level != "fast")
         except Damage as damage:
-            problems.append(_line(backend.root, key, first_spec[key], index, damage))
+            problems.append(FileProblem(key=key, what=str(damage)))
         except StorageError as error:
-            problems.append(str(error))
+            problems.append(FileProblem(key=key, what=str(error)))
     for key, spec in first_spec.items():
-        if key not in records and (backend.root / key).exists():
-            problems.append(
-                f"{backend.root / key}: exists, but the ledger does not name it;"
-                f" {describe(spec, index)}"
-            )
+        if key in records:
+            continue
+        if (backend.root / key).exists():
+            what = "exists, but the ledger does not name it"
+            problems.append(FileProblem(key=key, what=what, in_ledger=False))
+        elif files and not spec.may_be_empty:
+            what = "the ledger names the shard but not this file"
+            problems.append(FileProblem(key=key, what=what))
     if level == "deep" and not problems:
-        for spec, _ in keys:
+        for spec, key in keys:
             try:
                 backend.read(spec, index, files)
             except (DamagedShard, NotGenerated, StorageError) as error:
-                problems.append(str(error))
+                problems.append(FileProblem(key=key, what=str(error)))
     return problems

@@ -33,7 +33,7 @@ from labelstore.arrays.checked_files import (
 )
 from labelstore.arrays.sharding import Damage
 from labelstore.errors import UsageError
-from labelstore.shard_files import ShardFile
+from labelstore.shard_files import FileProblem, ShardFile
 
 METADATA_KEY = "arrays.json"
 _FLETCHER_BYTES = 4
@@ -124,8 +124,8 @@ class Hdf5Arrays:
         index: tuple[int, int],
         files: Sequence[ShardFile],
         level: Literal["fast", "digest", "deep"] = "digest",
-    ) -> list[str]:
-        """Problems with the file of one shard, one line each; see `ArrayBackend.verify`."""
+    ) -> list[FileProblem]:
+        """Problems with the file of one shard; see `ArrayBackend.verify`."""
         keys = [(spec, file_key(spec, index)) for spec in specs]
         return verify_files(self, keys, index, files, level)
 

@@ -28,7 +28,7 @@ from labelstore.arrays.checked_files import (
     verify_files,
 )
 from labelstore.arrays.sharding import Damage
-from labelstore.shard_files import ShardFile
+from labelstore.shard_files import FileProblem, ShardFile
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -102,8 +102,8 @@ class ZarrArrays:
         index: tuple[int, int],
         files: Sequence[ShardFile],
         level: Literal["fast", "digest", "deep"] = "digest",
-    ) -> list[str]:
-        """Problems with the files of one shard, one line each; see `ArrayBackend.verify`."""
+    ) -> list[FileProblem]:
+        """Problems with the files of one shard; see `ArrayBackend.verify`."""
         keys = [(spec, shard_key(spec, index)) for spec in specs]
         return verify_files(self, keys, index, files, level)
 

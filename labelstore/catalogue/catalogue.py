@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -27,6 +28,7 @@ from labelstore.catalogue.records import (
 )
 from labelstore.catalogue.tables import (
     BASELINE,
+    DIGESTED,
     FORMAT_VERSION,
     alembic_version,
     classes,
@@ -98,13 +100,25 @@ class Catalogue:
         return cls.open(url, clock=clock)
 
     @classmethod
-    def open(cls, url: str, *, readonly: bool = False, clock: Clock | None = None) -> Self:
+    def open(
+        cls,
+        url: str,
+        *,
+        readonly: bool = False,
+        frozen_mark: Path | None = None,
+        clock: Clock | None = None,
+    ) -> Self:
         """Open a catalogue; read-only by itself where the file cannot be written or its format is older.
+
+        While there is a file at `frozen_mark`, every write is refused.
 
         StoreNotFound where there is none, FormatVersionError where it is newer, DamagedShard where
         it cannot be read.
         """
-        database = Database(url, readonly=readonly, clock=clock)
+        frozen = frozen_mark is not None and frozen_mark.exists()
+        database = Database(
+            url, readonly=readonly or frozen, frozen_mark=frozen_mark, clock=clock
+        )
         with database.reading() as conn:
             tables = set(inspect(conn).get_table_names())
             if store.name not in tables:
@@ -162,6 +176,31 @@ class Catalogue:
         """Read every row; DamagedShard names the first table that does not hold what was written."""
         with self.reading() as conn:
             verify_tables(conn)
+
+    def problems(self) -> list[str]:
+        """Every table that does not hold what was written, a line each; reads every row."""
+        found = []
+        for table in DIGESTED:
+            try:
+                with self.reading() as conn:
+                    verify_tables(conn, [table])
+            except DamagedShard as error:
+                found.append(str(error))
+        try:
+            structure = self._database.structure_problem()
+        except DamagedShard as error:
+            structure = str(error)
+        if structure is not None:
+            found.append(f"catalogue: {structure}: restore the catalogue from a copy")
+        return found
+
+    def copy_to(self, path: Path) -> None:
+        """A compact copy of everything in a new SQLite file. ConflictError for a catalogue on PostgreSQL."""
+        if not self._database.is_sqlite:
+            raise ConflictError(
+                f"{self._database.name}: only a catalogue in a file can be copied; this one is on a server"
+            )
+        self._database.copy_to(path)
 
     # Classes and images
 
@@ -377,6 +416,11 @@ class Catalogue:
                 extra(conn)
 
         self._database.write(work)
+
+    def all_live_leases(self) -> list[Lease]:
+        """Leases of every group that have not expired."""
+        with self.reading() as conn:
+            return leases.live(conn, None, now=self._database.now(conn))
 
     def replace_shard(self, lease: Lease, row: ShardRow, publish: Callable[[], None]) -> None:
         """`repair` only: new bytes for a committed shard whose files no longer match its row."""

@@ -68,7 +68,8 @@ class Database:
 
     `readonly` refuses every write; it is set by itself where the folder of a SQLite file cannot be
     written. `clock` gives Unix seconds; by default the server's clock on PostgreSQL, so that
-    machines need not agree, and this machine's on SQLite.
+    machines need not agree, and this machine's on SQLite. `frozen_mark` is the file whose presence says
+    that nothing may be written any more; every writing transaction looks for it.
     """
 
     def __init__(
@@ -77,10 +78,12 @@ class Database:
         *,
         readonly: bool = False,
         creating: bool = False,
+        frozen_mark: Path | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         parsed = parse_url(url)
         self._clock = clock
+        self._frozen_mark = frozen_mark
         self.is_sqlite = parsed.drivername == "sqlite"
         self.name = parsed.database if self.is_sqlite else parsed.render_as_string()
         self.readonly = readonly
@@ -120,11 +123,14 @@ class Database:
         Other writers wait (ConflictError after a minute). Not to be nested, and not to be entered
         by a method that opens its own.
         """
+        self._refuse_if_frozen()
         if self.readonly:
             raise StorageError(f"{self.name}: the catalogue is open read-only; nothing was written")
         with translated(self.name), self._engine.connect() as conn:
             conn = conn.execution_options(**{_WRITE: True})
             with conn.begin():
+                # again: it may have been frozen while this transaction waited for the lock
+                self._refuse_if_frozen()
                 yield conn
 
     @contextmanager
@@ -140,6 +146,37 @@ class Database:
         """A transaction that sees one state of the catalogue and writes nothing."""
         with translated(self.name), self._engine.connect() as conn, conn.begin():
             yield conn
+
+    def structure_problem(self) -> str | None:
+        """What SQLite itself says about its pages and indexes; None when all is well, or on PostgreSQL."""
+        if not self.is_sqlite:
+            return None
+        with self.reading() as conn:
+            found = conn.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+        return None if found == "ok" else str(found).splitlines()[0]
+
+    def copy_to(self, path: Path) -> None:
+        """A compact copy of a SQLite database in a new file (`VACUUM INTO`); not yet fsynced."""
+        with translated(self.name):
+            try:
+                # not SQLAlchemy's connection, which would begin a transaction, and VACUUM refuses that
+                connection = sqlite3.connect(
+                    f"file:{quote(str(self.name))}?mode=ro", uri=True, isolation_level=None
+                )
+                try:
+                    connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}").close()
+                    connection.execute("VACUUM INTO ?", (str(path),)).close()
+                finally:
+                    connection.close()
+            except sqlite3.Error as error:
+                raise DBAPIError("VACUUM INTO", None, error) from error
+
+    def _refuse_if_frozen(self) -> None:
+        if self._frozen_mark is not None and self._frozen_mark.exists():
+            raise StorageError(
+                f"{self._frozen_mark.parent} is frozen and never changes: work on the store that it was frozen "
+                "from, or label a new one"
+            )
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """`work` in a writing transaction, again from the start where PostgreSQL asks for it."""

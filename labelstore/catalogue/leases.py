@@ -116,8 +116,8 @@ def release(conn: Connection, lease: Lease, *, now: float) -> None:
     )
 
 
-def live(conn: Connection, group: str, *, now: float) -> list[Lease]:
-    """Leases of a group that have not expired, by block."""
+def live(conn: Connection, group: str | None, *, now: float) -> list[Lease]:
+    """Leases of a group (None: of all) that have not expired, by block."""
     return [
         Lease(group=row[0], block=row[1], owner=row[2], expires=row[3], fence=row[4])
         for row in verified_rows(conn, leases, group)

@@ -11,6 +11,7 @@ from typing import Any
 
 from labelstore.codecs.base import Arrays, Field, LabelCodec, SparseLabels, TopK
 from labelstore.codecs.dense import Full
+from labelstore.codecs.keeps import keeps_max_probability
 from labelstore.codecs.marginal import Hard, MarginalRenorm, MarginalSmoothing, Smoothing
 from labelstore.codecs.recovery import densify, temper
 from labelstore.codecs.smallest import choose_class_ids
@@ -34,6 +35,7 @@ __all__ = [
     "codec_from_record",
     "densify",
     "id_dtype",
+    "keeps_max_probability",
     "temper",
     "top_k",
 ]

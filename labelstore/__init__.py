@@ -1,0 +1,82 @@
+"""The place where soft labels for vision models live.
+
+    import labelstore
+
+    store = labelstore.open("in1k.labels")
+    labels = store.label_set()
+    labels.recover(images=[42, 7], crops=[[3, 17], [0, 1]])   # float32 (2, 2, C)
+
+Names are loaded when first used, so that importing the package stays fast and loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labelstore.calibration import (
+        Region,
+        RegionQuantiles,
+        RegionThresholds,
+        calibrate,
+    )
+    from labelstore.codecs import Full, Hard, MarginalRenorm, MarginalSmoothing, Smoothing
+    from labelstore.crops import CropPlan
+    from labelstore.errors import LabelStoreError
+    from labelstore.generation import generate
+    from labelstore.store import LabelSet, Mask, Store, create
+    from labelstore.store import open_store as open
+
+_HOMES = {
+    "open": ("labelstore.store", "open_store"),
+    "create": ("labelstore.store", "create"),
+    "Store": ("labelstore.store", "Store"),
+    "LabelSet": ("labelstore.store", "LabelSet"),
+    "Mask": ("labelstore.store", "Mask"),
+    "generate": ("labelstore.generation", "generate"),
+    "calibrate": ("labelstore.calibration", "calibrate"),
+    "Region": ("labelstore.calibration", "Region"),
+    "RegionThresholds": ("labelstore.calibration", "RegionThresholds"),
+    "RegionQuantiles": ("labelstore.calibration", "RegionQuantiles"),
+    "CropPlan": ("labelstore.crops", "CropPlan"),
+    "Full": ("labelstore.codecs", "Full"),
+    "Hard": ("labelstore.codecs", "Hard"),
+    "Smoothing": ("labelstore.codecs", "Smoothing"),
+    "MarginalSmoothing": ("labelstore.codecs", "MarginalSmoothing"),
+    "MarginalRenorm": ("labelstore.codecs", "MarginalRenorm"),
+    "LabelStoreError": ("labelstore.errors", "LabelStoreError"),
+}
+
+__all__ = [
+    "CropPlan",
+    "Full",
+    "Hard",
+    "LabelSet",
+    "LabelStoreError",
+    "MarginalRenorm",
+    "MarginalSmoothing",
+    "Mask",
+    "Region",
+    "RegionQuantiles",
+    "RegionThresholds",
+    "Smoothing",
+    "Store",
+    "calibrate",
+    "create",
+    "generate",
+    "open",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name not in _HOMES:
+        raise AttributeError(f"module 'labelstore' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

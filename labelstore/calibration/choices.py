@@ -1,0 +1,251 @@
+"""What a choice of thresholds would discard and calibrate, before a mask is made (`calibrate --dry-run`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.calibration.probability import (
+    Criterion,
+    MapBlocks,
+    check_calibratable,
+    probabilities,
+)
+from labelstore.calibration.quantiles import exact_quantiles
+from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds
+from labelstore.store.slabs import slabs
+
+if TYPE_CHECKING:
+    from labelstore.store import LabelSet
+
+NOTABLE_GAP = 0.01
+"""A share that ties keep this far from what was asked for is said in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionCounts:
+    """Crops of each region, and images that would be left out."""
+
+    too_hard: int
+    hard: int
+    important: int
+    too_easy: int
+    missing: int
+    """Crops without a label: not in `num_crops` and in no share."""
+    images: int
+    """Images with any labelled crop."""
+    images_without_crop: int
+    """Images whose labelled crops are all discarded: a run leaves them out."""
+
+    @property
+    def num_crops(self) -> int:
+        """Labelled crops."""
+        return self.too_hard + self.hard + self.important + self.too_easy
+
+    @property
+    def usable(self) -> int:
+        """Crops that would be drawn: hard and important."""
+        return self.hard + self.important
+
+    def share(self, count: int) -> float:
+        """A count as a share of the labelled crops."""
+        return count / self.num_crops if self.num_crops else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One rule and what it would do."""
+
+    title: str
+    """Where the rule comes from: "FerKD 4.2", "quantiles 5/15/90 %"."""
+    rule: RegionThresholds
+    quantiles: RegionQuantiles | None
+    """The shares that the thresholds were found from."""
+    counts: RegionCounts
+    notes: tuple[str, ...] = ()
+    """What a reader should know: shares that ties made smaller than asked."""
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON values: rule, counts, and shares of the labelled crops."""
+        counts = self.counts
+        regions = ("too_hard", "hard", "important", "too_easy", "usable")
+        return {
+            "title": self.title,
+            "rule": self.rule.to_record(),
+            "quantiles": self.quantiles.to_record() if self.quantiles else None,
+            "counts": asdict(counts) | {"crops": counts.num_crops, "usable": counts.usable},
+            "shares": {name: counts.share(getattr(counts, name)) for name in regions},
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """Several choices for one label set, counted over all its committed crops."""
+
+    label_set: str
+    teacher: str
+    num_images: int
+    """Image rows of the store."""
+    num_crops: int
+    """M."""
+    is_complete: bool
+    """False: some image blocks have no labels yet, and count nowhere."""
+    choices: tuple[Choice, ...]
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "label_set": self.label_set,
+            "teacher": self.teacher,
+            "num_images": self.num_images,
+            "num_crops": self.num_crops,
+            "is_complete": self.is_complete,
+            "choices": [choice.to_record() for choice in self.choices],
+        }
+
+
+def usual_choices(
+    criterion: Criterion = "max_probability", epsilon: float = 0.1
+) -> dict[str, RegionThresholds | RegionQuantiles]:
+    """Choices worth comparing: the paper's thresholds, its shares, 5/15/90 %, and calibrating only.
+
+    0.15 / 0.30 / 0.95 lie at 0.9, 2.6 and 99.7 % of the paper's teacher's crops (FerKD Table 1; 0.15 by
+    halving its bin). On a teacher that is sharper the same thresholds can discard most crops.
+    """
+    about: dict[str, Any] = {"criterion": criterion, "epsilon": epsilon}
+    return {
+        "FerKD 4.2": RegionThresholds(**about),
+        "FerKD's shares 0.9/2.6/99.7 %": RegionQuantiles(
+            low=0.009, middle=0.026, top=0.997, **about
+        ),
+        "quantiles 5/15/90 %": RegionQuantiles(**about),
+        "calibrate only": RegionThresholds(low=0.0, middle=0.30, top=1.0, **about),
+    }
+
+
+def preview(
+    labels: LabelSet,
+    rules: dict[str, RegionThresholds | RegionQuantiles] | None = None,
+    *,
+    map_blocks: MapBlocks = map,
+) -> Preview:
+    """What each rule (by title; `usual_choices` if none are given) would do to the committed crops.
+
+    Writes nothing. All quantiles are found in one or two walks over the labels, all counts in one more.
+    """
+    rules = usual_choices() if rules is None else rules
+    for rule in rules.values():
+        check_calibratable(labels, rule.criterion, calibrates=rule.low < rule.middle)
+    settled = _thresholds(labels, list(rules.values()), map_blocks)
+    counts = np.zeros((len(settled), 7), np.int64)
+    for block_counts in map_blocks(partial(_count_block, labels, settled), labels.blocks):
+        counts += block_counts
+    choices = []
+    for (title, asked), rule, row in zip(rules.items(), settled, counts, strict=True):
+        found = RegionCounts(
+            too_hard=int(row[0]),
+            hard=int(row[1]),
+            important=int(row[2]),
+            too_easy=int(row[3]),
+            missing=int(row[4]),
+            images=int(row[5]),
+            images_without_crop=int(row[6]),
+        )
+        quantiles = asked if isinstance(asked, RegionQuantiles) else None
+        notes = _notes(quantiles, rule, found) if quantiles else ()
+        choices.append(
+            Choice(title=title, rule=rule, quantiles=quantiles, counts=found, notes=notes)
+        )
+    return Preview(
+        label_set=labels.name,
+        teacher=labels.row.teacher,
+        num_images=labels.layout.num_rows,
+        num_crops=labels.num_crops,
+        is_complete=labels.is_complete,
+        choices=tuple(choices),
+    )
+
+
+def _thresholds(
+    labels: LabelSet, rules: Sequence[RegionThresholds | RegionQuantiles], map_blocks: MapBlocks
+) -> list[RegionThresholds]:
+    values: dict[tuple[Criterion, float], float] = {}
+    for criterion in {rule.criterion for rule in rules}:
+        shares = sorted(
+            {
+                share
+                for rule in rules
+                if isinstance(rule, RegionQuantiles) and rule.criterion == criterion
+                for share in rule.shares
+            }
+        )
+        if shares:
+            found = exact_quantiles(labels, shares, criterion=criterion, map_blocks=map_blocks)
+            values |= {(criterion, q): value for q, value in zip(shares, found, strict=True)}
+    return [
+        rule.at([values[rule.criterion, q] for q in rule.shares])
+        if isinstance(rule, RegionQuantiles)
+        else rule
+        for rule in rules
+    ]
+
+
+def _count_block(
+    labels: LabelSet, rules: Sequence[RegionThresholds], block: int
+) -> NDArray[np.int64]:
+    """One row per rule: crops of the four regions, missing crops, images, images without a usable crop."""
+    counts = np.zeros((len(rules), 7), np.int64)
+    num_rows = len(labels.layout.rows(block))
+    labelled = np.zeros((len(rules), num_rows), bool)
+    usable = np.zeros((len(rules), num_rows), bool)
+    for columns in slabs(labels):
+        read = {
+            criterion: probabilities(labels, criterion, block, columns)
+            for criterion in {rule.criterion for rule in rules}
+        }
+        for i, rule in enumerate(rules):
+            codes = rule.regions(read[rule.criterion])
+            for region in (Region.TOO_HARD, Region.HARD, Region.IMPORTANT, Region.TOO_EASY):
+                counts[i, region] += np.count_nonzero(codes == region)
+            counts[i, 4] += np.count_nonzero(codes == Region.MISSING)
+            labelled[i] |= (codes != Region.MISSING).any(axis=1)
+            usable[i] |= ((codes == Region.HARD) | (codes == Region.IMPORTANT)).any(axis=1)
+    counts[:, 5] = labelled.sum(axis=1)
+    counts[:, 6] = (labelled & ~usable).sum(axis=1)
+    return counts
+
+
+def _notes(asked: RegionQuantiles, rule: RegionThresholds, counts: RegionCounts) -> tuple[str, ...]:
+    def gap(what: str, wanted: float, count: int, value: float, instead: str) -> str | None:
+        got = counts.share(count)
+        if wanted - got < NOTABLE_GAP:
+            return None
+        return (
+            f"{what} {got:.1%} instead of {wanted:.1%}: many crops share probability {value:.6g}, "
+            f"and crops of equal probability are not split; {instead}"
+        )
+
+    found = (
+        gap("too hard", asked.low, counts.too_hard, rule.low, "ask for a larger low quantile"),
+        gap(
+            "too hard or hard",
+            asked.middle,
+            counts.too_hard + counts.hard,
+            rule.middle,
+            "ask for a larger middle quantile",
+        ),
+        gap(
+            "too easy",
+            1 - asked.top,
+            counts.too_easy,
+            rule.top,
+            f"--top just below {rule.top:.6g} would discard all of them",
+        ),
+    )
+    return tuple(note for note in found if note)

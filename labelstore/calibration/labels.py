@@ -1,0 +1,38 @@
+"""What calibration does to a label: hard regions get the softened ground truth (FerKD Eq. 4, "HR")."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.calibration.regions import Region
+from labelstore.codecs.base import SparseLabels
+
+
+def calibrate_label(
+    labels: SparseLabels,
+    regions: NDArray[np.uint8],
+    ground_truth: NDArray[np.integer],
+    epsilon: float,
+    num_classes: int,
+) -> SparseLabels:
+    """Labels (..., K) with HARD rows replaced: ground truth 1 - epsilon, epsilon / (C - 1) elsewhere.
+
+    `regions` is (...) and `ground_truth` is broadcast to it: (n, 1) for (n, m) crops of n images. The
+    other rows stay as they are. The result is new arrays; classes of a row stay distinct, and the ground
+    truth comes first in it.
+    """
+    class_ids, probs, rest = labels.class_ids.copy(), labels.probs.copy(), labels.rest.copy()
+    hard = regions == Region.HARD
+    if not hard.any():
+        return SparseLabels(class_ids=class_ids, probs=probs, rest=rest)
+    truth = np.broadcast_to(ground_truth, regions.shape)[hard].astype(class_ids.dtype)
+    ids = class_ids[hard]
+    # where the ground truth is listed already, the first class takes its place: no class twice
+    place = np.where(ids == truth[:, None], ids[:, :1], ids)
+    place[:, 0] = truth
+    elsewhere = epsilon / max(num_classes - 1, 1)
+    softened = np.full(place.shape, elsewhere, np.float32)
+    softened[:, 0] = 1 - epsilon
+    class_ids[hard], probs[hard], rest[hard] = place, softened, elsewhere
+    return SparseLabels(class_ids=class_ids, probs=probs, rest=rest)

@@ -1,0 +1,69 @@
+"""The one number per crop that a calibration rule looks at, read slab by slab.
+
+FerKD Table 1, Fig. 2 and 5 use the label's largest probability; 3.3 speaks of the ground truth's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.codecs import keeps_max_probability
+from labelstore.errors import UsageError
+from labelstore.store.slabs import slabs
+
+if TYPE_CHECKING:
+    from labelstore.store import LabelSet
+
+Criterion: TypeAlias = Literal["max_probability", "ground_truth_probability"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+
+MapBlocks: TypeAlias = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
+"""`map`, or an executor's: how per-block work is spread. Functions and label sets can be pickled."""
+
+
+def probabilities(
+    labels: LabelSet, criterion: Criterion, block: int, columns: range | None = None
+) -> NDArray[np.float32]:
+    """What the criterion says of every crop of one image block: (n, m) float32, NaN where missing."""
+    if criterion == "ground_truth_probability":
+        return labels.ground_truth_probability(block, columns)
+    return labels.max_probability(block, columns)
+
+
+def block_slabs(
+    labels: LabelSet, criterion: Criterion, block: int
+) -> Iterator[NDArray[np.float32]]:
+    """The same, a bounded number of crops at a time, in the order of crops."""
+    for columns in slabs(labels):
+        yield probabilities(labels, criterion, block, columns)
+
+
+def check_calibratable(labels: LabelSet, criterion: Criterion, *, calibrates: bool) -> None:
+    """UsageError where these labels cannot be judged by `criterion`, or not be calibrated at all.
+
+    `calibrates` says that some crops may get the ground truth as their label, so that every image
+    needs one that the teacher's classes contain.
+    """
+    if not keeps_max_probability(labels.codec, labels.num_classes):
+        raise UsageError(
+            f"label set {labels.name} ({labels.codec.name}) does not keep the teacher's probabilities: "
+            "calibrate from an ms, smoothing or full label set of the same teacher; the mask serves both"
+        )
+    if not calibrates and criterion == "max_probability":
+        return
+    truth = labels.ground_truth[labels.present]
+    without = int(np.count_nonzero(truth < 0))
+    if without:
+        raise UsageError(
+            f"{without} of {len(truth)} images have no ground truth: give max_probability as the criterion "
+            "and middle equal to low, so that no label is replaced by it"
+        )
+    if len(truth) and int(truth.max()) >= labels.num_classes:
+        raise UsageError(
+            f"ground-truth class {int(truth.max())} is outside the {labels.num_classes} classes of label set "
+            f"{labels.name}: use a teacher with the classes of the data set, or give middle equal to low"
+        )

@@ -1,0 +1,18 @@
+"""The store: open, read, write. What computes lives in the modules above it."""
+
+from labelstore.store.label_set import LabelSet
+from labelstore.store.mask import Mask
+from labelstore.store.opening import create, open_store
+from labelstore.store.store import Store
+from labelstore.store.writing import BlockArrays, ImageFacts, write_block
+
+__all__ = [
+    "BlockArrays",
+    "ImageFacts",
+    "LabelSet",
+    "Mask",
+    "Store",
+    "create",
+    "open_store",
+    "write_block",
+]

@@ -1,0 +1,95 @@
+"""Reading one group of arrays (a label set, a crop plan, a mask) by image block and chunk columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.arrays.base import ArrayBackend, ArraySpec
+from labelstore.catalogue import Catalogue
+from labelstore.catalogue.records import ShardRow
+from labelstore.errors import DamagedShard, NotGenerated
+from labelstore.schema import Layout
+
+
+class Group:
+    """The committed shards of one group. Only what the ledger names is ever read."""
+
+    def __init__(
+        self,
+        name: str,
+        specs: Sequence[ArraySpec],
+        layout: Layout,
+        catalogue: Catalogue,
+        arrays: ArrayBackend,
+    ) -> None:
+        self.name = name
+        self.specs = {spec.name: spec for spec in specs}
+        self.layout = layout
+        self._catalogue = catalogue
+        self._arrays = arrays
+        self._shards: dict[tuple[int, int], ShardRow] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the ledger again: other workers may have committed since."""
+        self._shards = {
+            (row.block, row.crop_shard): row for row in self._catalogue.shards(self.name)
+        }
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Image blocks whose crop shards are all committed."""
+        wanted = self.layout.num_crop_shards
+        counts = np.zeros(self.layout.num_blocks, np.int64)
+        for block, _ in self._shards:
+            counts[block] += 1
+        return tuple(np.flatnonzero(counts == wanted).tolist())
+
+    def shard(self, block: int, crop_shard: int) -> ShardRow:
+        """The ledger row of one shard; NotGenerated where there is none."""
+        row = self._shards.get((block, crop_shard))
+        if row is None:
+            self.refresh()
+            row = self._shards.get((block, crop_shard))
+        if row is None:
+            rows = self.layout.rows(block)
+            first = crop_shard * self.layout.crops_per_shard
+            raise NotGenerated(
+                f"{self.name}: images {rows.start}-{rows.stop - 1}, crops {first}-"
+                f"{first + self.layout.crops_per_shard - 1} are not generated yet; "
+                "run the same `labelstore create` again to finish them"
+            )
+        return row
+
+    def parts(
+        self, block: int, columns: range | None, fields: Sequence[str] | None = None
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """The asked fields of one image block, one dictionary per crop shard, padding rows left out."""
+        height = len(self.layout.rows(block))
+        for crop_shard, inside in self.layout.split(columns):
+            row = self.shard(block, crop_shard)
+            part: dict[str, NDArray[Any]] = {}
+            for name in self.specs if fields is None else fields:
+                spec = self.specs[name]
+                per_image = len(spec.shard) == 2 and spec.dimensions[1] != "crop"
+                try:
+                    array = self._arrays.read(
+                        spec, (block, crop_shard), row.files, None if per_image else inside
+                    )
+                except DamagedShard as error:
+                    raise DamagedShard(self._name_images(str(error), block)) from error
+                part[name] = array[:height]
+            yield part
+
+    def read(self, block: int, columns: range | None, field: str) -> NDArray[Any]:
+        """One per-crop field of one image block: (images, crops, ...)."""
+        parts = [part[field] for part in self.parts(block, columns, [field])]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _name_images(self, problem: str, block: int) -> str:
+        rows = self.layout.rows(block)
+        return f"{problem} (images {rows.start}-{rows.stop - 1} of {self.name})"

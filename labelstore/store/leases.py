@@ -1,0 +1,147 @@
+"""Which image blocks this process may write, kept alive by a heartbeat."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from labelstore.catalogue import Catalogue
+from labelstore.catalogue.records import Lease
+from labelstore.errors import LabelStoreError, LeaseLost
+
+LEASE_SECONDS = 120.0
+HEARTBEAT_SECONDS = 20.0
+
+
+def owner_name() -> str:
+    """Identity of this process that other processes of the same machine can check: host, namespace, pid, start."""
+    return f"{_machine()}/{os.getpid()}/{_start_time(os.getpid())}/{os.urandom(3).hex()}"
+
+
+def is_dead(owner: str) -> bool:
+    """True where the owner was a process of this very machine and is gone; False when that cannot be known."""
+    try:
+        host, namespace, boot, pid, started, _ = owner.split("/")
+    except ValueError:
+        return False
+    return f"{host}/{namespace}/{boot}" == _machine() and _start_time(int(pid)) != started
+
+
+class LeaseKeeper:
+    """Acquires image blocks of one group and renews them in the background until they are let go.
+
+    `blocks` are the block numbers in the order to be tried, or how many there are.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        group: str,
+        blocks: int | Sequence[int],
+        shards_per_block: int,
+        seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self.owner = owner_name()
+        self._catalogue = catalogue
+        self._group = group
+        self._blocks = blocks
+        self._shards_per_block = shards_per_block
+        self._seconds = seconds
+        self._held: dict[int, Lease] = {}
+        self._lost: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
+        self._thread.start()
+
+    def acquire(self) -> Lease | None:
+        """The next block that is neither committed nor leased to somebody alive, or None."""
+        self._free_the_dead()
+        with self._lock:
+            lease = self._catalogue.acquire(
+                self._group,
+                self._blocks,
+                self.owner,
+                self._seconds,
+                done=self._shards_per_block,
+            )
+            if lease is not None:
+                self._held[lease.block] = lease
+                self._lost.pop(lease.block, None)
+            return lease
+
+    def forget(self, block: int) -> None:
+        """Let go of a block that was committed, or lost."""
+        with self._lock:
+            lease = self._held.pop(block, None)
+        if lease is not None:
+            # not left to expire: who grows or drops the group next need not wait for it
+            self._catalogue.release(lease)
+
+    def current(self, lease: Lease) -> Lease:
+        """The lease with its newest expiry; LeaseLost if the heartbeat found it taken."""
+        with self._lock:
+            if lease.block in self._lost:
+                raise LeaseLost(self._lost[lease.block])
+            return self._held[lease.block]
+
+    def close(self) -> None:
+        """Release everything that is still held."""
+        self._stop.set()
+        self._thread.join()
+        for lease in list(self._held.values()):
+            self._catalogue.release(lease)
+        self._held.clear()
+
+    def _free_the_dead(self) -> None:
+        # a killed process of this machine need not be waited for; fencing covers a mistake
+        for lease in self._catalogue.live_leases(self._group):
+            if lease.owner != self.owner and is_dead(lease.owner):
+                self._catalogue.release(lease)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(min(HEARTBEAT_SECONDS, self._seconds / 4)):
+            for block, lease in list(self._held.items()):
+                with self._lock:
+                    if block not in self._held:
+                        continue
+                    try:
+                        self._held[block] = self._catalogue.renew(lease, self._seconds)
+                    except LeaseLost as error:
+                        self._lost[block] = str(error)
+                        del self._held[block]
+                    except LabelStoreError:
+                        # a busy catalogue: the next beat tries again, and the commit checks anyway
+                        continue
+
+
+def _machine() -> str:
+    namespace = _read_link("/proc/self/ns/pid")
+    boot = _read_text("/proc/sys/kernel/random/boot_id")
+    return f"{socket.gethostname()}/{namespace}/{boot}".replace(" ", "")
+
+
+def _start_time(pid: int) -> str:
+    stat = _read_text(f"/proc/{pid}/stat")
+    # the second field is a name that may hold spaces; the start time is the 20th after it
+    return stat.rpartition(")")[2].split()[19] if stat else ""
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _read_link(path: str) -> str:
+    try:
+        return str(Path(path).readlink())
+    except OSError:
+        return ""
+
+
+Progress = Callable[[int, int], None]

@@ -1,0 +1,29 @@
+"""How much of an image block to read at once, so that a walk over a store fits in memory."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from labelstore.store.label_set import LabelSet
+
+SLAB_VALUES = 1 << 23
+"""Values decoded at once: 32 MB as float32, with copies about 200 MB."""
+
+
+def slabs(labels: LabelSet) -> tuple[range | None, ...]:
+    """The chunk columns to ask for in turn: (None,) where a whole block fits, else ranges of them.
+
+    Every block of a label set is walked the same way. Wide labels (`full`, C = 1000) come one chunk
+    column at a time, or a few.
+    """
+    layout = labels.layout
+    fields = labels.codec.fields(labels.num_classes)
+    width = max(prod(field.shape) for field in fields if field.per == "crop")
+    column = layout.images_per_shard * layout.crops_per_chunk * width
+    together = max(1, SLAB_VALUES // column)
+    if together >= layout.num_columns:
+        return (None,)
+    starts = range(0, layout.num_columns, together)
+    return tuple(range(s, min(s + together, layout.num_columns)) for s in starts)

@@ -1,0 +1,277 @@
+"""The central noun. It opens, names and finds things; nothing here computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.arrays.base import ArrayBackend, ArraySpec
+from labelstore.catalogue import Catalogue
+from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherRow
+from labelstore.codecs import codec_from_record
+from labelstore.crops import CropPlan
+from labelstore.errors import NotGenerated, UsageError
+from labelstore.images import check_key
+from labelstore.schema import PLAN_FIELDS, REGION, Layout, specs
+from labelstore.store.group import Group
+from labelstore.store.label_set import Images, LabelSet
+from labelstore.store.mask import Mask
+from labelstore.store.metadata import replace_metadata
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import pandas as pd
+
+
+Row = TypeVar("Row", PlanRow, LabelSetRow, TeacherRow, MaskRow)
+
+
+class Store:
+    """One store: a catalogue, and arrays beside it. Make one with `labelstore.open` or `.create`."""
+
+    def __init__(self, path: Path, catalogue: Catalogue, arrays: ArrayBackend) -> None:
+        self.path = path
+        self.catalogue = catalogue
+        self.arrays = arrays
+        self._groups: dict[str, Group] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker process opens its own handles
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from labelstore.store.opening import open_store
+
+        self.__dict__.update(open_store(state["path"]).__dict__)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}, images={self.num_images}, label_sets={self.label_sets})"
+
+    def close(self) -> None:
+        """Close the catalogue."""
+        self.catalogue.close()
+
+    @property
+    def uuid(self) -> str:
+        """Identity of the store."""
+        return self.catalogue.uuid
+
+    @cached_property
+    def image_columns(self) -> dict[str, NDArray[Any]]:
+        """The images table as columns, one entry per image row: key, class_id, width, height, digest, bad, ..."""
+        return self.catalogue.image_columns()
+
+    @cached_property
+    def bad(self) -> NDArray[np.bool_]:
+        """(rows,) True for images that were left out because they cannot be used."""
+        return np.array([reason is not None for reason in self.image_columns["bad"]], bool)
+
+    def refresh(self) -> None:
+        """Forget what was read: other workers may have committed since."""
+        self.__dict__.pop("image_columns", None)
+        self.__dict__.pop("bad", None)
+        self._groups.clear()
+
+    @property
+    def num_rows(self) -> int:
+        """Image rows."""
+        return len(self.image_columns["class_id"])
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return self.num_rows
+
+    @property
+    def num_crops(self) -> int:
+        """M of the store's plan."""
+        return self.plan().num_crops
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names of the data set, in the order of ground-truth ids."""
+        return self.catalogue.classes()
+
+    @property
+    def label_sets(self) -> tuple[str, ...]:
+        """Names of the label sets."""
+        return tuple(row.name for row in self.catalogue.label_sets())
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """Names of the masks."""
+        return tuple(row.name for row in self.catalogue.masks())
+
+    def plan(self, name: str | None = None) -> PlanRow:
+        """The row of a crop plan: the only one, if no name is given."""
+        return _pick(self.catalogue.plans(), name, "crop plan", "--plan-name")
+
+    def crop_plan(self, name: str | None = None) -> CropPlan:
+        """The function that gives every crop's box and flip."""
+        return CropPlan.from_record(self.plan(name).parameters)
+
+    def label_set_row(self, name: str | None = None) -> LabelSetRow:
+        """The row of a label set: the only one, if no name is given."""
+        return _pick(self.catalogue.label_sets(), name, "label set", "--label-set")
+
+    def teacher(self, name: str) -> TeacherRow:
+        """The row of a teacher."""
+        return _pick(self.catalogue.teachers(), name, "teacher", "--teacher")
+
+    def label_set(self, name: str | None = None) -> LabelSet:
+        """A label set: the only one, if no name is given."""
+        row = self.label_set_row(name)
+        if row.codec.get("class_ids", "plain") is None:
+            raise NotGenerated(
+                f"label set {row.name} has no labels yet; run `labelstore create {self.path}` to make them"
+            )
+        return LabelSet(self, row, self.plan(row.plan))
+
+    def mask(self, name: str | None = None) -> Mask:
+        """A mask: the only one, if no name is given."""
+        return Mask(self, _pick(self.catalogue.masks(), name, "mask", "--mask"))
+
+    def images(self) -> pd.DataFrame:
+        """One row per image: image, key, class, width, height, bad."""
+        import pandas as pd
+
+        columns = self.image_columns
+        names = np.asarray((*self.class_names, None), dtype=object)
+        return pd.DataFrame(
+            {
+                "image": np.arange(self.num_rows),
+                "key": columns["key"],
+                "class": names[columns["class_id"]],
+                "width": columns["width"],
+                "height": columns["height"],
+                "bad": columns["bad"],
+            }
+        )
+
+    def teachers(self) -> pd.DataFrame:
+        """One row per teacher."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(row) for row in self.catalogue.teachers()])
+
+    def shards(self) -> pd.DataFrame:
+        """One row per committed shard: group, block, crop_shard, images, bytes, seconds, device, committed."""
+        import pandas as pd
+
+        rows = [
+            {
+                "group": row.group,
+                "block": row.block,
+                "crop_shard": row.crop_shard,
+                "num_images": row.num_images,
+                "bytes": sum(file.size for file in row.files),
+                "seconds": row.seconds,
+                "device": row.device,
+                "committed": row.committed,
+            }
+            for name in self.group_names()
+            for row in self.catalogue.shards(name)
+        ]
+        return pd.DataFrame(rows)
+
+    def image_rows(self, images: Images) -> NDArray[np.int64]:
+        """Image rows of rows or keys; UsageError for one that the store does not hold."""
+        rows = np.empty(len(images), np.int64)
+        for i, image in enumerate(images):
+            if isinstance(image, str):
+                found = self.catalogue.find_image(check_key(image))
+                if found is None:
+                    raise UsageError(
+                        f"no image with key {image!r}: keys are paths relative to the image folder, "
+                        "as in store.images()['key']"
+                    )
+                rows[i] = found
+            else:
+                rows[i] = image
+        if len(rows) and not (rows.min() >= 0 and rows.max() < self.num_rows):
+            outside = rows[(rows < 0) | (rows >= self.num_rows)][0]
+            raise UsageError(f"image row {outside}: this store has rows 0-{self.num_rows - 1}")
+        return rows
+
+    def group_names(self) -> tuple[str, ...]:
+        """Every group of arrays that the catalogue knows."""
+        return (
+            *(f"crops/{row.name}" for row in self.catalogue.plans() if row.stored),
+            *(f"labels/{row.name}" for row in self.catalogue.label_sets()),
+            *(f"masks/{row.name}" for row in self.catalogue.masks()),
+        )
+
+    def group(self, name: str) -> Group:
+        """The committed shards of one group."""
+        if name not in self._groups:
+            group_specs, layout = self.group_specs(name)
+            self._groups[name] = Group(name, group_specs, layout, self.catalogue, self.arrays)
+        return self._groups[name]
+
+    def group_specs(self, name: str) -> tuple[tuple[ArraySpec, ...], Layout]:
+        """The arrays of one group and how they are cut."""
+        kind, _, owner = name.partition("/")
+        if kind == "crops":
+            plan = self.plan(owner)
+            layout = Layout.of(plan, self.num_rows)
+            return specs(name, PLAN_FIELDS, layout, {"plan": dict(plan.parameters)}), layout
+        if kind == "labels":
+            row = self.label_set_row(owner)
+            layout = Layout.of(self.plan(row.plan), self.num_rows)
+            fields = codec_from_record(row.codec).fields(row.num_classes)
+            about = {"teacher": row.teacher, "plan": row.plan, "codec": dict(row.codec)}
+            return specs(name, fields, layout, about), layout
+        mask: MaskRow = _pick(self.catalogue.masks(), owner, "mask", "--mask")
+        layout = Layout.of(self.plan(mask.plan), self.num_rows)
+        return specs(name, (REGION,), layout, {"plan": mask.plan, "rule": dict(mask.rule)}), layout
+
+    def write_metadata(self) -> None:
+        """Write the arrays' metadata for every group in the catalogue (reliability: intent, write, drop)."""
+        everything: list[ArraySpec] = []
+        for name in self.group_names():
+            if name.startswith("labels/"):
+                row = self.label_set_row(name.partition("/")[2])
+                if row.codec.get("class_ids", "plain") is None:
+                    continue  # its arrays are not decided before the first shard
+            everything.extend(self.group_specs(name)[0])
+        replace_metadata(self.catalogue, self.arrays, everything, {"": {"uuid": self.uuid}})
+        self._groups.clear()
+
+    def settle_codec(self, label_set: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Fix how a label set stores class ids, once: the first worker decides, the others get its decision."""
+        with self.catalogue.transaction() as connection:
+            row = self.label_set_row(label_set)
+            if row.codec.get("class_ids", "plain") is None:
+                self.catalogue.update_label_set_codec(connection, label_set, record)
+        self.write_metadata()
+        return self.label_set_row(label_set).codec
+
+
+def _pick(rows: Sequence[Row], name: str | None, what: str, flag: str) -> Row:
+    names = [row.name for row in rows]
+    if name is None and len(rows) == 1:
+        return rows[0]
+    if name in names:
+        return rows[names.index(name)]
+    held = ", ".join(names) if names else "none"
+    if name is None:
+        advice = f"choose one with {flag}" if names else "make one first"
+        raise UsageError(f"this store holds {len(names)} {what}s ({held}): {advice}")
+    raise UsageError(f"no {what} named {name!r}: this store holds {held}")

@@ -1,0 +1,194 @@
+"""The demo's data set: an ImageFolder of digit pictures that a small network learns in minutes.
+
+`teacher/`, `train/` and `val/` each hold one folder per class, digit_0 to digit_9. The images of `train/` are the
+first of `teacher/`: the teacher saw those of the students and more. `manifest.csv` lists what each is made of.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from labelstore.errors import ConflictError, StorageError, UsageError
+from labelstore.testing.digit_pictures import (
+    NUM_CLASSES,
+    PHOTOGRAPHS,
+    Picture,
+    Split,
+    digits,
+    photographs,
+    plan,
+    render,
+)
+
+SETTINGS = "demo_images.json"
+MANIFEST = "manifest.csv"
+VERSION = 1
+COLUMNS = ("key", "class", "digit", "fragments", "photograph", "left", "right")
+# Progress is reported, and an interrupt noticed, between batches
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoImages:
+    """What was asked for, and how much of it was not there yet."""
+
+    folder: Path
+    teacher: int
+    """Images in teacher/."""
+    train: int
+    """Images in train/, all of them in teacher/ too."""
+    val: int
+    """Images in val/."""
+    written: int
+    """Images written by this call: 0 where the folder was complete."""
+
+    def __str__(self) -> str:
+        counts = f"{self.teacher} teacher, {self.train} train and {self.val} val images"
+        if not self.written:
+            return f"{self.folder} is complete: {counts}"
+        return f"{self.folder}: wrote {self.written} of {counts}"
+
+
+def make_demo_images(
+    folder: Path,
+    *,
+    seed: int = 0,
+    teacher: int = 4000,
+    train: int = 1000,
+    val: int = 1000,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+) -> DemoImages:
+    """Write the data set for `seed`, the same files for any number of `workers` (threads; by default all cores).
+
+    `progress` is called with images written so far and in total. A complete folder is left as it is, an
+    interrupted one is completed. Raises ConflictError for a folder that holds anything else, UsageError for
+    impossible counts or where scikit-learn or scikit-image is missing, StorageError where the disk refuses.
+    """
+    if not NUM_CLASSES <= train <= teacher or val < NUM_CLASSES or seed < 0:
+        raise UsageError(
+            f"seed {seed}, {teacher} teacher, {train} train and {val} val images: give a seed of at least 0, "
+            f"at least {NUM_CLASSES} each, and no more for train than for teacher, which holds them too"
+        )
+    settings = {"version": VERSION, "seed": seed, "teacher": teacher, "train": train, "val": val}
+    try:
+        _claim(folder, settings)
+        written = _write_missing(folder, seed, (teacher, train, val), progress, workers)
+        if written or not (folder / MANIFEST).exists():
+            _write_whole(folder / MANIFEST, _manifest(seed, teacher, train, val))
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"cannot write {error.filename or folder}: {error.strerror}") from error
+    return DemoImages(folder=folder, teacher=teacher, train=train, val=val, written=written)
+
+
+def _claim(folder: Path, settings: dict[str, int]) -> None:
+    """Make the folder and note the settings, or refuse a folder with other settings or other content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / SETTINGS
+    if not note.exists():
+        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
+            raise ConflictError(
+                f"{folder} is not empty and holds no demo images: give another folder"
+            )
+        _write_whole(note, (json.dumps(settings) + "\n").encode())
+        return
+    try:
+        found = json.loads(note.read_bytes())
+    except ValueError:
+        found = None
+    if found != settings:
+        raise ConflictError(
+            f"{folder} holds demo images with {found}, asked for {settings}: give another folder or remove it"
+        )
+
+
+def _write_missing(
+    folder: Path,
+    seed: int,
+    counts: tuple[int, int, int],
+    progress: Callable[[int, int], None] | None,
+    workers: int | None,
+) -> int:
+    """Write every image that is not there; returns how many."""
+    there = {
+        str(path.relative_to(folder).as_posix())
+        for name in ("teacher", "train", "val")
+        for path in (folder / name).glob("*/*.jpg")
+    }
+    keys_of: dict[tuple[Split, int], list[str]] = {}
+    for key, split, number in _files(*counts):
+        if key not in there:
+            keys_of.setdefault((split, number), []).append(key)
+    if not keys_of:
+        return 0
+    for name in ("teacher", "train", "val"):
+        for class_id in range(NUM_CLASSES):
+            (folder / name / f"digit_{class_id}").mkdir(parents=True, exist_ok=True)
+    # Loaded here, not by whichever thread comes first, and not once per thread
+    digits(), photographs()
+
+    def write(entry: tuple[tuple[Split, int], list[str]]) -> int:
+        (split, number), keys = entry
+        data = render(plan(seed, split, number))
+        for key in keys:
+            _write_whole(folder / key, data)
+        return len(keys)
+
+    pending, total, written = list(keys_of.items()), sum(map(len, keys_of.values())), 0
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        for start in range(0, len(pending), BATCH):
+            written += sum(pool.map(write, pending[start : start + BATCH]))
+            if progress is not None:
+                progress(written, total)
+    return written
+
+
+def _files(teacher: int, train: int, val: int) -> Iterator[tuple[str, Split, int]]:
+    """Key, split and number of every image of the folder."""
+    yield from ((_key("teacher", number), "train", number) for number in range(teacher))
+    yield from ((_key("train", number), "train", number) for number in range(train))
+    yield from ((_key("val", number), "val", number) for number in range(val))
+
+
+def _key(name: str, number: int) -> str:
+    origin = "v" if name == "val" else "t"
+    return f"{name}/digit_{number % NUM_CLASSES}/{origin}{number:06d}.jpg"
+
+
+def _manifest(seed: int, teacher: int, train: int, val: int) -> bytes:
+    """CSV with one row per image: its key, class, digit rows and part of a photograph (shares of its width)."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(
+        _row(key, plan(seed, split, number)) for key, split, number in _files(teacher, train, val)
+    )
+    return file.getvalue().encode()
+
+
+def _row(key: str, picture: Picture) -> tuple[str | int, ...]:
+    return (
+        key,
+        picture.class_id,
+        picture.digit.digit,
+        " ".join(str(fragment.digit) for fragment in picture.fragments),
+        PHOTOGRAPHS[picture.photograph],
+        f"{picture.box[0]:.4f}",
+        f"{picture.box[2]:.4f}",
+    )
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write under a temporary name, then rename: a file that is there is whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)

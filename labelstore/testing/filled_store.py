@@ -1,0 +1,156 @@
+"""A store with given labels, written as generation writes one, but without images or a teacher."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.catalogue.records import LabelSetRow, TeacherRow
+from labelstore.codecs import top_k
+from labelstore.codecs.base import LabelCodec
+from labelstore.images import ImageFolder
+from labelstore.store import BlockArrays, ImageFacts, Store, create, write_block
+
+IMAGE_SIZE = (375, 500)
+"""Height, width of every image."""
+
+
+def filled_store(
+    path: Path,
+    soft_labels: NDArray[np.float32],
+    codec: LabelCodec,
+    *,
+    ground_truth: NDArray[np.integer[Any]] | None = None,
+    name: str = "teacher",
+    images_per_shard: int | None = None,
+    crops_per_shard: int | None = None,
+    stored_crops: bool = True,
+    bad: Collection[int] = (),
+    backend: str = "zarr",
+    blocks: Iterable[int] | None = None,
+) -> Store:
+    """A new store at `path` with dense labels (N, M, C) in one label set; boxes from the crop plan.
+
+    `bad` images are left out. `blocks` commits only these image blocks; `fill_blocks` commits others later.
+    """
+    num_images, num_crops, num_classes = soft_labels.shape
+    truth = np.arange(num_images) % num_classes if ground_truth is None else ground_truth
+    folder = ImageFolder(
+        root=path,
+        classes=tuple(f"class{c:04d}" for c in range(num_classes)),
+        keys=tuple(f"class{max(c, 0):04d}/{i:07d}.jpg" for i, c in enumerate(truth.tolist())),
+        class_ids=truth.astype(np.int64),
+        sizes=np.full(num_images, 100_000, np.int64),
+        mtimes_ns=np.zeros(num_images, np.int64),
+    )
+    store = create(
+        path,
+        images=folder,
+        num_crops=num_crops,
+        images_per_shard=images_per_shard,
+        crops_per_shard=crops_per_shard,
+        stored_crops=stored_crops,
+        backend=backend,
+    )
+    add_label_set(store, codec, num_classes, name=name)
+    fill_blocks(store, soft_labels, name=name, bad=bad, blocks=blocks)
+    return store
+
+
+def add_label_set(
+    store: Store, codec: LabelCodec, num_classes: int, *, name: str, teacher: str | None = None
+) -> None:
+    """Register a label set, of a teacher with the same name if no other is said; no labels yet."""
+    teacher = name if teacher is None else teacher
+    store.catalogue.add_teacher(
+        TeacherRow(
+            name=teacher,
+            source=f"timm:{teacher}",
+            architecture=teacher,
+            digest="0" * 64,
+            num_classes=num_classes,
+            input_size=224,
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            interpolation="bilinear",
+            crop_pct=0.875,
+        )
+    )
+    store.catalogue.add_label_set(
+        LabelSetRow(
+            name=name,
+            plan=store.plan().name,
+            teacher=teacher,
+            num_classes=num_classes,
+            codec=codec.to_record(),
+            uuid=uuid.uuid4().hex,
+        )
+    )
+    store.write_metadata()
+
+
+def fill_blocks(
+    store: Store,
+    soft_labels: NDArray[np.float32],
+    *,
+    name: str,
+    bad: Collection[int] = (),
+    blocks: Iterable[int] | None = None,
+) -> None:
+    """Commit image blocks (all that are open, or the given ones) of a label set and its plan's boxes."""
+    group, plan = f"labels/{name}", store.plan()
+    layout = store.group_specs(group)[1]
+    with_boxes = plan.stored and f"crops/{plan.name}" in store.group_names()
+    boxed = store.catalogue.committed(f"crops/{plan.name}") if with_boxes else {}
+    codec = store.label_set(name).codec
+    num_classes = soft_labels.shape[-1]
+    keys = store.image_columns["key"]
+    wanted = range(layout.num_blocks) if blocks is None else blocks
+    for block in wanted:
+        lease = store.catalogue.acquire(
+            group, [block], "filled_store", 60.0, layout.num_crop_shards
+        )
+        if lease is None:
+            continue
+        rows = layout.rows(block)
+        labels = soft_labels[rows.start : rows.stop].copy()
+        labels[[row - rows.start for row in bad if row in rows]] = np.nan
+        crops = np.broadcast_to(np.arange(layout.num_crops), (len(rows), layout.num_crops))
+        sizes = np.broadcast_to(np.array(IMAGE_SIZE), (len(rows), 2))
+        boxes, flips = store.crop_plan().crops_of_images([keys[i] for i in rows], sizes, crops)
+        width = layout.crops_per_shard
+        shards = []
+        for shard in range(layout.num_crop_shards):
+            part = slice(shard * width, (shard + 1) * width)
+            kept = codec.kept(num_classes)
+            dense = labels[:, part]
+            arrays = codec.encode(dense if kept is None else top_k(dense, kept), num_classes)
+            shards.append(BlockArrays(group=group, crop_shard=shard, arrays=arrays))
+            if with_boxes and block not in boxed:
+                shards.append(
+                    BlockArrays(
+                        group=f"crops/{plan.name}",
+                        crop_shard=shard,
+                        arrays={"box": boxes[:, part], "flip": flips[:, part].astype(np.uint8)},
+                    )
+                )
+        good = [row for row in rows if row not in bad]
+        write_block(
+            store,
+            lease,
+            shards,
+            facts=ImageFacts(
+                decoded=[(row, IMAGE_SIZE[1], IMAGE_SIZE[0], b"\0" * 16) for row in good],
+                bad={row: "left out on purpose" for row in rows if row in bad},
+            ),
+            num_images=len(good),
+            seconds=float(len(good)),
+            device="none",
+        )
+        store.catalogue.release(lease)
+    store.refresh()

@@ -1,0 +1,24 @@
+"""What every test shares: one thread per process, no hypothesis deadlines, GPU tests only with a GPU."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# before the first import of torch or NumPy: test processes run side by side on few cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# time depends on the machine, so no test fails for being slow
+settings.register_profile("labelstore", deadline=None)
+settings.load_profile("labelstore")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu_tests:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in gpu_tests:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -1,0 +1,63 @@
+"""The direction of imports (contracts in pyproject.toml), and what a light import must not load."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "torchvision", "timm", "pandas", "typer"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules in a fresh interpreter after the statement."""
+    report = (
+        f"import sys; {statement}; print(*sorted(name.partition('.')[0] for name in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", report], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_import_contracts_hold():
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_package_is_under_contract():
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = config["tool"]["importlinter"]["contracts"]
+    packages = set(config["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    assert packages == set(config["tool"]["importlinter"]["root_packages"])
+    # exhaustive: a module that no layer lists breaks the contract
+    exhaustive = {
+        container
+        for contract in contracts
+        if contract.get("exhaustive")
+        for container in contract["containers"]
+    }
+    assert exhaustive == packages - {"cli"}
+
+
+@pytest.mark.parametrize("statement", ["import labelstore", "import labelstore.errors"])
+def test_labelstore_is_light(statement):
+    assert not loaded_by(statement) & HEAVY
+
+
+def test_import_of_torch_would_be_seen():
+    assert "decimal" in loaded_by("import decimal")
+
+
+@pytest.mark.parametrize("app", ["labelstore_app", "trainer_app"])
+def test_programs_start_with_typer_alone(app):
+    heavy = (HEAVY - {"typer"}) | {"numpy", "zarr", "sqlalchemy", "rich", "labelstore", "trainer"}
+    assert not loaded_by(f"import cli.{app}") & heavy
