@@ -1,0 +1,206 @@
+"""Photographs in, batches of crops out: decode once, crop M times, batch across images, all in threads.
+
+Crops of all images form one sequence (image by image, crop by crop); batch t is its t-th slice. Every
+batch is filled in place in one of a few preallocated uint8 buffers, by threads: decoding and resizing
+release the GIL. So a batch never waits for an image's last crop, memory does not grow with M, and the
+forward pass of one batch overlaps with the pixels of the next.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from labelstore.crops import CropPlan
+from labelstore.errors import RejectedInput, StorageError
+from labelstore.images import digest
+from labelstore.replay import decode, replay_many
+
+SPAN = 16
+"""Crops that one task resizes: small enough to share an image of many crops between threads."""
+BUFFERS = 3
+"""Batches in flight: one in the forward pass, one full, one being filled."""
+IMAGES_AHEAD = 4
+"""Images per thread that are decoded before their first crop is needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageJob:
+    """One image to be cropped."""
+
+    image: int
+    key: str
+    path: Path
+
+
+@dataclass(kw_only=True)
+class OpenedImage:
+    """A decoded image with its crops, or the reason why it cannot be used."""
+
+    job: ImageJob
+    pixels: torch.Tensor | None
+    height: int = 0
+    width: int = 0
+    digest: bytes = b""
+    boxes: NDArray[np.uint16] | None = None
+    flips: NDArray[np.bool_] | None = None
+    bad: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Crops [first, last) of one image, at [at, at + last - first) of a batch."""
+
+    opened: Future[OpenedImage]
+    first: int
+    last: int
+    at: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropBatch:
+    """uint8 crops (B, 3, S, S) and which images and crops they are. Valid until the next batch is asked for."""
+
+    pixels: torch.Tensor
+    segments: tuple[Segment, ...]
+    size: int
+
+
+class CropBatches:
+    """Iterates batches of `batch_size` crops over jobs; the last batch may be smaller."""
+
+    def __init__(
+        self,
+        jobs: Iterable[ImageJob],
+        plan: CropPlan,
+        *,
+        num_crops: int,
+        batch_size: int,
+        input_size: int,
+        interpolation: str,
+        workers: int,
+        check: Callable[[OpenedImage], None] | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        self._jobs = iter(jobs)
+        self._plan = plan
+        self._num_crops = num_crops
+        self._batch_size = batch_size
+        self._interpolation = interpolation
+        self._check = check
+        shape = (batch_size, 3, input_size, input_size)
+        self._free = deque(
+            torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory) for _ in range(BUFFERS)
+        )
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="crops")
+        self._ahead: deque[Future[OpenedImage]] = deque()
+        self._most_ahead = IMAGES_AHEAD * workers
+
+    def __iter__(self) -> Iterator[CropBatch]:
+        waiting: deque[tuple[CropBatch, list[Future[None]]]] = deque()
+        plans = self._plan_batches()
+        planned = True
+        try:
+            while True:
+                while planned and self._free:
+                    segments = next(plans, None)
+                    if segments is None:
+                        planned = False
+                        break
+                    waiting.append(self._start(segments))
+                if not waiting:
+                    return
+                batch, tasks = waiting.popleft()
+                for task in tasks:
+                    task.result()
+                yield batch
+                self._free.append(batch.pixels)
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _plan_batches(self) -> Iterator[tuple[Segment, ...]]:
+        segments: list[Segment] = []
+        filled = 0
+        while (opened := self._next_image()) is not None:
+            first = 0
+            while first < self._num_crops:
+                last = min(self._num_crops, first + self._batch_size - filled)
+                segments.append(Segment(opened=opened, first=first, last=last, at=filled))
+                filled += last - first
+                first = last
+                if filled == self._batch_size:
+                    yield tuple(segments)
+                    segments, filled = [], 0
+        if segments:
+            yield tuple(segments)
+
+    def _next_image(self) -> Future[OpenedImage] | None:
+        while len(self._ahead) < self._most_ahead:
+            job = next(self._jobs, None)
+            if job is None:
+                break
+            self._ahead.append(self._pool.submit(self._open, job))
+        return self._ahead.popleft() if self._ahead else None
+
+    def _open(self, job: ImageJob) -> OpenedImage:
+        try:
+            data = job.path.read_bytes()
+        except FileNotFoundError:
+            return OpenedImage(job=job, pixels=None, bad=f"{job.path} is missing")
+        except OSError as error:
+            raise StorageError(f"cannot read {job.path}: {error.strerror}") from error
+        try:
+            pixels = decode(data, str(job.path))
+            height, width = pixels.shape[-2:]
+            boxes, flips = self._plan.crops(job.key, height, width, np.arange(self._num_crops))
+        except RejectedInput as error:
+            return OpenedImage(job=job, pixels=None, bad=str(error))
+        opened = OpenedImage(
+            job=job,
+            pixels=pixels,
+            height=height,
+            width=width,
+            digest=digest(data),
+            boxes=boxes,
+            flips=flips,
+        )
+        if self._check is not None:
+            self._check(opened)
+        return opened
+
+    def _start(self, segments: tuple[Segment, ...]) -> tuple[CropBatch, list[Future[None]]]:
+        pixels = self._free.popleft()
+        tasks = [
+            self._pool.submit(self._fill, segment, first, pixels)
+            for segment in segments
+            for first in range(segment.first, segment.last, SPAN)
+        ]
+        size = segments[-1].at + segments[-1].last - segments[-1].first
+        return CropBatch(pixels=pixels, segments=segments, size=size), tasks
+
+    def _fill(self, segment: Segment, first: int, pixels: torch.Tensor) -> None:
+        # the image was submitted before this task, so waiting for it cannot deadlock the pool
+        opened = segment.opened.result()
+        last = min(first + SPAN, segment.last)
+        start = segment.at + first - segment.first
+        out = pixels[start : start + last - first]
+        if opened.pixels is None:
+            out.zero_()
+            return
+        assert opened.boxes is not None
+        assert opened.flips is not None
+        replay_many(
+            opened.pixels,
+            opened.boxes[first:last],
+            opened.flips[first:last],
+            size=pixels.shape[-1],
+            interpolation=self._interpolation,
+            out=out,
+        )

@@ -1,0 +1,147 @@
+"""One leased image block on its way from crops to a commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.catalogue.records import Lease, PlanRow
+from labelstore.codecs.base import LabelCodec, TopK
+from labelstore.codecs.topk import id_dtype, missing_id
+from labelstore.generation.crop_batches import OpenedImage
+from labelstore.generation.spool import LabelledImage, Spool
+from labelstore.store import BlockArrays, ImageFacts
+
+
+@dataclass(kw_only=True)
+class ImageBlock:
+    """Labels of a block's images as they come in, image by image."""
+
+    lease: Lease
+    rows: range
+    """All image rows of the block."""
+    num_crops: int
+    spool: Spool
+    pending: set[int]
+    """Image rows that still wait for labels."""
+    done: dict[int, LabelledImage] = field(default_factory=dict)
+    bad: dict[int, str] = field(default_factory=dict)
+    """Left out, now or in an earlier session: image row -> reason."""
+    seconds: float = 0.0
+    """Spent on this block's crops."""
+    _partial: dict[int, dict[str, NDArray[Any]]] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """True when every image has labels or was left out."""
+        return not self.pending
+
+    def add(
+        self, opened: OpenedImage, first: int, last: int, labels: Mapping[str, NDArray[Any]]
+    ) -> bool:
+        """Take the labels of crops [first, last) of one image; True when that was its last crop."""
+        image = opened.job.image
+        arrays = self._partial.setdefault(image, {})
+        for name, values in labels.items():
+            if name not in arrays:
+                arrays[name] = np.empty((self.num_crops, *values.shape[1:]), values.dtype)
+            arrays[name][first:last] = values
+        if last < self.num_crops:
+            return False
+        assert opened.boxes is not None
+        assert opened.flips is not None
+        del self._partial[image]
+        finished = LabelledImage(
+            image=image,
+            height=opened.height,
+            width=opened.width,
+            digest=opened.digest,
+            arrays={"box": opened.boxes, "flip": opened.flips, **arrays},
+        )
+        self.spool.append(finished)
+        self.done[image] = finished
+        self.pending.discard(image)
+        return True
+
+    def leave_out(self, image: int, reason: str) -> None:
+        """Record an image that cannot be used."""
+        self.bad[image] = reason
+        self.pending.discard(image)
+        self._partial.pop(image, None)
+
+    def facts(self) -> ImageFacts:
+        """What decoding taught, for the images table."""
+        decoded = [(i.image, i.width, i.height, i.digest) for i in self.done.values()]
+        return ImageFacts(decoded=sorted(decoded), bad=self.bad)
+
+    def labels(self, crops: slice) -> TopK | NDArray[np.float32]:
+        """Teacher labels of all images and the asked crops: (n, m, K) as TopK, or dense (n, m, C).
+
+        Images without labels are NaN.
+        """
+        some = next(iter(self.done.values()), None)
+        if some is None or "class_ids" in some.arrays:
+            k = 1 if some is None else some.arrays["class_ids"].shape[-1]
+            ids = id_dtype(1) if some is None else some.arrays["class_ids"].dtype
+            return TopK(
+                class_ids=self._gather("class_ids", crops, (k,), ids, missing_id(ids)),
+                probs=self._gather("probs", crops, (k,), np.dtype(np.float32), np.nan),
+                tail=self._gather("tail", crops, (), np.dtype(np.float32), np.nan),
+            )
+        width = some.arrays["probs"].shape[-1]
+        return self._gather("probs", crops, (width,), np.dtype(np.float32), np.nan)
+
+    def label_arrays(
+        self, name: str, codec: LabelCodec, plan: PlanRow, num_classes: int
+    ) -> list[BlockArrays]:
+        """The label set's shards of this block, encoded."""
+        shards = []
+        for crop_shard, crops in _crop_shards(plan):
+            arrays = codec.encode(self.labels(crops), num_classes)
+            shards.append(BlockArrays(group=f"labels/{name}", crop_shard=crop_shard, arrays=arrays))
+        return shards
+
+    def crop_arrays(self, plan: PlanRow) -> list[BlockArrays]:
+        """The crop plan's shards of this block: boxes and flips."""
+        return [
+            BlockArrays(
+                group=f"crops/{plan.name}",
+                crop_shard=crop_shard,
+                arrays={
+                    "box": self._gather("box", crops, (4,), np.dtype(np.uint16), 65535),
+                    "flip": self._gather("flip", crops, (), np.dtype(np.uint8), 255),
+                },
+            )
+            for crop_shard, crops in _crop_shards(plan)
+        ]
+
+    def _gather(
+        self, name: str, crops: slice, row: tuple[int, ...], dtype: np.dtype[Any], fill: float
+    ) -> NDArray[Any]:
+        out = np.full((len(self.rows), crops.stop - crops.start, *row), fill, dtype)
+        for image, labelled in self.done.items():
+            out[image - self.rows.start] = labelled.arrays[name][crops]
+        return out
+
+
+class Stopwatch:
+    """Seconds since it was last read."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        return seconds
+
+
+def _crop_shards(plan: PlanRow) -> list[tuple[int, slice]]:
+    per = plan.crops_per_shard
+    return [(i, slice(i * per, (i + 1) * per)) for i in range(plan.num_crops // per)]

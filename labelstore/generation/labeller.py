@@ -1,0 +1,85 @@
+"""One forward pass: uint8 crops in, the probabilities that a label codec keeps out."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from labelstore.codecs import id_dtype
+from labelstore.errors import UsageError
+from labelstore.generation.teachers import Teacher
+
+Autocast = Literal["none", "bf16", "fp16"]
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Labeller:
+    """Calls the teacher and reduces its logits on the device, so that only K classes per crop travel back."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        kept: int | None,
+        *,
+        device: str,
+        autocast: Autocast = "none",
+        temperature: float = 1.0,
+        class_map: NDArray[np.int64] | None = None,
+        compile_teacher: bool = False,
+    ) -> None:
+        try:
+            self._device = torch.device(device)
+            module = teacher.module.to(self._device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"--device {device} cannot be used: {reason}") from error
+        if autocast not in ("none", *AUTOCAST_DTYPES):
+            raise UsageError(f"--amp {autocast}: choose one of none, {', '.join(AUTOCAST_DTYPES)}")
+        if not temperature > 0:
+            raise UsageError(f"--temperature {temperature}: it must be above 0")
+        self._module = torch.compile(module) if compile_teacher else module
+        self._kept = kept
+        self._temperature = temperature
+        self._autocast = autocast
+        # normalisation of uint8 values as one multiplication and one addition
+        std = torch.tensor(teacher.row.std).view(1, 3, 1, 1) * 255
+        mean = torch.tensor(teacher.row.mean).view(1, 3, 1, 1) * 255
+        self._scale, self._shift = (1 / std).to(self._device), (-mean / std).to(self._device)
+        self._columns = None if class_map is None else torch.from_numpy(class_map).to(self._device)
+
+    @property
+    def device_name(self) -> str:
+        """What the cost ledger calls the device."""
+        if self._device.type == "cuda":
+            return torch.cuda.get_device_name(self._device)
+        return f"{self._device.type} ({torch.get_num_threads()} threads)"
+
+    @torch.inference_mode()
+    def __call__(self, pixels: torch.Tensor) -> dict[str, NDArray[Any]]:
+        """uint8 (B, 3, S, S) -> class_ids (B, K), probs (B, K), tail (B,); or probs (B, C) where all are kept."""
+        crops = pixels.to(self._device, non_blocking=True).float() * self._scale + self._shift
+        context = (
+            nullcontext()
+            if self._autocast == "none"
+            else torch.autocast(self._device.type, AUTOCAST_DTYPES[self._autocast])
+        )
+        with context:
+            logits = self._module(crops)
+        logits = logits.float()
+        if self._columns is not None:
+            logits = logits[:, self._columns]
+        probs = torch.softmax(logits / self._temperature, dim=1)
+        if self._kept is None:
+            return {"probs": probs.cpu().numpy()}
+        top, ids = torch.topk(probs, self._kept, dim=1)
+        # summing what is left keeps a tail of 1e-7 that "one minus the kept" would round away
+        tail = probs.scatter(1, ids, 0.0).sum(dim=1)
+        return {
+            "class_ids": ids.cpu().numpy().astype(id_dtype(probs.shape[1])),
+            "probs": top.cpu().numpy(),
+            "tail": tail.cpu().numpy(),
+        }
