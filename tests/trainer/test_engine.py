@@ -1,0 +1,209 @@
+"""Whole runs: what is learnt is what the store returned, and stopping changes nothing."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import labelstore
+import labelstore.crops
+import trainer
+from labelstore import Full, MarginalSmoothing, RegionThresholds
+from labelstore.errors import ConflictError, IncompleteError, RejectedInput, UsageError
+from labelstore.generation import label_images, load_teacher
+from labelstore.replay import read_image, replay
+from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
+from trainer import TrainConfig
+from trainer.models import Normalise, create_model
+from trainer.sampler import Deal, DrawingOrder, PassSchedule, image_order
+
+M = 8
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_photographs(root / "train")
+    write_photographs(root / "val", per_class=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    teacher = write_teacher(root / "teacher")
+    for name, codec in {"full": Full(dtype="float32"), "ms": MarginalSmoothing(k=2)}.items():
+        label_images(
+            root / "s",
+            images=data / "train",
+            teacher=str(teacher),
+            codec=codec,
+            num_crops=M,
+            images_per_shard=8,
+            name=name,
+            device="cpu",
+        )
+    return root / "s"
+
+
+def config(data: Path, **changes: object) -> TrainConfig:
+    settings: dict[str, object] = {
+        "data": data,
+        "labels": "ground-truth",
+        "model": "resnet18",
+        "model_kwargs": OPTIONS,
+        "input_size": 32,
+        "batch_size": 8,
+        "crops_per_image": 2,
+        "epochs": 4,
+        "lr": 0.05,
+        "device": "cpu",
+        "workers": 2,
+    }
+    return TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_fkd_equals_a_plain_loop_over_recovered_labels(data: Path, store: Path) -> None:
+    """The same crops and the store's dense labels, one at a time, in plain torch."""
+    wanted = config(data, labels="fkd", store=store, label_set="full", epochs=2, lr=0.1)
+    run = trainer.run(wanted)
+
+    labels = labelstore.open(store).label_set("full")
+    columns = labels.store.image_columns
+    streams = labelstore.crops.image_streams(list(columns["key"]))
+    schedule = PassSchedule.of(passes=1, crops_per_image=2)
+    deal = Deal(schedule=schedule, num_images=21, batch_size=8)
+    order = DrawingOrder(seed=0, num_crops=M, crops_per_chunk=labels.plan.crops_per_chunk)
+    drawn = order.crops(streams, range(2))
+    images = image_order(0, 0, streams)
+    model = create_model(run.config).train()
+    normalise = Normalise(wanted.mean, wanted.std)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    losses = []
+    for step in range(deal.steps(0)):
+        rows = images[deal.share(0, step)]
+        pixels, targets = [], []
+        for row in rows:
+            image = read_image(data / "train" / columns["key"][row])
+            boxes, flips = labels.boxes([int(row)])[0], labels.flips([int(row)])[0]
+            pixels.extend(
+                replay(image, boxes[crop], bool(flips[crop]), 32, "bilinear") for crop in drawn[row]
+            )
+            targets.append(labels.recover([int(row)], [drawn[row]])[0])
+        logits = model(normalise(torch.stack(pixels)).contiguous(memory_format=torch.channels_last))
+        dense = torch.from_numpy(np.concatenate(targets))
+        loss = -(dense * torch.log_softmax(logits, 1)).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append((float(loss.detach()), len(dense)))
+    mean = sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
+    assert run.train_loss == pytest.approx(mean, abs=1e-5)
+    for name, tensor in weights(run.model).items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], atol=1e-4, rtol=1e-4)
+
+
+def test_thresholds_that_discard_nothing_change_nothing(data: Path, store: Path) -> None:
+    opened = labelstore.open(store)
+    labelstore.calibrate(
+        opened.label_set("ms"), RegionThresholds(low=0.0, middle=0.0, top=1.0), name="all"
+    )
+    plain = trainer.run(config(data, labels="fkd", store=store, label_set="ms"))
+    masked = trainer.run(config(data, labels="ferkd", store=store, label_set="ms", mask="all"))
+    for name, tensor in weights(plain.model).items():
+        assert torch.equal(tensor, weights(masked.model)[name]), name
+
+
+@pytest.mark.parametrize("stop_at", [1, 6, 7, 11])
+@pytest.mark.parametrize("supervision", ["ground-truth", "fkd"])
+def test_resuming_equals_not_stopping(
+    data: Path, store: Path, tmp_path: Path, stop_at: int, supervision: str
+) -> None:
+    options: dict[str, object] = {
+        "labels": supervision,
+        "model_kwargs": {**OPTIONS, "drop_rate": 0.2},
+        "mixing": "selfmix",
+    }
+    if supervision == "fkd":
+        options |= {"store": store, "label_set": "ms"}
+    whole = trainer.run(config(data, **options))
+
+    def stop(step: int, steps: int) -> None:
+        if step == stop_at:
+            signal.raise_signal(signal.SIGINT)
+
+    halves = config(data, **options, output=tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(halves, progress=stop)
+    resumed = trainer.run(dataclasses.replace(halves, resume=True))
+    assert resumed.train_loss == whole.train_loss
+    for name, tensor in weights(whole.model).items():
+        assert torch.equal(tensor, weights(resumed.model)[name]), name
+    with (tmp_path / "run" / "summary.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["epoch"] for row in rows] == ["2", "4"]
+    assert float(rows[-1]["eval_top1"]) == whole.top1
+
+
+def test_a_run_folder_is_a_teacher(data: Path, tmp_path: Path) -> None:
+    run = trainer.run(config(data, output=tmp_path / "run", epochs=2))
+    teacher = load_teacher(str(tmp_path / "run"))
+    assert teacher.class_names == CLASSES
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(teacher.module(pixels), run.model.eval()(pixels))
+    with pytest.raises(ConflictError, match="holds a run already"):
+        trainer.run(config(data, output=tmp_path / "run", epochs=2))
+    with pytest.raises(ConflictError, match="lr"):
+        trainer.run(config(data, output=tmp_path / "run", epochs=2, lr=0.3, resume=True))
+
+
+def test_accumulation_sees_the_same_crops(data: Path) -> None:
+    """Batch norm aside, two half batches give the gradient of the whole one."""
+    options = {
+        "model": "vit_tiny_patch16_224",
+        "model_kwargs": {"img_size": 32, "depth": 1, "embed_dim": 12, "num_heads": 3},
+        "epochs": 2,
+    }
+    one = trainer.run(config(data, **options))
+    two = trainer.run(config(data, **options, accumulation_steps=2))
+    assert two.train_loss == pytest.approx(one.train_loss, rel=1e-5)
+    for name, tensor in weights(one.model).items():
+        torch.testing.assert_close(weights(two.model)[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_what_does_not_fit_is_refused(data: Path, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="classes"):
+        trainer.run(config(data, labels="fkd", store=store, label_set="ms", num_classes=7))
+    other = tmp_path / "other"
+    write_photographs(other / "train", per_class=1)
+    with pytest.raises(RejectedInput, match="not in"):
+        trainer.run(config(other, labels="fkd", store=store, label_set="ms"))
+    labelstore.create(tmp_path / "empty", images=data / "train", num_crops=M)
+    teacher = write_teacher(tmp_path / "teacher")
+    with pytest.raises(IncompleteError):
+        label_images(
+            tmp_path / "empty",
+            images=data / "train",
+            teacher=str(teacher),
+            codec=Full(),
+            num_crops=M,
+            max_seconds=0.0,
+        )
+    with pytest.raises(IncompleteError, match="--allow-incomplete"):
+        trainer.run(config(data, labels="fkd", store=tmp_path / "empty"))
+
+
+def test_a_loss_that_is_not_finite_names_the_step(data: Path) -> None:
+    with pytest.raises(labelstore.LabelStoreError, match="at step"):
+        trainer.run(config(data, lr=1e12, optimizer="sgd", epochs=40))

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from trainer.losses import SoftCrossEntropy, SparseSoftCrossEntropy, soft_cross_entropy
+from trainer.recover import dense_labels
+
+
+def sparse_labels(seed, batch, kept, classes):
+    """Marginal smoothing's labels (FKD Eq. 5): K distinct classes, the tail spread over the others."""
+    rng = np.random.default_rng(seed)
+    probs = -np.sort(-rng.dirichlet(np.full(classes, 0.2), batch).astype(np.float32), axis=1)
+    ids = rng.permuted(np.tile(np.arange(classes), (batch, 1)), axis=1)[:, :kept]
+    rest = (1 - probs[:, :kept].sum(1)).clip(0) / max(classes - kept, 1)
+    return torch.from_numpy(ids), torch.from_numpy(probs[:, :kept]), torch.from_numpy(rest)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(2, 30), st.data())
+def test_sparse_equals_dense_in_value_and_gradient(seed, batch, classes, data):
+    kept = data.draw(st.integers(1, classes))
+    temperature = data.draw(st.sampled_from([1.0, 0.5, 4.0]))
+    labels = sparse_labels(seed, batch, kept, classes)
+    logits = torch.randn(batch, classes, generator=torch.Generator().manual_seed(seed)) * 5
+    one, two = (logits.clone().requires_grad_() for _ in range(2))
+    sparse = SparseSoftCrossEntropy(temperature)(one, *labels)
+    dense = soft_cross_entropy(two, dense_labels(*labels, classes), temperature)
+    sparse.backward()
+    dense.backward()
+    torch.testing.assert_close(sparse, dense, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_class_listed_twice_gets_both_excesses():
+    ids = torch.tensor([[1, 1, 2]])
+    probs, rest = torch.tensor([[0.3, 0.4, 0.2]]), torch.tensor([0.1])
+    dense = dense_labels(ids, probs, rest, 4)
+    torch.testing.assert_close(dense, torch.tensor([[0.1, 0.6, 0.2, 0.1]]))
+    logits = torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        SparseSoftCrossEntropy()(logits, ids, probs, rest), soft_cross_entropy(logits, dense)
+    )
+
+
+def test_dense_loss_is_torchs_cross_entropy_with_probabilities():
+    logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
+    probs = torch.softmax(torch.randn(5, 7, generator=torch.Generator().manual_seed(2)), 1)
+    expected = torch.nn.functional.cross_entropy(logits, probs)
+    torch.testing.assert_close(SoftCrossEntropy()(logits, probs), expected)
+    tempered = torch.nn.functional.cross_entropy(logits / 3, probs) * 9
+    torch.testing.assert_close(SoftCrossEntropy(3.0)(logits, probs), tempered)
+
+
+def test_float32_whatever_the_logits_and_small_id_types():
+    ids, probs, rest = sparse_labels(3, 4, 2, 9)
+    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(3))
+    loss = SparseSoftCrossEntropy()(logits.bfloat16(), ids.to(torch.int32), probs.half(), rest)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(
+        loss, SparseSoftCrossEntropy()(logits, ids, probs, rest), rtol=0.02, atol=0.02
+    )
+
+
+@given(arrays(np.float32, (3, 6), elements=st.floats(-1e4, 1e4, width=32)))
+def test_extreme_logits_give_a_finite_loss(logits):
+    ids, probs, rest = sparse_labels(0, 3, 2, 6)
+    assert torch.isfinite(SparseSoftCrossEntropy()(torch.from_numpy(logits), ids, probs, rest))
+
+
+@pytest.mark.parametrize("loss", [SoftCrossEntropy(2.0), SparseSoftCrossEntropy(2.0)])
+def test_temperature_shows_in_repr(loss):
+    assert "temperature=2.0" in repr(loss)

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.config import TrainConfig
+from trainer.losses import SparseSoftCrossEntropy, soft_cross_entropy
+from trainer.mixing import cutmix, mix, mixed_labels, mixing_rng, mixup, selfmix
+from trainer.recover import dense_labels
+
+CLASSES, M, SIDE = 12, 4, 16
+
+
+def batch(seed=0, images=3, kept=3):
+    """Crop r is all r, so that a mixed pixel tells where it came from."""
+    rng = np.random.default_rng(seed)
+    size = images * M
+    ids = rng.permuted(np.tile(np.arange(CLASSES), (size, 1)), axis=1)[:, :kept]
+    probs = rng.dirichlet(np.full(CLASSES, 0.3), size).astype(np.float32)[:, :kept]
+    rest = (1 - probs.sum(1)) / max(CLASSES - kept, 1)
+    pixels = torch.arange(size).float().view(-1, 1, 1, 1).expand(-1, 3, SIDE, SIDE).clone()
+    return pixels, (
+        torch.from_numpy(ids),
+        torch.from_numpy(probs),
+        torch.from_numpy(rest.astype(np.float32)),
+    )
+
+
+def config(mixing, **changes):
+    return TrainConfig(labels="ground-truth", mixing=mixing, crops_per_image=M, **changes)
+
+
+@given(st.integers(0, 2**32), st.integers(1, CLASSES))
+def test_mixed_sparse_loss_equals_dense_in_value_and_gradient(seed, kept):
+    _, labels = batch(seed, kept=kept)
+    size = len(labels[0])
+    rng = np.random.default_rng(seed)
+    partner = torch.from_numpy(rng.permutation(size))
+    weight = torch.from_numpy(rng.random(size, np.float32))
+    logits = torch.from_numpy(rng.normal(size=(size, CLASSES)).astype(np.float32) * 4)
+    dense = dense_labels(*labels, CLASSES)
+    expected = weight[:, None] * dense + (1 - weight[:, None]) * dense[partner]
+    mixed = mixed_labels(labels, partner, weight)
+    torch.testing.assert_close(dense_labels(*mixed, CLASSES), expected, rtol=1e-5, atol=1e-6)
+    one, two = (logits.clone().requires_grad_() for _ in range(2))
+    sparse_loss, dense_loss = (
+        SparseSoftCrossEntropy()(one, *mixed),
+        soft_cross_entropy(two, expected),
+    )
+    sparse_loss.backward()
+    dense_loss.backward()
+    torch.testing.assert_close(sparse_loss, dense_loss, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mixing", ["selfmix", "mixup", "cutmix", "mixup-cutmix"])
+@pytest.mark.parametrize("seed", range(5))
+def test_pixels_and_labels_are_mixed_in_the_same_proportion(mixing, seed):
+    pixels, labels = batch(seed)
+    mixed, (ids, probs, rest) = mix(config(mixing), pixels, labels, mixing_rng(seed, 0))
+    dense = dense_labels(*labels, CLASSES)
+    got = dense_labels(ids, probs, rest, CLASSES)
+    torch.testing.assert_close(got.sum(1), torch.ones(len(got)), rtol=1e-5, atol=1e-5)
+    assert got.min() > -1e-6
+    for row in range(len(pixels)):
+        # the mean value of a crop is w * row + (1 - w) * partner; one pair explains pixels and label
+        mean = mixed[row].mean().item()
+        explained = []
+        for partner in range(len(pixels)):
+            weight = 1.0 if partner == row else (mean - partner) / (row - partner)
+            if -1e-4 <= weight <= 1 + 1e-4:
+                label = weight * dense[row] + (1 - weight) * dense[partner]
+                explained.append((label - got[row]).abs().max().item())
+        assert min(explained) < 1e-4
+
+
+@given(st.integers(0, 2**32))
+def test_selfmix_never_leaves_the_image_and_uses_every_crop_once(seed):
+    pixels, labels = batch()
+    mixed, _ = selfmix(pixels, labels, mixing_rng(seed, 0), crops_per_image=M)
+    partners = []
+    for row, crop in enumerate(mixed):
+        values = set(crop.unique().int().tolist())
+        assert {value // M for value in values} == {row // M}
+        assert len(values) <= 2
+        partners += [value for value in values if value != row]
+    assert len(partners) == len(set(partners))
+
+
+def test_selfmix_mixes_and_differs_between_images():
+    pixels, labels = batch(images=40)
+    mixed, _ = selfmix(pixels, labels, mixing_rng(0, 0), crops_per_image=M)
+    shares = (mixed != pixels).float().mean((1, 2, 3)).view(40, M)
+    assert (shares == shares[:, :1]).all()
+    assert len(shares[:, 0].unique()) > 10
+    assert 0.1 < shares.mean() < 0.6
+
+
+def test_selfmix_leaves_images_alone_with_probability_one_minus_prob():
+    pixels, labels = batch(images=200)
+    mixed, _ = selfmix(pixels, labels, mixing_rng(0, 0), crops_per_image=M, prob=0.25)
+    touched = (mixed != pixels).any(3).any(2).any(1).view(200, M).any(1)
+    assert 0.12 < touched.float().mean() < 0.35
+    same, same_labels = selfmix(pixels, labels, mixing_rng(0, 0), crops_per_image=M, prob=0.0)
+    assert torch.equal(same, pixels)
+    torch.testing.assert_close(dense_labels(*same_labels, CLASSES), dense_labels(*labels, CLASSES))
+
+
+@pytest.mark.parametrize("mixing", ["selfmix", "mixup", "cutmix", "mixup-cutmix"])
+def test_the_same_key_mixes_the_same_and_another_key_otherwise(mixing):
+    pixels, labels = batch()
+
+    def mixed(*key):
+        return mix(config(mixing), pixels, labels, mixing_rng(*key))[0]
+
+    assert torch.equal(mixed(1, 2), mixed(1, 2))
+    others = [mixed(1, 3), mixed(2, 1), mixed(1, 2, 1), mixed(3, 0)]
+    assert not any(torch.equal(mixed(1, 2), other) for other in others)
+
+
+@pytest.mark.parametrize("function", [mixup, cutmix])
+def test_probability_zero_and_none_change_nothing(function):
+    pixels, labels = batch()
+    assert function(pixels, labels, mixing_rng(0, 0), prob=0.0) == (pixels, labels)
+    assert mix(config("none"), pixels, labels, mixing_rng(0, 0)) == (pixels, labels)
+
+
+def test_memory_format_of_a_batch_is_kept():
+    pixels, labels = batch()
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    for mixing in ("selfmix", "mixup", "cutmix"):
+        mixed, _ = mix(config(mixing), pixels, labels, mixing_rng(0, 1))
+        assert mixed.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mixing", ["selfmix", "mixup", "cutmix"])
+def test_the_gpu_mixes_as_the_cpu_does(mixing):
+    pixels, labels = batch()
+    here = mix(config(mixing), pixels, labels, mixing_rng(0, 0))
+    there = mix(config(mixing), pixels.cuda(), tuple(t.cuda() for t in labels), mixing_rng(0, 0))
+    torch.testing.assert_close(there[0].cpu(), here[0])
+    for one, two in zip(there[1], here[1], strict=True):
+        torch.testing.assert_close(one.cpu(), two)
+    logits = torch.randn(len(pixels), CLASSES, generator=torch.Generator().manual_seed(0))
+    loss = SparseSoftCrossEntropy()
+    torch.testing.assert_close(loss(logits.cuda(), *there[1]).cpu(), loss(logits, *here[1]))

@@ -1,0 +1,143 @@
+import dataclasses
+
+import pytest
+import torch
+
+from labelstore.errors import RejectedInput, UsageError
+from labelstore.generation.teachers import load_teacher, weight_digest
+from trainer.checkpoint import Checkpoint, RunFolder
+from trainer.config import TrainConfig
+from trainer.models import Normalise, create_model, load_run, state_digest
+
+TINY = TrainConfig(labels="ground-truth", model="test_resnet", num_classes=3, input_size=32)
+
+
+def changed(**changes):
+    return dataclasses.replace(TINY, **changes)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run: its folder and its network."""
+    model = create_model(TINY)
+    config = changed(class_names=("a", "b", "c"), mean=(0.5, 0.4, 0.3), crop_pct=0.9)
+    folder = RunFolder(tmp_path / "run")
+    folder.start(config)
+    checkpoint = Checkpoint(
+        step=4,
+        epoch=4,
+        arch=config.model,
+        state_dict=model.state_dict(),
+        optimizer={},
+        config=config.to_mapping(),
+    )
+    folder.save(checkpoint, best=True)
+    return folder.path, model.eval()
+
+
+def test_normalise_is_the_formula():
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, -1, -1)
+    mean, std = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.3, 0.4])
+    expected = (pixels / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    got = Normalise(mean.tolist(), std.tolist())(pixels)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-6)
+    assert not Normalise((0, 0, 0), (1, 1, 1)).state_dict()
+
+
+def test_initial_weights_depend_on_the_seed_alone_and_leave_the_generator():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = create_model(TINY)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert state_digest(first.state_dict()) == state_digest(create_model(TINY).state_dict())
+    assert state_digest(first.state_dict()) != state_digest(
+        create_model(changed(seed=1)).state_dict()
+    )
+    assert first.training
+
+
+def test_digest_is_the_one_that_the_catalogue_keeps_and_sees_every_change():
+    model = create_model(TINY)
+    before = state_digest(model.state_dict())
+    assert before == weight_digest(model)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+    assert state_digest(model.state_dict()) != before
+
+
+def test_a_function_can_make_the_network(tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text(
+        "from torch import nn\n"
+        "def small(num_classes, width=1):\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(width), nn.Flatten(), nn.Linear(3 * width**2, num_classes))\n"
+        "def text(num_classes): return 'no'\n"
+        "def wrong(num_classes): return small(num_classes + 1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = create_model(changed(model="my_networks:small", model_kwargs={"width": 2}))
+    assert model(torch.zeros(5, 3, 32, 32)).shape == (5, 3)
+    for name, expected in [
+        ("my_networks:text", "must return"),
+        ("my_networks:wrong", r"gives \(1, 4\)"),
+        ("my_networks:none", "no attribute"),
+        ("no_such_module:f", "No module"),
+    ]:
+        with pytest.raises(UsageError, match=expected):
+            create_model(changed(model=name))
+    with pytest.raises(UsageError, match="cannot be called"):
+        create_model(changed(model="my_networks:small", model_kwargs={"depth": 2}))
+
+
+def test_networks_that_do_not_fit_are_refused():
+    with pytest.raises(UsageError, match="num_classes"):
+        create_model(changed(num_classes=None))
+    with pytest.raises(UsageError, match="no_such_net"):
+        create_model(changed(model="no_such_net"))
+    with pytest.raises(UsageError, match="32 x 32"):
+        create_model(changed(model="vit_tiny_patch16_224", model_kwargs={"depth": 1}))
+
+
+def test_load_run_gives_the_network_that_was_saved(run):
+    path, model = run
+    for source in (path, path / "model.safetensors", path / "last.pth.tar"):
+        loaded, config = load_run(source)
+        assert config.class_names == ("a", "b", "c")
+        assert not loaded.training
+        pixels = torch.rand(2, 3, 32, 32)
+        torch.testing.assert_close(loaded(pixels), model(pixels))
+
+
+def test_a_run_folder_is_a_teacher(run):
+    path, model = run
+    teacher = load_teacher(str(path))
+    assert teacher.class_names == ("a", "b", "c")
+    row = teacher.row
+    assert (row.input_size, row.interpolation, row.crop_pct) == (32, "bilinear", 0.9)
+    assert tuple(row.mean) == (0.5, 0.4, 0.3)
+    assert row.digest == state_digest(model.state_dict())
+
+
+def test_folders_that_are_no_finished_run_are_rejected(run, tmp_path):
+    path, _ = run
+    with pytest.raises(RejectedInput, match=r"no config\.yaml"):
+        load_run(tmp_path)
+    weights = path / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(RejectedInput, match="damaged"):
+        load_run(path)
+    for file in path.glob("*.pth.tar"):
+        file.unlink()
+    weights.unlink()
+    with pytest.raises(RejectedInput, match="no weights yet"):
+        load_run(path)
+
+
+def test_initial_checkpoint_replaces_the_initial_weights(run):
+    path, model = run
+    config = changed(seed=9, initial_checkpoint=path / "last.pth.tar")
+    assert state_digest(create_model(config).state_dict()) == state_digest(model.state_dict())
+    with pytest.raises(RejectedInput, match="does not fit"):
+        create_model(dataclasses.replace(config, num_classes=4))

@@ -1,0 +1,119 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labelstore.errors import RejectedInput, UsageError
+from trainer.config import TrainConfig
+
+
+def plain(**changes):
+    return TrainConfig(labels="ground-truth", **changes)
+
+
+def test_yaml_round_trip_keeps_every_field(tmp_path):
+    config = TrainConfig(
+        store=Path("in1k.labels"),
+        labels="ferkd",
+        mask="ferkd",
+        model="vit_small_patch16_224",
+        model_kwargs={"drop_path_rate": 0.1},
+        num_classes=3,
+        class_names=("cat", "dög", "on"),
+        milestones=(30, 60),
+        lr=1e-5,
+        provenance={"uuid": "ab", "digests": [1, 2]},
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    assert TrainConfig.from_yaml(path) == config
+
+
+def test_yaml_has_what_a_teacher_needs_as_flat_plain_values():
+    values = yaml.safe_load(plain(num_classes=2, class_names=["a", "b"]).to_yaml())
+    for name in ("model", "model_kwargs", "num_classes", "input_size", "mean", "std"):
+        assert name in values
+    assert values["class_names"] == ["a", "b"]
+    assert values["interpolation"] == "bilinear"
+    assert values["crop_pct"] == 0.875
+    assert values["num_classes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"batch_size": 1022}, "multiple of crops_per_image=4, e.g. 1024"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"labels": "fkd"}, "without a store"),
+        ({"labels": "ferkd", "store": Path("s")}, "without a mask"),
+        ({"mask": "m"}, "masks belong"),
+        ({"temperature": 4.0}, "temperature"),
+        ({"mixing": "selfmix", "crops_per_image": 1}, "nothing to mix"),
+        ({"scale": (0.5, 0.1)}, "scale"),
+        ({"warmup_epochs": 300.0}, "less than epochs=300"),
+        ({"scheduler": "multistep"}, "milestones"),
+        ({"num_classes": 3, "class_names": ("a", "b")}, "class_names"),
+        ({"std": (0.1, 0.0, 0.1)}, "std"),
+        ({"workers": 0}, "workers"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused_in_one_line(changes, expected):
+    with pytest.raises(UsageError, match=expected) as caught:
+        TrainConfig(**{"labels": "ground-truth", **changes})
+    assert "\n" not in str(caught.value)
+
+
+def test_mapping_refuses_unknown_names_and_wrong_types():
+    with pytest.raises(UsageError, match="did you mean batch_size"):
+        TrainConfig.from_mapping({"labels": "ground-truth", "batchsize": 3})
+    with pytest.raises(UsageError, match="epochs='many'"):
+        TrainConfig.from_mapping({"labels": "ground-truth", "epochs": "many"})
+    with pytest.raises(UsageError, match="amp='fp8'"):
+        TrainConfig.from_mapping({"labels": "ground-truth", "amp": "fp8"})
+
+
+def test_yaml_floats_without_a_dot_are_floats(tmp_path):
+    # YAML 1.1 reads 1e-5 as text
+    path = tmp_path / "config.yaml"
+    path.write_text("labels: ground-truth\nlr: 1e-5\n")
+    assert TrainConfig.from_yaml(path).lr == 1e-5
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00", ""])
+def test_files_that_are_no_config_are_rejected(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(RejectedInput) as caught:
+        TrainConfig.from_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 5000), st.integers(1, 64))
+def test_passes_and_steps_cover_the_epochs_and_images_and_no_more(epochs, m, images, per_batch):
+    config = plain(epochs=epochs, crops_per_image=m, batch_size=m * per_batch)
+    assert epochs <= config.passes * m < epochs + m
+    steps = config.steps_per_pass(images)
+    assert (steps - 1) * config.images_per_batch < images <= steps * config.images_per_batch
+
+
+def test_batch_is_divided_over_ranks_and_accumulation():
+    config = plain(batch_size=64, crops_per_image=4, accumulation_steps=2)
+    assert config.local_images_per_batch(4) == 4
+    with pytest.raises(UsageError, match="multiple of 24"):
+        config.local_images_per_batch(3)
+
+
+def test_differences_name_what_changes_the_weights():
+    config = plain()
+    elsewhere = dataclasses.replace(config, workers=9, output=Path("x"), resume=True, device="cpu")
+    assert config.differences(elsewhere) == ()
+    assert config.differences(dataclasses.replace(config, lr=0.2, seed=1)) == ("lr", "seed")
+
+
+def test_a_config_read_back_has_no_differences():
+    config = plain(provenance={"mask": {"quantiles": (0.1, 0.2)}}, model_kwargs={"layers": (2, 2)})
+    assert config.differences(TrainConfig.from_mapping(config.to_mapping())) == ()

@@ -1,0 +1,58 @@
+"""Trains students from a label store.
+
+    import trainer
+
+    run = trainer.run(trainer.TrainConfig(data="imagenet", store="in1k.labels", labels="fkd"))
+
+Plain torch users take `CropDataset` and `SparseSoftCrossEntropy` and keep their own loop. Names are loaded
+when first used, so that importing the package loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.config import TrainConfig
+    from trainer.engine import Run, run
+    from trainer.evaluation import Evaluation, evaluate
+    from trainer.loader import CropDataset, collate_crops
+    from trainer.losses import SparseSoftCrossEntropy
+    from trainer.models import load_run
+
+_HOMES = {
+    "TrainConfig": "trainer.config",
+    "Run": "trainer.engine",
+    "run": "trainer.engine",
+    "Evaluation": "trainer.evaluation",
+    "evaluate": "trainer.evaluation",
+    "CropDataset": "trainer.loader",
+    "collate_crops": "trainer.loader",
+    "SparseSoftCrossEntropy": "trainer.losses",
+    "load_run": "trainer.models",
+}
+
+__all__ = [
+    "CropDataset",
+    "Evaluation",
+    "Run",
+    "SparseSoftCrossEntropy",
+    "TrainConfig",
+    "collate_crops",
+    "evaluate",
+    "load_run",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trainer' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,127 @@
+"""A run's folder, laid out like timm's.
+
+config.yaml          every setting, class names and provenance: enough to use the folder as a teacher
+summary.csv          one row per pass
+log.txt              what was printed
+last.pth.tar         checkpoint to continue from; previous.pth.tar is the one before it
+model_best.pth.tar   checkpoint of the best top-1
+model.safetensors    its weights
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from labelstore.arrays.durable import make_folders, write_file
+from labelstore.errors import ConflictError, RejectedInput, StorageError
+from trainer.checkpoint.files import (
+    Checkpoint,
+    checkpoint_bytes,
+    read_checkpoint,
+    save_checkpoint,
+    weights_file,
+)
+from trainer.config import TrainConfig
+from trainer.models import BEST, LAST, WEIGHTS
+
+PREVIOUS = "previous.pth.tar"
+
+
+class RunFolder:
+    """One run on disk. Only rank 0 makes one; nothing is written before `start`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether there is a checkpoint to continue from."""
+        return any((self.path / name).is_file() for name in (LAST, PREVIOUS))
+
+    def start(self, config: TrainConfig) -> Checkpoint | None:
+        """Make the folder and its config.yaml; with `config.resume`, the checkpoint to continue from, if any.
+
+        ConflictError if it holds a run and `resume` is off, or if that run had other settings.
+        RejectedInput if its last checkpoint is damaged.
+        """
+        if self.holds_run and not config.resume:
+            raise ConflictError(
+                f"{self.path} holds a run already: resume it, or give another output folder"
+            )
+        checkpoint = self._last() if self.holds_run else None
+        if checkpoint is not None:
+            self._check_same(config, TrainConfig.from_mapping(checkpoint.config))
+        make_folders(self.path)
+        self.write_config(config)
+        return checkpoint
+
+    def write_config(self, config: TrainConfig) -> None:
+        """(Re)write config.yaml."""
+        write_file(self.path / "config.yaml", config.to_yaml().encode())
+
+    def save(self, checkpoint: Checkpoint, *, best: bool = False) -> None:
+        """Write last.pth.tar and, with `best`, model_best.pth.tar and model.safetensors."""
+        if best:
+            # before the last checkpoint: killed in between, the run repeats these steps and writes them again
+            write_file(self.path / BEST, checkpoint_bytes(checkpoint))
+            write_file(self.path / WEIGHTS, weights_file(checkpoint))
+        save_checkpoint(self.path / LAST, checkpoint, previous=self.path / PREVIOUS)
+
+    def add_summary(self, row: Mapping[str, float | int | str | None]) -> None:
+        """Append a row to summary.csv; its first column counts up, and rows from it on are replaced.
+
+        (A resumed run repeats the passes after its checkpoint.)
+        """
+        path = self.path / "summary.csv"
+        first = next(iter(row))
+        rows: list[Mapping[str, object]] = []
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [
+                    old
+                    for old in csv.DictReader(file)
+                    if float(old[first]) < float(str(row[first]))
+                ]
+        columns = list(dict.fromkeys(name for each in (*rows, row) for name in each))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*rows, row])
+        write_file(path, text.getvalue().encode())
+
+    def log(self, line: str) -> None:
+        """Append a line to log.txt, with the time (UTC)."""
+        path = self.path / "log.txt"
+        now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{now} {line}\n")
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written ({error.strerror or error})") from error
+
+    def _last(self) -> Checkpoint:
+        last, previous = self.path / LAST, self.path / PREVIOUS
+        # on a disk without hard links a kill can fall between two renames
+        if not last.is_file():
+            return read_checkpoint(previous)
+        try:
+            return read_checkpoint(last)
+        except RejectedInput as error:
+            if not previous.is_file():
+                raise
+            raise RejectedInput(
+                f"{error}: to continue from the checkpoint before it, remove it ({PREVIOUS} is there)"
+            ) from error
+
+    def _check_same(self, config: TrainConfig, before: TrainConfig) -> None:
+        changed = config.differences(before)
+        if changed:
+            name = changed[0]
+            raise ConflictError(
+                f"{self.path} was trained with {name}={getattr(before, name)!r}, now {getattr(config, name)!r}:"
+                " resume with the same settings, or give another output folder"
+            )

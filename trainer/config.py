@@ -1,0 +1,361 @@
+"""Everything that decides what a run trains: one flat dataclass, which is also a run folder's config.yaml.
+
+Letters: N images, m crops drawn per image, B crops in a batch, C classes. An epoch is N crops seen; a pass
+loads every image once and sees m crops of each, so one pass is m epochs (FKD 3.3).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from labelstore.errors import RejectedInput, UsageError
+
+Supervision = Literal["ground-truth", "fkd", "ferkd"]
+Mixing = Literal["none", "selfmix", "mixup", "cutmix", "mixup-cutmix"]
+Optimizer = Literal["sgd", "nesterov", "adamw", "lamb"]
+Schedule = Literal["cosine", "step", "multistep", "constant"]
+Autocast = Literal["auto", "none", "bf16", "fp16"]
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+_FRACTIONS = ("flip_prob", "label_smoothing", "mixing_prob", "crop_pct", "momentum")
+_POSITIVE = (
+    "input_size",
+    "crops_per_image",
+    "batch_size",
+    "epochs",
+    "lr",
+    "temperature",
+    "decay_epochs",
+    "workers",
+    "eval_every",
+    "eval_batch_size",
+    "accumulation_steps",
+    "mixup_alpha",
+    "cutmix_alpha",
+)
+_WITHOUT_EFFECT = (
+    "data",
+    "train",
+    "val",
+    "eval_every",
+    "store",
+    "device",
+    "workers",
+    "eval_batch_size",
+    "output",
+    "resume",
+    "scratch",
+)
+_NOT_NEGATIVE = ("weight_decay", "min_lr", "warmup_lr", "warmup_epochs", "seed", "decay_rate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Parameters of one run, checked when made: UsageError in one line for values that cannot be meant."""
+
+    # what is learnt from
+    data: Path | None = None
+    """Folder of images with train/ (and val/) inside, one folder per class."""
+    train: Path | None = None
+    """Folder to train on; None is train/ in `data`, or `data` itself where there is none."""
+    val: Path | None = None
+    """Folder to evaluate on; None is val/ in `data`, where there is one."""
+    store: Path | None = None
+    """Label store; None for `labels="ground-truth"` only."""
+    labels: Supervision = "fkd"
+    """fkd: stored soft labels; ferkd: the same under a mask (FerKD Eq. 4); ground-truth: class folders."""
+    label_set: str | None = None
+    """Label set by name; None is the only one of the store."""
+    mask: str | None = None
+    """Calibration mask by name; needed by ferkd."""
+    temperature: float = 1.0
+    """Of the stored labels and of the student's softmax alike."""
+    label_smoothing: float = 0.0
+    """Of ground-truth labels: 1 - s + s/C at the class, s/C elsewhere (as torch.nn.CrossEntropyLoss)."""
+    allow_incomplete: bool = False
+    """Train on the committed labels of an unfinished store."""
+    allow_empty_images: bool = False
+    """Accept that more than 1 % of the images have no usable crop."""
+
+    # which network
+    model: str = "resnet50"
+    """timm name, or `package.module:function` that returns a network and takes `num_classes`."""
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the network, e.g. {"drop_path_rate": 0.1}."""
+    num_classes: int | None = None
+    """C; None is filled in from the data."""
+    pretrained: bool = False
+    """Start from timm's weights (fine-tuning)."""
+    initial_checkpoint: Path | None = None
+    """Start from these weights (fine-tuning)."""
+
+    # which pixels
+    input_size: int = 224
+    """Side of the square that the network sees, pixels."""
+    interpolation: Interpolation = "bilinear"
+    """Resampling of training crops and of evaluation; the teacher's own, for labels to match the pixels."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Per RGB channel, of pixels in [0, 1]."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Per RGB channel, of pixels in [0, 1]."""
+    crop_pct: float = 0.875
+    """Evaluation: side of the centre crop over the shorter side of the resized image."""
+    crops_per_image: int = 4
+    """m, crops of one image in a batch."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Area of a ground-truth crop over the image's; stored crops have their own."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width over height of a ground-truth crop."""
+    flip_prob: float = 0.5
+    """Of a ground-truth crop."""
+    mixing: Mixing = "none"
+    """selfmix mixes crops of one image (FerKD 3.4), the others any two crops of a batch."""
+    mixing_prob: float = 1.0
+    """Probability that a batch (mixup, cutmix) or an image (selfmix) is mixed."""
+    mixup_alpha: float = 0.8
+    """Beta(alpha, alpha) of mixup's weight."""
+    cutmix_alpha: float = 1.0
+    """Beta(alpha, alpha) of the kept area of cutmix and selfmix."""
+
+    # how long, how fast
+    batch_size: int = 1024
+    """B, crops per optimiser step over all ranks and accumulation steps; a multiple of m."""
+    accumulation_steps: int = 1
+    """Forward passes per optimiser step."""
+    epochs: int = 300
+    """N crops each; rounded up to whole passes of m epochs."""
+    optimizer: Optimizer = "sgd"
+    """sgd has plain momentum, nesterov Nesterov's."""
+    lr: float = 0.1
+    """Peak learning rate, of the whole batch: it is not scaled."""
+    weight_decay: float = 1e-4
+    """Not applied to biases and norms by adamw and lamb (timm); to everything by sgd and nesterov."""
+    momentum: float = 0.9
+    """Of sgd and nesterov."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of adamw and lamb."""
+    layer_decay: float | None = None
+    """Factor of the learning rate from one layer group to the one below it (fine-tuning)."""
+    scheduler: Schedule = "cosine"
+    """step multiplies by `decay_rate` every `decay_epochs`, multistep at each of `milestones`."""
+    min_lr: float = 0.0
+    """Where cosine ends."""
+    warmup_epochs: float = 0.0
+    """Linear rise from `warmup_lr`."""
+    warmup_lr: float = 1e-6
+    """Where warm-up begins."""
+    decay_epochs: float = 30.0
+    """Of scheduler step."""
+    decay_rate: float = 0.1
+    """Of schedulers step and multistep."""
+    milestones: tuple[int, ...] = ()
+    """Epochs, of scheduler multistep."""
+    serrated: bool = True
+    """Learning rate constant within a pass, as in FKD 3.3; otherwise it moves with every step."""
+    clip_grad: float | None = None
+    """Largest norm of the gradient; None leaves it."""
+
+    # where and with what
+    seed: int = 0
+    """Of initial weights, drawing order, mixing and dropout."""
+    device: str = "auto"
+    """torch device; auto is cuda where there is one, otherwise cpu."""
+    amp: Autocast = "auto"
+    """Autocast of the forward pass; auto is bf16 on a GPU and none on a CPU."""
+    channels_last: bool = True
+    """Memory format of network and batches."""
+    compile_model: bool = False
+    """torch.compile."""
+    workers: int = 4
+    """Threads of this process that decode images."""
+    eval_every: int = 1
+    """Passes from one evaluation to the next; the last pass is always followed by one."""
+    eval_batch_size: int = 256
+    """Images."""
+    output: Path | None = None
+    """Run folder; None keeps nothing."""
+    resume: bool = False
+    """Continue from the run folder's last checkpoint."""
+    scratch: Path | None = None
+    """Where a pass's labels are laid out; None is the temporary folder."""
+
+    # what the run writes down about itself
+    class_names: tuple[str, ...] = ()
+    """Names of the C outputs in order; filled in from the data."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Label-set uuid and digests, versions: plain values, filled in when the run starts."""
+
+    def __post_init__(self) -> None:
+        # lists come from YAML and from people; tuples keep equality plain
+        for name in ("mean", "std", "scale", "ratio", "betas", "milestones", "class_names"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in _POSITIVE:
+            self._require(name, getattr(self, name) > 0, "it must be above 0")
+        for name in _NOT_NEGATIVE:
+            self._require(name, getattr(self, name) >= 0, "it must not be negative")
+        for name in _FRACTIONS:
+            self._require(name, 0 <= getattr(self, name) <= 1, "it must be within 0 and 1")
+        self._require("crop_pct", self.crop_pct > 0, "it must be above 0")
+        self._require(
+            "num_classes", self.num_classes is None or self.num_classes > 1, "give 2 or more"
+        )
+        for name in ("clip_grad", "layer_decay"):
+            value = getattr(self, name)
+            self._require(name, value is None or value > 0, "it must be above 0, or left out")
+        self._require("std", min(self.std) > 0, "each must be above 0")
+        self._require("betas", all(0 <= beta < 1 for beta in self.betas), "each must be in [0, 1)")
+        low, high = self.scale
+        self._require("scale", 0 < low <= high <= 1, "give (low, high) with 0 < low <= high <= 1")
+        low, high = self.ratio
+        self._require("ratio", 0 < low <= high, "give (low, high) with 0 < low <= high")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        m = self.crops_per_image
+        self._require(
+            "batch_size",
+            self.batch_size % m == 0,
+            f"it must be a multiple of crops_per_image={m}, e.g. {-(-self.batch_size // m) * m}",
+        )
+        self._require(
+            "warmup_epochs",
+            self.warmup_epochs < self.epochs,
+            f"give less than epochs={self.epochs}",
+        )
+        self._require(
+            "milestones", list(self.milestones) == sorted(self.milestones), "give them in order"
+        )
+        if self.scheduler == "multistep" and not self.milestones:
+            raise UsageError(
+                "scheduler='multistep' without milestones: give the epochs where it decays"
+            )
+        if self.labels != "ground-truth" and self.store is None:
+            raise UsageError(
+                f"labels={self.labels!r} without a store: give store, or labels='ground-truth'"
+            )
+        if self.labels == "ferkd" and self.mask is None:
+            raise UsageError(
+                "labels='ferkd' without a mask: give one of `labelstore mask list`, or labels='fkd'"
+            )
+        if self.labels != "ferkd" and self.mask is not None:
+            raise UsageError(
+                f"mask={self.mask!r} with labels={self.labels!r}: masks belong to labels='ferkd'"
+            )
+        if self.labels == "ground-truth" and self.temperature != 1:
+            raise UsageError(
+                f"temperature={self.temperature} with ground-truth labels: they have none; leave it at 1"
+            )
+        if self.mixing == "selfmix" and m == 1:
+            raise UsageError(
+                "mixing='selfmix' with crops_per_image=1: there is nothing to mix with; give 2 or more"
+            )
+        if self.pretrained and self.initial_checkpoint is not None:
+            raise UsageError("pretrained and initial_checkpoint together: give one of them")
+        if self.class_names and self.num_classes not in (None, len(self.class_names)):
+            raise UsageError(
+                f"num_classes={self.num_classes} with {len(self.class_names)} class_names: leave one out"
+            )
+
+    def _require(self, name: str, holds: bool, advice: str) -> None:
+        if not holds:
+            raise UsageError(f"{name}={getattr(self, name)!r}: {advice}")
+
+    @property
+    def images_per_batch(self) -> int:
+        """B / m."""
+        return self.batch_size // self.crops_per_image
+
+    @property
+    def passes(self) -> int:
+        """Times that every image is loaded: epochs / m, rounded up."""
+        return -(-self.epochs // self.crops_per_image)
+
+    def steps_per_pass(self, num_images: int) -> int:
+        """Optimiser steps of one pass over that many images; the last one may be smaller."""
+        return math.ceil(num_images / self.images_per_batch)
+
+    def local_images_per_batch(self, world_size: int) -> int:
+        """Images that each of `world_size` ranks sees per optimiser step; UsageError if B does not divide."""
+        unit = self.crops_per_image * world_size * self.accumulation_steps
+        if self.batch_size % unit:
+            raise UsageError(
+                f"batch_size={self.batch_size}: it must be a multiple of {unit} (crops_per_image={self.crops_per_image}"
+                f" x {world_size} ranks x accumulation_steps={self.accumulation_steps})"
+            )
+        return self.batch_size // (self.crops_per_image * world_size)
+
+    def differences(self, other: Self) -> tuple[str, ...]:
+        """Names of the fields that differ and change what is learnt: a resumed run must have none."""
+        # as plain values, since one of the two usually comes out of a file, tuples as lists
+        mine, theirs = self._learnt_from(), other._learnt_from()
+        return tuple(
+            name for name in mine if name not in _WITHOUT_EFFECT and mine[name] != theirs[name]
+        )
+
+    def _learnt_from(self) -> dict[str, Any]:
+        values = self.to_mapping()
+        values["provenance"].pop(
+            "versions", None
+        )  # a newer torch may go on with an older one's run
+        return values
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Every field as a plain value: paths as text, tuples as lists."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """The config that `to_mapping` described; missing fields take their defaults.
+
+        UsageError names a field that does not exist or a value that does not fit its type.
+        """
+        hints = get_type_hints(cls)
+        checked: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in hints:
+                near = difflib.get_close_matches(str(name), hints, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise UsageError(f"{name}: no such setting of a run{hint}")
+            try:
+                checked[name] = TypeAdapter(hints[name]).validate_python(value)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"]
+                raise UsageError(f"{name}={value!r}: {reason[0].lower()}{reason[1:]}") from error
+        return cls(**checked)
+
+    def to_yaml(self) -> str:
+        """Text of config.yaml."""
+        return yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True, width=100)
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Self:
+        """The config in a file; RejectedInput if it is no YAML mapping, UsageError for its values."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise RejectedInput(
+                f"{path} cannot be read as a run's config ({reason}): give a config.yaml"
+            ) from error
+        if not isinstance(values, Mapping):
+            raise RejectedInput(f"{path} is no mapping of settings: give the config.yaml of a run")
+        return cls.from_mapping(values)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value

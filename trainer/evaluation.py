@@ -1,0 +1,201 @@
+"""Top-1 and top-5 of a network on a folder of images, one subfolder per class, centre crops as timm makes them.
+
+Any checkpoint will do: `TrainConfig(labels="ground-truth", model=..., initial_checkpoint=...)` describes one,
+`trainer.models.load_run` loads a run's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from labelstore.errors import RejectedInput, UsageError
+from labelstore.images import ImageFolder, scan_folder
+from labelstore.replay import centre_crop, read_image
+from trainer.config import TrainConfig
+from trainer.models import Normalise, autocast
+
+Report = Callable[[int, int], None]
+"""Called with images done and images in all."""
+
+BATCHES_AHEAD = 2
+"""Batches that the threads decode while the network sees one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Counts over images; those of several ranks add up."""
+
+    images: NDArray[np.int64]
+    """(C,) images of each class."""
+    correct: NDArray[np.int64]
+    """(C,) of these, images whose class has the largest logit."""
+    correct5: NDArray[np.int64]
+    """(C,) of these, images whose class is among the five largest logits."""
+    loss_sum: float
+    """Sum of -log q of the class over images."""
+
+    @property
+    def num_images(self) -> int:
+        """Images of all classes."""
+        return int(self.images.sum())
+
+    @property
+    def top1(self) -> float:
+        """Percent of all images."""
+        return 100 * float(self.correct.sum()) / max(self.num_images, 1)
+
+    @property
+    def top5(self) -> float:
+        """Percent of all images."""
+        return 100 * float(self.correct5.sum()) / max(self.num_images, 1)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy."""
+        return self.loss_sum / max(self.num_images, 1)
+
+    @property
+    def top1_per_class(self) -> NDArray[np.float64]:
+        """(C,) percent of each class; NaN where it has no images."""
+        return np.where(self.images > 0, 100 * self.correct / np.maximum(self.images, 1), np.nan)
+
+    def __add__(self, other: Self) -> Evaluation:
+        return Evaluation(
+            images=self.images + other.images,
+            correct=self.correct + other.correct,
+            correct5=self.correct5 + other.correct5,
+            loss_sum=self.loss_sum + other.loss_sum,
+        )
+
+
+def evaluate(
+    model: nn.Module,
+    folder: Path,
+    config: TrainConfig,
+    *,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    report: Report | None = None,
+) -> Evaluation:
+    """Run a network on the device over every `world_size`-th image of a folder, in evaluation mode.
+
+    `config` says size, crop, interpolation, mean, std, batch, threads, autocast, and which output is which
+    class: folders are matched to `class_names` by name, or by order where there are none.
+    RejectedInput names an image that cannot be decoded or a folder that is no class.
+    """
+    images = scan_folder(folder, keys_only=True)
+    outputs = _output_of_class(images, config)
+    classes = torch.from_numpy(outputs[images.class_ids[rank::world_size]])
+    paths = [folder / images.spellings.get(key, key) for key in images.keys[rank::world_size]]
+    normalise = Normalise(config.mean, config.std).to(device)
+    counts = _Counts(config.num_classes or len(images.classes))
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            start = 0
+            for pixels in _centre_crops(paths, config):
+                crops = normalise(pixels.to(device, non_blocking=True))
+                if config.channels_last:
+                    crops = crops.contiguous(memory_format=torch.channels_last)
+                with autocast(device, config.amp):
+                    logits = model(crops)
+                counts.add(logits.float(), classes[start : start + len(pixels)])
+                start += len(pixels)
+                if report is not None:
+                    report(start, len(paths))
+    finally:
+        model.train(training)
+    return counts.result()
+
+
+class _Counts:
+    def __init__(self, num_classes: int) -> None:
+        self._num_classes = num_classes
+        self._images, self._correct, self._correct5 = np.zeros((3, num_classes), np.int64)
+        self._loss_sum = 0.0
+
+    def add(self, logits: Tensor, classes: Tensor) -> None:
+        """Logits (B, C) on any device, classes (B,) on the CPU."""
+        truth = classes.to(logits.device)
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth.unsqueeze(1)
+        loss = nn.functional.cross_entropy(logits, truth, reduction="sum")
+        first, among5 = best[:, 0].cpu().numpy(), best.any(1).cpu().numpy()
+        self._loss_sum += float(loss)
+        self._images += self._count(classes.numpy())
+        self._correct += self._count(classes.numpy()[first])
+        self._correct5 += self._count(classes.numpy()[among5])
+
+    def _count(self, classes: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(classes, minlength=self._num_classes)
+
+    def result(self) -> Evaluation:
+        """What was counted."""
+        return Evaluation(
+            images=self._images,
+            correct=self._correct,
+            correct5=self._correct5,
+            loss_sum=self._loss_sum,
+        )
+
+
+def _output_of_class(images: ImageFolder, config: TrainConfig) -> NDArray[np.int64]:
+    """Network output of each class folder."""
+    if not config.class_names:
+        if config.num_classes not in (None, len(images.classes)):
+            raise UsageError(
+                f"{images.root} has {len(images.classes)} classes, the network {config.num_classes} outputs"
+                " without names: give class_names"
+            )
+        return np.arange(len(images.classes))
+    output = {name: index for index, name in enumerate(config.class_names)}
+    unknown = [name for name in images.classes if name not in output]
+    if unknown:
+        raise RejectedInput(
+            f"{images.root} has a folder {unknown[0]!r} that is none of the network's {len(output)} classes"
+            f" ({len(unknown)} such): give a folder with the classes it was trained on"
+        )
+    return np.array([output[name] for name in images.classes])
+
+
+def _centre_crops(paths: Sequence[Path], config: TrainConfig) -> Iterator[Tensor]:
+    """uint8 (B, 3, S, S) batches in order, decoded by threads a few batches ahead."""
+    batch, size = config.eval_batch_size, config.input_size
+
+    def load(path: Path, out: Tensor) -> None:
+        out.copy_(centre_crop(read_image(path), size, config.crop_pct, config.interpolation))
+
+    with ThreadPoolExecutor(config.workers, thread_name_prefix="evaluate") as pool:
+        waiting: deque[tuple[Tensor, list[Future[None]]]] = deque()
+        try:
+            for start in range(0, len(paths), batch):
+                group = paths[start : start + batch]
+                pixels = torch.empty(len(group), 3, size, size, dtype=torch.uint8)
+                jobs = [
+                    pool.submit(load, path, out) for path, out in zip(group, pixels, strict=True)
+                ]
+                waiting.append((pixels, jobs))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield _finished(*waiting.popleft())
+            while waiting:
+                yield _finished(*waiting.popleft())
+        finally:
+            # after an error nobody wants the images that wait
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(pixels: Tensor, jobs: Sequence[Future[None]]) -> Tensor:
+    for job in jobs:
+        job.result()
+    return pixels

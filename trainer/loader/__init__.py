@@ -1,0 +1,23 @@
+"""The data path of a run: labels of a pass laid out once, pixels made by threads straight into batches."""
+
+from trainer.loader.crop_loader import CropBatch, CropBatches, CropLoader
+from trainer.loader.dataset import CropDataset, collate_crops
+from trainer.loader.ground_truth import GroundTruthPasses, read_sizes
+from trainer.loader.planes import PassLabels
+from trainer.loader.source import DrawCounts, ImageTable, PassSource
+from trainer.loader.stored import StoredPasses
+
+__all__ = [
+    "CropBatch",
+    "CropBatches",
+    "CropDataset",
+    "CropLoader",
+    "DrawCounts",
+    "GroundTruthPasses",
+    "ImageTable",
+    "PassLabels",
+    "PassSource",
+    "StoredPasses",
+    "collate_crops",
+    "read_sizes",
+]

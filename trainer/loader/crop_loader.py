@@ -1,0 +1,302 @@
+"""Pixels and labels of every step: threads decode an image once and replay its m crops into the batch.
+
+Batches are preallocated uint8 buffers used in turn, so that nothing is collated or copied on the CPU. What a
+step holds depends on the seed and the step only: not on threads, their timing, or where a run resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from labelstore.errors import UsageError
+from labelstore.images import ImageFolder
+from labelstore.replay import replay_many
+from trainer.loader.image_files import load_image, named_errors, path_by_key
+from trainer.loader.planes import PassLabels, Records, labels_of
+from trainer.loader.ring import BatchRing
+from trainer.loader.source import PassSource
+from trainer.sampler import Deal, check_seed, image_order
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropBatch:
+    """One rank's crops of one optimiser step: b images, m crops each, crops of an image adjacent.
+
+    `pixels` is a buffer that the loader fills again: it is valid until the next batch is asked for. `to`
+    makes a copy on a device. The other tensors are the batch's own.
+    """
+
+    pixels: Tensor
+    """uint8 (b * m, 3, S, S), channels-last memory."""
+    class_ids: Tensor
+    """int64 (b * m, K); K = C for dense labels."""
+    probs: Tensor
+    """float32 (b * m, K)."""
+    rest: Tensor
+    """float32 (b * m,): probability of each class that is not listed."""
+    regions: Tensor
+    """uint8 (b * m,) region codes; the labels are calibrated already."""
+    crops: Tensor
+    """int64 (b * m,) crop numbers."""
+    images: Tensor
+    """int64 (b,) image rows."""
+    crops_per_image: int
+    """m."""
+    pass_index: int
+    step: int
+    """Inside the pass."""
+    crops_of_step: int
+    """Crops of this step over all ranks: what a mean over the whole batch divides by."""
+    _copied: list[torch.cuda.Event] = field(default_factory=list, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def part(self, first: int, last: int, *, number: int) -> CropBatch:
+        """Images [first, last) of the batch as views, for gradient accumulation; `number` becomes its step."""
+        crops = slice(first * self.crops_per_image, last * self.crops_per_image)
+        return replace(
+            self,
+            **{
+                name: getattr(self, name)[crops]
+                for name in ("pixels", "class_ids", "probs", "rest", "regions", "crops")
+            },
+            images=self.images[first:last],
+            step=number,
+        )
+
+    def to(self, device: torch.device | str) -> CropBatch:
+        """The batch on a device; from pinned buffers the copy is asynchronous, and the buffer waits for it."""
+        device = torch.device(device)
+        moved = replace(
+            self,
+            **{
+                name: getattr(self, name).to(device, non_blocking=True)
+                for name in ("class_ids", "probs", "rest", "regions", "crops", "images")
+            },
+            pixels=self.pixels.to(device, non_blocking=True, copy=True),
+            _copied=[],
+        )
+        if device.type == "cuda":
+            self._copied.append(torch.cuda.current_stream(device).record_event())
+        return moved
+
+
+class CropLoader:
+    """Batches of every pass of a source."""
+
+    def __init__(
+        self,
+        source: PassSource,
+        data: Path | ImageFolder,
+        *,
+        batch_size: int,
+        input_size: int = 224,
+        interpolation: str = "bilinear",
+        seed: int = 0,
+        workers: int = 2,
+        prefetch: int = 2,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        """`data` is the folder that the image keys are relative to; B = `batch_size` counts all ranks.
+
+        `workers` threads fill at most `prefetch` batches ahead. UsageError for a batch size that is not a
+        multiple of m x world size, for any m of the schedule.
+        """
+        if workers < 1 or prefetch < 1 or input_size < 1 or not 0 <= rank < world_size:
+            raise UsageError(
+                f"workers={workers}, prefetch={prefetch}, input_size={input_size}, rank={rank} of {world_size}: "
+                "give at least 1 of the first three, and a rank below the world size"
+            )
+        self.source, self.seed = source, check_seed(seed)
+        self.path_of = path_by_key(data, source.table.keys[0])
+        self.input_size, self.interpolation = input_size, interpolation
+        self.workers, self.prefetch, self.rank = workers, prefetch, rank
+        self.deal = Deal(
+            schedule=source.schedule,
+            num_images=len(source.table),
+            batch_size=batch_size,
+            world_size=world_size,
+        )
+        self._pin_memory = pin_memory
+        self._buffers: list[Tensor] = []
+
+    def steps(self, pass_index: int) -> int:
+        """Optimiser steps of one pass."""
+        return self.deal.steps(pass_index)
+
+    def batches(self, pass_index: int, start_step: int = 0) -> CropBatches:
+        """Batches of one pass from one of its steps on; a rank's batch may be smaller than others', or empty.
+
+        Lays out the pass's labels if they are not there yet, and begins with the next pass's.
+        """
+        if not 0 <= start_step <= self.steps(pass_index):
+            raise UsageError(
+                f"step {start_step}: pass {pass_index} has steps 0-{self.steps(pass_index)}"
+            )
+        labels = self.source.pass_labels(pass_index)
+        self.source.prepare_later(pass_index + 1)
+        return CropBatches(self, pass_index, start_step, labels)
+
+    def _borrow_buffers(self) -> list[Tensor]:
+        """One buffer per open batch; an abandoned iterator takes its own with it."""
+        if self._buffers:
+            buffers, self._buffers = self._buffers, []
+            return buffers
+        crops = -(-self.deal.batch_size // self.deal.world_size)
+        return [
+            torch.empty(
+                (crops, 3, self.input_size, self.input_size),
+                dtype=torch.uint8,
+                memory_format=torch.channels_last,
+                pin_memory=self._pin_memory,
+            )
+            for _ in range(self.prefetch + 1)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OpenBatch:
+    indices: NDArray[np.intp]
+    """Into the source's image table."""
+    records: Records
+    """(b, m)."""
+    pixels: Tensor
+    """(b * m, 3, S, S), part of a buffer."""
+
+
+class CropBatches:
+    """Iterator over the rest of one pass. Leaving its loop, dropping it or `close` ends its threads."""
+
+    def __init__(
+        self, loader: CropLoader, pass_index: int, start_step: int, labels: PassLabels
+    ) -> None:
+        self._loader, self._pass_index, self._first = loader, pass_index, start_step
+        self._labels = labels
+        deal, rank = loader.deal, loader.rank
+        shares = [
+            deal.share(pass_index, s, rank) for s in range(start_step, deal.steps(pass_index))
+        ]
+        self._count = len(shares)
+        self._at = 0
+        self._held: CropBatch | None = None
+        self._buffers = loader._borrow_buffers()
+        order = image_order(loader.seed, pass_index, loader.source.table.streams)
+        buffers, m = self._buffers, labels.crops_per_image
+
+        def open_batch(batch: int) -> _OpenBatch:
+            indices = order[shares[batch]]
+            pixels = buffers[batch % len(buffers)][: len(indices) * m]
+            return _OpenBatch(indices=indices, records=labels.take(indices), pixels=pixels)
+
+        threads = torch.get_num_threads()
+        self._ring = BatchRing(
+            [share.stop - share.start for share in shares],
+            open_batch,
+            _filler(loader, m),
+            depth=len(buffers),
+            workers=loader.workers,
+            at_start=_one_thread,
+        )
+        # the number is per thread once a thread has set it, and global for threads to come
+        torch.set_num_threads(threads)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __len__(self) -> int:
+        return self._count - self._at
+
+    def __next__(self) -> CropBatch:
+        self._give_back()
+        if self._at >= self._count:
+            self.close()
+            raise StopIteration
+        try:
+            opened = self._ring.get(self._at)
+        except BaseException:
+            self.close()
+            raise
+        step = self._first + self._at
+        labels = labels_of(opened.records.reshape(-1), self._labels.num_classes)
+        deal, m = self._loader.deal, self._labels.crops_per_image
+        self._held = CropBatch(
+            pixels=opened.pixels,
+            class_ids=torch.from_numpy(labels.class_ids),
+            probs=torch.from_numpy(labels.probs),
+            rest=torch.from_numpy(labels.rest),
+            regions=torch.from_numpy(opened.records["region"].reshape(-1)),
+            crops=torch.from_numpy(opened.records["crop"].reshape(-1).astype(np.int64)),
+            images=torch.from_numpy(self._labels.images[opened.indices]),
+            crops_per_image=m,
+            pass_index=self._pass_index,
+            step=step,
+            crops_of_step=deal.images_of_step(self._pass_index, step) * m,
+        )
+        self._at += 1
+        return self._held
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads. The batch that was given out last stays valid until the next pass begins."""
+        self._ring.close()
+        self._at = self._count
+        if self._buffers:
+            self._loader._buffers, self._buffers = self._buffers, []
+
+    def _give_back(self) -> None:
+        if self._held is not None:
+            for event in self._held._copied:
+                event.synchronize()
+            self._held = None
+            self._ring.release(self._at - 1)
+
+
+def _filler(loader: CropLoader, m: int) -> Callable[[_OpenBatch, int], None]:
+    """What a thread does for one image: read, decode, check, replay m crops into the batch."""
+    table, path_of = loader.source.table, loader.path_of
+    size, interpolation = loader.input_size, loader.interpolation
+
+    def fill(batch: _OpenBatch, nth: int) -> None:
+        image = int(batch.indices[nth])
+        records = batch.records[nth]
+        with named_errors(table.keys[image]):
+            pixels = load_image(path_of(table.keys[image]), table.keys[image], table.sizes[image])
+            replay_many(
+                pixels,
+                np.ascontiguousarray(records["box"]),
+                np.ascontiguousarray(records["flip"]),
+                size,
+                interpolation,
+                batch.pixels[nth * m : (nth + 1) * m],
+            )
+
+    return fill
+
+
+def _one_thread() -> None:
+    # an operator that starts threads of its own inside each of ours would have them fight for the cores.
+    # A thread's first look at the number takes over the global one, so it has to come before
+    torch.get_num_threads()
+    torch.set_num_threads(1)

@@ -1,0 +1,166 @@
+"""Stored soft labels for plain torch: a Dataset of images, each item m crops with their labels.
+
+dataset = CropDataset(labels, data, crops_per_image=4)
+loader = DataLoader(
+    dataset, batch_size=64, shuffle=True, num_workers=4, collate_fn=collate_crops
+)
+loss_of = SparseSoftCrossEntropy()
+for p in range(75):                     # 75 passes of 4 crops are 300 epochs
+    dataset.set_pass(p)
+    for batch in loader:
+        logits = model(batch["pixels"].float() / 255)
+        loss = loss_of(logits, batch["class_ids"], batch["probs"], batch["rest"])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from labelstore.errors import UsageError
+from labelstore.images import ImageFolder
+from labelstore.replay import replay_many
+from trainer.loader.image_files import load_image, named_errors, path_by_key
+from trainer.loader.planes import PassLabels, labels_of
+from trainer.loader.stored import StoredPasses
+from trainer.sampler import PassSchedule
+
+if TYPE_CHECKING:
+    from labelstore.store import LabelSet, Mask
+
+PASS_FILE = "pass.npy"
+
+
+class CropDataset(Dataset[dict[str, Tensor]]):
+    """One item per image that has crops to draw; `set_pass` moves on to the next m crops of each.
+
+    Works in workers of a DataLoader, forked or spawned, persistent or not: they map the labels that
+    `set_pass` laid out in this process.
+    """
+
+    def __init__(
+        self,
+        labels: LabelSet,
+        data: Path | str | ImageFolder,
+        crops_per_image: int = 4,
+        mask: Mask | None = None,
+        seed: int = 0,
+        *,
+        input_size: int = 224,
+        interpolation: str = "bilinear",
+        temperature: float = 1.0,
+        passes: int = 1000,
+        scratch: Path | None = None,
+        allow_empty_images: bool = False,
+        allow_incomplete: bool = False,
+    ) -> None:
+        """`passes` is how many there will be at most; with a mask it bounds what is laid out ahead.
+
+        Raises what `StoredPasses` raises, and RejectedInput where `data` does not hold the images.
+        """
+        self._schedule = PassSchedule.of(passes=passes, crops_per_image=crops_per_image)
+        self._source: StoredPasses | None = StoredPasses(
+            labels,
+            schedule=self._schedule,
+            seed=seed,
+            mask=mask,
+            temperature=temperature,
+            scratch=scratch,
+            allow_empty_images=allow_empty_images,
+            allow_incomplete=allow_incomplete,
+        )
+        self._process = os.getpid()
+        self.counts = self._source.counts
+        self.num_classes = labels.num_classes
+        self.input_size, self.interpolation = input_size, interpolation
+        self.images = self._source.table.images
+        self._keys, self._sizes = self._source.table.keys, self._source.table.sizes
+        self._planes = self._source.planes
+        folder = data if isinstance(data, ImageFolder) else Path(data)
+        self._path_of = path_by_key(folder, self._keys[0])
+        # a file and not an attribute: workers that live on see the next pass, too
+        np.save(self._planes.path / PASS_FILE, np.zeros(1, np.int64))
+        self._pass = self._map_pass("r+")
+        self._labels: tuple[int, PassLabels] | None = None
+        self.set_pass(0)
+
+    def set_pass(self, pass_index: int) -> None:
+        """Lay out the labels of a pass; call it in the main process, between two loops over the loader."""
+        if self._source is None or os.getpid() != self._process:
+            raise UsageError(
+                "set_pass in a worker process: call it in the process that made the dataset"
+            )
+        self._source.pass_labels(pass_index)
+        self._source.prepare_later(pass_index + 1)
+        self._pass[0] = pass_index
+
+    def close(self) -> None:
+        """Remove the labels that were laid out; done at exit otherwise."""
+        if self._source is not None:
+            self._source.close()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """pixels uint8 (m, 3, S, S); class_ids (m, K), probs (m, K), rest (m,); image, crops (m,)."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        place = index % len(self)
+        records = self._pass_labels().take(np.array([place]))[0]
+        size, key = self.input_size, self._keys[place]
+        pixels = torch.empty((len(records), 3, size, size), dtype=torch.uint8)
+        with named_errors(key):
+            image = load_image(self._path_of(key), key, self._sizes[place])
+            boxes, flips = (
+                np.ascontiguousarray(records["box"]),
+                np.ascontiguousarray(records["flip"]),
+            )
+            replay_many(image, boxes, flips, size, self.interpolation, pixels)
+        labels = labels_of(records, self.num_classes)
+        return {
+            "pixels": pixels,
+            "class_ids": torch.from_numpy(labels.class_ids),
+            "probs": torch.from_numpy(labels.probs),
+            "rest": torch.from_numpy(labels.rest),
+            "crops": torch.from_numpy(records["crop"].astype(np.int64)),
+            "image": torch.tensor(int(self.images[place])),
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker reads planes; the store's handles and the folder stay with the process that made them
+        return {**self.__dict__, "_source": None, "_pass": None, "_labels": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._pass = self._map_pass("r")
+
+    def _map_pass(self, mode: Literal["r", "r+"]) -> NDArray[np.int64]:
+        mapped: NDArray[np.int64] = np.load(self._planes.path / PASS_FILE, mmap_mode=mode)
+        return mapped
+
+    def _pass_labels(self) -> PassLabels:
+        pass_index = int(self._pass[0])
+        if self._labels is None or self._labels[0] != pass_index:
+            positions = self._schedule.positions(pass_index)
+            self._planes.forget(positions.start, remove=False)
+            planes = tuple(self._planes.plane(position) for position in positions)
+            labels = PassLabels(images=self.images, num_classes=self.num_classes, planes=planes)
+            self._labels = (pass_index, labels)
+        return self._labels[1]
+
+
+def collate_crops(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Items of b images -> one batch of b * m crops, crops of an image adjacent; `image` stays (b,)."""
+    batch = {
+        name: torch.cat([item[name] for item in items]) for name in items[0] if name != "image"
+    }
+    return {**batch, "image": torch.stack([item["image"] for item in items])}

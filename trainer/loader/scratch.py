@@ -1,0 +1,94 @@
+"""The folder where a node's passes are laid out: made on demand, locked while in use, removed at exit."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from labelstore.errors import StorageError, UsageError
+
+PREFIX = "labelstore-passes-"
+LOCK = "in-use.lock"
+
+
+class ScratchFolder:
+    """A new folder under `parent`, gone when closed, collected or at exit of the process that made it.
+
+    What a killed process left behind is found by its free lock, and removed by the next one.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        parent = scratch_parent(parent)
+        with storage_errors(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+            _sweep(parent)
+            self.path, handle = _locked_folder(parent)
+        self._finalizer = weakref.finalize(self, _remove, self.path, handle, os.getpid())
+
+    def close(self) -> None:
+        """Remove the folder and what is in it; mappings that are still open stay readable."""
+        self._finalizer()
+
+
+def scratch_parent(parent: Path | None) -> Path:
+    """The folder asked for, or the temporary folder; UsageError for memory that looks like a disk."""
+    chosen = Path(tempfile.gettempdir()) if parent is None else Path(parent)
+    if chosen.resolve().is_relative_to("/dev/shm"):
+        raise UsageError(
+            f"--scratch {chosen} is shared memory, which labels of a pass would fill: give a folder on a disk"
+        )
+    return chosen
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """OSError -> StorageError naming the path and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "no space left" if full else (error.strerror or str(error))
+        raise StorageError(f"{path}: {reason}; choose another folder with --scratch") from error
+
+
+def _locked_folder(parent: Path) -> tuple[Path, int]:
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        handle = os.open(path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        # another process may have swept the folder between the two lines above
+        if (path / LOCK).exists():
+            return path, handle
+        os.close(handle)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove folders whose owner is gone. One without a lock file is just being made."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        try:
+            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue
+        finally:
+            os.close(handle)
+
+
+def _remove(path: Path, handle: int, owner: int) -> None:
+    # a forked child inherits the finalizer, not the folder
+    if os.getpid() == owner:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)

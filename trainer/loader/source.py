@@ -1,0 +1,201 @@
+"""Where passes come from: lays out the labels of coming passes, ahead of time if asked, and maps them."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.errors import IncompleteError, LabelStoreError, RejectedInput
+from trainer.loader.planes import PassLabels, PlaneFolder
+from trainer.loader.scratch import ScratchFolder
+from trainer.loader.threads import Stopped
+from trainer.sampler import U64, PassSchedule
+
+ATTACH_TIMEOUT_S = 3600.0
+"""How long a process waits for another one to lay a pass out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTable:
+    """The n images of a run that have crops to draw."""
+
+    images: NDArray[np.int64]
+    """(n,) image rows, ascending."""
+    keys: Sequence[str]
+    """n paths relative to the image folder."""
+    streams: U64
+    """(n,) `labelstore.crops.image_streams` of the keys."""
+    sizes: NDArray[np.int64]
+    """(n, 2) height and width in pixels, below 1 where unknown."""
+    ground_truth: NDArray[np.int64]
+    """(n,) class ids, -1 where there is none."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawCounts:
+    """What a run draws from."""
+
+    images: int
+    """Images drawn in every pass."""
+    left_out: int
+    """Images without a usable crop: bad ones, and those that a mask discards altogether."""
+    repeating: int
+    """Images with fewer usable crops than one pass takes: they come twice within a pass."""
+
+
+class PassSource(ABC):
+    """Labels of every pass of a run.
+
+    One process of a node writes; the others are given its `folder` as `attach` and only map what appears
+    there. The folder is removed on `close` or at exit.
+    """
+
+    table: ImageTable
+    counts: DrawCounts
+    schedule: PassSchedule
+    num_classes: int
+
+    def _set_up(
+        self, dtype: np.dtype[np.void], *, scratch: Path | None, attach: Path | None
+    ) -> None:
+        """Last step of a subclass's `__init__`."""
+        self._scratch = ScratchFolder(scratch) if attach is None else None
+        folder = self._scratch.path if self._scratch is not None else Path(attach or "")
+        self.planes = PlaneFolder(path=folder, num_images=len(self.table), dtype=dtype)
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._ahead: list[threading.Thread] = []
+        self._finalizer = weakref.finalize(self, _shut_down, self._stop, self._ahead, self._scratch)
+
+    @property
+    def folder(self) -> Path:
+        """Where the planes are: what other processes of the node attach to."""
+        return self.planes.path
+
+    def pass_labels(self, pass_index: int) -> PassLabels:
+        """The labels of one pass, made now unless they are there already; any pass, in any order."""
+        positions = self.schedule.positions(pass_index)
+        if self._scratch is None:
+            self._wait_for(positions)
+        else:
+            self._ensure(positions)
+        labels = PassLabels(
+            images=self.table.images,
+            num_classes=self.num_classes,
+            planes=tuple(self.planes.plane(position) for position in positions),
+        )
+        # the pass before stays: another process may be about to map it
+        keep = self.schedule.positions(max(pass_index - 1, 0)).start
+        self.planes.forget(keep, remove=self._scratch is not None)
+        return labels
+
+    def prepare_later(self, pass_index: int) -> None:
+        """Begin to lay out a pass in the background; after the last pass, or when attached, do nothing.
+
+        An error there is not raised; `pass_labels` meets it again.
+        """
+        self._ahead[:] = [thread for thread in self._ahead if thread.is_alive()]
+        if self._scratch is None or self._ahead or pass_index >= self.schedule.num_passes:
+            return
+        positions = self.schedule.positions(pass_index)
+        if all(self.planes.has(position) for position in positions):
+            return
+        thread = threading.Thread(
+            target=_prepare,
+            args=(weakref.ref(self), positions),
+            daemon=True,
+            name="labelstore-next-pass",
+        )
+        self._ahead.append(thread)
+        thread.start()
+
+    def close(self) -> None:
+        """Stop preparing and remove the folder."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _together(self, position: int) -> int:
+        """Where the positions end that are read in one go with this one."""
+
+    @abstractmethod
+    def _write(self, positions: range) -> None:
+        """Make the planes of these positions; raises `Stopped` once `self._stop` is set."""
+
+    def _ensure(self, positions: range) -> None:
+        with self._lock:
+            for position in positions:
+                if not self.planes.has(position):
+                    self._write(range(position, self._together(position)))
+
+    def _wait_for(self, positions: range) -> None:
+        deadline = time.monotonic() + ATTACH_TIMEOUT_S
+        while not all(self.planes.has(position) for position in positions):
+            if not self.folder.is_dir():
+                raise IncompleteError(
+                    f"{self.folder} is gone: the process that lays out labels ended"
+                )
+            if time.monotonic() > deadline:
+                raise IncompleteError(
+                    f"no labels in {self.folder} after {ATTACH_TIMEOUT_S:.0f} s: "
+                    "the process that lays them out is stuck"
+                )
+            time.sleep(0.05)
+
+
+def _prepare(source: weakref.ref[PassSource], positions: range) -> None:
+    alive = source()
+    if alive is not None:
+        # whoever asks for the pass does it again, and gets the error
+        with suppress(Stopped, LabelStoreError, OSError):
+            alive._ensure(positions)
+
+
+def _shut_down(
+    stop: threading.Event, threads: list[threading.Thread], scratch: ScratchFolder | None
+) -> None:
+    stop.set()
+    for thread in threads:
+        if thread is not threading.current_thread():
+            thread.join()
+    if scratch is not None:
+        scratch.close()
+
+
+def check_left_out(counts: DrawCounts, *, allow_empty_images: bool, why: str) -> None:
+    """RejectedInput when more than 1 % of the images have no usable crop, or none has one.
+
+    `why` says what decides that, for the message.
+    """
+    total = counts.images + counts.left_out
+    if not counts.images:
+        raise RejectedInput(f"none of {total} images has a usable crop: {why}; nothing to train on")
+    if counts.left_out > total / 100 and not allow_empty_images:
+        raise RejectedInput(
+            f"{counts.left_out} of {total} images have no usable crop, more than 1 %: {why}; "
+            "accept it with --allow-empty-images"
+        )

@@ -1,0 +1,189 @@
+"""Networks: made by name, checked against the number of classes, fed with uint8 crops, loaded from a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from labelstore.errors import RejectedInput, UsageError
+from labelstore.generation.teachers import build, load_weights
+from trainer.config import Autocast, TrainConfig
+
+WEIGHTS, BEST, LAST = "model.safetensors", "model_best.pth.tar", "last.pth.tar"
+"""Files of a run folder that hold weights, the first one preferred; its metadata keeps `DIGEST_KEY`."""
+DIGEST_KEY = "weights_sha256"
+
+
+class Normalise(nn.Module):
+    """uint8 crops (B, 3, S, S) -> float32, (pixel / 255 - mean) / std per channel."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        deviation = torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1)
+        centre = torch.tensor(mean, dtype=torch.float64).view(1, 3, 1, 1)
+        # one multiplication and one addition per value
+        self.register_buffer("scale", (1 / (255 * deviation)).float(), persistent=False)
+        self.register_buffer("shift", (-centre / deviation).float(), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) on this module's device -> float32 of the same shape."""
+        return torch.addcmul(self.shift, pixels.float(), self.scale)
+
+
+def create_model(config: TrainConfig) -> nn.Module:
+    """The network of a config on the CPU, its initial weights a function of the config's seed alone.
+
+    `config.model` is a timm name, torchvision:NAME, or `package.module:function`, which is called with
+    `num_classes` and `model_kwargs`. UsageError if there is no such network or it does not return
+    (B, num_classes) logits; RejectedInput if `initial_checkpoint` does not fit it.
+    """
+    if config.num_classes is None:
+        raise UsageError(f"model={config.model!r} without num_classes: give it, or class folders")
+    options = {**config.model_kwargs, "num_classes": config.num_classes}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if _is_function(config.model):
+            model = _call(config.model, options)
+        else:
+            model = build(config.model, options, pretrained=config.pretrained)
+        if config.initial_checkpoint is not None:
+            load_weights(model, config.initial_checkpoint)
+        _check_logits(model, config)
+    return model
+
+
+def load_run(path: Path) -> tuple[nn.Module, TrainConfig]:
+    """The trained network of a run folder, in evaluation mode on the CPU, and the run's config.
+
+    Takes the folder (best weights first, then the last ones) or one weight file in it. RejectedInput if
+    it is no run folder, holds no weights yet, or its weights are damaged.
+    """
+    folder = path if path.is_dir() else path.parent
+    config_path = folder / "config.yaml"
+    if not config_path.is_file():
+        raise RejectedInput(
+            f"{folder} is no run folder: it has no config.yaml; give one that `trainer run` wrote"
+        )
+    config = TrainConfig.from_yaml(config_path)
+    found = [folder / name for name in (WEIGHTS, BEST, LAST) if (folder / name).is_file()]
+    weights = path if path.is_file() else next(iter(found), None)
+    if weights is None:
+        raise RejectedInput(
+            f"{folder} holds no weights yet ({WEIGHTS}): wait for the run's first pass to end"
+        )
+    untrained = TrainConfig.from_mapping(
+        {**config.to_mapping(), "pretrained": False, "initial_checkpoint": None}
+    )
+    model = create_model(untrained)
+    load_weights(model, weights)
+    _check_digest(model, weights)
+    return model.eval(), config
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, shapes, dtypes and bytes of a state dict in its order.
+
+    Equal to what the catalogue keeps of a teacher (`labelstore.generation.teachers.weight_digest`).
+    """
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(plain.shape)} {plain.dtype}\n".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def autocast(device: torch.device | str, amp: Autocast) -> AbstractContextManager[object]:
+    """The autocast of a config's `amp` on a device; nothing for "none"; "auto" is bf16 on CUDA."""
+    if amp == "auto":
+        amp = "bf16" if torch.device(device).type == "cuda" else "none"
+    if amp == "none":
+        return nullcontext()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    return torch.autocast(torch.device(device).type, dtype)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a config's `device`; auto is cuda where there is one. UsageError if there is none such."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"device={name!r} cannot be used ({reason}): give cpu, cuda or cuda:0"
+        ) from error
+    return device
+
+
+def _is_function(model: str) -> bool:
+    library, colon, _ = model.partition(":")
+    return bool(colon) and library not in ("timm", "torchvision", "hf-hub")
+
+
+def _call(model: str, options: Mapping[str, object]) -> nn.Module:
+    module_name, _, function_name = model.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"model={model!r}: {error}; give a timm name or package.module:function"
+        ) from error
+    try:
+        network = function(**options)
+    except TypeError as error:
+        raise UsageError(
+            f"model={model!r} cannot be called with {sorted(options)}: {error}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise UsageError(
+            f"model={model!r} returned {type(network).__name__}: it must return a torch.nn.Module"
+        )
+    return network
+
+
+def _check_logits(model: nn.Module, config: TrainConfig) -> None:
+    training = model.training
+    size = config.input_size
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"model={config.model!r} does not take {size} x {size} pixels ({reason})"
+        ) from error
+    finally:
+        model.train(training)
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (1, config.num_classes):
+        raise UsageError(
+            f"model={config.model!r} gives {shape} for one image, labels need (1, {config.num_classes}):"
+            " choose a classifier, and check num_classes"
+        )
+
+
+def _check_digest(model: nn.Module, weights: Path) -> None:
+    if weights.suffix != ".safetensors":
+        return
+    try:
+        with safe_open(weights, framework="pt") as file:
+            recorded = (file.metadata() or {}).get(DIGEST_KEY)
+    except (OSError, SafetensorError) as error:
+        raise RejectedInput(f"{weights} cannot be read ({error}): use {LAST}") from error
+    if recorded is not None and recorded != state_digest(model.state_dict()):
+        raise RejectedInput(
+            f"{weights} is damaged: its weights are not those that were saved; use {LAST}"
+        )

@@ -1,0 +1,63 @@
+"""From label to what the loss takes: ground truth as a sparse label, and sparse labels as tensors on a device.
+
+Letters: B crops in a batch, K kept classes, C classes. Labels stay sparse all the way (`class_ids`, `probs`,
+`rest`, see `labelstore.codecs.base.SparseLabels`); a codec's own `decode` made them from its arrays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from labelstore.codecs.base import SparseLabels
+
+
+def ground_truth_labels(
+    ground_truth: NDArray[np.integer[Any]], num_classes: int, label_smoothing: float = 0.0
+) -> SparseLabels:
+    """Class indices (...) -> labels (..., 1): 1 - s + s/C at the class, s/C elsewhere.
+
+    >>> label = ground_truth_labels(np.array([2]), num_classes=4, label_smoothing=0.4)
+    >>> label.probs.tolist(), label.rest.tolist()
+    ([[0.699999988079071]], [0.10000000149011612])
+    """
+    shape = ground_truth.shape
+    elsewhere = label_smoothing / num_classes
+    return SparseLabels(
+        class_ids=ground_truth[..., None],
+        probs=np.full((*shape, 1), 1 - label_smoothing + elsewhere, np.float32),
+        rest=np.full(shape, elsewhere, np.float32),
+    )
+
+
+def label_tensors(
+    labels: SparseLabels, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels of B crops -> class_ids (B, K) int64, probs (B, K) and rest (B,) float32 on the device.
+
+    Axes before K are flattened into B. Class ids travel in their small dtype and are widened there.
+    """
+    kept = labels.class_ids.shape[-1]
+    target = torch.device(device)
+    class_ids = _tensor(labels.class_ids).to(target, non_blocking=True).long()
+    probs = _tensor(labels.probs).to(target, torch.float32, non_blocking=True)
+    rest = _tensor(labels.rest).to(target, torch.float32, non_blocking=True)
+    return class_ids.reshape(-1, kept), probs.reshape(-1, kept), rest.reshape(-1)
+
+
+def dense_labels(class_ids: Tensor, probs: Tensor, rest: Tensor, num_classes: int) -> Tensor:
+    """Sparse labels (B, K), (B, K), (B,) -> (B, C): `rest` everywhere, plus p_k - rest at each id.
+
+    For tests and plots: training never needs it. A class listed twice gets both excesses.
+    """
+    dense = rest.unsqueeze(-1).expand(-1, num_classes).clone()
+    return dense.scatter_add_(1, class_ids.long(), probs - rest.unsqueeze(-1))
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    # torch refuses read-only memory maps; a batch is small enough to copy
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,0 +1,316 @@
+"""Which crop comes when: the drawing order of crops, the order of images, and the deal to ranks.
+
+Position t of an image is its t-th crop in a run; pass p takes as many positions as it has crops per
+image (FKD 3.3, Table 7), starting where pass p - 1 stopped. With chunk columns of L crops out of M,
+position t lies in cycle c = t // M, at place u = t mod M:
+
+    column  = the (u // L)-th chunk column, columns sorted by hash(seed, 0, c, column)
+    crop    = the (u mod L)-th crop of that column, sorted by hash(seed, 1, c, column, stream, crop)
+    images of pass p are sorted by hash(seed, 2, p, stream)
+
+Crops are numbered from 0 inside their column there; `stream` is the image key's number
+(`labelstore.crops.image_streams`). The hash folds its words into 64 bits, h <- splitmix64(h ^ word)
+from h = 0; crops compare its upper 48 bits, then their number. Nothing depends on batch size, workers
+or ranks, and every crop comes once before any comes twice (FKD draws with replacement).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.errors import UsageError
+
+U64 = NDArray[np.uint64]
+
+COLUMNS, CROPS, IMAGES = 0, 1, 2
+"""What a hash is for: its second word."""
+MAX_CROPS_PER_CHUNK = 1 << 16
+"""A crop's number inside its column has to fit the low 16 bits of the sort key."""
+_LOW16 = np.uint64(0xFFFF)
+
+
+def splitmix64(words: U64) -> U64:
+    """SplitMix64's output function (Steele et al., OOPSLA 2014), elementwise on uint64; a new array."""
+    mixed = words + np.uint64(0x9E37_79B9_7F4A_7C15)
+    mixed ^= mixed >> np.uint64(30)
+    mixed *= np.uint64(0xBF58_476D_1CE4_E5B9)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(0x94D0_49BB_1331_11EB)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+def hash_words(*words: int | U64) -> U64:
+    """h <- splitmix64(h ^ word) over the words from h = 0; arrays broadcast; uint64, at least (1,)."""
+    state = np.zeros(1, np.uint64)
+    for word in words:
+        state = splitmix64(state ^ (np.uint64(word) if isinstance(word, int) else word))
+    return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Consecutive positions that lie in one chunk column of one cycle."""
+
+    cycle: int
+    column: int
+    inside: range
+    """Places in the column's drawing order, within 0 to L - 1."""
+    positions: range
+    """Positions of the run, as many as `inside`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingOrder:
+    """The order in which every image's stored crops are drawn.
+
+    >>> order = DrawingOrder(seed=1, num_crops=6, crops_per_chunk=3)
+    >>> sorted(order.crops(np.array([42], np.uint64), range(6))[0].tolist())
+    [0, 1, 2, 3, 4, 5]
+    """
+
+    seed: int
+    """0 to 2^64 - 1."""
+    num_crops: int
+    """M."""
+    crops_per_chunk: int
+    """L, a divisor of M: positions of L consecutive crops touch one chunk column of the store."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.num_crops < 1 or not 1 <= self.crops_per_chunk <= MAX_CROPS_PER_CHUNK:
+            raise UsageError(
+                f"{self.num_crops} crops in chunks of {self.crops_per_chunk}: at least one crop, "
+                f"chunks of 1 to {MAX_CROPS_PER_CHUNK}"
+            )
+        if self.num_crops % self.crops_per_chunk:
+            raise UsageError(
+                f"{self.num_crops} crops do not divide into chunks of {self.crops_per_chunk}: "
+                "give a divisor of M"
+            )
+
+    @property
+    def num_columns(self) -> int:
+        """Chunk columns."""
+        return self.num_crops // self.crops_per_chunk
+
+    def columns(self, cycle: int) -> list[int]:
+        """Chunk columns in the order in which a cycle visits them, the same for all images."""
+        numbers = np.arange(self.num_columns, dtype=np.uint64)
+        keys = hash_words(self.seed, COLUMNS, cycle, numbers)
+        return [int(column) for column in np.argsort(keys, kind="stable")]
+
+    def spans(self, positions: range) -> Iterator[Span]:
+        """The positions, cut where chunk column or cycle changes."""
+        at = positions.start
+        while at < positions.stop:
+            cycle, place = divmod(at, self.num_crops)
+            nth, inside = divmod(place, self.crops_per_chunk)
+            count = min(self.crops_per_chunk - inside, positions.stop - at)
+            yield Span(
+                cycle=cycle,
+                column=self.columns(cycle)[nth],
+                inside=range(inside, inside + count),
+                positions=range(at, at + count),
+            )
+            at += count
+
+    def column_crops(self, streams: U64, cycle: int, column: int) -> NDArray[np.intp]:
+        """(n, L) crop numbers inside one chunk column, in each image's drawing order."""
+        images = hash_words(self.seed, CROPS, cycle, column, streams)
+        numbers = np.arange(self.crops_per_chunk, dtype=np.uint64)
+        keys = splitmix64(images[:, None] ^ numbers)
+        # the number rides in the low bits: sorting is twice as fast as argsort, and ties are decided
+        keys &= ~_LOW16
+        keys |= numbers
+        keys.sort(axis=1)
+        keys &= _LOW16
+        return keys.astype(np.intp)
+
+    def crops(self, streams: U64, positions: range) -> NDArray[np.intp]:
+        """(n, len(positions)) crop numbers out of all M."""
+        drawn = np.empty((len(streams), len(positions)), np.intp)
+        for span in self.spans(positions):
+            at = slice(
+                span.positions.start - positions.start, span.positions.stop - positions.start
+            )
+            inside = self.column_crops(streams, span.cycle, span.column)
+            first = span.column * self.crops_per_chunk
+            drawn[:, at] = inside[:, span.inside.start : span.inside.stop] + first
+        return drawn
+
+    def usable_crops(
+        self, streams: U64, usable: NDArray[np.bool_], num_positions: int
+    ) -> NDArray[np.intp]:
+        """(n, num_positions) crop numbers out of the usable ones: the order without the others.
+
+        `usable` is (n, M), with at least one crop per image. An image with U usable crops draws each
+        of them once in its first U positions, in the order of cycle 0, and then goes on with cycle 1.
+        """
+        counts = usable.sum(axis=1)
+        if len(counts) and not counts.min():
+            raise UsageError("an image without a usable crop cannot be drawn: leave it out")
+        drawn = np.empty((len(streams), num_positions), np.intp)
+        positions = np.arange(num_positions)
+        filled = np.zeros(len(streams), np.intp)
+        cycle = 0
+        while (filled < num_positions).any():
+            rows = np.flatnonzero(filled < num_positions)
+            whole = range(cycle * self.num_crops, (cycle + 1) * self.num_crops)
+            order = self.crops(streams[rows], whole)
+            taken = np.take_along_axis(usable[rows], order, axis=1)
+            room = num_positions - filled[rows, None]
+            taken &= np.cumsum(taken, axis=1, dtype=np.int32) <= room
+            first = filled[rows, None]
+            last = first + counts[rows, None]
+            # both masks have equal counts in every row, and both are walked row by row
+            part = drawn[rows]
+            part[(positions >= first) & (positions < last)] = order[taken]
+            drawn[rows] = part
+            filled[rows] += counts[rows]
+            cycle += 1
+        return drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassSchedule:
+    """How many crops of every image each pass takes."""
+
+    crops_per_pass: tuple[int, ...]
+    """m of each pass; their sum is the run's epochs."""
+
+    def __post_init__(self) -> None:
+        if not self.crops_per_pass or min(self.crops_per_pass) < 1:
+            raise UsageError(
+                f"{self.crops_per_pass} crops per pass: at least one pass of at least one crop"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        passes: int,
+        crops_per_image: int,
+        single_crop_first: int = 0,
+        single_crop_last: int = 0,
+    ) -> PassSchedule:
+        """`passes` of m crops, between passes of one crop as in the FKD release.
+
+        >>> PassSchedule.of(passes=2, crops_per_image=4, single_crop_last=1).crops_per_pass
+        (4, 4, 1)
+        """
+        single = (1,)
+        return cls(
+            crops_per_pass=single * single_crop_first
+            + (crops_per_image,) * passes
+            + single * single_crop_last
+        )
+
+    @property
+    def num_passes(self) -> int:
+        """Times every image is loaded."""
+        return len(self.crops_per_pass)
+
+    @property
+    def epochs(self) -> int:
+        """Crops of every image over the whole run: one epoch is N crops."""
+        return self._starts[-1]
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        return tuple(accumulate(self.crops_per_pass, initial=0))
+
+    def positions(self, pass_index: int) -> range:
+        """Positions of one pass."""
+        if not 0 <= pass_index < self.num_passes:
+            raise UsageError(f"pass {pass_index}: this run has passes 0-{self.num_passes - 1}")
+        return range(self._starts[pass_index], self._starts[pass_index + 1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deal:
+    """Steps of a run, and which images of a pass's global order each rank takes in a step.
+
+    The last step of a pass may be smaller; nothing is padded or dropped, so that a rank may have fewer
+    images than another there, or none.
+    """
+
+    schedule: PassSchedule
+    num_images: int
+    batch_size: int
+    """B, crops per optimiser step over all ranks and accumulation steps."""
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_images < 1 or self.world_size < 1:
+            raise UsageError(
+                f"{self.num_images} images over {self.world_size} ranks: at least one of each"
+            )
+        for m in sorted(set(self.schedule.crops_per_pass)):
+            if self.batch_size < 1 or self.batch_size % (m * self.world_size):
+                raise UsageError(
+                    f"--batch-size {self.batch_size} is not a multiple of {m * self.world_size}, "
+                    f"which is {m} crops per image times {self.world_size} ranks: change one of them"
+                )
+
+    def images_per_step(self, pass_index: int) -> int:
+        """B / m."""
+        return self.batch_size // len(self.schedule.positions(pass_index))
+
+    def steps(self, pass_index: int) -> int:
+        """Optimiser steps of one pass."""
+        return -(-self.num_images // self.images_per_step(pass_index))
+
+    @cached_property
+    def _first_steps(self) -> tuple[int, ...]:
+        steps = (self.steps(p) for p in range(self.schedule.num_passes))
+        return tuple(accumulate(steps, initial=0))
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self._first_steps[-1]
+
+    def first_step(self, pass_index: int) -> int:
+        """Number of steps before a pass."""
+        return self._first_steps[pass_index]
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """(pass, step inside it) of a step of the run; (number of passes, 0) after the last."""
+        if not 0 <= step <= self.num_steps:
+            raise UsageError(f"step {step}: this run has steps 0-{self.num_steps}")
+        for pass_index, (first, stop) in enumerate(pairwise(self._first_steps)):
+            if step < stop:
+                return pass_index, step - first
+        return self.schedule.num_passes, 0
+
+    def images_of_step(self, pass_index: int, step: int) -> int:
+        """Images of one step over all ranks."""
+        per_step = self.images_per_step(pass_index)
+        return min(per_step, self.num_images - step * per_step)
+
+    def share(self, pass_index: int, step: int, rank: int = 0) -> slice:
+        """One rank's images of one step, as a slice of the pass's global order; possibly empty."""
+        start = step * self.images_per_step(pass_index)
+        each, over = divmod(self.images_of_step(pass_index, step), self.world_size)
+        first = start + rank * each + min(rank, over)
+        return slice(first, first + each + (rank < over))
+
+
+def image_order(seed: int, pass_index: int, streams: U64) -> NDArray[np.intp]:
+    """(n,) indices into `streams`: the order in which one pass loads the images, over all ranks."""
+    keys = hash_words(seed, IMAGES, pass_index, streams)
+    return np.argsort(keys, kind="stable")
+
+
+def check_seed(seed: int) -> int:
+    """The seed, if it is an integer of 0 to 2^64 - 1; UsageError otherwise."""
+    if not 0 <= seed < 1 << 64:
+        raise UsageError(f"seed {seed}: give an integer of 0 to 2^64 - 1")
+    return seed

@@ -1,0 +1,97 @@
+"""The optimiser, and its learning rate as a pure function of the step (timm's schedulers underneath).
+
+Time is counted in epochs of N crops. With `serrated` the rate is constant within a pass of m epochs (FKD 3.3),
+except in passes that begin during warm-up, which follow every step: a rise of five epochs would otherwise
+be one or two stairs.
+"""
+
+from __future__ import annotations
+
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # public, but not in an __all__
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.multistep_lr import MultiStepLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.step_lr import StepLRScheduler
+from torch import nn
+from torch.optim import Optimizer
+
+from trainer.config import TrainConfig
+
+# timm's "sgd" is Nesterov's, its "momentum" the plain one that torch and FKD call SGD
+_TIMM_NAMES = {"sgd": "momentum", "nesterov": "sgd", "adamw": "adamw", "lamb": "lamb"}
+
+
+def create_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
+    """timm's optimiser over all parameters of the network."""
+    is_sgd = config.optimizer in ("sgd", "nesterov")
+    optimizer: Optimizer = create_optimizer_v2(
+        model,
+        opt=_TIMM_NAMES[config.optimizer],
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        filter_bias_and_bn=not is_sgd,
+        layer_decay=config.layer_decay,
+        betas=config.betas,  # dropped by timm where an optimiser has none
+    )
+    return optimizer
+
+
+class LearningRate:
+    """Sets an optimiser's learning rate before each step; holds no state, so resuming needs none.
+
+    Layer groups (`layer_decay`) keep their proportions.
+    """
+
+    def __init__(self, config: TrainConfig, optimizer: Optimizer, steps_per_pass: int) -> None:
+        self._crops_per_image = config.crops_per_image
+        self._steps_per_pass = steps_per_pass
+        self._serrated = config.serrated
+        self._warmup_epochs = config.warmup_epochs
+        self._scheduler = _scheduler(config, optimizer)
+
+    def epoch(self, step: int) -> float:
+        """The epoch whose rate step number `step` (from 0, over the whole run) is taken with."""
+        passed, inside = divmod(step, self._steps_per_pass)
+        start = passed * self._crops_per_image
+        now = start + inside / self._steps_per_pass * self._crops_per_image
+        if not self._serrated:
+            return now
+        return start if start >= self._warmup_epochs else min(now, self._warmup_epochs)
+
+    def set(self, step: int) -> float:
+        """Give the optimiser the rate of that step; returns the first group's."""
+        self._scheduler.step(self.epoch(step))  # type: ignore[arg-type]  # timm counts in ints, computes in floats
+        return float(self._scheduler.optimizer.param_groups[0]["lr"])
+
+
+def _scheduler(config: TrainConfig, optimizer: Optimizer) -> Scheduler:
+    warmup_t, warmup_lr = config.warmup_epochs, config.warmup_lr
+    match config.scheduler:
+        case "cosine":
+            return CosineLRScheduler(
+                optimizer,
+                t_initial=config.passes * config.crops_per_image,
+                lr_min=config.min_lr,
+                warmup_t=warmup_t,  # type: ignore[arg-type]
+                warmup_lr_init=warmup_lr,
+            )
+        case "multistep":
+            return MultiStepLRScheduler(
+                optimizer,
+                # timm lets milestone m fall at epoch m - 1
+                decay_t=[milestone + 1 for milestone in config.milestones],
+                decay_rate=config.decay_rate,
+                warmup_t=warmup_t,  # type: ignore[arg-type]
+                warmup_lr_init=warmup_lr,
+                warmup_prefix=False,
+            )
+        case "step" | "constant":
+            return StepLRScheduler(
+                optimizer,
+                decay_t=config.decay_epochs,
+                decay_rate=config.decay_rate if config.scheduler == "step" else 1.0,
+                warmup_t=warmup_t,  # type: ignore[arg-type]
+                warmup_lr_init=warmup_lr,
+                warmup_prefix=False,
+            )
