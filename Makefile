@@ -1,0 +1,31 @@
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: install demo test lint format clean
+
+install: $(STAMP)
+
+# one pip command, so that torch and torchvision are chosen together and fit each other
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --editable '.[dev]'
+	touch $(STAMP)
+
+test: install
+	$(BIN)/python -m pytest --numprocesses 2
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: install
+	$(BIN)/python -m benchmarks.demo
+
+clean:
+	rm -rf demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

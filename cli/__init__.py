@@ -1,0 +1,1 @@
+"""The programs labelstore and trainer: arguments in, library calls, one line per error out."""

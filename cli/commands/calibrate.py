@@ -1,0 +1,124 @@
+"""`labelstore calibrate`: a mask of region codes for every crop of a label set (FerKD Eq. 4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from cli.options import DryRun, Json, LabelSet, Store, numbers
+from cli.output import print_json, print_table, say
+from cli.progress import Progress
+
+if TYPE_CHECKING:
+    from labelstore.calibration import Criterion, Preview, RegionQuantiles, RegionThresholds
+
+RULE = "Rule"
+
+
+def calibrate(
+    store: Store,
+    label_set: LabelSet = None,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the mask.")] = "ferkd",
+    low: Annotated[
+        float | None,
+        typer.Option(
+            help="Crops below it are discarded.", show_default="0.15", rich_help_panel=RULE
+        ),
+    ] = None,
+    middle: Annotated[
+        float | None,
+        typer.Option(
+            help="From low to below it the label becomes the ground truth.",
+            show_default="0.30",
+            rich_help_panel=RULE,
+        ),
+    ] = None,
+    top: Annotated[
+        float | None,
+        typer.Option(
+            help="Crops above it are discarded.", show_default="0.95", rich_help_panel=RULE
+        ),
+    ] = None,
+    quantiles: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW,MIDDLE,TOP",
+            help="Shares of the crops in the place of thresholds, for example 0.05,0.15,0.90.",
+            rich_help_panel=RULE,
+        ),
+    ] = None,
+    criterion: Annotated[
+        str,
+        typer.Option(
+            metavar="max_probability|ground_truth_probability",
+            help="Which probability the thresholds are for.",
+            rich_help_panel=RULE,
+        ),
+    ] = "max_probability",
+    epsilon: Annotated[
+        float,
+        typer.Option(
+            help="In hard regions the ground truth gets 1 - epsilon.", rich_help_panel=RULE
+        ),
+    ] = 0.1,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Make a mask: which crops a student skips and which get the ground truth (FerKD Eq. 4).
+
+    Thresholds do not carry over between teachers: look at --dry-run first, which counts what this choice
+    and the usual ones would discard and calibrate, or give --quantiles.
+    """
+    import labelstore
+    from labelstore.calibration import preview, usual_choices
+
+    rule = _rule(low, middle, top, quantiles, criterion, epsilon)
+    with labelstore.open(store, readonly=dry_run) as opened:
+        labels = opened.label_set(label_set)
+        if dry_run:
+            usual = usual_choices(rule.criterion, epsilon)
+            # the defaults are FerKD's own: listed once, under their name
+            asked = {} if rule in usual.values() else {"this choice": rule}
+            found = preview(labels, asked | usual)
+            _show(found, json=json)
+            return
+        with Progress("mask", "crops") as progress:
+            mask = labelstore.calibrate(labels, rule, name=name, progress=progress)
+        settled = labelstore.RegionThresholds.from_record(dict(mask.row.rule))
+        counted = preview(labels, {name: settled})
+    _show(counted, json=json, store=store, mask=name)
+    say(f"mask {name} is in {store}: train with --labels ferkd --mask {name}")
+
+
+def _show(found: Preview, *, json: bool, **more: object) -> None:
+    if json:
+        print_json(more | found.to_record())
+        return
+    from cli.render_stats import render_preview
+
+    print_table(render_preview(found))
+
+
+def _rule(
+    low: float | None,
+    middle: float | None,
+    top: float | None,
+    quantiles: str | None,
+    criterion: str,
+    epsilon: float,
+) -> RegionThresholds | RegionQuantiles:
+    from labelstore.calibration import RegionQuantiles, RegionThresholds
+    from labelstore.errors import UsageError
+
+    chosen = cast("Criterion", criterion)
+    given = {"low": low, "middle": middle, "top": top}
+    thresholds = {name: value for name, value in given.items() if value is not None}
+    if quantiles is None:
+        return RegionThresholds(**thresholds, criterion=chosen, epsilon=epsilon)
+    if thresholds:
+        raise UsageError(
+            f"--quantiles and --{next(iter(thresholds))} together: give shares of the crops or thresholds"
+        )
+    shares = zip(given, numbers(quantiles, "--quantiles", "LOW", "MIDDLE", "TOP"), strict=True)
+    return RegionQuantiles(**dict(shares), criterion=chosen, epsilon=epsilon)

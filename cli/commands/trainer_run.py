@@ -1,0 +1,80 @@
+"""`trainer run`: train a student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.options import Json
+from cli.output import print_fields, print_json, say
+from cli.progress import Progress, duration
+from cli.run_options import assemble, with_options
+from trainer.config import TrainConfig
+
+
+@with_options
+def trainer_run(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="config.yaml to start from."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting by name; may be repeated."),
+    ] = None,
+    print_config: Annotated[
+        bool,
+        typer.Option("--print-config", "--dry-run", help="Print the config and train nothing."),
+    ] = False,
+    json: Json = False,
+    **fields: Any,  # noqa: ANN401 - one per field of TrainConfig, checked there
+) -> None:
+    """Train a student from stored labels, or from the ground truth.
+
+    Settings come from the config file, then from options, then from --set; the last one counts.
+    With --resume and no --config they start from the run folder's own config.yaml.
+    """
+    if config is None and fields["resume"] and fields["output"]:
+        kept = Path(fields["output"]) / "config.yaml"
+        config = kept if kept.exists() else None
+    base = None if config is None else TrainConfig.from_yaml(config)
+    wanted = assemble(base, fields, settings or [])
+    if print_config:
+        if json:
+            print_json(wanted.to_mapping())
+        else:
+            print(wanted.to_yaml(), end="")
+        return
+
+    import trainer
+
+    with Progress("training", "steps") as progress:
+        run = trainer.run(wanted, progress=progress, note=say)
+    record = {
+        "output": wanted.output,
+        "steps": run.steps,
+        "crops_seen": run.crops_seen,
+        "train_loss": run.train_loss,
+        "top1": run.top1,
+        "top5": run.top5,
+        "best_top1": run.best_top1,
+        "seconds": run.seconds,
+    }
+    if json:
+        print_json(record)
+        return
+    shown = {name: value for name, value in record.items() if value is not None}
+    percent = {
+        name: f"{shown[name]:.2f} %" for name in ("top1", "top5", "best_top1") if name in shown
+    }
+    print_fields(
+        shown
+        | percent
+        | {
+            "crops_seen": f"{run.crops_seen:,}",
+            "train_loss": f"{run.train_loss:.4f}",
+            "seconds": duration(run.seconds),
+        }
+    )

@@ -1,0 +1,133 @@
+"""The one place where what went wrong becomes one line on stderr and an exit code (design: exit codes).
+
+    0 ok · 1 internal · 2 usage · 3 damage found · 4 no store · 5 conflict · 6 I/O · 7 input rejected ·
+    8 incomplete · 130 Ctrl-C · 141 nobody reads stdout · 143 SIGTERM
+
+Errors raised on purpose carry their code (`labelstore.errors`). Ctrl-C and SIGTERM unwind the stack like
+an exception, so that every `finally` and `with` cleans up first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+TRACEBACK_VARIABLE = "LABELSTORE_TRACEBACK"
+
+# typer may use its own copy of click, so the class is taken from typer's public face
+ClickError = cast("type[Exception]", typer.BadParameter.__mro__[2])
+
+
+def main(app: typer.Typer, program: str) -> None:
+    """Run the program on the command line's arguments and leave with its exit code."""
+    # a command is stopped by SIGTERM as by Ctrl-C: from inside, so that it cleans up
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    # torch's threads would otherwise spin while they wait for each other; where threads that decode images
+    # (or another program) want the same cores, a training step then takes up to seven times as long.
+    # Read by the OpenMP library when torch is imported, which no command has done yet
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.exit(run(app, program, sys.argv[1:]))
+
+
+def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; a failure is one line on stderr.
+
+    Without arguments, the help.
+    """
+    try:
+        return _call(
+            cast("TyperGroup", get_command(app)), program, hyphenate(arguments) or ["--help"]
+        )
+    except BrokenPipeError:
+        # what is still buffered would raise again at interpreter exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        message = {130: "interrupted", 143: "terminated"}.get(code)
+    except BaseException as error:  # noqa: BLE001 - the last place that can say it in one line
+        if os.environ.get(TRACEBACK_VARIABLE):
+            import traceback
+
+            traceback.print_exc()
+        code, message = outcome(error)
+    if message:
+        print(f"{program}: {one_line(message)}", file=sys.stderr)
+    return code
+
+
+def _call(command: TyperGroup, program: str, arguments: list[str]) -> int:
+    code = 0
+    try:
+        # not main(), which translates some exceptions in its own way
+        with command.make_context(program, arguments) as context:
+            command.invoke(context)
+    except typer.Exit as exit_:
+        code = exit_.exit_code
+    # a full disk behind stdout must show here and not at interpreter exit
+    sys.stdout.flush()
+    return code
+
+
+def outcome(error: BaseException) -> tuple[int, str]:
+    """Exit code and message for what a command raised."""
+    # here and not above: what is never needed costs no start-up time
+    from labelstore.errors import LabelStoreError
+
+    if isinstance(error, LabelStoreError):
+        return error.exit_code, str(error)
+    if isinstance(error, ClickError):
+        return 2, _usage_message(error)
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return 130, "interrupted"
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename is not None else ""
+        return 6, f"{error.strerror or error}{where}"
+    return 1, (
+        f"internal error: {type(error).__name__}: {error} "
+        f"(set {TRACEBACK_VARIABLE}=1 for the traceback)"
+    )
+
+
+def hyphenate(arguments: Sequence[str]) -> list[str]:
+    """Spell flags in kebab-case: FKD's `--num_crops=4` is `--num-crops=4`; values stay as they are.
+
+    >>> hyphenate(["create", "--num_crops", "4", "--class_map=a_b", "--", "--as_is"])
+    ['create', '--num-crops', '4', '--class-map=a_b', '--', '--as_is']
+    """
+    spelled = list(arguments)
+    end = spelled.index("--") if "--" in spelled else len(spelled)
+    for position, argument in enumerate(spelled[:end]):
+        if argument.startswith("--"):
+            flag, equals, value = argument.partition("=")
+            spelled[position] = flag.replace("_", "-") + equals + value
+    return spelled
+
+
+def one_line(message: str) -> str:
+    """Join a message's lines into one.
+
+    >>> one_line("no such folder\\n  try another ")
+    'no such folder try another'
+    """
+    return re.sub(r"\s*[\r\n]\s*", " ", message).strip()
+
+
+def _usage_message(error: Exception) -> str:
+    click_error = cast("Any", error)
+    context = getattr(click_error, "ctx", None)
+    hint = f" See: {context.command_path} --help" if context is not None else ""
+    message = one_line(click_error.format_message())
+    return f"{message}{'' if message.endswith(('.', '?')) else '.'}{hint}"
+
+
+def _on_sigterm(*_: object) -> None:
+    raise SystemExit(143)

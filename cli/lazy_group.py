@@ -1,0 +1,73 @@
+"""A command group that lists its commands without importing them, so that `--help` starts at once.
+
+The app states one line per command: its name and its summary. The command's code lives in a module of
+`cli.commands` and is imported when the command is called. Help is plain text, with one heading per
+`rich_help_panel`: rich would double the start-up time.
+"""
+
+# ruff: noqa: ANN401 - typer's contexts and formatters have no public names
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+
+class PlainCommand(TyperCommand):
+    """A command whose help is plain text, its options under the headings of their help panels."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per help panel, in the order of the parameters; panel-less options last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        others: list[tuple[str, str]] = []
+        for param in self.get_params(ctx):
+            row = param.get_help_record(ctx)
+            if row is not None:
+                panel = getattr(param, "rich_help_panel", None)
+                heading = panel or ("Arguments" if param.param_type_name == "argument" else None)
+                (others if heading is None else sections.setdefault(heading, [])).append(row)
+        if others:
+            sections["Options"] = others
+        for heading, rows in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+class LazyGroup(TyperGroup):
+    """Commands by name and summary; the module of a command is imported when it is called."""
+
+    summaries: ClassVar[Mapping[str, str]] = {}
+    """Command name -> one line of help."""
+    prefix: ClassVar[str] = ""
+    """Start of the modules' names in `cli.commands`."""
+
+    def __init__(self, **attributes: Any) -> None:
+        attributes["commands"] = {
+            # as short help, a long summary is wrapped and not cut
+            name: PlainCommand(name=name, help=summary, short_help=summary, rich_markup_mode=None)
+            for name, summary in self.summaries.items()
+        }
+        super().__init__(**attributes)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put the real command in the place of the one that only knows its summary."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and self.load(str(name)), rest
+
+    def load(self, name: str) -> Any:
+        """Import the command's module and build the command from the function of the same name."""
+        module = f"{self.prefix}{name}".replace("-", "_")
+        function = vars(import_module(f"cli.commands.{module}"))[module]
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(name=name, cls=PlainCommand)(function)
+        return get_command(app)
+
+
+def lazy_group(summaries: Mapping[str, str], prefix: str = "") -> type[LazyGroup]:
+    """The group of these commands, for `typer.Typer(cls=...)`."""
+    return type("Commands", (LazyGroup,), {"summaries": summaries, "prefix": prefix})

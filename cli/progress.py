@@ -1,0 +1,129 @@
+"""How far a long command is: a bar on a terminal, otherwise a line every ten seconds and at the end.
+
+Library functions take a plain callback `progress(done, total)`; a `Progress` is one. Rate and remaining
+time count what was done since the first call, so that a resumed job does not boast of earlier work.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+
+class Progress:
+    """Callback `(done, total)` that shows progress on stderr; use as a context manager.
+
+    >>> print(describe(1024, 4096, 512, 2.0, "crops"))
+    1,024 of 4,096 crops (25 %), 256 crops/s, 12 s left
+    """
+
+    def __init__(
+        self,
+        title: str,
+        unit: str,
+        *,
+        stream: TextIO | None = None,
+        every: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._title = title
+        self._unit = unit
+        self._stream = sys.stderr if stream is None else stream
+        self._every = every
+        self._clock = clock
+        self._first: tuple[int, float] | None = None
+        self._latest = (0, 0)
+        self._printed: tuple[int, int] | None = None
+        self._printed_at = 0.0
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._first is not None and self._printed != self._latest:
+            self._print_line()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that `done` of `total` units are finished."""
+        now = self._clock()
+        if self._first is None:
+            self._first = (done, now)
+            self._printed_at = now
+            if self._stream.isatty():
+                self._bar = _bar(self._title, self._stream)
+        self._latest = (done, total)
+        if self._bar is not None:
+            text = self._describe(now)
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, text=text)
+        elif now - self._printed_at >= self._every:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        now = self._clock()
+        self._printed, self._printed_at = self._latest, now
+        print(f"{self._title}: {self._describe(now)}", file=self._stream, flush=True)
+
+    def _describe(self, now: float) -> str:
+        assert self._first is not None
+        done, total = self._latest
+        return describe(done, total, done - self._first[0], now - self._first[1], self._unit)
+
+
+def describe(done: int, total: int, recent: int, seconds: float, unit: str) -> str:
+    """One line: done of total, and from `recent` units in `seconds` the rate and the remaining time."""
+    share = f" ({100 * done // total} %)" if total else ""
+    text = f"{done:,} of {total:,} {unit}{share}"
+    if recent > 0 and seconds > 0:
+        rate = recent / seconds
+        text += f", {rate:,.0f} {unit}/s" if rate >= 10 else f", {rate:.2g} {unit}/s"
+        if done < total:
+            text += f", {duration((total - done) / rate)} left"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """A time span in at most two units.
+
+    >>> duration(8), duration(75), duration(7320), duration(200_000)
+    ('8 s', '1 min 15 s', '2 h 2 min', '2 d 7 h')
+    """
+    whole = round(seconds)
+    for size, name, part_size, part_name in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // part_size} {part_name}"
+    return f"{whole} s"
+
+
+def _bar(title: str, stream: TextIO) -> RichProgress:
+    # rich costs 0.1 s to import, and most calls run without a terminal
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    # the description is given as text, so that a store's name is never read as markup
+    columns = (
+        rich_progress.TextColumn("{task.description}", markup=False),
+        rich_progress.BarColumn(),
+        rich_progress.TextColumn("{task.fields[text]}", markup=False),
+    )
+    bar = rich_progress.Progress(*columns, console=Console(file=stream))
+    bar.add_task(title, total=None, text="")
+    bar.start()
+    return bar
