@@ -132,13 +132,14 @@ def run(
                             progress(state.step, steps)
                         if stop.requested is not None:
                             break
+                first_step = 0
+                if state.step == loader.deal.first_step(pass_index) + loader.steps(pass_index):
+                    _end_pass(
+                        config, state, model, optimizer, scaler, data, folder, note,
+                        pass_index=pass_index, lr=lr, seconds=time.perf_counter() - pass_started,
+                    )  # fmt: skip
                 if stop.requested is not None:
                     break
-                first_step = 0
-                _end_pass(
-                    config, state, model, optimizer, scaler, data, folder, note,
-                    pass_index=pass_index, lr=lr, seconds=time.perf_counter() - pass_started,
-                )  # fmt: skip
             if stop.requested is not None and folder is not None:
                 folder.save(
                     state.checkpoint(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.generation.teachers import build, load_weights
+from labelstore.generation.teachers import build
+from labelstore.generation.weights import load_weights, state_digest
 from trainer.config import Autocast, TrainConfig
 
 WEIGHTS, BEST, LAST = "model.safetensors", "model_best.pth.tar", "last.pth.tar"
@@ -88,19 +88,6 @@ def load_run(path: Path) -> tuple[nn.Module, TrainConfig]:
     load_weights(model, weights)
     _check_digest(model, weights)
     return model.eval(), config
-
-
-def state_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) over names, shapes, dtypes and bytes of a state dict in its order.
-
-    Equal to what the catalogue keeps of a teacher (`labelstore.generation.teachers.weight_digest`).
-    """
-    digest = hashlib.sha256()
-    for name, tensor in state.items():
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(plain.shape)} {plain.dtype}\n".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def autocast(device: torch.device | str, amp: Autocast) -> AbstractContextManager[object]:

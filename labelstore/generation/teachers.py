@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -22,6 +21,7 @@ from torch import nn
 
 from labelstore.catalogue.records import TeacherRow
 from labelstore.errors import RejectedInput, StorageError, UsageError
+from labelstore.generation.weights import first_line, load_weights, read_weights, state_digest
 
 WEIGHT_FILES = (".pth", ".pt", ".bin", ".tar", ".safetensors")
 
@@ -66,71 +66,6 @@ def load_teacher(
     row = TeacherRow(**{**vars(row), **changes})
     module = teacher.module.eval().requires_grad_(False)
     return Teacher(module=module, row=row, class_names=teacher.class_names)
-
-
-def weight_digest(module: nn.Module) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes of the state dict, in its order."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """A checkpoint's state dict, read without running anything that the file names.
-
-    Takes the state dict itself, or one under "state_dict", "model" or "state_dict_ema", with or without
-    the "module." of DistributedDataParallel.
-    """
-    if not path.is_file():
-        raise RejectedInput(
-            f"no checkpoint at {path}: give a .pth or .safetensors file or a run folder"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise RejectedInput(
-            f"{path} is not a readable checkpoint ({_first_line(error)}): "
-            "give plain weights (torch.save of a state dict) or .safetensors"
-        ) from error
-    for key in ("state_dict", "model", "state_dict_ema"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    if not isinstance(state, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
-    ):
-        raise RejectedInput(f"{path} holds no state dict: give a file of named tensors")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill a network from a checkpoint; RejectedInput naming the first thing that does not fit."""
-    state = read_weights(path)
-    own = module.state_dict()
-    missing = [key for key in own if key not in state]
-    extra = [key for key in state if key not in own]
-    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
-    if missing or extra or shapes:
-        what = (
-            f"{missing[0]} is missing"
-            if missing
-            else f"{shapes[0]} has shape {tuple(state[shapes[0]].shape)}, the network wants {tuple(own[shapes[0]].shape)}"
-            if shapes
-            else f"{extra[0]} is not in the network"
-        )
-        raise RejectedInput(
-            f"{path} does not fit the network: {what} "
-            f"({len(missing)} missing, {len(extra)} unknown, {len(shapes)} of another shape); check the model name"
-        )
-    module.load_state_dict(state)
 
 
 def build(architecture: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
@@ -179,7 +114,7 @@ def _fetch(
             return make()
     except TypeError as error:
         raise UsageError(
-            f"{architecture} cannot be built with {json.dumps(dict(options))}: {_first_line(error)}"
+            f"{architecture} cannot be built with {json.dumps(dict(options))}: {first_line(error)}"
         ) from error
     except (OSError, RuntimeError) as error:
         # no route to the hub ends in a dozen different classes below these two
@@ -213,7 +148,7 @@ def _from_cache(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _reason(error: BaseException) -> str:
-    return "no network" if not _has_network() else _first_line(error)
+    return "no network" if not _has_network() else first_line(error)
 
 
 def _from_library(source: str, options: dict[str, Any]) -> Teacher:
@@ -261,7 +196,7 @@ def _from_run_folder(path: Path, source: str) -> Teacher:
         interpolation, crop_pct = str(config["interpolation"]), float(config["crop_pct"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise RejectedInput(
-            f"{config_path} cannot be read ({_first_line(error)}): is the run folder whole?"
+            f"{config_path} cannot be read ({first_line(error)}): is the run folder whole?"
         ) from error
     weights = next(
         (
@@ -307,7 +242,7 @@ def _teacher(
         name=_short_name(source),
         source=source,
         architecture=architecture,
-        digest=weight_digest(module),
+        digest=state_digest(module.state_dict()),
         num_classes=outputs.shape[1],
         versions={package: version(package) for package in ("torch", "torchvision", "timm")},
         **settings,
@@ -367,8 +302,3 @@ def _short_name(source: str) -> str:
     for suffix in WEIGHT_FILES:
         name = name.removesuffix(suffix)
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip(".") or "teacher"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]

@@ -15,9 +15,9 @@ from labelstore.codecs import codec_from_options, top_k
 from labelstore.errors import ConflictError, IncompleteError, RejectedInput, UsageError
 from labelstore.generation import generate, label_images, load_teacher
 from labelstore.generation.labeller import Labeller
-from labelstore.store.leases import is_dead, owner_name
 from labelstore.generation.teachers import Teacher
 from labelstore.replay import read_image, replay
+from labelstore.store.leases import is_dead, owner_name
 from tests.generation.conftest import write_photographs, write_teacher
 
 M = 12

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.generation.teachers import load_teacher, weight_digest
+from labelstore.generation.teachers import load_teacher
+from labelstore.generation.weights import state_digest
 from trainer.checkpoint import Checkpoint, RunFolder
 from trainer.config import TrainConfig
-from trainer.models import Normalise, create_model, load_run, state_digest
+from trainer.models import Normalise, create_model, load_run
 
 TINY = TrainConfig(labels="ground-truth", model="test_resnet", num_classes=3, input_size=32)
 
@@ -60,7 +61,6 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_generator():
 def test_digest_is_the_one_that_the_catalogue_keeps_and_sees_every_change():
     model = create_model(TINY)
     before = state_digest(model.state_dict())
-    assert before == weight_digest(model)
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
     assert state_digest(model.state_dict()) != before

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from labelstore.arrays.durable import fsync_folder, write_file
 from labelstore.errors import RejectedInput, StorageError
-from trainer.models import DIGEST_KEY, state_digest
+from labelstore.generation.weights import state_digest
+from trainer.models import DIGEST_KEY
 
 VERSION = 1
 
