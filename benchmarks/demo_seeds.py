@@ -123,8 +123,8 @@ def as_markdown(record: dict) -> str:
     return f"""# The demo over several seeds
 
 `python -m benchmarks.demo_seeds demo --seeds {record["claims"][0]["seeds"]}` after `make demo`, {record["date"]}, commit {record["commit"]},
-{record["hardware"]}, {versions}. Top-1 on 1,000 val images after {record["epochs"] * 1000:,} crops seen of 1,000 train images, mean
-and 95 % interval; {record["num_crops"]} stored crops per image, teacher {record["teacher_top1"]:.1f} % (trained on 4,000 images,
+{record["hardware"]}, {versions}. Top-1 on 1,000 val images after {record["epochs"] * 1000:,} crops seen of
+1,000 train images, mean and 95 % interval; {record["num_crops"]} stored crops per image, teacher {record["teacher_top1"]:.1f} % (trained on 4,000 images,
 the 1,000 among them). A seed changes initial weights, drawing order and random crops; images, teacher and store
 are the same throughout.
 

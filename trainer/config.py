@@ -198,6 +198,9 @@ class TrainConfig:
         # lists come from YAML and from people; tuples keep equality plain
         for name in ("mean", "std", "scale", "ratio", "betas", "milestones", "class_names"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("data", "train", "val", "store", "initial_checkpoint", "output", "scratch"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
         for name in _POSITIVE:
             self._require(name, getattr(self, name) > 0, "it must be above 0")
         for name in _NOT_NEGATIVE:
@@ -244,7 +247,7 @@ class TrainConfig:
             )
         if self.labels == "ferkd" and self.mask is None:
             raise UsageError(
-                "labels='ferkd' without a mask: give one of `labelstore mask list`, or labels='fkd'"
+                "labels='ferkd' without a mask: give one that `labelstore info` lists, or labels='fkd'"
             )
         if self.labels != "ferkd" and self.mask is not None:
             raise UsageError(

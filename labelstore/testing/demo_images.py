@@ -50,10 +50,10 @@ class DemoImages:
     """Images written by this call: 0 where the folder was complete."""
 
     def __str__(self) -> str:
-        counts = f"{self.teacher} teacher, {self.train} train and {self.val} val images"
+        counts = f"{self.teacher:,} teacher images, {self.train:,} train (also in teacher/), {self.val:,} val"
         if not self.written:
             return f"{self.folder} is complete: {counts}"
-        return f"{self.folder}: wrote {self.written} of {counts}"
+        return f"{self.folder}: {counts}; {self.written:,} files written"
 
 
 def make_demo_images(
