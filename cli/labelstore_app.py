@@ -13,6 +13,14 @@ COMMANDS = {
     "info": "Show what a store holds: images, crop plans, teachers, label sets, masks, progress.",
     "stats": "Show how sure the teacher is of its crops (FerKD Table 1) and what the labels weigh.",
     "calibrate": "Make a mask: which crops a student skips and which get the ground truth (FerKD Eq. 4).",
+    "variants": "Derive a cheaper label set from a richer one without the teacher, and print the KL it costs.",
+    "add-teacher": "Label the same crops with a further teacher, or the same one in another form.",
+    "grow": "Add crops to every image of a store and label them; nothing is rewritten.",
+    "drop": "Remove a label set, a mask or a crop plan, and free its space.",
+    "verify": "Compare every committed shard, the metadata and the catalogue with their digests.",
+    "repair": "Make damaged shards again, and only them: labels from images, boxes from the plan.",
+    "gc": "Remove temporary files and orphans that killed workers left behind an hour ago or more.",
+    "freeze": "Make a store read-only for good, with a manifest by which every copy can be checked.",
     "demo-images": "Write a small image folder to try things on: digits set into photographs.",
 }
 

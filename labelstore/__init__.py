@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from labelstore.codecs import Full, Hard, MarginalRenorm, MarginalSmoothing, Smoothing
     from labelstore.crops import CropPlan
     from labelstore.errors import LabelStoreError
-    from labelstore.generation import generate
+    from labelstore.generation import generate, grow, repair
+    from labelstore.integrity import freeze, gc, verify
     from labelstore.store import LabelSet, Mask, Store, create
     from labelstore.store import open_store as open
+    from labelstore.variants import derive
 
 _HOMES = {
     "open": ("labelstore.store", "open_store"),
@@ -35,7 +37,13 @@ _HOMES = {
     "LabelSet": ("labelstore.store", "LabelSet"),
     "Mask": ("labelstore.store", "Mask"),
     "generate": ("labelstore.generation", "generate"),
+    "grow": ("labelstore.generation", "grow"),
+    "derive": ("labelstore.variants", "derive"),
     "calibrate": ("labelstore.calibration", "calibrate"),
+    "verify": ("labelstore.integrity", "verify"),
+    "repair": ("labelstore.generation", "repair"),
+    "gc": ("labelstore.integrity", "gc"),
+    "freeze": ("labelstore.integrity", "freeze"),
     "Region": ("labelstore.calibration", "Region"),
     "RegionThresholds": ("labelstore.calibration", "RegionThresholds"),
     "RegionQuantiles": ("labelstore.calibration", "RegionQuantiles"),
@@ -64,8 +72,14 @@ __all__ = [
     "Store",
     "calibrate",
     "create",
+    "derive",
+    "freeze",
+    "gc",
     "generate",
+    "grow",
     "open",
+    "repair",
+    "verify",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -62,6 +63,13 @@ def calibrate(
             help="In hard regions the ground truth gets 1 - epsilon.", rich_help_panel=RULE
         ),
     ] = 0.1,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            help="Extend the mask to crops that the store has grown by, with the thresholds it has.",
+        ),
+    ] = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -74,6 +82,10 @@ def calibrate(
     from labelstore.calibration import preview, usual_choices
 
     rule = _rule(low, middle, top, quantiles, criterion, epsilon)
+    if update:
+        given = (low, middle, top, quantiles, criterion, epsilon)
+        _update(store, name, label_set, given, dry_run=dry_run, json=json)
+        return
     with labelstore.open(store, readonly=dry_run) as opened:
         labels = opened.label_set(label_set)
         if dry_run:
@@ -89,6 +101,40 @@ def calibrate(
         counted = preview(labels, {name: settled})
     _show(counted, json=json, store=store, mask=name)
     say(f"mask {name} is in {store}: train with --labels ferkd --mask {name}")
+
+
+def _update(
+    store: Path,
+    name: str,
+    label_set: str | None,
+    rule: tuple[object, ...],
+    *,
+    dry_run: bool,
+    json: bool,
+) -> None:
+    import labelstore
+    from labelstore import calibration
+    from labelstore.errors import UsageError
+
+    if rule != (None, None, None, None, "max_probability", 0.1):
+        raise UsageError(
+            "--update keeps the mask's rule: leave thresholds, quantiles, criterion and epsilon out, "
+            "or make another mask with --name"
+        )
+    with labelstore.open(store, readonly=dry_run) as opened:
+        mask = opened.mask(name)
+        given = None if label_set is None else opened.label_set(label_set)
+        labels = calibration.check_update(opened, name, given)
+        settled = labelstore.RegionThresholds.from_record(dict(mask.row.rule))
+        if not dry_run:
+            with Progress("mask", "crops") as progress:
+                calibration.update(opened, name, given, progress=progress)
+        counted = calibration.preview(labels, {name: settled})
+    _show(counted, json=json, store=store, mask=name)
+    did = "would cover" if dry_run else "covers"
+    say(
+        f"mask {name} of {store} {did} {labels.num_crops} crops of each image, before {mask.num_crops}"
+    )
 
 
 def _show(found: Preview, *, json: bool, **more: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,8 @@ import typer
 
 from cli.options import DryRun, Json, Store, numbers, seconds
 from cli.output import print_json, say
-from cli.progress import Progress, duration
+from cli.progress import Progress
+from cli.teacher_options import device_of_this_process, print_report
 
 CROPS = "Crops"
 TEACHER = "Teacher"
@@ -215,7 +215,7 @@ def create(
             name=name,
             temperature=temperature,
             batch_size=batch_size,
-            device=device or _device_of_this_process(),
+            device=device or device_of_this_process(),
             autocast=amp,
             workers=workers,
             skip_bad=skip_bad,
@@ -226,12 +226,7 @@ def create(
     if json:
         print_json({"store": store, **asdict(report)})
         return
-    for key, reason in report.bad.items():
-        say(f"left out {key}: {reason}")
-    if report.num_crops:
-        rate = f"{report.crops_per_second:,.0f} crops/s"
-        print(f"{report.num_crops:,} crops labelled in {duration(report.seconds)} ({rate})")
-    print(f"label set {report.label_set} in {store} is complete: {report.num_images:,} images")
+    print_report(report, store)
 
 
 def _report_plan(store: Path, images: Path, num_crops: int, *, json: bool) -> None:
@@ -257,13 +252,3 @@ def _report_plan(store: Path, images: Path, num_crops: int, *, json: bool) -> No
         f"would {verb} {store}: {record['images']:,} images of {record['classes']:,} classes, "
         f"{num_crops} crops each, {record['crops']:,} in all"
     )
-
-
-def _device_of_this_process() -> str | None:
-    """Under torchrun each process of a node takes a GPU of its own."""
-    rank = os.environ.get("LOCAL_RANK")
-    if rank is None:
-        return None
-    import torch
-
-    return f"cuda:{rank}" if int(rank) < torch.cuda.device_count() else None

@@ -86,6 +86,7 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
                 "teacher": row.teacher,
                 "plan": row.plan,
                 "label_set": row.label_set,
+                "num_crops": row.num_crops,
                 "rule": row.rule,
                 **progress(f"masks/{row.name}"),
             }
@@ -117,7 +118,8 @@ def _print(record: dict[str, Any]) -> None:
             for labels in record["label_sets"]
         }
         | {
-            f"mask {mask['name']}": f"by {mask['teacher']} on {mask['plan']}, {_progress(mask)}"
+            f"mask {mask['name']}": f"by {mask['teacher']} on {mask['plan']}, "
+            f"{mask['num_crops']} crops per image, {_progress(mask)}"
             for mask in record["masks"]
         }
     )

@@ -2,7 +2,7 @@
 
 from labelstore.calibration.choices import Choice, Preview, RegionCounts, preview, usual_choices
 from labelstore.calibration.labels import calibrate_label
-from labelstore.calibration.masking import calibrate
+from labelstore.calibration.masking import calibrate, check_update, update
 from labelstore.calibration.probability import Criterion
 from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
@@ -18,7 +18,9 @@ __all__ = [
     "Rule",
     "calibrate",
     "calibrate_label",
+    "check_update",
     "exact_quantiles",
     "preview",
+    "update",
     "usual_choices",
 ]

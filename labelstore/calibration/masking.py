@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +17,15 @@ from numpy.typing import NDArray
 from labelstore.calibration.probability import MapBlocks, check_calibratable, probabilities
 from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
 from labelstore.catalogue.records import Lease, MaskRow
-from labelstore.errors import IncompleteError
+from labelstore.errors import ConflictError, IncompleteError, UsageError
 from labelstore.store import BlockArrays, Mask, write_block
 from labelstore.store.block_work import fill_blocks
 from labelstore.store.leases import Progress
 from labelstore.store.slabs import slabs
 
 if TYPE_CHECKING:
-    from labelstore.store import LabelSet
+    from labelstore.store import LabelSet, Store
+
 
 def calibrate(
     labels: LabelSet,
@@ -52,16 +54,70 @@ def calibrate(
         num_crops=labels.num_crops,
         rule=record,
     )
-    is_new = name not in store.masks
+    held = next((mask for mask in store.catalogue.masks() if mask.name == name), None)
+    if held is not None and held == replace(row, num_crops=held.num_crops) != row:
+        raise ConflictError(
+            f"mask {name} covers {held.num_crops} of {row.num_crops} crops, the plan has grown: "
+            f"extend it with `labelstore calibrate {store.path} --update --name {name}`"
+        )
+    is_new = held is None
     store.catalogue.add_mask(row)
     if is_new:
         store.write_metadata()
-    group = f"masks/{name}"
-    job = _Job(labels, settled, group)
-    told = progress or (lambda done, total: None)
-    fill_blocks(store, group, labels.blocks, labels.layout, job.mask, told)
+    _fill(labels, settled, name, progress)
     store.refresh()
     return store.mask(name)
+
+
+def update(
+    store: Store, name: str, labels: LabelSet | None = None, *, progress: Progress | None = None
+) -> Mask:
+    """Extend a mask to the crops that its plan has grown by, with the thresholds that it has; nothing is rewritten.
+
+    Computed from the label set that the mask was made from, or from `labels` of the same teacher and plan.
+    IncompleteError where that is not grown yet.
+    """
+    row = store.mask(name).row
+    labels = check_update(store, name, labels)
+    rule = RegionThresholds.from_record(dict(row.rule))
+    if row.num_crops != labels.num_crops:
+        with store.catalogue.transaction() as connection:
+            store.catalogue.update_mask_crops(connection, name, labels.num_crops)
+    store.write_metadata()
+    _fill(labels, rule, name, progress)
+    store.refresh()
+    return store.mask(name)
+
+
+def check_update(store: Store, name: str, labels: LabelSet | None = None) -> LabelSet:
+    """The label set that `update` computes from; UsageError or IncompleteError where it cannot."""
+    row = store.mask(name).row
+    if labels is None and row.label_set not in store.label_sets:
+        raise UsageError(
+            f"label set {row.label_set}, which mask {name} was made from, is not in {store.path}: "
+            f"choose another one of {row.teacher} with --label-set"
+        )
+    labels = store.label_set(row.label_set) if labels is None else labels
+    if (labels.row.teacher, labels.plan.name) != (row.teacher, row.plan):
+        raise UsageError(
+            f"label set {labels.name} is of {labels.row.teacher} on {labels.plan.name}, mask {name} of "
+            f"{row.teacher} on {row.plan}: choose a label set of the same teacher with --label-set"
+        )
+    rule = RegionThresholds.from_record(dict(row.rule))
+    check_calibratable(labels, rule.criterion, calibrates=rule.calibrates)
+    if row.num_crops != labels.num_crops and not labels.is_complete:
+        raise IncompleteError(
+            f"label set {labels.name} has {len(labels.blocks)} of {labels.layout.num_blocks} image "
+            f"blocks with {labels.num_crops} crops: finish it with `labelstore grow` first"
+        )
+    return labels
+
+
+def _fill(labels: LabelSet, rule: Rule, name: str, progress: Progress | None) -> None:
+    group = f"masks/{name}"
+    job = _Job(labels, rule, group)
+    told = progress or (lambda done, total: None)
+    fill_blocks(labels.store, group, labels.blocks, labels.layout, job.mask, told)
 
 
 def _settled(

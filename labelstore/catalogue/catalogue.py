@@ -13,7 +13,13 @@ from sqlalchemy import Connection, Table, insert, inspect, select
 
 from labelstore.catalogue import image_table, leases, ledger, metadata_files
 from labelstore.catalogue.connection import Database
-from labelstore.catalogue.digests import insert_rows, num_rows, verified_rows, verify_tables
+from labelstore.catalogue.digests import (
+    delete_rows,
+    insert_rows,
+    num_rows,
+    verified_rows,
+    verify_tables,
+)
 from labelstore.catalogue.named_rows import add_record, all_records, change_record
 from labelstore.catalogue.records import (
     ImageRow,
@@ -116,9 +122,7 @@ class Catalogue:
         it cannot be read.
         """
         frozen = frozen_mark is not None and frozen_mark.exists()
-        database = Database(
-            url, readonly=readonly or frozen, frozen_mark=frozen_mark, clock=clock
-        )
+        database = Database(url, readonly=readonly or frozen, frozen_mark=frozen_mark, clock=clock)
         with database.reading() as conn:
             tables = set(inspect(conn).get_table_names())
             if store.name not in tables:
@@ -333,6 +337,10 @@ class Catalogue:
         """All masks by name."""
         return self._all(masks, MaskRow)
 
+    def update_mask_crops(self, conn: Connection, name: str, num_crops: int) -> None:
+        """Extend a mask to the first `num_crops` crops of every image."""
+        change_record(conn, masks, name, {"num_crops": num_crops})
+
     def add_run(self, row: RunRow) -> RunRow:
         """Add a training or find it; when it started may differ, as a resumed run starts again."""
         return self._add(runs, row, free=frozenset({"started"}))
@@ -450,6 +458,34 @@ class Catalogue:
         with self.reading() as conn:
             return ledger.group_totals(conn)
 
+    def drop(self, group: str) -> None:
+        """Forget a label set, a mask or a plan ("labels/NAME", ...) with its ledger rows, in one transaction.
+
+        Leases stay, since fencing numbers never go back. ConflictError for a plan that something is on.
+        """
+        table, name = _named(group)
+
+        def work(conn: Connection) -> None:
+            if table is plans:
+                used = [
+                    r.name for r in all_records(conn, label_sets, LabelSetRow) if r.plan == name
+                ]
+                used += [r.name for r in all_records(conn, masks, MaskRow) if r.plan == name]
+                if used:
+                    raise ConflictError(
+                        f"crop plan {name} is used by {', '.join(used)}: drop these first"
+                    )
+            ledger.forget_group(conn, group)
+            delete_rows(conn, table, table.c.name == name)
+
+        self._database.write(work)
+
+    def is_registered(self, conn: Connection, group: str) -> bool:
+        """Whether a label set, mask or plan of that name is there, or any of its shards."""
+        table, name = _named(group)
+        named = conn.execute(select(table.c.name).where(table.c.name == name)).first()
+        return named is not None or bool(ledger.committed_shards(conn, group))
+
     # Metadata files of the arrays
 
     def begin_metadata(self, files: Mapping[str, tuple[str | None, str | None]]) -> int:
@@ -482,3 +518,9 @@ class Catalogue:
     def _all(self, table: Table, kind: type[R]) -> tuple[R, ...]:
         with self.reading() as conn:
             return all_records(conn, table, kind)
+
+
+def _named(group: str) -> tuple[Table, str]:
+    """The table that keeps a group's name, and the name."""
+    kind, _, name = group.partition("/")
+    return {"labels": label_sets, "masks": masks, "crops": plans}[kind], name

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, select
 from labelstore.catalogue import leases
 from labelstore.catalogue.digests import (
     Row,
+    delete_rows,
     insert_rows,
     update_rows,
     verified_rows,
@@ -153,6 +154,11 @@ def committed_shards(conn: Connection, group: str) -> dict[int, tuple[int, ...]]
     for row in verified_rows(conn, shards, group):
         found.setdefault(row[1], []).append(row[2])
     return {block: tuple(crop_shards) for block, crop_shards in found.items()}
+
+
+def forget_group(conn: Connection, group: str) -> None:
+    """Delete a group's rows; its files are then named by nobody."""
+    delete_rows(conn, shards, shards.c.group_name == group)
 
 
 def group_totals(conn: Connection) -> dict[str, tuple[int, int]]:

@@ -38,6 +38,8 @@ class ImageJob:
     image: int
     key: str
     path: Path
+    first_crop: int = 0
+    """Crops before it have labels already."""
 
 
 @dataclass(kw_only=True)
@@ -74,7 +76,10 @@ class CropBatch:
 
 
 class CropBatches:
-    """Iterates batches of `batch_size` crops over jobs; the last batch may be smaller."""
+    """Iterates batches of `batch_size` crops over jobs; the last batch may be smaller.
+
+    Of every image the crops from its job's `first_crop` up to `num_crops`.
+    """
 
     def __init__(
         self,
@@ -100,7 +105,7 @@ class CropBatches:
             torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory) for _ in range(BUFFERS)
         )
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="crops")
-        self._ahead: deque[Future[OpenedImage]] = deque()
+        self._ahead: deque[tuple[ImageJob, Future[OpenedImage]]] = deque()
         self._most_ahead = IMAGES_AHEAD * workers
 
     def __iter__(self) -> Iterator[CropBatch]:
@@ -128,8 +133,9 @@ class CropBatches:
     def _plan_batches(self) -> Iterator[tuple[Segment, ...]]:
         segments: list[Segment] = []
         filled = 0
-        while (opened := self._next_image()) is not None:
-            first = 0
+        while (following := self._next_image()) is not None:
+            job, opened = following
+            first = job.first_crop
             while first < self._num_crops:
                 last = min(self._num_crops, first + self._batch_size - filled)
                 segments.append(Segment(opened=opened, first=first, last=last, at=filled))
@@ -141,12 +147,12 @@ class CropBatches:
         if segments:
             yield tuple(segments)
 
-    def _next_image(self) -> Future[OpenedImage] | None:
+    def _next_image(self) -> tuple[ImageJob, Future[OpenedImage]] | None:
         while len(self._ahead) < self._most_ahead:
             job = next(self._jobs, None)
             if job is None:
                 break
-            self._ahead.append(self._pool.submit(self._open, job))
+            self._ahead.append((job, self._pool.submit(self._open, job)))
         return self._ahead.popleft() if self._ahead else None
 
     def _open(self, job: ImageJob) -> OpenedImage:

@@ -215,7 +215,10 @@ class _Job:
         self._total = self.store.num_rows * self.plan.num_crops
         committed = self._committed_blocks(layout)
         before = len(committed)
-        self._done = sum(len(layout.rows(b)) for b in committed) * self.plan.num_crops
+        self._done = sum(
+            len(layout.rows(block)) * len(shards) * self.plan.crops_per_shard
+            for block, shards in self._committed(layout).items()
+        )
         self.progress(self._done, self._total)
         if before == layout.num_blocks:
             return self._report(started, before)
@@ -272,7 +275,7 @@ class _Job:
                 values = {name: array[part] for name, array in labels.items()}
                 if opened.bad is not None:
                     self._leave_out(block, opened)
-                    self._done += self.plan.num_crops
+                    self._done += block.num_new
                 else:
                     self._refuse_nan(opened, segment.first, values["probs"])
                     block.add(opened, segment.first, segment.last, values)
@@ -292,24 +295,28 @@ class _Job:
         while (lease := self._keeper.acquire()) is not None:
             rows = layout.rows(lease.block)
             known_bad = {i: "left out earlier" for i in rows if bad[i]}
+            there = self._committed(layout).get(lease.block, ())
             block = ImageBlock(
                 lease=lease,
                 rows=rows,
                 num_crops=self.plan.num_crops,
+                missing=[i for i in range(layout.num_crop_shards) if i not in there],
+                crops_per_shard=self.plan.crops_per_shard,
                 spool=Spool(self._spools, lease),
                 pending=set(rows) - set(known_bad),
             )
-            for image, labelled in read_spools(self._spools, lease.block).items():
-                if image in block.pending:
-                    block.done[image] = labelled
-                    block.pending.discard(image)
-                    self._done += self.plan.num_crops
-            self._done += len(known_bad) * self.plan.num_crops
+            taken = block.take(read_spools(self._spools, lease.block))
+            self._done += (taken + len(known_bad)) * block.num_new
             self._blocks[lease.block] = block
             if block.is_complete:
                 self._hand_over(block, writer, commits)
             for image in sorted(block.pending):
-                yield ImageJob(image=image, key=keys[image], path=self.folder.path(keys[image]))
+                yield ImageJob(
+                    image=image,
+                    key=keys[image],
+                    path=self.folder.path(keys[image]),
+                    first_crop=block.first_crop,
+                )
 
     def _hand_over(
         self, block: ImageBlock, writer: ThreadPoolExecutor, commits: list[Future[None]]
@@ -322,7 +329,7 @@ class _Job:
         try:
             lease = self._keeper.current(block.lease)
             codec = self._settled_codec(block)
-            shards = block.label_arrays(self.label_set, codec, self.plan, self.num_classes)
+            shards = block.label_arrays(self.label_set, codec, self.num_classes)
             if self.plan.stored:
                 there = self.store.catalogue.committed(f"crops/{self.plan.name}")
                 have = there.get(block.lease.block, ())
@@ -354,7 +361,7 @@ class _Job:
         if row.codec.get("class_ids", "plain") is not None:
             return codec_from_record(row.codec)
         codec = codec_from_record({**row.codec, "class_ids": "plain"})
-        first = block.labels(slice(0, self.plan.crops_per_shard))
+        first = block.labels(block.crop_shards()[0][1])
         assert isinstance(first, TopK)
         if block.done:
             codec = choose_class_ids(codec, first, self.num_classes)
@@ -391,9 +398,18 @@ class _Job:
                 "run the same command again to go on"
             )
 
+    def _committed(self, layout: Layout) -> dict[int, list[int]]:
+        """Per block the committed crop shards that the plan had when this began; others may have grown it since."""
+        committed = self.store.catalogue.committed(self._group)
+        return {
+            block: [shard for shard in shards if shard < layout.num_crop_shards]
+            for block, shards in committed.items()
+            if block < layout.num_blocks
+        }
+
     def _committed_blocks(self, layout: Layout) -> list[int]:
         self.store.refresh()
-        committed = self.store.catalogue.committed(self._group)
+        committed = self._committed(layout)
         return [b for b, shards in committed.items() if len(shards) == layout.num_crop_shards]
 
     def _report(self, started: float, before: int) -> GenerationReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,10 @@ class ImageBlock:
     rows: range
     """All image rows of the block."""
     num_crops: int
+    """M."""
+    missing: Sequence[int]
+    """Crop shards that are not committed, ascending; all of them unless the plan has grown."""
+    crops_per_shard: int
     spool: Spool
     pending: set[int]
     """Image rows that still wait for labels."""
@@ -35,6 +39,32 @@ class ImageBlock:
     seconds: float = 0.0
     """Spent on this block's crops."""
     _partial: dict[int, dict[str, NDArray[Any]]] = field(default_factory=dict)
+
+    @property
+    def first_crop(self) -> int:
+        """Crops from here on are labelled."""
+        return self.missing[0] * self.crops_per_shard
+
+    @property
+    def num_new(self) -> int:
+        """Crops of each image that are labelled."""
+        return self.num_crops - self.first_crop
+
+    def take(self, found: Mapping[int, LabelledImage]) -> int:
+        """Take images that an earlier lease finished; returns how many.
+
+        What was labelled for another range of crops, before the plan grew, is of no use.
+        """
+        usable = {
+            image: labelled
+            for image, labelled in found.items()
+            if image in self.pending
+            and (labelled.first_crop, len(labelled.arrays["box"]))
+            == (self.first_crop, self.num_new)
+        }
+        self.done |= usable
+        self.pending -= usable.keys()
+        return len(usable)
 
     @property
     def is_complete(self) -> bool:
@@ -49,8 +79,8 @@ class ImageBlock:
         arrays = self._partial.setdefault(image, {})
         for name, values in labels.items():
             if name not in arrays:
-                arrays[name] = np.empty((self.num_crops, *values.shape[1:]), values.dtype)
-            arrays[name][first:last] = values
+                arrays[name] = np.empty((self.num_new, *values.shape[1:]), values.dtype)
+            arrays[name][first - self.first_crop : last - self.first_crop] = values
         if last < self.num_crops:
             return False
         assert opened.boxes is not None
@@ -61,7 +91,12 @@ class ImageBlock:
             height=opened.height,
             width=opened.width,
             digest=opened.digest,
-            arrays={"box": opened.boxes, "flip": opened.flips, **arrays},
+            arrays={
+                "box": opened.boxes[self.first_crop :],
+                "flip": opened.flips[self.first_crop :],
+                **arrays,
+            },
+            first_crop=self.first_crop,
         )
         self.spool.append(finished)
         self.done[image] = finished
@@ -96,12 +131,10 @@ class ImageBlock:
         width = some.arrays["probs"].shape[-1]
         return self._gather("probs", crops, (width,), np.dtype(np.float32), np.nan)
 
-    def label_arrays(
-        self, name: str, codec: LabelCodec, plan: PlanRow, num_classes: int
-    ) -> list[BlockArrays]:
+    def label_arrays(self, name: str, codec: LabelCodec, num_classes: int) -> list[BlockArrays]:
         """The label set's shards of this block, encoded."""
         shards = []
-        for crop_shard, crops in _crop_shards(plan):
+        for crop_shard, crops in self.crop_shards():
             arrays = codec.encode(self.labels(crops), num_classes)
             shards.append(BlockArrays(group=f"labels/{name}", crop_shard=crop_shard, arrays=arrays))
         return shards
@@ -117,15 +150,21 @@ class ImageBlock:
                     "flip": self._gather("flip", crops, (), np.dtype(np.uint8), 255),
                 },
             )
-            for crop_shard, crops in _crop_shards(plan)
+            for crop_shard, crops in self.crop_shards()
         ]
+
+    def crop_shards(self) -> list[tuple[int, slice]]:
+        """(crop shard, its crops) of everything that is missing."""
+        per = self.crops_per_shard
+        return [(i, slice(i * per, (i + 1) * per)) for i in self.missing]
 
     def _gather(
         self, name: str, crops: slice, row: tuple[int, ...], dtype: np.dtype[Any], fill: float
     ) -> NDArray[Any]:
         out = np.full((len(self.rows), crops.stop - crops.start, *row), fill, dtype)
+        inside = slice(crops.start - self.first_crop, crops.stop - self.first_crop)
         for image, labelled in self.done.items():
-            out[image - self.rows.start] = labelled.arrays[name][crops]
+            out[image - self.rows.start] = labelled.arrays[name][inside]
         return out
 
 
@@ -140,8 +179,3 @@ class Stopwatch:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         return seconds
-
-
-def _crop_shards(plan: PlanRow) -> list[tuple[int, slice]]:
-    per = plan.crops_per_shard
-    return [(i, slice(i * per, (i + 1) * per)) for i in range(plan.num_crops // per)]

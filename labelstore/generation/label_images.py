@@ -102,5 +102,6 @@ def _same_plan(store: Store, name: str, plan: CropPlan, num_crops: int, stored_c
         if old.get(what) != value:
             raise ConflictError(
                 f"{store.path} exists with {what.replace('_', '-')} {old.get(what)}, asked for {value}: "
-                "use the same, or give another STORE"
+                + ("use the same, `labelstore grow`," if what == "num_crops" else "use the same,")
+                + " or give another STORE"
             )

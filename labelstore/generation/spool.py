@@ -39,7 +39,9 @@ class LabelledImage:
     width: int
     digest: bytes
     arrays: Mapping[str, NDArray[Any]]
-    """box (M, 4), flip (M,), and class_ids, probs, tail (M, ...) or probs (M, C)."""
+    """box (m, 4), flip (m,), and class_ids, probs, tail (m, ...) or probs (m, C)."""
+    first_crop: int = 0
+    """The m crops are numbers `first_crop` to M - 1: those before have been committed."""
 
 
 class Spool:
@@ -99,6 +101,7 @@ def _pack(image: LabelledImage) -> bytes:
             "height": image.height,
             "width": image.width,
             "digest": image.digest.hex(),
+            "first_crop": image.first_crop,
             "arrays": [[name, a.dtype.str, a.shape] for name, a in arrays.items()],
         }
     ).encode()
@@ -136,4 +139,5 @@ def _unpack(payload: bytes) -> LabelledImage:
         width=head["width"],
         digest=bytes.fromhex(head["digest"]),
         arrays=arrays,
+        first_crop=head.get("first_crop", 0),
     )

@@ -45,8 +45,10 @@ class Group:
         """Image blocks whose crop shards are all committed."""
         wanted = self.layout.num_crop_shards
         counts = np.zeros(self.layout.num_blocks, np.int64)
-        for block, _ in self._shards:
-            counts[block] += 1
+        for block, crop_shard in self._shards:
+            # a plan that was grown since has more than this layout knows
+            if block < len(counts) and crop_shard < wanted:
+                counts[block] += 1
         return tuple(np.flatnonzero(counts == wanted).tolist())
 
     def shard(self, block: int, crop_shard: int) -> ShardRow:
@@ -61,7 +63,7 @@ class Group:
             raise NotGenerated(
                 f"{self.name}: images {rows.start}-{rows.stop - 1}, crops {first}-"
                 f"{first + self.layout.crops_per_shard - 1} are not generated yet; "
-                "run the same `labelstore create` again to finish them"
+                "run the same `labelstore create` or `labelstore grow` again to finish them"
             )
         return row
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import MaskRow
+from labelstore.schema import REGION, Layout
 
 if TYPE_CHECKING:
     from labelstore.store.store import Store
@@ -20,6 +21,7 @@ class Mask:
         self.store = store
         self.row = row
         self._regions = store.group(f"masks/{row.name}")
+        self._plan_columns = Layout.of(store.plan(row.plan), store.num_rows).num_columns
 
     @property
     def name(self) -> str:
@@ -32,15 +34,34 @@ class Mask:
         return dict(self.row.rule)
 
     @property
+    def num_crops(self) -> int:
+        """Crops of each image that the mask covers: those it was made for, until it is updated."""
+        return self.row.num_crops
+
+    @property
     def blocks(self) -> tuple[int, ...]:
         """Image blocks that the mask covers."""
         return self._regions.blocks
 
     @property
     def is_complete(self) -> bool:
-        """True when every image block is covered."""
+        """True when every image block is covered, up to `num_crops`."""
         return len(self.blocks) == self._regions.layout.num_blocks
 
     def regions(self, block: int, columns: range | None = None) -> NDArray[np.uint8]:
-        """Region codes of one image block: uint8 (n, m), 255 where there is no label."""
-        return self._regions.read(block, columns, "region")
+        """Region codes of one image block: uint8 (n, m), 255 where there is no label.
+
+        `columns` counts over all M crops of the plan; crops that it has grown by since are 255 too.
+        """
+        if self._plan_columns == self._regions.layout.num_columns:
+            return self._regions.read(block, columns, "region")
+        layout = self._regions.layout
+        asked = range(self._plan_columns) if columns is None else columns
+        covered = range(min(asked.start, layout.num_columns), min(asked.stop, layout.num_columns))
+        codes = np.full(
+            (len(layout.rows(block)), len(asked) * layout.crops_per_chunk), REGION.fill, np.uint8
+        )
+        if covered:
+            known = self._regions.read(block, covered, "region")
+            codes[:, : known.shape[1]] = known
+        return codes

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from labelstore.arrays.base import ArrayBackend, ArraySpec
-from labelstore.arrays.durable import StagedFiles
+from labelstore.arrays.durable import StagedFiles, storage_errors
 from labelstore.catalogue import Catalogue
 from labelstore.errors import ConflictError, DamagedShard, StorageError
 
 ATTEMPTS = 10
-LOOKS = 5
+LOOKS = 3
 """How often a file that does not match is looked at again: another worker may be replacing it."""
 
 
@@ -48,7 +48,7 @@ def metadata_problems(
     problems: dict[str, str] = {}
     for look in range(LOOKS):
         if look:
-            time.sleep(0.02 * 2**look)
+            time.sleep(0.05 * look)
         accepted = catalogue.metadata_digests()
         wanted = accepted if keys is None else [key for key in keys if key in accepted]
         problems = {}
@@ -101,10 +101,20 @@ def _replace(catalogue: Catalogue, root: Path, files: Mapping[str, bytes]) -> No
         old = accepted.get(key, frozenset())
         if old != {new} or _digest(root / key) != new:
             changes[key] = (next(iter(old - {""}), None), new)
+    # files of arrays that were dropped
+    gone = [key for key, known in accepted.items() if key not in files and known != {""}]
+    changes |= {key: (next(iter(accepted[key] - {""}), None), None) for key in gone}
     if not changes:
         return
     token = catalogue.begin_metadata(changes)
     with StagedFiles() as staged:
-        for key in changes:
+        for key in changes.keys() - set(gone):
             staged.stage(root / key, files[key])
-        catalogue.finish_metadata(staged.publish, token)
+
+        def publish() -> None:
+            staged.publish()
+            for key in gone:
+                with storage_errors(root / key):
+                    (root / key).unlink(missing_ok=True)
+
+        catalogue.finish_metadata(publish, token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -239,7 +240,9 @@ class Store:
             about = {"teacher": row.teacher, "plan": row.plan, "codec": dict(row.codec)}
             return specs(name, fields, layout, about), layout
         mask: MaskRow = _pick(self.catalogue.masks(), owner, "mask", "--mask")
-        layout = Layout.of(self.plan(mask.plan), self.num_rows)
+        # the crops that it was made for: a plan may have grown since
+        plan = replace(self.plan(mask.plan), num_crops=mask.num_crops)
+        layout = Layout.of(plan, self.num_rows)
         return specs(name, (REGION,), layout, {"plan": mask.plan, "rule": dict(mask.rule)}), layout
 
     def write_metadata(self) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.catalogue.records import LabelSetRow, TeacherRow
+from labelstore.catalogue.records import LabelSetRow, Lease, TeacherRow
 from labelstore.codecs import top_k
 from labelstore.codecs.base import LabelCodec
 from labelstore.images import ImageFolder
+from labelstore.schema import BOX, FLIP
 from labelstore.store import BlockArrays, ImageFacts, Store, create, write_block
 
 IMAGE_SIZE = (375, 500)
@@ -103,54 +104,66 @@ def fill_blocks(
     blocks: Iterable[int] | None = None,
 ) -> None:
     """Commit image blocks (all that are open, or the given ones) of a label set and its plan's boxes."""
-    group, plan = f"labels/{name}", store.plan()
+    group = f"labels/{name}"
     layout = store.group_specs(group)[1]
-    with_boxes = plan.stored and f"crops/{plan.name}" in store.group_names()
-    boxed = store.catalogue.committed(f"crops/{plan.name}") if with_boxes else {}
-    codec = store.label_set(name).codec
-    num_classes = soft_labels.shape[-1]
-    keys = store.image_columns["key"]
     wanted = range(layout.num_blocks) if blocks is None else blocks
     for block in wanted:
         lease = store.catalogue.acquire(
             group, [block], "filled_store", 60.0, layout.num_crop_shards
         )
-        if lease is None:
-            continue
-        rows = layout.rows(block)
-        labels = soft_labels[rows.start : rows.stop].copy()
-        labels[[row - rows.start for row in bad if row in rows]] = np.nan
-        crops = np.broadcast_to(np.arange(layout.num_crops), (len(rows), layout.num_crops))
-        sizes = np.broadcast_to(np.array(IMAGE_SIZE), (len(rows), 2))
-        boxes, flips = store.crop_plan().crops_of_images([keys[i] for i in rows], sizes, crops)
-        width = layout.crops_per_shard
-        shards = []
-        for shard in range(layout.num_crop_shards):
-            part = slice(shard * width, (shard + 1) * width)
-            kept = codec.kept(num_classes)
-            dense = labels[:, part]
-            arrays = codec.encode(dense if kept is None else top_k(dense, kept), num_classes)
-            shards.append(BlockArrays(group=group, crop_shard=shard, arrays=arrays))
-            if with_boxes and block not in boxed:
-                shards.append(
-                    BlockArrays(
-                        group=f"crops/{plan.name}",
-                        crop_shard=shard,
-                        arrays={"box": boxes[:, part], "flip": flips[:, part].astype(np.uint8)},
-                    )
-                )
-        good = [row for row in rows if row not in bad]
-        write_block(
-            store,
-            lease,
-            shards,
-            facts=ImageFacts(
-                decoded=[(row, IMAGE_SIZE[1], IMAGE_SIZE[0], b"\0" * 16) for row in good],
-                bad={row: "left out on purpose" for row in rows if row in bad},
-            ),
-            num_images=len(good),
-            seconds=float(len(good)),
-            device="none",
-        )
-        store.catalogue.release(lease)
+        if lease is not None:
+            fill_block(store, lease, soft_labels, bad=bad)
+            store.catalogue.release(lease)
     store.refresh()
+
+
+def fill_block(
+    store: Store, lease: Lease, soft_labels: NDArray[np.float32], *, bad: Collection[int] = ()
+) -> None:
+    """Commit the leased block of a label set, and its boxes where nobody has yet."""
+    group, plan, block = lease.group, store.plan(), lease.block
+    layout = store.group_specs(group)[1]
+    with_boxes = plan.stored and f"crops/{plan.name}" in store.group_names()
+    boxed = store.catalogue.committed(f"crops/{plan.name}") if with_boxes else {}
+    codec = store.label_set(group.partition("/")[2]).codec
+    num_classes = soft_labels.shape[-1]
+    keys = store.image_columns["key"]
+    rows = layout.rows(block)
+    labels = soft_labels[rows.start : rows.stop].copy()
+    labels[[row - rows.start for row in bad if row in rows]] = np.nan
+    crops = np.broadcast_to(np.arange(layout.num_crops), (len(rows), layout.num_crops))
+    sizes = np.broadcast_to(np.array(IMAGE_SIZE), (len(rows), 2))
+    boxes, flips = store.crop_plan().crops_of_images([keys[i] for i in rows], sizes, crops)
+    boxes, missing = boxes.copy(), [row - rows.start for row in bad if row in rows]
+    boxes[missing] = BOX.fill
+    codes = flips.astype(np.uint8)
+    codes[missing] = FLIP.fill
+    width = layout.crops_per_shard
+    shards = []
+    for shard in range(layout.num_crop_shards):
+        part = slice(shard * width, (shard + 1) * width)
+        kept = codec.kept(num_classes)
+        dense = labels[:, part]
+        arrays = codec.encode(dense if kept is None else top_k(dense, kept), num_classes)
+        shards.append(BlockArrays(group=group, crop_shard=shard, arrays=arrays))
+        if with_boxes and block not in boxed:
+            shards.append(
+                BlockArrays(
+                    group=f"crops/{plan.name}",
+                    crop_shard=shard,
+                    arrays={"box": boxes[:, part], "flip": codes[:, part]},
+                )
+            )
+    good = [row for row in rows if row not in bad]
+    write_block(
+        store,
+        lease,
+        shards,
+        facts=ImageFacts(
+            decoded=[(row, IMAGE_SIZE[1], IMAGE_SIZE[0], b"\0" * 16) for row in good],
+            bad={row: "left out on purpose" for row in rows if row in bad},
+        ),
+        num_images=len(good),
+        seconds=float(len(good)),
+        device="none",
+    )

@@ -223,6 +223,12 @@ def _check_complete(labels: LabelSet, mask: Mask | None, *, allow_incomplete: bo
             f"label set {labels.name} is not finished: run the same `labelstore create` again, or train on "
             "what is there with --allow-incomplete"
         )
+    if mask is not None and mask.num_crops < labels.num_crops:
+        raise IncompleteError(
+            f"mask {mask.name} covers {mask.num_crops} of {labels.num_crops} crops: run `labelstore "
+            f"calibrate {labels.store.path} --update --name {mask.name}`, or train on these with "
+            "--allow-incomplete"
+        )
     if mask is not None and not mask.is_complete:
         raise IncompleteError(
             f"mask {mask.name} does not cover all images: run `labelstore calibrate --update`, or train on "

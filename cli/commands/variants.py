@@ -1,0 +1,120 @@
+"""`labelstore variants`: a cheaper label set from a richer one, without the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from cli.options import DryRun, Json, Store
+from cli.output import print_fields, print_json, say
+from cli.progress import Progress
+
+
+def variants(
+    store: Store,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="LABEL_SET",
+            help="Label set to derive from; not needed if there is only one.",
+        ),
+    ] = None,
+    compression: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODEC",
+            help="Lossy form of a label: full, hard, smoothing, ms or mr (FKD 3.5).",
+            show_default="the source's",
+        ),
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="Classes that ms and mr keep; at most the source's.",
+            show_default="the source's, or 5",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE",
+            help="Of the probabilities: float32, float16 or uint8.",
+            show_default="the source's",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Name of the new label set.", show_default="source and codec"
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Derive a cheaper label set from a richer one without the teacher, and print the KL it costs.
+
+    From full labels everything else, from ms a smaller K, mr, smoothing and hard. The KL is that of the new
+    labels from the source's, in nats, read back from what was written. Run again, it adds what is missing.
+    """
+    import labelstore
+    from labelstore.variants import (
+        check_derivable,
+        check_name,
+        codec_for,
+        codec_words,
+        variant_cost,
+        variant_name,
+    )
+
+    with labelstore.open(store, readonly=dry_run) as opened:
+        labels = opened.label_set(source)
+        codec = codec_for(labels, compression, k, dtype)
+        check_derivable(labels, codec)
+        chosen = name or variant_name(labels, codec)
+        there = check_name(labels, codec, chosen) is not None
+        record: dict[str, Any] = {
+            "store": store,
+            "label_set": chosen,
+            "from": labels.name,
+            "codec": codec.to_record(),
+        }
+        if dry_run:
+            if json:
+                print_json({**record, "exists": there})
+            else:
+                print(
+                    f"would {'finish' if there else 'derive'} label set {chosen} "
+                    f"({codec_words(codec)}) from {labels.name} ({codec_words(labels.codec)})"
+                )
+            return
+        with Progress("variant", "crops") as progress:
+            variant = labelstore.derive(labels, codec, name=chosen, progress=progress)
+        cost = variant_cost(labels, variant)
+        written = opened.catalogue.counts()
+        sizes = {
+            which: written.get(f"labels/{which}", (0, 0))[1] for which in (chosen, labels.name)
+        }
+        is_complete = variant.is_complete
+        record["codec"] = variant.codec.to_record()
+    if json:
+        print_json(
+            record
+            | {"kl": asdict(cost), "is_complete": is_complete}
+            | {"bytes": sizes[chosen], "source_bytes": sizes[record["from"]]}
+        )
+    else:
+        print_fields(
+            {
+                "label set": f"{chosen} ({codec_words(codec)}) from {record['from']}",
+                "KL mean": f"{cost.mean:.3g} nats over {cost.num_crops:,} crops",
+                "KL 99th percentile": f"{cost.p99:.3g} nats",
+                "KL worst": f"{cost.worst:.3g} nats",
+                "size": f"{sizes[chosen] / 1e6:,.1f} MB, {sizes[record['from']] / 1e6:,.1f} MB before",
+            }
+        )
+    if not is_complete:
+        say(f"{record['from']} is not complete: finish it, then run this again for the rest")

@@ -1,0 +1,153 @@
+"""One shard again: the teacher's labels of some crops of one image block, decoded and asked anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from labelstore.catalogue.records import LabelSetRow, ShardRow
+from labelstore.codecs import codec_from_record
+from labelstore.codecs.base import TopK
+from labelstore.codecs.topk import id_dtype, missing_id
+from labelstore.errors import ConflictError, RejectedInput
+from labelstore.generation.class_map import class_map as map_classes
+from labelstore.generation.crop_batches import CropBatches, ImageJob, OpenedImage
+from labelstore.generation.labeller import Autocast, Labeller
+from labelstore.generation.teachers import Teacher
+from labelstore.images import ImageFolder
+from labelstore.schema import Layout
+from labelstore.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relabeller:
+    """Makes the arrays of a label set's shards from the images, as they were made the first time."""
+
+    store: Store
+    row: LabelSetRow
+    folder: ImageFolder
+    teacher: Teacher
+    """With the preprocessing that the store recorded."""
+    labeller: Labeller
+    batch_size: int
+    workers: int
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        row: LabelSetRow,
+        folder: ImageFolder,
+        teacher: Teacher,
+        *,
+        class_map: str | None,
+        batch_size: int,
+        device: str | None,
+        autocast: Autocast,
+        workers: int,
+    ) -> Relabeller:
+        """ConflictError unless these are the weights that made the labels."""
+        held = store.teacher(row.teacher)
+        if teacher.row.digest != held.digest:
+            raise ConflictError(
+                f"label set {row.name} was made by weights {held.digest[:12]} ({held.source}), "
+                f"{teacher.row.source} has {teacher.row.digest[:12]}: give the same with --teacher"
+            )
+        teacher = Teacher(module=teacher.module, row=held, class_names=teacher.class_names)
+        chosen = map_classes(teacher, store.class_names, class_map)
+        return cls(
+            store=store,
+            row=row,
+            folder=folder,
+            teacher=teacher,
+            labeller=Labeller(
+                teacher,
+                codec_from_record(row.codec).kept(row.num_classes),
+                device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+                autocast=autocast,
+                temperature=row.temperature,
+                class_map=chosen,
+            ),
+            batch_size=batch_size,
+            workers=workers,
+        )
+
+    def arrays(
+        self, shard: ShardRow, alive: Callable[[], object] = lambda: None
+    ) -> dict[str, NDArray[Any]]:
+        """The shard's arrays by field. RejectedInput for an image that is missing or has changed.
+
+        `alive` is called after every batch, and may raise.
+        """
+        plan = self.store.plan(self.row.plan)
+        layout = Layout.of(plan, self.store.num_rows)
+        rows = layout.rows(shard.block)
+        first = shard.crop_shard * layout.crops_per_shard
+        keys, bad = self.store.image_columns["key"], self.store.bad
+        batches = CropBatches(
+            [
+                ImageJob(image=i, key=keys[i], path=self.folder.path(keys[i]), first_crop=first)
+                for i in rows
+                if not bad[i]
+            ],
+            self.store.crop_plan(plan.name),
+            num_crops=first + layout.crops_per_shard,
+            batch_size=self.batch_size,
+            input_size=self.teacher.row.input_size,
+            interpolation=self.teacher.row.interpolation,
+            workers=self.workers,
+            check=self._check_unchanged,
+        )
+        found: dict[str, NDArray[Any]] = {}
+        for batch in batches:
+            labels = self.labeller(batch.pixels[: batch.size])
+            for segment in batch.segments:
+                opened = segment.opened.result()
+                if opened.bad is not None:
+                    raise RejectedInput(f"{opened.bad}: its labels cannot be made again")
+                part = slice(segment.at, segment.at + segment.last - segment.first)
+                for name, values in labels.items():
+                    if name not in found:
+                        found[name] = _missing(values, (len(rows), layout.crops_per_shard))
+                    at = slice(segment.first - first, segment.last - first)
+                    found[name][opened.job.image - rows.start, at] = values[part]
+            alive()
+        return self._encoded(found, (len(rows), layout.crops_per_shard))
+
+    def _encoded(
+        self, found: dict[str, NDArray[Any]], shape: tuple[int, int]
+    ) -> dict[str, NDArray[Any]]:
+        codec = codec_from_record(self.row.codec)
+        kept = codec.kept(self.row.num_classes)
+        if kept is None:
+            dense = found.get("probs")
+            if dense is None:
+                dense = np.full((*shape, self.row.num_classes), np.nan, np.float32)
+            return codec.encode(dense, self.row.num_classes)
+        if not found:  # every image of the block was left out
+            ids = id_dtype(self.row.num_classes)
+            found = {
+                "class_ids": np.full((*shape, kept), missing_id(ids), ids),
+                "probs": np.full((*shape, kept), np.nan, np.float32),
+                "tail": np.full(shape, np.nan, np.float32),
+            }
+        return codec.encode(TopK(**found), self.row.num_classes)
+
+    def _check_unchanged(self, opened: OpenedImage) -> None:
+        columns = self.store.image_columns
+        image = opened.job.image
+        if columns["has_digest"][image] and columns["digest"][image].tobytes() != opened.digest:
+            raise RejectedInput(
+                f"{opened.job.path} changed since the store was made: its labels cannot be made again from it"
+            )
+
+
+def _missing(like: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """An array (images, crops, ...) of the values that mark missing crops."""
+    fill = np.nan if like.dtype.kind == "f" else missing_id(like.dtype)
+    return np.full((*shape, *like.shape[1:]), fill, like.dtype)

@@ -1,0 +1,205 @@
+"""Every committed shard, the metadata files and the catalogue itself, held against what was written."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from labelstore.catalogue.records import ShardRow
+from labelstore.errors import DamagedShard, LabelStoreError
+from labelstore.integrity.leftovers import leftovers
+from labelstore.integrity.manifest import manifest_problems
+from labelstore.integrity.report import Level, Problem, VerifyReport
+from labelstore.integrity.values import value_problems
+from labelstore.store import Store, open_store
+from labelstore.store.group import Group
+from labelstore.store.metadata import metadata_problems
+from labelstore.store.opening import MANIFEST_FILE
+
+Progress = Callable[[int, int], None]
+
+RESTORE_CATALOGUE = "restore the catalogue from a copy"
+
+_BACKEND_LEVELS: dict[Level, Literal["fast", "digest"]] = {
+    "fast": "fast",
+    "digests": "digest",
+    # decoding is done here, where it is known what the values mean
+    "deep": "digest",
+}
+
+
+def verify(
+    store: Store | str | Path,
+    level: Level = "digests",
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Look at everything that is committed; writes nothing, and reports instead of raising.
+
+    `fast` looks at presence and size of every file, `digests` also at the SHA-256 of all files and the
+    digests of the catalogue's tables, `deep` also decodes every value and checks ranges, sums and
+    order. `progress` is told shards done and shards in all.
+    """
+    opened = (
+        nullcontext(store)
+        if isinstance(store, Store)
+        else open_store(store, readonly=True, checked=False)
+    )
+    with opened as held:
+        held.refresh()
+        return _Verification(
+            store=held,
+            level=level,
+            workers=workers or min(4, os.cpu_count() or 1),
+            progress=progress or (lambda done, total: None),
+        ).run()
+
+
+def shard_problems(store: Store, group: Group, row: ShardRow, level: Level) -> list[Problem]:
+    """What is wrong with one committed shard."""
+    layout = group.layout
+    at = partial(_problem, store, group=group.name, block=row.block, crop_shard=row.crop_shard)
+    if not (0 <= row.block < layout.num_blocks and 0 <= row.crop_shard < layout.num_crop_shards):
+        what = f"the ledger has a shard {row.crop_shard} of block {row.block} of {group.name}, beyond the store"
+        return [Problem(what=what, command=RESTORE_CATALOGUE)]
+    rows = layout.rows(row.block)
+    images = (rows.start, rows.stop - 1)
+    found = store.arrays.verify(
+        tuple(group.specs.values()), (row.block, row.crop_shard), row.files, _BACKEND_LEVELS[level]
+    )
+    # what the ledger does not name is no damage: `leftovers` lists it
+    problems = [at(what=file.what, key=file.key, images=images) for file in found if file.in_ledger]
+    if level == "deep" and not problems:
+        key = row.files[0].key if row.files else ""
+        problems = [
+            at(what=what, key=key, images=images) for what in value_problems(store, group, row)
+        ]
+    return problems
+
+
+@dataclass(kw_only=True)
+class _Verification:
+    store: Store
+    level: Level
+    workers: int
+    progress: Progress
+
+    def run(self) -> VerifyReport:
+        started = time.monotonic()
+        problems = list(self._catalogue())
+        problems += self._metadata()
+        rows, unreadable = self._rows()
+        problems += unreadable
+        problems += self._shards(rows)
+        frozen = (self.store.path / MANIFEST_FILE).exists()
+        if frozen:
+            problems += manifest_problems(self.store, hashes=self.level != "fast")
+        try:
+            nobodys = leftovers(self.store)
+        except DamagedShard:
+            nobodys = ()  # the damage is among the problems; without the ledger nothing is a leftover
+        files = [file for _, row in rows for file in row.files]
+        return VerifyReport(
+            store=str(self.store.path),
+            level=self.level,
+            shards=len(rows),
+            files=len(files),
+            bytes=sum(file.size for file in files),
+            problems=tuple(problems),
+            leftovers=nobodys,
+            frozen=frozen,
+            seconds=time.monotonic() - started,
+        )
+
+    def _catalogue(self) -> Iterator[Problem]:
+        if self.level == "fast":
+            return
+        for line in self.store.catalogue.problems():
+            what = line.removesuffix(f": {RESTORE_CATALOGUE}")
+            yield Problem(what=what, command=RESTORE_CATALOGUE)
+
+    def _metadata(self) -> Iterator[Problem]:
+        try:
+            found = metadata_problems(self.store.catalogue, self.store.arrays.root)
+        except DamagedShard as error:
+            if self.level == "fast":
+                yield Problem(what=str(error), command=RESTORE_CATALOGUE)
+            return
+        for key, what in found.items():
+            yield _problem(self.store, what=what, key=key)
+
+    def _rows(self) -> tuple[list[tuple[Group, ShardRow]], list[Problem]]:
+        """Every committed shard with its group, and what kept us from reading the ledger."""
+        rows: list[tuple[Group, ShardRow]] = []
+        problems: list[Problem] = []
+
+        def unreadable(error: LabelStoreError) -> None:
+            # with digests, the catalogue's own check has named the table already
+            if self.level == "fast":
+                problems.append(Problem(what=str(error), command=RESTORE_CATALOGUE))
+
+        try:
+            names = list(self.store.group_names())
+            committed = list(self.store.catalogue.counts())
+        except DamagedShard as error:
+            unreadable(error)
+            return rows, problems
+        for name in committed:
+            if name not in names:
+                what = f"the ledger has shards of {name}, which the catalogue does not know"
+                problems.append(Problem(what=what, command=RESTORE_CATALOGUE))
+                continue
+            try:
+                group = self.store.group(name)
+                rows += [(group, row) for row in self.store.catalogue.shards(name)]
+            except DamagedShard as error:
+                unreadable(error)
+        return rows, problems
+
+    def _shards(self, rows: list[tuple[Group, ShardRow]]) -> list[Problem]:
+        problems: list[Problem] = []
+        self.progress(0, len(rows))
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="verify") as pool:
+            found: Iterable[list[Problem]] = pool.map(
+                lambda shard: shard_problems(self.store, shard[0], shard[1], self.level), rows
+            )
+            for done, part in enumerate(found, 1):
+                problems += part
+                self.progress(done, len(rows))
+        return problems
+
+
+def _problem(
+    store: Store,
+    *,
+    what: str,
+    key: str,
+    group: str = "",
+    block: int | None = None,
+    crop_shard: int | None = None,
+    images: tuple[int, int] | None = None,
+) -> Problem:
+    frozen = (store.path / MANIFEST_FILE).exists()
+    need = " --images DIR" if group.startswith("labels/") else ""
+    return Problem(
+        what=what,
+        command=(
+            "restore it from the store that was frozen"
+            if frozen
+            else f"run `labelstore repair {store.path}{need}`"
+        ),
+        path=str(store.arrays.root / key) if key else "",
+        key=key,
+        group=group,
+        block=block,
+        crop_shard=crop_shard,
+        images=images,
+    )

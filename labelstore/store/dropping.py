@@ -1,0 +1,133 @@
+"""Removing a label set, a mask or a crop plan, in an order that a kill cannot turn into a ledger row without bytes.
+
+1. In one transaction the name and its ledger rows go. Leases stay: their fencing numbers must never go back.
+2. The arrays' metadata is written again without it (intent, write, drop).
+3. Under the catalogue's write lock, and only if the name was not given again meanwhile, its folder gets a
+   temporary name; then that is deleted.
+
+A kill after 1 leaves files that no ledger row names: dropping the same name again, or `gc`, removes them.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from labelstore.arrays.durable import TEMPORARY_SUFFIX, fsync_folder, storage_errors
+from labelstore.errors import ConflictError, UsageError
+from labelstore.store.leases import is_dead
+from labelstore.store.store import Store
+
+Kind = Literal["label-set", "mask", "plan"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_FOLDERS: dict[Kind, str] = {"label-set": "labels", "mask": "masks", "plan": "crops"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """What `drop` removed, or would remove."""
+
+    kind: Kind
+    name: str
+    shards: int
+    """Committed shards."""
+    bytes: int
+    """What they weigh on disk."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know."""
+
+
+def what_drops(store: Store, kind: str, name: str) -> Dropped:
+    """What dropping this would remove; UsageError for a name that is not there, ConflictError where it is in use."""
+    if kind not in KINDS:
+        raise UsageError(f"{kind!r} cannot be dropped: choose one of {', '.join(KINDS)}")
+    chosen = kind
+    group = f"{_FOLDERS[chosen]}/{name}"
+    names = {
+        "label-set": store.label_sets,
+        "mask": store.masks,
+        "plan": tuple(row.name for row in store.catalogue.plans()),
+    }[chosen]
+    if name not in names and not _left_over(store, group):
+        held = ", ".join(names) or "none"
+        raise UsageError(f"no {kind} named {name!r} in {store.path}: it holds {held}")
+    if chosen == "plan":
+        on_it = [row.name for row in store.catalogue.label_sets() if row.plan == name]
+        on_it += [row.name for row in store.catalogue.masks() if row.plan == name]
+        if on_it:
+            raise ConflictError(
+                f"crop plan {name} of {store.path} is used by {', '.join(on_it)}: drop these first"
+            )
+    elif name in names:
+        _refuse_busy(store, group)
+    shards, size = store.catalogue.counts().get(group, (0, 0))
+    return Dropped(
+        kind=chosen, name=name, shards=shards, bytes=size, notes=_notes(store, chosen, name)
+    )
+
+
+def drop(store: Store, kind: str, name: str) -> Dropped:
+    """Remove a label set, a mask or a crop plan without label sets; what it freed."""
+    found = what_drops(store, kind, name)
+    group = f"{_FOLDERS[found.kind]}/{name}"
+    store.catalogue.drop(group)
+    store.write_metadata()
+    _remove_files(store, group)
+    if found.kind == "label-set":
+        shutil.rmtree(store.path / "spool" / name, ignore_errors=True)
+    store.refresh()
+    return found
+
+
+def _remove_files(store: Store, group: str) -> None:
+    folder = store.arrays.root / group
+    trash = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    with storage_errors(folder):
+        with store.catalogue.transaction() as conn:
+            if store.catalogue.is_registered(conn, group):
+                return  # made again meanwhile: its files belong to the new one
+            try:
+                folder.rename(trash)
+            except FileNotFoundError:
+                return
+        fsync_folder(folder.parent)
+        shutil.rmtree(trash)
+
+
+def _left_over(store: Store, group: str) -> bool:
+    """Files of a drop that was killed."""
+    name = group.partition("/")[2]
+    return "/" not in name and name not in ("", ".", "..") and (store.arrays.root / group).is_dir()
+
+
+def _refuse_busy(store: Store, group: str) -> None:
+    whole = store.group_specs(group)[1].num_crop_shards
+    committed = store.catalogue.committed(group)
+    for lease in store.catalogue.live_leases(group):
+        if len(committed.get(lease.block, ())) < whole and not is_dead(lease.owner):
+            raise ConflictError(
+                f"{group} in {store.path} is being written by {lease.owner}: stop that process first"
+            )
+
+
+def _notes(store: Store, kind: Kind, name: str) -> tuple[str, ...]:
+    if kind != "label-set":
+        return ()
+    row = next((row for row in store.catalogue.label_sets() if row.name == name), None)
+    if row is None:
+        return ()
+    others = [
+        other.name
+        for other in store.catalogue.label_sets()
+        if (other.teacher, other.plan) == (row.teacher, row.plan) and other.name != name
+    ]
+    masks = [
+        mask.name
+        for mask in store.catalogue.masks()
+        if (mask.teacher, mask.plan) == (row.teacher, row.plan)
+    ]
+    if masks and not others:
+        return (f"mask {', '.join(masks)} then has no label set of its teacher",)
+    return ()
