@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test stress lint format clean
 
 install: $(STAMP)
 
@@ -14,6 +14,12 @@ $(STAMP): pyproject.toml
 
 test: install
 	$(BIN)/python -m pytest --numprocesses 2
+
+# the whole matrix of kills, refused system calls and damaged files; `make test` runs a sample of it
+STRESS_SCALE ?= 20
+
+stress: install
+	$(BIN)/python -m pytest tests/stress --stress-scale=$(STRESS_SCALE)
 
 lint: install
 	$(BIN)/ruff check .

@@ -22,3 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in gpu_tests:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stress-scale",
+        type=float,
+        default=1.0,
+        help="size of the tests in tests/stress; `make stress` gives a larger one",
+    )

@@ -1,0 +1,50 @@
+"""R1: kill -9 at random moments of generation; nothing that was committed is lost, every restart completes."""
+
+import random
+
+from tests.stress.conftest import acknowledged, assert_complete_and_right, assert_nothing_lost
+
+KILLS = 12
+
+
+def test_random_kills_lose_nothing(empty, nursery, scale, tmp_path):
+    rng = random.Random(1)
+    kills = stores = 0
+    wanted = max(3, round(KILLS * scale))
+    mean = 0.15
+    while kills < wanted:
+        path, done = empty(), set()
+        result = tmp_path / f"result{stores}"
+        stores += 1
+        while kills < wanted:
+            pid = nursery.start("write", result, path)
+            try:
+                status = nursery.wait(pid, timeout=rng.uniform(0.01, 2 * mean))
+            except AssertionError:
+                nursery.kill(pid)
+                kills += 1
+                done = assert_nothing_lost(path, done | acknowledged(result))
+            else:
+                assert status == 0
+                break
+        pid = nursery.start("write", result, path)
+        assert nursery.wait(pid) == 0
+        assert_complete_and_right(path)
+
+
+def test_eight_writers_share_the_blocks_and_do_nothing_twice(nursery, scale, tmp_path):
+    """R11, its first half."""
+    from labelstore.store import open_store
+    from tests.stress.conftest import IMAGES_PER_SHARD, make_empty, told
+
+    blocks = max(8, round(16 * scale))
+    path = make_empty(tmp_path / "store", "zarr", blocks * IMAGES_PER_SHARD)
+    results = [tmp_path / f"result{n}" for n in range(8)]
+    pids = [nursery.start("write", result, path) for result in results]
+    assert [nursery.wait(pid) for pid in pids] == [0] * 8
+    said = [record["committed"] for r in results for record in told(r) if "committed" in record]
+    assert sorted(said) == list(range(blocks))
+    assert all(told(result)[-1] == {"code": 0, "message": ""} for result in results)
+    assert_complete_and_right(path)
+    with open_store(path) as store:
+        assert {row.fence for row in store.catalogue.shards("labels/teacher")} == {1}

@@ -1,0 +1,149 @@
+"""What the stress tests' processes do; they import labelstore only. Run as a program, it is the nursery.
+
+The nursery imports everything once and forks a child per line on stdin, `TASK RESULT ARGUMENT...`, so that
+a kill costs milliseconds and not an interpreter's start. It answers `started PID`; when the child is gone,
+`ended PID STATUS`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+import labelstore
+from cli.errors import outcome
+from labelstore import MarginalSmoothing
+from labelstore.errors import NotGenerated
+from labelstore.integrity import verify
+from labelstore.store.leases import LeaseKeeper
+from labelstore.testing.filled_store import fill_block, filled_store
+
+GROUP = "labels/teacher"
+NUM_CLASSES = 10
+
+
+def soft_labels(num_images: int, num_crops: int) -> np.ndarray:
+    """The labels that every worker gives: equal in all processes."""
+    rng = np.random.default_rng(11)
+    shape = (num_images, num_crops)
+    return rng.dirichlet(np.full(NUM_CLASSES, 0.1), shape).astype(np.float32)
+
+
+def labels_of(store) -> np.ndarray:
+    return soft_labels(store.num_rows, store.num_crops)
+
+
+def say(result: str, **record: object) -> None:
+    """Append one line; what is written stays when the process is killed."""
+    with Path(result).open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def wait_for(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.002)
+
+
+def write(result: str, path: str, go: str = "", pause: str = "0") -> None:
+    """Commit blocks until all are; says each block after its commit, and how it ended."""
+    if go:
+        say(result, ready=os.getpid())
+        wait_for(go)
+    try:
+        with labelstore.open(path) as store:
+            labels = labels_of(store)
+            layout = store.group_specs(GROUP)[1]
+            keeper = LeaseKeeper(store.catalogue, GROUP, layout.num_blocks, layout.num_crop_shards)
+            while (lease := keeper.acquire()) is not None:
+                fill_block(store, lease, labels)
+                say(result, committed=lease.block)
+                keeper.forget(lease.block)
+                time.sleep(float(pause))
+            keeper.close()
+        say(result, code=0, message="")
+    except Exception as error:  # noqa: BLE001 - as the program reports it
+        code, message = outcome(error)
+        say(result, code=code, message=message)
+
+
+def read(result: str, path: str, seconds: str, seed: str) -> None:
+    """Read random committed blocks; says how many were read, were not there yet, and were wrong."""
+    rng = np.random.default_rng(int(seed))
+    counts = {"read": 0, "not_yet": 0, "wrong": 0}
+    try:
+        end = time.monotonic() + float(seconds)
+        expected: np.ndarray | None = None
+        while time.monotonic() < end:
+            with labelstore.open(path) as store:
+                if expected is None:
+                    expected = labels_of(store).argmax(-1)
+                labels = store.label_set("teacher")
+                for _ in range(5):
+                    block = int(rng.integers(labels.layout.num_blocks))
+                    rows = labels.block_rows(block)
+                    try:
+                        found = labels.dense(block)
+                    except NotGenerated:
+                        counts["not_yet"] += 1
+                        continue
+                    same = (found.argmax(-1) == expected[rows.start : rows.stop]).all()
+                    counts["read" if same else "wrong"] += 1
+        say(result, code=0, message="", **counts)
+    except Exception as error:  # noqa: BLE001
+        code, message = outcome(error)
+        say(result, code=code, message=message, **counts)
+
+
+def check(result: str, path: str) -> None:
+    """`verify --deep`, in a process of its own."""
+    report = verify(path, "deep", workers=1)
+    say(result, problems=[str(problem) for problem in report.problems])
+
+
+TASKS = {"write": write, "read": read, "check": check}
+
+
+def warm_up() -> None:
+    """Import what is imported late, so that a child's system calls are on store files only."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store"
+        filled_store(path, soft_labels(4, 2), MarginalSmoothing(k=3), blocks=[]).close()
+        write(str(Path(folder) / "result"), str(path))
+        read(str(Path(folder) / "result"), str(path), "0.01", "0")
+        check(str(Path(folder) / "result"), str(path))
+
+
+def nursery() -> None:
+    warm_up()
+    lock = threading.Lock()
+
+    def answer(*words: object) -> None:
+        with lock:
+            print(*words, flush=True)
+
+    for line in sys.stdin:
+        task, *arguments = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                TASKS[task](*arguments)
+                code = 0
+            finally:
+                os._exit(code)
+        answer("started", pid)
+        # one thread per child: it is reaped when it ends, whatever the others do
+        threading.Thread(
+            target=lambda pid=pid: answer("ended", pid, os.waitpid(pid, 0)[1]), daemon=True
+        ).start()
+
+
+if __name__ == "__main__":
+    nursery()
