@@ -21,6 +21,8 @@ from labelstore.errors import UsageError
 
 __all__ = ["FORMAT_VERSION", "Layout", "choose_layout", "specs"]
 
+MAX_CROPS = 100_000
+"""Largest M: the papers store 200 to 500."""
 MAX_IMAGES_PER_SHARD = 1024
 MIN_IMAGES_PER_SHARD = 64
 MAX_SHARD_BYTES = 256 << 20
@@ -105,6 +107,14 @@ class Layout:
             start = stop
 
 
+def check_num_crops(num_crops: int) -> None:
+    """UsageError unless M is something that a store can hold."""
+    if num_crops < 1:
+        raise UsageError(f"--num-crops {num_crops}: store at least one crop per image")
+    if num_crops > MAX_CROPS:
+        raise UsageError(f"--num-crops {num_crops}: a store holds at most {MAX_CROPS:,} per image")
+
+
 def choose_layout(
     num_images: int,
     num_crops: int,
@@ -118,8 +128,7 @@ def choose_layout(
     `bytes_per_crop` is the raw size of one crop's rows over all arrays of the label set. Shards of at most
     100 crops let a store of 200 crops grow to 500 without rewriting anything.
     """
-    if num_crops < 1:
-        raise UsageError(f"--num-crops {num_crops}: store at least one crop per image")
+    check_num_crops(num_crops)
     divisors = [d for d in range(1, num_crops + 1) if num_crops % d == 0]
     if crops_per_shard is None:
         chunk = min(divisors, key=lambda d: abs(log(d / 20)))

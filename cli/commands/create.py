@@ -230,11 +230,10 @@ def create(
 
 
 def _report_plan(store: Path, images: Path, num_crops: int, *, json: bool) -> None:
-    from labelstore.errors import UsageError
     from labelstore.images import scan_folder
+    from labelstore.schema import check_num_crops
 
-    if num_crops < 1:
-        raise UsageError(f"--num-crops {num_crops}: store at least one crop per image")
+    check_num_crops(num_crops)
     folder = scan_folder(images)
     record: dict[str, Any] = {
         "store": store,

@@ -15,7 +15,7 @@ from labelstore.generation.class_map import class_map as map_classes
 from labelstore.generation.generate import GenerationReport, generate
 from labelstore.generation.teachers import Teacher, load_teacher
 from labelstore.images import scan_folder
-from labelstore.schema import PLAN_FIELDS
+from labelstore.schema import PLAN_FIELDS, check_num_crops
 from labelstore.store import Store, create, open_store
 from labelstore.store.opening import exists
 
@@ -46,7 +46,8 @@ def label_images(
     and `labelstore.generate`.
     """
     path = Path(path)
-    # everything that can be refused is refused before the store appears
+    # everything that can be refused is refused before the teacher is loaded and the store appears
+    check_num_crops(num_crops)
     plan = CropPlan(seed=seed, scale=scale, ratio=ratio, flip_prob=flip_prob)
     folder = scan_folder(Path(images))
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher

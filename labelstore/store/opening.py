@@ -18,7 +18,7 @@ from labelstore.catalogue.records import PlanRow
 from labelstore.crops import CropPlan
 from labelstore.errors import ConflictError, StoreNotFound, UsageError
 from labelstore.images import ImageFolder, scan_folder
-from labelstore.schema import FORMAT_VERSION, choose_layout
+from labelstore.schema import FORMAT_VERSION, check_num_crops, choose_layout
 from labelstore.store.metadata import check_metadata
 from labelstore.store.store import Store
 
@@ -77,8 +77,7 @@ def create(
         raise UsageError(f"--backend {backend}: choose one of {', '.join(ARRAY_FOLDERS)}")
     if path.exists():
         raise ConflictError(f"{path} exists already: give another path, or remove it first")
-    if num_crops < 1:
-        raise UsageError(f"--num-crops {num_crops}: store at least one crop per image")
+    check_num_crops(num_crops)
     folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
     layout = choose_layout(
         len(folder.keys),

@@ -236,6 +236,8 @@ def test_too_many_kept_classes_and_no_crops(
         create(tmp_path / "s", photographs, run_folder, codec=MarginalSmoothing(k=5))
     with pytest.raises(UsageError, match="at least one crop"):
         create(tmp_path / "s", photographs, run_folder, num_crops=0)
+    with pytest.raises(UsageError, match="at most"):
+        create(tmp_path / "s", photographs, run_folder, num_crops=10**20)
     assert not list(tmp_path.glob("*s*"))
 
 
