@@ -20,7 +20,7 @@ from labelstore.catalogue.digests import (
     verified_rows,
     verify_tables,
 )
-from labelstore.catalogue.named_rows import add_record, all_records, change_record
+from labelstore.catalogue.named_rows import add_record, all_records, change_record, check_name
 from labelstore.catalogue.records import (
     ImageRow,
     LabelSetRow,
@@ -307,6 +307,7 @@ class Catalogue:
 
     def add_plan(self, row: PlanRow) -> PlanRow:
         """Add a crop plan or find it."""
+        check_name(row.name)
         return self._add(plans, row)
 
     def plans(self) -> tuple[PlanRow, ...]:
@@ -319,6 +320,7 @@ class Catalogue:
 
     def add_label_set(self, row: LabelSetRow) -> LabelSetRow:
         """Add a label set or find it; returns what is there: a label set keeps the uuid that it began with."""
+        check_name(row.name)
         return self._add(label_sets, row, free=frozenset({"uuid"}))
 
     def label_sets(self) -> tuple[LabelSetRow, ...]:
@@ -331,6 +333,7 @@ class Catalogue:
 
     def add_mask(self, row: MaskRow) -> MaskRow:
         """Add a mask or find it."""
+        check_name(row.name)
         return self._add(masks, row)
 
     def masks(self) -> tuple[MaskRow, ...]:

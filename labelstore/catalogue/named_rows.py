@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
@@ -49,6 +50,14 @@ def from_columns(kind: type[R], table: Table, row: Row) -> R:
 def all_records(conn: Connection, table: Table, kind: type[R]) -> tuple[R, ...]:
     """Every record of a table by name, checked against the table's digest."""
     return tuple(from_columns(kind, table, row) for row in verified_rows(conn, table))
+
+
+def check_name(name: str) -> None:
+    """UsageError unless the name of a plan, label set or mask can also be a folder's."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is None:
+        raise UsageError(
+            f"name {name!r}: use 1 to 100 letters, digits, dots, hyphens and underscores, a letter or digit first"
+        )
 
 
 def add_record(

@@ -22,6 +22,7 @@ from labelstore.codecs import choose_class_ids, codec_from_record
 from labelstore.codecs.base import LabelCodec, TopK
 from labelstore.errors import (
     ConflictError,
+    DamagedShard,
     IncompleteError,
     LeaseLost,
     RejectedInput,
@@ -30,7 +31,7 @@ from labelstore.generation.class_map import class_map as map_classes
 from labelstore.generation.crop_batches import CropBatches, ImageJob, OpenedImage
 from labelstore.generation.image_block import ImageBlock, Stopwatch
 from labelstore.generation.image_check import check_images
-from labelstore.generation.labeller import Autocast, Labeller
+from labelstore.generation.labeller import Autocast, Labeller, check_temperature
 from labelstore.generation.spool import Spool, read_spools, remove_spools
 from labelstore.generation.teachers import Teacher, load_teacher
 from labelstore.images import ImageFolder, scan_folder
@@ -87,6 +88,7 @@ def generate(
     that cannot be decoded (`skip_bad` leaves it out and records it), has changed, or got NaN from the
     teacher. IncompleteError after `max_seconds`; what was labelled until then is kept.
     """
+    check_temperature(temperature)
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
     folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
     check_images(store, folder, note)
@@ -221,6 +223,7 @@ class _Job:
         )
         self.progress(self._done, self._total)
         if before == layout.num_blocks:
+            self._check_files()
             return self._report(started, before)
         keeper = LeaseKeeper(
             self.store.catalogue, self._group, layout.num_blocks, layout.num_crop_shards
@@ -390,6 +393,19 @@ class _Job:
                 f"the teacher returned NaN for crop {crop} of {opened.job.key}: nothing of its block was committed; "
                 "check the weights, or try --amp none"
             )
+
+    def _check_files(self) -> None:
+        """DamagedShard where a file that the ledger names is missing or of another size."""
+        for row in self.store.catalogue.shards(self._group):
+            for file in row.files:
+                path = self.store.arrays.root / file.key
+                size = path.stat().st_size if path.is_file() else None
+                if size != file.size:
+                    found = "is missing" if size is None else f"has {size} of {file.size} bytes"
+                    raise DamagedShard(
+                        f"{path} {found}: every label was made, but run `labelstore verify "
+                        f"{self.store.path}`, then `labelstore repair {self.store.path} --images DIR`"
+                    )
 
     def _check_deadline(self) -> None:
         if self.deadline is not None and time.monotonic() >= self.deadline:

@@ -13,6 +13,7 @@ from labelstore.crops import CropPlan
 from labelstore.errors import ConflictError
 from labelstore.generation.class_map import class_map as map_classes
 from labelstore.generation.generate import GenerationReport, generate
+from labelstore.generation.labeller import check_temperature
 from labelstore.generation.teachers import Teacher, load_teacher
 from labelstore.images import scan_folder
 from labelstore.schema import PLAN_FIELDS, check_num_crops
@@ -48,6 +49,7 @@ def label_images(
     path = Path(path)
     # everything that can be refused is refused before the teacher is loaded and the store appears
     check_num_crops(num_crops)
+    check_temperature(generation.get("temperature", 1.0))
     plan = CropPlan(seed=seed, scale=scale, ratio=ratio, flip_prob=flip_prob)
     folder = scan_folder(Path(images))
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher

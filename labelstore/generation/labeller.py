@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -15,6 +16,12 @@ from labelstore.generation.teachers import Teacher
 
 Autocast = Literal["none", "bf16", "fp16"]
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_temperature(temperature: float) -> None:
+    """UsageError unless it is a finite number above 0."""
+    if not 0 < temperature < math.inf:
+        raise UsageError(f"--temperature {temperature}: give a number above 0")
 
 
 class Labeller:
@@ -39,8 +46,7 @@ class Labeller:
             raise UsageError(f"--device {device} cannot be used: {reason}") from error
         if autocast not in ("none", *AUTOCAST_DTYPES):
             raise UsageError(f"--amp {autocast}: choose one of none, {', '.join(AUTOCAST_DTYPES)}")
-        if not temperature > 0:
-            raise UsageError(f"--temperature {temperature}: it must be above 0")
+        check_temperature(temperature)
         self._module = torch.compile(module) if compile_teacher else module
         self._kept = kept
         self._temperature = temperature

@@ -12,7 +12,13 @@ import torch
 import labelstore
 from labelstore import Full, MarginalSmoothing
 from labelstore.codecs import codec_from_options, top_k
-from labelstore.errors import ConflictError, IncompleteError, RejectedInput, UsageError
+from labelstore.errors import (
+    ConflictError,
+    DamagedShard,
+    IncompleteError,
+    RejectedInput,
+    UsageError,
+)
 from labelstore.generation import generate, label_images, load_teacher
 from labelstore.generation.labeller import Labeller
 from labelstore.generation.teachers import Teacher
@@ -239,6 +245,34 @@ def test_too_many_kept_classes_and_no_crops(
     with pytest.raises(UsageError, match="at most"):
         create(tmp_path / "s", photographs, run_folder, num_crops=10**20)
     assert not list(tmp_path.glob("*s*"))
+
+
+def test_names_and_temperatures_are_refused_before_anything_is_written(
+    tmp_path: Path, photographs: Path, run_folder: Path
+) -> None:
+    for temperature in (0.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="temperature"):
+            create(tmp_path / "s", photographs, run_folder, temperature=temperature)
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(UsageError, match="name"):
+        create(tmp_path / "s", photographs, run_folder, name="../x")
+    create(tmp_path / "s", photographs, run_folder)
+    store = labelstore.open(tmp_path / "s")
+    for name in ("", "../x", "a/b", "<b>"):
+        with pytest.raises(UsageError, match="name"):
+            labelstore.calibrate(store.label_set(), name=name)
+    assert labelstore.open(tmp_path / "s").masks == ()
+
+
+def test_a_complete_store_with_a_missing_file_is_not_called_complete(
+    tmp_path: Path, photographs: Path, run_folder: Path
+) -> None:
+    create(tmp_path / "s", photographs, run_folder)
+    store = labelstore.open(tmp_path / "s")
+    (row, *_) = store.catalogue.shards("labels/teacher")
+    (store.arrays.root / row.files[0].key).unlink()
+    with pytest.raises(DamagedShard, match="is missing"):
+        create(tmp_path / "s", photographs, run_folder)
 
 
 def test_an_owner_of_this_machine_can_be_found_dead() -> None:
