@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -84,8 +85,9 @@ def test_previews_show_crops_shares_and_notes(make_store, like_the_paper):
 
 
 def test_brackets_in_names_are_not_markup(make_store):
-    store = make_store(np.full((2, 4), 0.5), name="a[red]b")
-    assert "a[red]b" in text_of(render_summary(summary(store.label_set())))
+    store = make_store(np.full((2, 4), 0.5))
+    found = dataclasses.replace(summary(store.label_set()), teacher="a[red]b")
+    assert "a[red]b" in text_of(render_summary(found))
 
 
 @pytest.mark.parametrize(
