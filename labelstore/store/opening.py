@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from labelstore.arrays import open_arrays
 from labelstore.arrays.base import ArrayBackend
@@ -128,12 +124,6 @@ def exists(path: str | Path) -> bool:
     """True where a store is."""
     path = Path(path)
     return (path / CATALOGUE_FILE).exists() or (path / CATALOGUE_URL_FILE).exists()
-
-
-def image_rows_of(store: Store, keys: Sequence[str]) -> NDArray[np.int64]:
-    """Image rows of keys, -1 where the store does not hold one."""
-    held = {key: row for row, key in enumerate(store.image_columns["key"])}
-    return np.array([held.get(key, -1) for key in keys], np.int64)
 
 
 def _catalogue_url(path: Path) -> str:
