@@ -19,7 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from labelstore.errors import RejectedInput, UsageError
 
-Supervision = Literal["ground-truth", "fkd", "ferkd"]
+Supervision = Literal[
+    "ground-truth", "fkd", "ferkd", "ensemble", "labelmap", "teacher", "ssl"
+]
 Mixing = Literal["none", "selfmix", "mixup", "cutmix", "mixup-cutmix"]
 Optimizer = Literal["sgd", "nesterov", "adamw", "lamb"]
 Schedule = Literal["cosine", "step", "multistep", "constant"]

@@ -290,7 +290,7 @@ class Catalogue:
 
     def add_teacher(self, row: TeacherRow) -> TeacherRow:
         """Add a teacher or find it; measured top-1 and versions may differ, and stay as they were."""
-        return self._add(teachers, row, free=frozenset({"top1", "versions"}))
+        return self._add(teachers, row, free=frozenset({"top1", "versions", "facts"}))
 
     def teachers(self) -> tuple[TeacherRow, ...]:
         """All teachers by name."""
@@ -321,7 +321,7 @@ class Catalogue:
     def add_label_set(self, row: LabelSetRow) -> LabelSetRow:
         """Add a label set or find it; returns what is there: a label set keeps the uuid that it began with."""
         check_name(row.name)
-        return self._add(label_sets, row, free=frozenset({"uuid"}))
+        return self._add(label_sets, row, free=frozenset({"uuid", "facts"}))
 
     def label_sets(self) -> tuple[LabelSetRow, ...]:
         """All label sets by name."""

@@ -48,6 +48,8 @@ class TeacherRow:
     top1: float | None = None
     """Measured on --val, as a share."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else is known: the evaluation behind `top1`, a dense head, how it was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,9 @@ class LabelSetRow:
     uuid: str
     temperature: float = 1.0
     """Softmax temperature at generation."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """How the labels came about and what nothing else here says: autocast, class map, image folder as given,
+    `imported_from`, and under `stated` what a user said of imported labels."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,6 +96,7 @@ teachers = Table(
     Column("crop_pct", Double, nullable=False),
     Column("top1", Double),
     _json("versions"),
+    _json("facts"),
 )
 
 plans = Table(
@@ -120,6 +121,7 @@ label_sets = Table(
     _json("codec"),
     Column("uuid", Text, nullable=False),
     Column("temperature", Double, nullable=False),
+    _json("facts"),
 )
 
 masks = Table(

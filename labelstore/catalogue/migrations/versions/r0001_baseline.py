@@ -48,6 +48,7 @@ def upgrade() -> None:
         sa.Column("codec", sa.Text(), nullable=False),
         sa.Column("uuid", sa.Text(), nullable=False),
         sa.Column("temperature", sa.Double(), nullable=False),
+        sa.Column("facts", sa.Text(), nullable=False),
     )
     op.create_table(
         "leases",
@@ -143,4 +144,5 @@ def upgrade() -> None:
         sa.Column("crop_pct", sa.Double(), nullable=False),
         sa.Column("top1", sa.Double()),
         sa.Column("versions", sa.Text(), nullable=False),
+        sa.Column("facts", sa.Text(), nullable=False),
     )
