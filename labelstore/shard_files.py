@@ -6,6 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
+def check_file_key(key: object) -> str:
+    """A file's path inside the array folder, if that is what it is; ValueError otherwise.
+
+    >>> check_file_key("labels/a/probability/c.0.0.0")
+    'labels/a/probability/c.0.0.0'
+    """
+    if not isinstance(key, str) or "\\" in key or "\0" in key:
+        raise ValueError(f"{key!r} is not a relative POSIX path")
+    if any(part in ("", ".", "..") for part in key.split("/")):
+        raise ValueError(f"{key!r} is not a relative POSIX path")
+    return key
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardFile:
     """One file of one shard."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labelstore.arrays.base import ArrayBackend, ArraySpec, EncodedFile
+from labelstore.arrays.ranges import RangeSource
 from labelstore.errors import UsageError
 
 __all__ = ["BACKENDS", "ArrayBackend", "ArraySpec", "EncodedFile", "open_arrays"]
@@ -13,15 +14,20 @@ BACKENDS = ("zarr", "hdf5")
 """Values of `--backend`."""
 
 
-def open_arrays(root: Path, backend: str = "zarr") -> ArrayBackend:
-    """The backend of that name on an array folder, which need not exist yet. Opens no file."""
+def open_arrays(
+    root: Path, backend: str = "zarr", *, source: RangeSource | None = None
+) -> ArrayBackend:
+    """The backend of that name on an array folder, which need not exist yet. Opens no file.
+
+    With a `source` shards are read from there, and nothing can be written.
+    """
     match backend:
         case "zarr":
             from labelstore.arrays.zarr_arrays import ZarrArrays
 
-            return ZarrArrays(root)
+            return ZarrArrays(root, source)
         case "hdf5":
             from labelstore.arrays.hdf5_arrays import Hdf5Arrays
 
-            return Hdf5Arrays(root)
+            return Hdf5Arrays(root, source)
     raise UsageError(f"backend {backend!r}: choose one of {', '.join(BACKENDS)}")

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from labelstore.errors import UsageError
 from labelstore.shard_files import FileProblem, ShardFile
 
-MAX_CHUNK_BYTES = 2**31 - 1024
-"""Raw bytes of one chunk: what a blosc frame can hold, and a cap on what a wicked store can ask for."""
+MAX_CHUNK_BYTES = 1 << 29
+"""Raw bytes of one chunk: a blosc frame holds 2 GiB, and this caps what a wicked store can ask for."""
+MAX_SHARD_BYTES = 1 << 32
+"""Raw bytes of one shard of one array."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +67,16 @@ class ArraySpec:
                 f"array {self.path}: chunk {self.chunk} must divide shard {self.shard} and have all"
                 " of its images"
             )
-        if self.chunk_bytes > MAX_CHUNK_BYTES:
-            raise UsageError(
-                f"array {self.path}: a chunk of {self.chunk_bytes} bytes is over the limit of"
-                f" {MAX_CHUNK_BYTES}; make images_per_shard or crops_per_chunk smaller"
-            )
+        shard_bytes = self.chunk_bytes * math.prod(self.grid)
+        for what, size, limit in (
+            ("chunk", self.chunk_bytes, MAX_CHUNK_BYTES),
+            ("shard", shard_bytes, MAX_SHARD_BYTES),
+        ):
+            if size > limit:
+                raise UsageError(
+                    f"array {self.path}: a {what} of {size} bytes is over the limit of {limit}; "
+                    "make images_per_shard or crops_per_shard smaller"
+                )
 
     @property
     def name(self) -> str:
@@ -100,6 +107,13 @@ class ArraySpec:
     def columns_shape(self, columns: range) -> tuple[int, ...]:
         """Shape of one shard's array with these chunk columns only."""
         return (self.shard[0], len(columns) * self.chunk[1], *self.shard[2:])
+
+    def empty_columns(self, columns: range, *, stored_order: bool) -> NDArray[Any]:
+        """An array to read these chunk columns into, in C order or with axes in memory as they are on disk."""
+        shape = self.columns_shape(columns)
+        if not (stored_order and self.row_axes_first):
+            return np.empty(shape, self.dtype)
+        return np.moveaxis(np.empty((*shape[2:], *shape[:2]), self.dtype), (-2, -1), (0, 1))
 
     @property
     def chunk_bytes(self) -> int:
@@ -140,6 +154,15 @@ class ArrayBackend(Protocol):
     def attributes(self, group: str = "") -> dict[str, Any]:
         """Attributes of a group as they lie on disk. DamagedShard if missing or unreadable."""
 
+    def metadata_problem(self, key: str) -> str | None:
+        """What one metadata file says that this package never writes; None when all is well, or for no file.
+
+        Its digest is looked at elsewhere: this is about stores whose digests were made to match.
+        """
+
+    def contents_problem(self, record: ShardFile, specs: Sequence[ArraySpec]) -> str | None:
+        """What a shard's file, whose bytes are the ledger's, holds beside these arrays; None when nothing."""
+
     def encode_shard(
         self, specs: Sequence[ArraySpec], index: tuple[int, int], arrays: Mapping[str, NDArray[Any]]
     ) -> list[EncodedFile]:
@@ -156,8 +179,13 @@ class ArrayBackend(Protocol):
         index: tuple[int, int],
         files: Sequence[ShardFile],
         columns: range | None = None,
+        *,
+        stored_order: bool = False,
     ) -> NDArray[Any]:
         """One array of one shard, in C order: all its crops, or the given chunk columns only.
+
+        With `stored_order` axes lie in memory as they lie on disk, which costs less where only some of a
+        row is looked at; the shape is the same.
 
         `files` are all files of the shard's ledger row; `columns` counts from 0 within the shard.
         Returns (images_per_shard, crops, ...) with padding rows still in it. Every chunk read is checked

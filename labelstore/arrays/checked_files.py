@@ -13,7 +13,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.arrays.base import ArrayBackend, ArraySpec
+from labelstore.arrays.ranges import RangeReader, RangeSource
 from labelstore.arrays.sharding import EMPTY, Damage, index_bytes, unpack_index
 from labelstore.errors import DamagedShard, NotGenerated, StorageError
 from labelstore.shard_files import FileProblem, ShardFile
@@ -37,9 +38,18 @@ def describe(spec: ArraySpec, index: tuple[int, int]) -> str:
 
 
 def damaged(
-    root: Path, key: str, spec: ArraySpec, index: tuple[int, int], text: object
+    root: Path,
+    key: str,
+    spec: ArraySpec,
+    index: tuple[int, int],
+    text: object,
+    source: RangeSource | None = None,
 ) -> NoReturn:
     """Raise the DamagedShard for a file, with the command that repairs it."""
+    if source is not None:
+        raise DamagedShard(
+            f"{source.url}/{key}: {text}; {describe(spec, index)}; upload the file again from the frozen store"
+        ) from None
     where = f"{root / key}: {text}; {describe(spec, index)}"
     raise DamagedShard(f"{where}; run `labelstore repair {root.parent} --images DIR`") from None
 
@@ -80,6 +90,23 @@ def read_attributes(path: Path, *keys: str) -> dict[str, Any]:
     return value
 
 
+def read_metadata(path: Path) -> bytes | None:
+    """The bytes of a metadata file; None where there is no regular file. StorageError names the file."""
+    try:
+        return path.read_bytes() if path.is_file() and not path.is_symlink() else None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def opened_in(
+    root: Path, source: RangeSource | None, record: ShardFile
+) -> AbstractContextManager[int | RangeReader]:
+    """A file of the array folder at `root`, or of `source` in its place; see `opened`."""
+    return (
+        opened(root / record.key, record) if source is None else source.opened(record.key, record)
+    )
+
+
 @contextmanager
 def opened(path: Path, record: ShardFile) -> Iterator[int]:
     """A descriptor of a regular file of the recorded size. Damage or StorageError otherwise."""
@@ -109,7 +136,7 @@ def opened(path: Path, record: ShardFile) -> Iterator[int]:
 
 
 def read_chunks(
-    descriptor: int,
+    descriptor: int | RangeReader,
     record: ShardFile,
     checksums: Mapping[int, int | None],
     num_chunks: int,
@@ -158,7 +185,17 @@ def _runs(index: Sequence[tuple[int, int]], numbers: Iterable[int]) -> Iterator[
         yield run
 
 
-def _pread(descriptor: int, size: int, offset: int) -> bytes:
+def read_all(descriptor: int, size: int) -> bytes:
+    """All bytes of a file of that size; Damage if it is shorter."""
+    return _pread(descriptor, size, 0)
+
+
+def _pread(descriptor: int | RangeReader, size: int, offset: int) -> bytes:
+    if not isinstance(descriptor, int):
+        data = descriptor.read_range(offset, size)
+        if len(data) != size:
+            raise Damage(f"ends at byte {offset + len(data)}, before a chunk does")
+        return data
     data = os.pread(descriptor, size, offset)
     while len(data) < size:
         more = os.pread(descriptor, size - len(data), offset + len(data))

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -158,18 +158,25 @@ class StagedFiles:
         After an error, files renamed so far keep their names: the ledger does not name them, so they
         are orphans that the next holder of the lease replaces.
         """
-        folders = dict.fromkeys(path.parent for path in self._waiting)
-        for path, temporary in list(self._waiting.items()):
-            publish(temporary, path)
-            del self._waiting[path]
-        for folder in folders:
-            fsync_folder(folder)
+        publish_together([self])
 
     def discard(self) -> None:
         """Remove what was not published."""
         while self._waiting:
             _, temporary = self._waiting.popitem()
             _remove_quietly(temporary)
+
+
+def publish_together(several: Sequence[StagedFiles]) -> None:
+    """`StagedFiles.publish` of several: all renames, then each folder's fsync once."""
+    folders: dict[Path, None] = {}
+    for staged in several:
+        folders |= dict.fromkeys(path.parent for path in staged._waiting)
+        for path, temporary in list(staged._waiting.items()):
+            publish(temporary, path)
+            del staged._waiting[path]
+    for folder in folders:
+        fsync_folder(folder)
 
 
 def _remove_quietly(path: Path) -> None:

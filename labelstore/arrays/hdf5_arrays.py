@@ -8,6 +8,7 @@ lock serves all threads, and links in a file from elsewhere could lead anywhere.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import zlib
@@ -27,16 +28,22 @@ from labelstore.arrays.checked_files import (
     damaged,
     find_record,
     opened,
+    opened_in,
+    read_all,
     read_attributes,
     read_chunks,
+    read_metadata,
     verify_files,
 )
+from labelstore.arrays.hdf5_contents import contents_problem
+from labelstore.arrays.ranges import RangeReader, RangeSource
 from labelstore.arrays.sharding import Damage
 from labelstore.errors import UsageError
 from labelstore.shard_files import FileProblem, ShardFile
 
 METADATA_KEY = "arrays.json"
 _FLETCHER_BYTES = 4
+_IN_MEMORY = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Hdf5Arrays:
 
     name: ClassVar[str] = "hdf5"
     root: Path
+    source: RangeSource | None = None
+    """Where shards are read from in the place of `root`, which then has the metadata only."""
 
     def metadata(
         self,
@@ -72,6 +81,35 @@ class Hdf5Arrays:
     def attributes(self, group: str = "") -> dict[str, Any]:
         """Attributes of a group as they lie on disk. DamagedShard if missing or unreadable."""
         return read_attributes(self.root / METADATA_KEY, "attributes", group)
+
+    def metadata_problem(self, key: str) -> str | None:
+        """What `arrays.json` says that this package never writes; see `ArrayBackend.metadata_problem`."""
+        data = read_metadata(self.root / key)
+        if data is None or key != METADATA_KEY:
+            return None
+        try:
+            record = json.loads(data)
+            known = {"backend", "attributes", "arrays"} == set(record) and record[
+                "backend"
+            ] == "hdf5"
+            sides = [
+                side
+                for array in record["arrays"].values()
+                for side in (*array["shape"], *array["shard"], *array["chunk"])
+            ]
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return "is not metadata that labelstore writes"
+        sound = known and all(type(side) is int and 0 <= side <= 1 << 40 for side in sides)
+        return None if sound else "is not metadata that labelstore writes"
+
+    def contents_problem(self, record: ShardFile, specs: Sequence[ArraySpec]) -> str | None:
+        """What an HDF5 file holds beside these arrays: links, data kept elsewhere, other filters."""
+        try:
+            with opened(self.root / record.key, record) as descriptor:
+                data = read_all(descriptor, record.size)
+        except Damage as damage:
+            return str(damage)
+        return contents_problem(data, [spec.name for spec in specs])
 
     def encode_shard(
         self, specs: Sequence[ArraySpec], index: tuple[int, int], arrays: Mapping[str, NDArray[Any]]
@@ -102,20 +140,22 @@ class Hdf5Arrays:
         index: tuple[int, int],
         files: Sequence[ShardFile],
         columns: range | None = None,
+        *,
+        stored_order: bool = False,
     ) -> NDArray[Any]:
         """One array of one shard, checked against the ledger; see `ArrayBackend.read`."""
         columns = spec.checked_columns(columns)
-        out: NDArray[Any] = np.empty(spec.columns_shape(columns), dtype=spec.dtype)
+        out = spec.empty_columns(columns, stored_order=stored_order)
         key = file_key(spec, index)
         record = find_record(self.root, key, spec, index, files)
         if record is None:
             out.fill(spec.fill)
             return out
         try:
-            with opened(self.root / key, record) as descriptor:
+            with opened_in(self.root, self.source, record) as descriptor:
                 _read_into(out, spec, record, descriptor, columns)
         except Damage as damage:
-            damaged(self.root, key, spec, index, damage)
+            damaged(self.root, key, spec, index, damage, self.source)
         return out
 
     def verify(
@@ -172,7 +212,9 @@ def _build_file(
     import h5py  # type: ignore[import-untyped]
 
     entries: list[tuple[int, int]] = []
-    with h5py.File("shard", "w", driver="core", backing_store=False, libver="earliest") as file:
+    # a name of its own, which is not part of the bytes: threads may build shards side by side
+    name = f"shard-{next(_IN_MEMORY)}"
+    with h5py.File(name, "w", driver="core", backing_store=False, libver="earliest") as file:
         file.attrs["group"] = specs[0].group
         file.attrs["image_block"], file.attrs["crop_shard"] = index
         for spec in specs:
@@ -206,7 +248,11 @@ def _build_file(
 
 
 def _read_into(
-    out: NDArray[Any], spec: ArraySpec, record: ShardFile, descriptor: int, columns: range
+    out: NDArray[Any],
+    spec: ArraySpec,
+    record: ShardFile,
+    descriptor: int | RangeReader,
+    columns: range,
 ) -> None:
     recorded = record.chunks.get(spec.path, ())
     num_chunks = math.prod(spec.grid)

@@ -22,12 +22,15 @@ from labelstore.arrays.base import ArraySpec, EncodedFile, check_arrays
 from labelstore.arrays.checked_files import (
     damaged,
     find_record,
-    opened,
+    opened_in,
     read_attributes,
     read_chunks,
+    read_metadata,
     verify_files,
 )
+from labelstore.arrays.ranges import RangeReader, RangeSource
 from labelstore.arrays.sharding import Damage
+from labelstore.arrays.zarr_description import description_problem
 from labelstore.shard_files import FileProblem, ShardFile
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ class ZarrArrays:
 
     name: ClassVar[str] = "zarr"
     root: Path
+    source: RangeSource | None = None
+    """Where shards are read from in the place of `root`, which then has the metadata only."""
 
     def metadata(
         self,
@@ -55,6 +60,17 @@ class ZarrArrays:
     def attributes(self, group: str = "") -> dict[str, Any]:
         """Attributes of a group as they lie on disk. DamagedShard if missing or unreadable."""
         return read_attributes(self.root / group / "zarr.json", "attributes")
+
+    def metadata_problem(self, key: str) -> str | None:
+        """What a `zarr.json` says that this package never writes; see `ArrayBackend.metadata_problem`."""
+        if key.rpartition("/")[2] != "zarr.json":
+            return None
+        data = read_metadata(self.root / key)
+        return None if data is None else description_problem(data)
+
+    def contents_problem(self, record: ShardFile, specs: Sequence[ArraySpec]) -> str | None:
+        """None: a Zarr shard is chunks and their index, and both were compared with the ledger."""
+        return None
 
     def encode_shard(
         self, specs: Sequence[ArraySpec], index: tuple[int, int], arrays: Mapping[str, NDArray[Any]]
@@ -80,20 +96,22 @@ class ZarrArrays:
         index: tuple[int, int],
         files: Sequence[ShardFile],
         columns: range | None = None,
+        *,
+        stored_order: bool = False,
     ) -> NDArray[Any]:
         """One array of one shard, checked against the ledger; see `ArrayBackend.read`."""
         columns = spec.checked_columns(columns)
-        out: NDArray[Any] = np.empty(spec.columns_shape(columns), dtype=spec.dtype)
+        out = spec.empty_columns(columns, stored_order=stored_order)
         key = shard_key(spec, index)
         record = find_record(self.root, key, spec, index, files)
         if record is None:
             out.fill(spec.fill)
             return out
         try:
-            with opened(self.root / key, record) as descriptor:
+            with opened_in(self.root, self.source, record) as descriptor:
                 _read_into(out, spec, record, descriptor, columns)
         except Damage as damage:
-            damaged(self.root, key, spec, index, damage)
+            damaged(self.root, key, spec, index, damage, self.source)
         return out
 
     def verify(
@@ -121,7 +139,11 @@ def shard_key(spec: ArraySpec, index: tuple[int, int]) -> str:
 
 
 def _read_into(
-    out: NDArray[Any], spec: ArraySpec, record: ShardFile, descriptor: int, columns: range
+    out: NDArray[Any],
+    spec: ArraySpec,
+    record: ShardFile,
+    descriptor: int | RangeReader,
+    columns: range,
 ) -> None:
     recorded = record.chunks.get(spec.path, ())
     num_chunks = math.prod(spec.grid)

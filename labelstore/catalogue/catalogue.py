@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Self, TypeVar
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Table, insert, inspect, select
 
-from labelstore.catalogue import image_table, leases, ledger, metadata_files
+from labelstore.catalogue import image_table, leases, ledger, metadata_files, server
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import (
     delete_rows,
@@ -20,6 +21,7 @@ from labelstore.catalogue.digests import (
     verified_rows,
     verify_tables,
 )
+from labelstore.catalogue.migrating import lacking_revisions, migrate
 from labelstore.catalogue.named_rows import add_record, all_records, change_record, check_name
 from labelstore.catalogue.records import (
     ImageRow,
@@ -52,6 +54,8 @@ from labelstore.errors import (
     ConflictError,
     DamagedShard,
     FormatVersionError,
+    LeaseLost,
+    RejectedInput,
     StoreNotFound,
     UsageError,
 )
@@ -112,17 +116,31 @@ class Catalogue:
         *,
         readonly: bool = False,
         frozen_mark: Path | None = None,
+        frozen_at: str | None = None,
         clock: Clock | None = None,
     ) -> Self:
-        """Open a catalogue; read-only by itself where the file cannot be written or its format is older.
+        """Open a catalogue; read-only by itself where the file cannot be written.
 
-        While there is a file at `frozen_mark`, every write is refused.
+        One of an older format is read through a copy that is brought up to date, and refuses writes
+        until `migrate`; on a server it is refused altogether (FormatVersionError).
+
+        While there is a file at `frozen_mark`, every write is refused. `frozen_at` is the URL that a frozen
+        store's catalogue came from, for messages.
 
         StoreNotFound where there is none, FormatVersionError where it is newer, DamagedShard where
-        it cannot be read.
+        it cannot be read, RejectedInput for one with views, triggers or virtual tables.
         """
         frozen = frozen_mark is not None and frozen_mark.exists()
         database = Database(url, readonly=readonly or frozen, frozen_mark=frozen_mark, clock=clock)
+        if frozen_at is not None:
+            database.name = frozen_at
+            database.why_readonly = "is a frozen store's, which never changes: work on the store that it was frozen from"
+        foreign = database.foreign_schema()
+        if foreign is not None:
+            raise RejectedInput(
+                f"{database.name}: holds {foreign[:100]!r}, which labelstore does not make there: "
+                "get the store from somebody you trust"
+            )
         with database.reading() as conn:
             tables = set(inspect(conn).get_table_names())
             if store.name not in tables:
@@ -133,20 +151,51 @@ class Catalogue:
                 raise StoreNotFound(
                     f"{database.name}: no catalogue there; check the path or run `labelstore create`"
                 )
+            lacking = lacking_revisions(conn, database.name)
             version = conn.execute(select(store.c.format_version)).scalar()
             if isinstance(version, int) and version > FORMAT_VERSION:
                 raise FormatVersionError(
                     f"{database.name}: format {version}, this version reads up to {FORMAT_VERSION}: update labelstore"
                 )
+        if lacking:
+            database = database.older_copy()
+            with database.creating() as conn:
+                migrate(conn, database.name, now=math.inf)
+            database.readonly = True
+        with database.reading() as conn:
             rows = verified_rows(conn, store)
         if len(rows) != 1:
             raise DamagedShard(
                 f"{database.name}: table store has {len(rows)} rows: restore the catalogue from a copy"
             )
         uuid, version, _ = rows[0]
-        if version < FORMAT_VERSION:
-            database.readonly = True
+        if not isinstance(version, int) or not isinstance(uuid, str):
+            raise DamagedShard(
+                f"{database.name}: table store holds no format version: restore the catalogue from a copy"
+            )
         return cls(database, uuid=uuid, format_version=version)
+
+    @classmethod
+    def migrate(
+        cls, url: str, *, frozen_mark: Path | None = None, dry_run: bool = False
+    ) -> tuple[str, ...]:
+        """Bring an older catalogue up to date in one transaction; returns the revisions that it lacked.
+
+        Nothing to do is no error. ConflictError while somebody writes to it, StorageError where it is
+        frozen or cannot be written; `dry_run` only looks.
+        """
+        database = Database(url, readonly=dry_run, frozen_mark=frozen_mark)
+        try:
+            if database.is_sqlite:
+                # whatever is wrong with it is said here; an older one is brought up to date in a copy first
+                cls.open(url, readonly=True, frozen_mark=frozen_mark).close()
+            with database.reading() as conn:
+                lacking = lacking_revisions(conn, database.name)
+            if dry_run or not lacking:
+                return lacking
+            return database.write(lambda conn: migrate(conn, database.name, now=database.now(conn)))
+        finally:
+            database.close()
 
     def close(self) -> None:
         """Let go of the database."""
@@ -199,12 +248,19 @@ class Catalogue:
         return found
 
     def copy_to(self, path: Path) -> None:
-        """A compact copy of everything in a new SQLite file. ConflictError for a catalogue on PostgreSQL."""
-        if not self._database.is_sqlite:
-            raise ConflictError(
-                f"{self._database.name}: only a catalogue in a file can be copied; this one is on a server"
-            )
-        self._database.copy_to(path)
+        """A compact copy of everything in a new SQLite file, wherever the catalogue is."""
+        if self._database.is_sqlite:
+            self._database.copy_to(path)
+            return
+        with self.reading() as conn:
+            server.copy_to_file(conn, path)
+
+    def num_bytes(self) -> int:
+        """What it takes on disk, or on the server, with its indexes."""
+        if self._database.is_sqlite:
+            return self._database.num_bytes()
+        with self.reading() as conn:
+            return server.catalogue_bytes(conn)
 
     # Classes and images
 
@@ -256,10 +312,31 @@ class Catalogue:
             )
         )
 
+    def append_images(
+        self,
+        keys: Sequence[str],
+        class_ids: Sequence[int] | NDArray[Any],
+        sizes: Sequence[int] | NDArray[Any],
+        mtimes_ns: Sequence[int] | NDArray[Any],
+        *,
+        multiple: int,
+    ) -> range:
+        """Register further images from a row on that is a multiple of `multiple`: see `image_table.append_images`."""
+        return self._database.write(
+            lambda conn: image_table.append_images(
+                conn, keys, class_ids, sizes, mtimes_ns, multiple=multiple
+            )
+        )
+
     def num_images(self) -> int:
         """N, bad images included."""
         with self.reading() as conn:
             return num_rows(conn, images)
+
+    def num_rows(self) -> int:
+        """Image rows: N, and those that no image has."""
+        with self.reading() as conn:
+            return image_table.end_row(conn)
 
     def images(self, rows: Sequence[int] | None = None) -> list[ImageRow]:
         """All images in row order, or the ones asked for; `image_columns` is the fast form."""
@@ -304,6 +381,12 @@ class Catalogue:
                 return row
         names = ", ".join(row.name for row in known) or "none yet"
         raise UsageError(f"no teacher {name!r} in the store: there are {names}")
+
+    def update_teacher(
+        self, conn: Connection, name: str, *, top1: float | None, facts: Mapping[str, Any]
+    ) -> None:
+        """Record what was measured about a teacher."""
+        change_record(conn, teachers, name, {"top1": top1, "facts": facts})
 
     def add_plan(self, row: PlanRow) -> PlanRow:
         """Add a crop plan or find it."""
@@ -371,6 +454,20 @@ class Catalogue:
         many crop shards make a block complete. `owner` must be unique to the worker: its own live
         leases are not granted twice.
         """
+        granted = self.acquire_blocks(group, blocks, owner, ttl_s, done, count=1)
+        return granted[0] if granted else None
+
+    def acquire_blocks(
+        self,
+        group: str,
+        blocks: int | Sequence[int],
+        owner: str,
+        ttl_s: float,
+        done: int = 1,
+        *,
+        count: int,
+    ) -> list[Lease]:
+        """Lease up to `count` blocks in one transaction, as `acquire` does one."""
         order = range(blocks) if isinstance(blocks, int) else blocks
         return self._database.write(
             lambda conn: leases.acquire(
@@ -381,18 +478,26 @@ class Catalogue:
                 ttl_s=ttl_s,
                 done=done,
                 now=self._database.now(conn),
+                count=count,
             )
         )
 
     def renew(self, lease: Lease, ttl_s: float) -> Lease:
         """The same lease until `ttl_s` seconds from now; LeaseLost if it expired or was taken over."""
+        (renewed,) = self.renew_blocks([lease], ttl_s)
+        if isinstance(renewed, LeaseLost):
+            raise renewed
+        return renewed
+
+    def renew_blocks(self, held: Sequence[Lease], ttl_s: float) -> list[Lease | LeaseLost]:
+        """The same leases until `ttl_s` seconds from now; a LeaseLost in the place of each that was lost."""
         return self._database.write(
-            lambda conn: leases.renew(conn, lease, ttl_s=ttl_s, now=self._database.now(conn))
+            lambda conn: leases.renew(conn, held, ttl_s=ttl_s, now=self._database.now(conn))
         )
 
-    def release(self, lease: Lease) -> None:
-        """Give a block up; does nothing if it was lost meanwhile."""
-        self._database.write(lambda conn: leases.release(conn, lease, now=self._database.now(conn)))
+    def release(self, *held: Lease) -> None:
+        """Give blocks up; does nothing about one that was lost meanwhile."""
+        self._database.write(lambda conn: leases.release(conn, held, now=self._database.now(conn)))
 
     def live_leases(self, group: str) -> list[Lease]:
         """Leases that have not expired, by block."""
@@ -413,20 +518,41 @@ class Catalogue:
         any error nothing is committed, and files that were renamed may be replaced by the next
         holder of the lease.
         """
-        published = False
+        (refused,) = self.commit_blocks(
+            [(lease, rows)],
+            lambda admitted: publish() if admitted else None,
+            None if extra is None else lambda conn, number: extra(conn),
+        )
+        if refused is not None:
+            raise refused
 
-        def publish_once() -> None:
-            nonlocal published
-            if not published:
-                publish()
-                published = True
+    def commit_blocks(
+        self,
+        blocks: Sequence[tuple[Lease, Sequence[ShardRow]]],
+        publish: Callable[[Sequence[int]], None],
+        extra: Callable[[Connection, int], None] | None = None,
+    ) -> list[LeaseLost | ConflictError | None]:
+        """`commit` of several blocks in one transaction; per block None, or why it was not committed.
 
-        def work(conn: Connection) -> None:
-            ledger.commit(conn, lease, rows, publish_once, now=self._database.now(conn))
-            if extra is not None:
-                extra(conn)
+        `publish` gets the numbers of the blocks whose lease is ours, once each; so does `extra`, after
+        their rows are written. A block that is refused holds up no other. After any error that is raised
+        nothing is committed.
+        """
+        published: set[int] = set()
 
-        self._database.write(work)
+        def publish_once(admitted: Sequence[int]) -> None:
+            new = [number for number in admitted if number not in published]
+            publish(new)
+            published.update(new)
+
+        def work(conn: Connection) -> list[LeaseLost | ConflictError | None]:
+            outcomes = ledger.commit(conn, blocks, publish_once, now=self._database.now(conn))
+            for number, refused in enumerate(outcomes):
+                if extra is not None and refused is None:
+                    extra(conn, number)
+            return outcomes
+
+        return self._database.write(work)
 
     def all_live_leases(self) -> list[Lease]:
         """Leases of every group that have not expired."""

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sqlite3
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,12 +29,28 @@ from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from labelstore.catalogue.failures import is_serialization_failure, translated
-from labelstore.errors import ConflictError, DamagedShard, StorageError, StoreNotFound, UsageError
+from labelstore.errors import (
+    ConflictError,
+    DamagedShard,
+    FormatVersionError,
+    StorageError,
+    StoreNotFound,
+    UsageError,
+)
 
 T = TypeVar("T")
 
 BUSY_SECONDS = 60
 """How long a transaction waits for other writers before it gives up."""
+
+CONNECT_SECONDS = 10
+"""How long a PostgreSQL server has to answer."""
+
+MAX_CELL_BYTES = 64 << 20
+"""Largest value of a SQLite catalogue: no row of ours comes near, and a wicked one is not read into memory."""
+
+QUERY = ("host", "port", "options", "sslmode", "connect_timeout", "application_name")
+"""What a URL may say after its `?`."""
 
 _ATTEMPTS = 20
 _WRITE = "labelstore_write"
@@ -56,10 +75,17 @@ def parse_url(url: str) -> URL:
         raise UsageError(
             f"catalogue URL {url!r}: a catalogue in memory is lost, give sqlite:///PATH"
         )
-    if parsed.password is not None:
+    if parsed.password is not None or "password" in parsed.query:
+        shown = parsed.difference_update_query(["password"]).render_as_string()
         raise UsageError(
-            f"catalogue URL {parsed.render_as_string()!r} holds a password: put it into ~/.pgpass or PGPASSWORD"
+            f"catalogue URL {shown!r} holds a password: put it into ~/.pgpass or PGPASSWORD"
         )
+    for name in parsed.query:
+        # a store from elsewhere brings its URL along: nothing in it may name files of this machine
+        if name not in QUERY:
+            raise UsageError(
+                f"catalogue URL with {name!r}: allowed are {', '.join(QUERY)}; set the rest in the environment"
+            )
     return parsed
 
 
@@ -87,8 +113,10 @@ class Database:
         self.is_sqlite = parsed.drivername == "sqlite"
         self.name = parsed.database if self.is_sqlite else parsed.render_as_string()
         self.readonly = readonly
+        self.why_readonly = "is open read-only"
+        self._path: Path | None = None
         if self.is_sqlite:
-            path = Path(parsed.database or "").absolute()
+            path = self._path = Path(parsed.database or "").absolute()
             mode = "rwc" if creating else "rw"
             if not creating and not path.is_file():
                 raise StoreNotFound(
@@ -125,7 +153,9 @@ class Database:
         """
         self._refuse_if_frozen()
         if self.readonly:
-            raise StorageError(f"{self.name}: the catalogue is open read-only; nothing was written")
+            raise StorageError(
+                f"{self.name}: the catalogue {self.why_readonly}; nothing was written"
+            )
         with translated(self.name), self._engine.connect() as conn:
             conn = conn.execution_options(**{_WRITE: True})
             with conn.begin():
@@ -147,6 +177,18 @@ class Database:
         with translated(self.name), self._engine.connect() as conn, conn.begin():
             yield conn
 
+    def foreign_schema(self) -> str | None:
+        """The name of a view, trigger or virtual table in a SQLite file: code that somebody else would run here."""
+        if not self.is_sqlite:
+            return None
+        with self.reading() as conn:
+            query = (
+                "SELECT name FROM sqlite_master WHERE type NOT IN ('table', 'index') "
+                "OR sql LIKE 'CREATE VIRTUAL%' OR sql LIKE '%GENERATED ALWAYS%' LIMIT 1"
+            )
+            found = conn.exec_driver_sql(query).scalar()
+        return None if found is None else str(found)
+
     def structure_problem(self) -> str | None:
         """What SQLite itself says about its pages and indexes; None when all is well, or on PostgreSQL."""
         if not self.is_sqlite:
@@ -155,13 +197,18 @@ class Database:
             found = conn.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
         return None if found == "ok" else str(found).splitlines()[0]
 
+    def num_bytes(self) -> int:
+        """Size of a SQLite file."""
+        assert self._path is not None
+        return self._path.stat().st_size
+
     def copy_to(self, path: Path) -> None:
         """A compact copy of a SQLite database in a new file (`VACUUM INTO`); not yet fsynced."""
         with translated(self.name):
             try:
                 # not SQLAlchemy's connection, which would begin a transaction, and VACUUM refuses that
                 connection = sqlite3.connect(
-                    f"file:{quote(str(self.name))}?mode=ro", uri=True, isolation_level=None
+                    f"file:{quote(str(self._path))}?mode=ro", uri=True, isolation_level=None
                 )
                 try:
                     connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}").close()
@@ -170,6 +217,25 @@ class Database:
                     connection.close()
             except sqlite3.Error as error:
                 raise DBAPIError("VACUUM INTO", None, error) from error
+
+    def older_copy(self) -> Database:
+        """A copy of an older SQLite catalogue, to be brought up to date for reading; it goes with its object.
+
+        FormatVersionError on a server, where a copy would be one more catalogue.
+        """
+        hint = "is of an older format: `labelstore migrate STORE` brings it up to date"
+        if not self.is_sqlite:
+            raise FormatVersionError(f"{self.name}: the catalogue {hint}")
+        folder = Path(tempfile.mkdtemp(prefix="labelstore-"))
+        try:
+            self.copy_to(folder / "catalogue.db")
+            copy = Database(f"sqlite:///{folder / 'catalogue.db'}", clock=self._clock)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(copy, shutil.rmtree, folder, ignore_errors=True)
+        copy.name, copy.why_readonly = self.name, hint
+        return copy
 
     def _refuse_if_frozen(self) -> None:
         if self._frozen_mark is not None and self._frozen_mark.exists():
@@ -211,6 +277,8 @@ def _sqlite_engine(path: Path, *, mode: str, readonly: bool) -> Engine:
                 *(["query_only=ON"] if readonly else ["journal_mode=DELETE"]),
             ):
                 connection.execute(f"PRAGMA {pragma}").close()
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL_BYTES)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         except UnicodeDecodeError:
             connection.close()
             raise _not_utf8(path) from None
@@ -242,7 +310,16 @@ def _not_utf8(path: Path) -> DamagedShard:
 
 
 def _postgresql_engine(url: URL) -> Engine:
-    engine = create_engine(url, poolclass=NullPool, isolation_level="SERIALIZABLE")
+    # a server that is gone is noticed in seconds; what the URL says comes first
+    waits = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
+    try:
+        engine = create_engine(
+            url, poolclass=NullPool, isolation_level="SERIALIZABLE", connect_args=waits
+        )
+    except ImportError:
+        raise UsageError(
+            "a catalogue on PostgreSQL needs psycopg: pip install 'labelstore[postgresql]'"
+        ) from None
 
     @event.listens_for(engine, "begin")
     def begin(conn: Connection) -> None:

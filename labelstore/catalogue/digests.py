@@ -67,8 +67,13 @@ def insert_rows(conn: Connection, table: Table, rows: Iterable[Mapping[str, Any]
     )
 
 
-def insert_tuples(conn: Connection, table: Table, rows: Iterable[Row]) -> None:
-    """Insert rows given as plain values in column order: int, float, str, bytes or None as the columns say."""
+def insert_tuples(
+    conn: Connection, table: Table, rows: Iterable[Row], *, counted: bool = True
+) -> None:
+    """Insert rows given as plain values in column order: int, float, str, bytes or None as the columns say.
+
+    `counted` False leaves the digest as it is: for a copy that takes the digests along.
+    """
     # Handed to the driver as they are: building SQLAlchemy's parameters takes longer than SQLite's
     # insert.
     preparer = conn.dialect.identifier_preparer
@@ -79,7 +84,8 @@ def insert_tuples(conn: Connection, table: Table, rows: Iterable[Row]) -> None:
     remaining = iter(rows)
     while batch := list(islice(remaining, _BATCH)):
         conn.exec_driver_sql(statement, batch)
-        _adjust(conn, table, added=batch, removed=())
+        if counted:
+            _adjust(conn, table, added=batch, removed=())
 
 
 def update_rows(conn: Connection, table: Table, changes: Sequence[Mapping[str, Any]]) -> None:
@@ -170,6 +176,12 @@ def verify_tables(conn: Connection, tables: Iterable[Table] = DIGESTED) -> None:
     for table in tables:
         for _ in verified_batches(conn, table):
             pass
+
+
+def write_digests(conn: Connection, table: Table, batches: Iterable[Sequence[Row]]) -> None:
+    """Write down the digest of rows that are in a table without one: after a revision has changed them."""
+    for rows in batches:
+        _adjust(conn, table, added=rows, removed=())
 
 
 def _python_type(column: Column[Any]) -> Callable[[Any], Any]:

@@ -35,6 +35,7 @@ _SQLSTATE: dict[str, type[LabelStoreError]] = {
     "3D000": StoreNotFound,  # no such database
     "3F000": StoreNotFound,  # no such schema
     "55P03": ConflictError,  # lock not available in time
+    "42501": StorageError,  # insufficient privilege
     "XX001": DamagedShard,  # data corrupted
     "XX002": DamagedShard,  # index corrupted
 } | dict.fromkeys(_SERIALIZATION, ConflictError)

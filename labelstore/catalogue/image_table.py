@@ -13,8 +13,13 @@ from labelstore.catalogue.digests import Row, insert_tuples, num_rows, update_ro
 from labelstore.catalogue.records import ImageRow
 from labelstore.catalogue.tables import images
 from labelstore.errors import ConflictError, DamagedShard, UsageError
+from labelstore.images import check_keys
 
 DIGEST_BYTES = 16
+MAX_FREE_ROWS = 1 << 22
+"""Rows without an image that a catalogue may have: every row takes memory, whoever has it."""
+NO_IMAGE = "no image has this row"
+"""What the column `bad` says of such a row."""
 
 
 def add_images(
@@ -40,11 +45,11 @@ def add_images(
         )
     if len(set(keys)) != count:
         raise ConflictError("an image key was given twice: keys are paths and must be unique")
-    end = num_rows(conn, images)
+    end = end_row(conn)
     first = end if first_row is None else first_row
     if not 0 <= first <= end:
         raise UsageError(
-            f"first row {first}: the catalogue holds {end} images and rows leave no gaps"
+            f"first row {first}: the catalogue has rows up to {end - 1} and these leave no gaps: give {end}"
         )
     there = conn.execute(
         select(images.c.key, images.c.class_id, images.c.size, images.c.mtime_ns)
@@ -86,6 +91,60 @@ def add_images(
     return range(first, first + count)
 
 
+def append_images(
+    conn: Connection,
+    keys: Sequence[str],
+    class_ids: Sequence[int] | NDArray[Any],
+    sizes: Sequence[int] | NDArray[Any],
+    mtimes_ns: Sequence[int] | NDArray[Any],
+    *,
+    multiple: int,
+) -> range:
+    """Register further images from the next row on that is a multiple of `multiple`; returns their rows.
+
+    The rows in between stay free for good: shards that hold them are committed and say that nothing is there.
+    ConflictError for a key that is in the store already.
+    """
+    end = end_row(conn)
+    first = -(-end // multiple) * multiple
+    free = first - num_rows(conn, images)
+    if free > MAX_FREE_ROWS:
+        raise UsageError(
+            f"{free:,} rows would have no image, {MAX_FREE_ROWS:,} may: every growth begins a new image block, "
+            "so add more images at once, or make a new store"
+        )
+    names = [str(key) for key in keys]
+    if len(set(names)) != len(names):
+        raise ConflictError("an image key was given twice: keys are paths and must be unique")
+    _refuse_known(conn, names)
+    rows = range(first, first + len(names))
+    facts = (names, _ints(class_ids), _ints(sizes), _ints(mtimes_ns))
+    insert_tuples(
+        conn,
+        images,
+        (
+            (row, key, label, None, None, None, size, time, None)
+            for row, key, label, size, time in zip(rows, *facts, strict=True)
+        ),
+    )
+    return rows
+
+
+def end_row(conn: Connection) -> int:
+    """One more than the last image's row; more than there are images where rows were left free.
+
+    DamagedShard for a number that no catalogue of so many images has.
+    """
+    last = conn.execute(select(func.max(images.c.image))).scalar()
+    count = num_rows(conn, images)
+    end = 0 if last is None else last + 1
+    if not isinstance(end, int) or not (last is None or count <= end <= count + MAX_FREE_ROWS):
+        raise DamagedShard(
+            f"catalogue table images has {count} images and row {last}: restore the catalogue from a copy"
+        )
+    return end
+
+
 def image_rows(conn: Connection, wanted: Sequence[int] | None = None) -> list[ImageRow]:
     """All images in row order, or the wanted ones in the order asked for; UsageError for rows beyond the last."""
     names = [column.name for column in images.columns]
@@ -98,9 +157,7 @@ def image_rows(conn: Connection, wanted: Sequence[int] | None = None) -> list[Im
     if wanted is None:
         return list(rows.values())
     if missing := [image for image in wanted if image not in rows]:
-        raise UsageError(
-            f"image {missing[0]}: the store has rows 0 to {num_rows(conn, images) - 1}"
-        )
+        raise UsageError(f"image {missing[0]}: the store has rows 0 to {end_row(conn) - 1}")
     return [rows[image] for image in wanted]
 
 
@@ -109,53 +166,66 @@ def image_columns(conn: Connection) -> dict[str, NDArray[Any]]:
 
     `key` and `bad` object (N,), `class_id` int32, `width` and `height` int32 with -1 where unknown,
     `digest` uint8 (N, 16) with `has_digest` bool, `size` and `mtime_ns` int64 with -1 where
-    unknown.
+    unknown. `free` is True for rows that no image has (see `append_images`): their key is empty, their
+    class -1, and `bad` says so.
     """
-    total = num_rows(conn, images)
+    count = num_rows(conn, images)
+    # before memory is asked for: the number is only what somebody wrote into another table
+    there = conn.execute(select(func.count()).select_from(images)).scalar()
+    if there != count:
+        raise DamagedShard(
+            f"catalogue table images has {there} rows where {count} were written: "
+            "restore the catalogue from a copy"
+        )
+    total = end_row(conn)
     columns: dict[str, NDArray[Any]] = {
-        "key": np.empty(total, dtype=object),
-        "class_id": np.empty(total, dtype=np.int32),
+        "key": np.full(total, "", dtype=object),
+        "class_id": np.full(total, -1, dtype=np.int32),
         "width": np.full(total, -1, dtype=np.int32),
         "height": np.full(total, -1, dtype=np.int32),
         "digest": np.zeros((total, DIGEST_BYTES), dtype=np.uint8),
         "has_digest": np.zeros(total, dtype=bool),
         "size": np.full(total, -1, dtype=np.int64),
         "mtime_ns": np.full(total, -1, dtype=np.int64),
-        "bad": np.full(total, None, dtype=object),
+        "bad": np.full(total, NO_IMAGE if total > count else None, dtype=object),
+        "free": np.ones(total, dtype=bool),
     }
-    start = 0
     try:
         for part in verified_batches(conn, images):
-            # With more rows than its digest counts the table fails after the last batch; do not
-            # fill past the end.
-            stop = min(start + len(part), total)
-            _fill(columns, start, stop, part[: stop - start])
-            start = stop
-    except (TypeError, ValueError, OverflowError):
+            _fill(columns, part)
+    except (TypeError, ValueError, OverflowError, IndexError):
         raise DamagedShard(
             "catalogue table images holds values of the wrong type: restore the catalogue from a copy"
         ) from None
     return columns
 
 
-def _fill(columns: dict[str, NDArray[Any]], start: int, stop: int, rows: list[Row]) -> None:
+def _fill(columns: dict[str, NDArray[Any]], rows: list[Row]) -> None:
     if not rows:
         return
-    _, keys, class_ids, widths, heights, digests, sizes, mtimes, bad = zip(*rows, strict=True)
-    columns["key"][start:stop] = keys
-    columns["bad"][start:stop] = bad
-    columns["class_id"][start:stop] = class_ids
+    numbers, keys, class_ids, widths, heights, digests, sizes, mtimes, bad = zip(*rows, strict=True)
+    check_keys(keys)
+    first, last = numbers[0], numbers[-1]
+    at: slice | NDArray[np.int64] = slice(first, last + 1)
+    if first < 0 or last - first + 1 != len(rows):
+        at = np.array(numbers, np.int64)
+        if at.min() < 0:
+            raise ValueError(at.min())
+    columns["free"][at] = False
+    columns["key"][at] = keys
+    columns["bad"][at] = bad
+    columns["class_id"][at] = class_ids
     for name, values in (
         ("width", widths),
         ("height", heights),
         ("size", sizes),
         ("mtime_ns", mtimes),
     ):
-        columns[name][start:stop] = [-1 if value is None else value for value in values]
+        columns[name][at] = [-1 if value is None else value for value in values]
     blank = bytes(DIGEST_BYTES)
     joined = b"".join(blank if digest is None else digest for digest in digests)
-    columns["digest"][start:stop] = np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
-    columns["has_digest"][start:stop] = [digest is not None for digest in digests]
+    columns["digest"][at] = np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
+    columns["has_digest"][at] = [digest is not None for digest in digests]
 
 
 def find_image(conn: Connection, key: str) -> int | None:

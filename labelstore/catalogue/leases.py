@@ -27,8 +27,9 @@ def acquire(
     ttl_s: float,
     done: int,
     now: float,
-) -> Lease | None:
-    """Lease the first of `blocks` that has fewer than `done` committed shards and no live lease, or None."""
+    count: int = 1,
+) -> list[Lease]:
+    """Lease the first `count` of `blocks` that have fewer than `done` committed shards and no live lease."""
     if ttl_s <= 0:
         raise UsageError(
             f"a lease of {ttl_s} s is over before it begins: give a positive number of seconds"
@@ -42,7 +43,12 @@ def acquire(
     )
     committed = {int(block): int(count) for block, count in conn.execute(per_block)}
     held = {row[1]: row for row in verified_rows(conn, leases, group)}
+    new: list[dict[str, object]] = []
+    renewed: list[dict[str, object]] = []
+    granted: list[Lease] = []
     for block in blocks:
+        if len(granted) == count:
+            break
         if committed.get(block, 0) >= done:
             continue
         row = held.get(block)
@@ -57,12 +63,11 @@ def acquire(
             "expires": lease.expires,
             "fence": fence,
         }
-        if row is None:
-            insert_rows(conn, leases, [values])
-        else:
-            update_rows(conn, leases, [values])
-        return lease
-    return None
+        (new if row is None else renewed).append(values)
+        granted.append(lease)
+    insert_rows(conn, leases, new)
+    update_rows(conn, leases, renewed)
+    return granted
 
 
 def check(conn: Connection, lease: Lease, *, now: float) -> None:
@@ -87,33 +92,51 @@ def check(conn: Connection, lease: Lease, *, now: float) -> None:
         )
 
 
-def renew(conn: Connection, lease: Lease, *, ttl_s: float, now: float) -> Lease:
-    """The same lease with `ttl_s` seconds from now; LeaseLost if it is not ours any more."""
+def renew(
+    conn: Connection, held: Sequence[Lease], *, ttl_s: float, now: float
+) -> list[Lease | LeaseLost]:
+    """The same leases with `ttl_s` seconds from now; a LeaseLost in the place of each that is not ours any more."""
     if ttl_s <= 0:
         raise UsageError(
             f"a lease of {ttl_s} s is over before it begins: give a positive number of seconds"
         )
-    check(conn, lease, now=now)
-    renewed = replace(lease, expires=now + ttl_s)
+    found = [_checked(conn, lease, now=now) for lease in held]
+    renewed = [
+        replace(lease, expires=now + ttl_s) if isinstance(lease, Lease) else lease
+        for lease in found
+    ]
     update_rows(
         conn,
         leases,
-        [{"group_name": lease.group, "block": lease.block, "expires": renewed.expires}],
+        [
+            {"group_name": lease.group, "block": lease.block, "expires": lease.expires}
+            for lease in renewed
+            if isinstance(lease, Lease)
+        ],
     )
     return renewed
 
 
-def release(conn: Connection, lease: Lease, *, now: float) -> None:
-    """Give the block up; does nothing if the lease was lost meanwhile."""
-    try:
-        check(conn, lease, now=now)
-    except LeaseLost:
-        return
+def release(conn: Connection, held: Sequence[Lease], *, now: float) -> None:
+    """Give the blocks up; does nothing about a lease that was lost meanwhile."""
+    found = [_checked(conn, lease, now=now) for lease in held]
     update_rows(
         conn,
         leases,
-        [{"group_name": lease.group, "block": lease.block, "owner": "", "expires": 0.0}],
+        [
+            {"group_name": lease.group, "block": lease.block, "owner": "", "expires": 0.0}
+            for lease in found
+            if isinstance(lease, Lease)
+        ],
     )
+
+
+def _checked(conn: Connection, lease: Lease, *, now: float) -> Lease | LeaseLost:
+    try:
+        check(conn, lease, now=now)
+    except LeaseLost as lost:
+        return lost
+    return lease
 
 
 def live(conn: Connection, group: str | None, *, now: float) -> list[Lease]:

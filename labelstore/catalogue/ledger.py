@@ -1,9 +1,10 @@
 """The ledger: a crop is committed if and only if its shard's row is here, and the row names bytes on disk.
 
-`commit` is step 4 of the write protocol: in one transaction the lease is checked, the files get
+`commit` is step 4 of the write protocol: in one transaction the leases are checked, the files get
 their final names and the rows are written. The renames come inside, so that an owner who slept past
 the lease renames nothing; the rows come after, so that a kill in between leaves files that no row
-names, which the next owner may replace.
+names, which the next owner may replace. Small blocks share a transaction, since one costs as much as
+computing several of them; each is checked for itself.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from labelstore.catalogue.digests import (
 from labelstore.catalogue.named_rows import json_text
 from labelstore.catalogue.records import Lease, ShardRow
 from labelstore.catalogue.tables import shards
-from labelstore.errors import ConflictError, DamagedShard, UsageError
-from labelstore.shard_files import ShardFile
+from labelstore.errors import ConflictError, DamagedShard, LeaseLost, UsageError
+from labelstore.shard_files import ShardFile, check_file_key
+
+MAX_FILES_BYTES = 16 << 20
+"""JSON of one row's files: far more than any shard has, and a cap on what a wicked row inflates to."""
 
 
 def pack_files(files: Sequence[ShardFile]) -> bytes:
@@ -47,17 +51,23 @@ def pack_files(files: Sequence[ShardFile]) -> bytes:
 def unpack_files(packed: bytes) -> tuple[ShardFile, ...]:
     """Inverse of `pack_files`; DamagedShard for bytes that it did not write."""
     try:
-        plain = json.loads(zlib.decompress(packed))
+        inflate = zlib.decompressobj()
+        text = inflate.decompress(packed, MAX_FILES_BYTES)
+        if not inflate.eof:
+            raise ValueError(f"more than {MAX_FILES_BYTES} bytes")
+        plain = json.loads(text)
+        if not isinstance(plain, list):
+            raise TypeError("no list of files")
         return tuple(
             ShardFile(
-                key=key,
-                size=size,
-                sha256=sha256,
-                chunks={path: tuple(crcs) for path, crcs in chunks.items()},
+                key=check_file_key(key),
+                size=int(size),
+                sha256=str(sha256),
+                chunks={str(path): tuple(_ints(crcs)) for path, crcs in chunks.items()},
             )
             for key, size, sha256, chunks in plain
         )
-    except (zlib.error, ValueError, TypeError, AttributeError):
+    except (zlib.error, ValueError, TypeError, AttributeError, RecursionError):
         raise DamagedShard(
             "catalogue table shards: a row's files are damaged: restore the catalogue from a copy"
         ) from None
@@ -65,19 +75,47 @@ def unpack_files(packed: bytes) -> tuple[ShardFile, ...]:
 
 def commit(
     conn: Connection,
-    lease: Lease,
-    rows: Sequence[ShardRow],
-    publish: Callable[[], None],
+    blocks: Sequence[tuple[Lease, Sequence[ShardRow]]],
+    publish: Callable[[Sequence[int]], None],
     *,
     now: float,
-) -> None:
-    """Check the lease, call `publish`, write the rows: all in the caller's transaction, nothing on any error.
+) -> list[LeaseLost | ConflictError | None]:
+    """Check every lease, call `publish`, write the rows: all in the caller's transaction.
+
+    One entry per block comes back: None where it was committed, otherwise why not. A block that is refused
+    takes no other with it: `publish` is called once, with the numbers of those whose lease is ours and whose
+    shards do not exist yet; where it raises, the caller's transaction takes everything back.
 
     Rows belong to the lease's block, and to its group or to a group "crops/..."; the fencing number
     and the time of the commit are filled in. A row of a crops group that is committed already with
     the same digests is dropped, since label sets of one plan share their crops; any other row that
     exists is a ConflictError.
     """
+    outcomes: list[LeaseLost | ConflictError | None] = []
+    admitted: dict[int, list[ShardRow]] = {}
+    for number, (lease, rows) in enumerate(blocks):
+        try:
+            admitted[number] = _admitted(conn, lease, rows, now=now)
+            outcomes.append(None)
+        except (LeaseLost, ConflictError) as refused:
+            outcomes.append(refused)
+    publish(list(admitted))
+    insert_rows(
+        conn,
+        shards,
+        [
+            to_columns(replace(row, fence=blocks[number][0].fence, committed=now))
+            for number, rows in admitted.items()
+            for row in rows
+        ],
+    )
+    return outcomes
+
+
+def _admitted(
+    conn: Connection, lease: Lease, rows: Sequence[ShardRow], *, now: float
+) -> list[ShardRow]:
+    """The rows of one block that are to be written; LeaseLost or ConflictError where it may not be."""
     for row in rows:
         if row.block != lease.block or not (
             row.group == lease.group or row.group.startswith("crops/")
@@ -87,11 +125,7 @@ def commit(
                 f"on block {lease.block} of {lease.group}"
             )
     leases.check(conn, lease, now=now)
-    new = [row for row in rows if not _is_committed(conn, row)]
-    publish()
-    insert_rows(
-        conn, shards, [to_columns(replace(row, fence=lease.fence, committed=now)) for row in new]
-    )
+    return [row for row in rows if not _is_committed(conn, row)]
 
 
 def replace_shard(

@@ -16,7 +16,8 @@ from sqlalchemy import Connection
 
 from labelstore.catalogue.digests import delete_rows, insert_rows, update_rows, verified_rows
 from labelstore.catalogue.tables import metadata_files, metadata_intents
-from labelstore.errors import ConflictError
+from labelstore.errors import ConflictError, DamagedShard
+from labelstore.shard_files import check_file_key
 
 ABSENT = ""
 """Digest of a file that is not there."""
@@ -80,7 +81,13 @@ def digests(conn: Connection) -> dict[str, frozenset[str]]:
     }
     for _, key, old, new in verified_rows(conn, metadata_intents):
         found.setdefault(key, set()).update((old, new))
-    return {key: frozenset(values) for key, values in found.items()}
+    try:
+        # files of these names are written, copied and removed
+        return {check_file_key(key): frozenset(values) for key, values in found.items()}
+    except ValueError as error:
+        raise DamagedShard(
+            f"catalogue table metadata_files: {error}: restore the catalogue from a copy"
+        ) from None
 
 
 def pending(conn: Connection) -> dict[str, str]:

@@ -8,12 +8,32 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Connection,
+    Double,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    select,
+)
 
 from labelstore.catalogue.digests import Row, insert_rows, update_rows, verified_rows
-from labelstore.errors import ConflictError, UsageError
+from labelstore.errors import ConflictError, DamagedShard, UsageError
 
 R = TypeVar("R")
+
+_TYPES: dict[type, type | tuple[type, ...]] = {
+    Integer: int,
+    BigInteger: int,
+    Boolean: bool,
+    Double: (int, float),
+    Text: str,
+    LargeBinary: bytes,
+}
+"""What the database gives for a column of each type; SQLite lets any value stand in any column."""
 
 
 def json_text(value: object) -> str:
@@ -38,12 +58,26 @@ def to_columns(table: Table, record: object) -> dict[str, Any]:
 
 
 def from_columns(kind: type[R], table: Table, row: Row) -> R:
-    """The record of one row in column order; JSON lists come back as tuples."""
+    """The record of one row in column order; JSON lists come back as tuples.
+
+    DamagedShard for a value of another type than its column's, as only a foreign hand writes.
+    """
     values = {column.name: value for column, value in zip(table.columns, row, strict=True)}
-    for column in table.columns:
-        if column.info.get("json"):
-            value = json.loads(values[column.name])
-            values[column.name] = tuple(value) if isinstance(value, list) else value
+    try:
+        for column in table.columns:
+            value = values[column.name]
+            if column.info.get("json"):
+                value = json.loads(value)
+                values[column.name] = tuple(value) if isinstance(value, list) else value
+            elif not isinstance(value, _TYPES[type(column.type)]) and not (
+                value is None and column.nullable
+            ):
+                raise TypeError(f"{value!r}"[:40])
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedShard(
+            f"catalogue table {table.name}: column {column.name} holds what nobody wrote there ({error}): "
+            "restore the catalogue from a copy"
+        ) from None
     return kind(**values)
 
 

@@ -64,7 +64,7 @@ class PlanRow:
     stored: bool
     """False: `--crops seeded`, boxes and flips are computed from the plan instead of read."""
     parameters: Mapping[str, Any]
-    """`crops.CropPlan.to_record()`: seed, scale, ratio, flip_prob."""
+    """`CropPlan.to_record()`: seed, scale, ratio, flip_prob."""
 
 
 @dataclass(frozen=True, kw_only=True)

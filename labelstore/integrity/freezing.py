@@ -23,10 +23,11 @@ from labelstore.arrays.durable import (
 )
 from labelstore.catalogue import Catalogue
 from labelstore.errors import ConflictError, DamagedShard, IncompleteError, UsageError
-from labelstore.integrity.manifest import Manifest, ManifestFile, file_digest, read_manifest
-from labelstore.schema import Layout
+from labelstore.schema import Layout, label_layout
 from labelstore.store import Store
+from labelstore.store.manifest import Manifest, ManifestFile, file_digest, read_manifest
 from labelstore.store.opening import CATALOGUE_FILE, CATALOGUE_URL_FILE, MANIFEST_FILE
+from labelstore.store.remote import refuse_remote
 
 Progress = Callable[[int, int], None]
 
@@ -59,6 +60,7 @@ def freeze(
     for a label set or mask that is not complete, unless allowed; DamagedShard for a file that is not what the
     ledger says. The frozen store appears when it is whole.
     """
+    refuse_remote(store.location, "it is frozen")
     manifest = store.path / MANIFEST_FILE
     if target is None and manifest.exists():
         held = read_manifest(manifest)
@@ -72,6 +74,7 @@ def what_freezes(
     store: Store, target: str | Path | None = None, *, allow_incomplete: bool = False
 ) -> Frozen:
     """What `freeze` would write, from the catalogue alone; refuses what `freeze` refuses. The root is empty."""
+    refuse_remote(store.location, "it is frozen")
     if target is not None:
         check_target(store, Path(target))
     elif (store.path / MANIFEST_FILE).exists():
@@ -101,15 +104,20 @@ def _check(store: Store, allow_incomplete: bool) -> None:
     _refuse_leases(store)
     if allow_incomplete:
         return
+    rows = store.num_rows
     kinds = [
-        (f"labels/{row.name}", row.plan, "labelstore create")
+        (
+            f"labels/{row.name}",
+            label_layout(row, store.plan(row.plan), rows),
+            "labelstore create",
+        )
         for row in store.catalogue.label_sets()
     ]
     kinds += [
-        (f"masks/{row.name}", row.plan, "labelstore calibrate") for row in store.catalogue.masks()
+        (f"masks/{row.name}", Layout.of(store.plan(row.plan), rows), "labelstore calibrate")
+        for row in store.catalogue.masks()
     ]
-    for group, plan, command in kinds:
-        layout = Layout.of(store.plan(plan), store.num_rows)
+    for group, layout, command in kinds:
         due = layout.num_blocks * layout.num_crop_shards
         there = sum(len(shards) for shards in store.catalogue.committed(group).values())
         if there < due:
@@ -134,10 +142,6 @@ class _Freezing:
 
     def in_place(self) -> Frozen:
         path = self.store.path
-        if (path / CATALOGUE_URL_FILE).exists():
-            raise ConflictError(
-                f"{path} keeps its catalogue on a server, which cannot be frozen: give a TARGET"
-            )
         temporary = (
             path / f".{CATALOGUE_FILE}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
         )
@@ -153,6 +157,9 @@ class _Freezing:
                 write_file(path / MANIFEST_FILE, manifest.to_bytes())
         finally:
             temporary.unlink(missing_ok=True)
+        # a catalogue on a server stays there; from here on the copy in the folder is the store's
+        with storage_errors(path / CATALOGUE_URL_FILE):
+            (path / CATALOGUE_URL_FILE).unlink(missing_ok=True)
         _make_read_only(path, files)
         return _frozen(path, manifest)
 

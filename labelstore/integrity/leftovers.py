@@ -18,14 +18,16 @@ from typing import Any, Literal
 from labelstore.arrays.durable import is_temporary, storage_errors
 from labelstore.catalogue.records import Lease
 from labelstore.errors import StorageError
-from labelstore.schema import Layout
+from labelstore.integrity.build_folders import build_folders, remove_build_folder
+from labelstore.schema import label_layout
 from labelstore.store import Store
 from labelstore.store.opening import CATALOGUE_FILE, CATALOGUE_URL_FILE, MANIFEST_FILE
+from labelstore.store.remote import refuse_remote
 
 MIN_AGE_SECONDS = 3600.0
 SPOOL_FOLDER = "spool"
 
-Kind = Literal["temporary", "spool", "orphan", "foreign"]
+Kind = Literal["temporary", "spool", "orphan", "foreign", "building"]
 
 _SHARD_NAME = re.compile(r"c\.(\d+)(?:\.\d+)*|(\d+)\.\d+\.h5")
 _SPOOL_NAME = re.compile(r"(\d+)-\d+\.spool")
@@ -46,7 +48,7 @@ class Leftover:
     """Relative to the store, POSIX."""
     kind: Kind
     """temporary: written and never renamed; spool: labels of a block that is committed; orphan: renamed and
-    never committed; foreign: not of a kind that this package writes, and never removed."""
+    never committed; building: beside the store, where a create or freeze of its name was killed; foreign: not of a kind that this package writes, and never removed."""
     bytes: int
     age_seconds: float
     """Since it was last written."""
@@ -108,13 +110,34 @@ def gc(
 
     Nothing that the ledger names is touched, and no file that this package would not write.
     """
+    refuse_remote(store.location, "there is nothing to remove")
+    beside = _collect_beside(store, min_age_seconds, dry_run=dry_run)
     if not leftovers(store):
-        return Collected(removed=(), kept=(), dry_run=dry_run)
+        return beside
     if dry_run:
-        return _collect(store, min_age_seconds, dry_run=True)
-    # under the catalogue's write lock nobody commits between our look and the removal
-    with store.catalogue.transaction():
-        return _collect(store, min_age_seconds, dry_run=False)
+        inside = _collect(store, min_age_seconds, dry_run=True)
+    else:
+        # under the catalogue's write lock nobody commits between our look and the removal
+        with store.catalogue.transaction():
+            inside = _collect(store, min_age_seconds, dry_run=False)
+    return Collected(
+        removed=beside.removed + inside.removed, kept=beside.kept + inside.kept, dry_run=dry_run
+    )
+
+
+def _collect_beside(store: Store, min_age_seconds: float, *, dry_run: bool) -> Collected:
+    """Folders in which a killed `create` or `freeze` was building a store of this name."""
+    removed: list[Leftover] = []
+    kept: list[tuple[Leftover, str]] = []
+    for folder, size, age in build_folders(store.path):
+        found = Leftover(path=f"../{folder.name}", kind="building", bytes=size, age_seconds=age)
+        if age < min_age_seconds:
+            kept.append((found, f"written {age:.0f} s ago, less than {min_age_seconds:.0f}"))
+            continue
+        if not dry_run:
+            remove_build_folder(folder)
+        removed.append(found)
+    return Collected(removed=tuple(removed), kept=tuple(kept), dry_run=dry_run)
 
 
 def _collect(store: Store, min_age_seconds: float, *, dry_run: bool) -> Collected:
@@ -183,7 +206,8 @@ def _committed_blocks(store: Store) -> dict[str, frozenset[int]]:
     """Per label set the image blocks that are complete: their spools are of no more use."""
     found = {}
     for row in store.catalogue.label_sets():
-        whole = Layout.of(store.plan(row.plan), store.num_rows).num_crop_shards
+        layout = label_layout(row, store.plan(row.plan), store.num_rows)
+        whole = layout.num_crop_shards
         shards = store.catalogue.committed(f"labels/{row.name}")
         found[f"labels/{row.name}"] = frozenset(
             block for block, there in shards.items() if len(there) == whole

@@ -6,6 +6,7 @@ The bytes are known to be the committed ones by then; this finds what was wrong 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,9 @@ def _labels(store: Store, group: Group, name: str, block: int, columns: range) -
     codec = codec_from_record(labels.codec)
     (part,) = group.parts(block, columns)
     bad = _bad_rows(store, group, block)
+    if codec.takes == "map":
+        yield from _maps(part, labels.num_classes, bad)
+        return
     if codec.kept(labels.num_classes) is None:
         dense = codec.recover(part, labels.num_classes)
         yield from _probabilities(dense, dense.sum(axis=-1), bad)
@@ -64,6 +68,29 @@ def _labels(store: Store, group: Group, name: str, block: int, columns: range) -
     total = sparse.probs.sum(axis=-1) + sparse.rest * (labels.num_classes - sparse.probs.shape[-1])
     yield from _probabilities(sparse.probs, total, bad)
     yield from _kept_classes(sparse, labels.num_classes, bad)
+
+
+def _maps(part: dict[str, NDArray[Any]], num_classes: int, bad: NDArray[np.bool_]) -> Laws:
+    """Laws of label maps, whose one crop is the whole image."""
+    ids = part["map_class"].reshape(len(bad), -1, part["map_class"].shape[-1])
+    logits = part["map_logit"].reshape(ids.shape).astype(np.float32)
+
+    def anywhere(cells: NDArray[Any]) -> NDArray[np.bool_]:
+        """(n, cells, K) -> (n, 1)."""
+        found = np.asarray(cells.reshape(len(cells), -1).any(axis=1))
+        return found[:, None]
+
+    missing = anywhere(np.isnan(logits))
+    yield "labels are missing", missing & ~bad
+    yield "labels of images that were left out are there", ~missing & bad
+    good = ~missing & ~bad
+    yield "logits are infinite", anywhere(np.isinf(logits))
+    yield f"class ids are not below {num_classes}", anywhere(ids >= num_classes) & good
+    ordered = np.sort(ids, axis=-1)
+    yield "a class is there twice in a cell", anywhere(ordered[..., 1:] == ordered[..., :-1]) & good
+    with np.errstate(invalid="ignore"):
+        rising = anywhere(np.diff(logits, axis=-1) > 0)
+    yield "logits are not in descending order", rising & good
 
 
 def _probabilities(

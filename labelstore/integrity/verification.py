@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +18,12 @@ from labelstore.integrity.leftovers import leftovers
 from labelstore.integrity.manifest import manifest_problems
 from labelstore.integrity.report import Level, Problem, VerifyReport
 from labelstore.integrity.values import value_problems
+from labelstore.parallel import BlockMap, MapBlocks
 from labelstore.store import Store, open_store
 from labelstore.store.group import Group
 from labelstore.store.metadata import metadata_problems
 from labelstore.store.opening import MANIFEST_FILE
+from labelstore.store.remote import refuse_remote
 
 Progress = Callable[[int, int], None]
 
@@ -40,14 +42,17 @@ def verify(
     level: Level = "digests",
     *,
     workers: int | None = None,
+    map_blocks: MapBlocks | None = None,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Look at everything that is committed; writes nothing, and reports instead of raising.
 
     `fast` looks at presence and size of every file, `digests` also at the SHA-256 of all files and the
     digests of the catalogue's tables, `deep` also decodes every value and checks ranges, sums and
-    order. `progress` is told shards done and shards in all.
+    order. `map_blocks` spreads the shards over other processes (`parallel.block_map`), otherwise `workers`
+    threads look at them. `progress` is told shards done and shards in all.
     """
+    refuse_remote(store.location if isinstance(store, Store) else store, "it is not verified there")
     opened = (
         nullcontext(store)
         if isinstance(store, Store)
@@ -59,6 +64,7 @@ def verify(
             store=held,
             level=level,
             workers=workers or min(4, os.cpu_count() or 1),
+            map_blocks=map_blocks,
             progress=progress or (lambda done, total: None),
         ).run()
 
@@ -72,6 +78,8 @@ def shard_problems(store: Store, group: Group, row: ShardRow, level: Level) -> l
         return [Problem(what=what, command=RESTORE_CATALOGUE)]
     rows = layout.rows(row.block)
     images = (rows.start, rows.stop - 1)
+    if not row.files:
+        return [at(what="the ledger names the shard and none of its files", key="", images=images)]
     found = store.arrays.verify(
         tuple(group.specs.values()), (row.block, row.crop_shard), row.files, _BACKEND_LEVELS[level]
     )
@@ -82,6 +90,10 @@ def shard_problems(store: Store, group: Group, row: ShardRow, level: Level) -> l
         problems = [
             at(what=what, key=key, images=images) for what in value_problems(store, group, row)
         ]
+        for file in row.files:
+            here = [spec for spec in group.specs.values() if spec.path in file.chunks]
+            if (foreign := store.arrays.contents_problem(file, here)) is not None:
+                problems.append(at(what=foreign, key=file.key, images=images))
     return problems
 
 
@@ -90,6 +102,7 @@ class _Verification:
     store: Store
     level: Level
     workers: int
+    map_blocks: MapBlocks | None
     progress: Progress
 
     def run(self) -> VerifyReport:
@@ -135,6 +148,10 @@ class _Verification:
             return
         for key, what in found.items():
             yield _problem(self.store, what=what, key=key)
+        for key in self.store.catalogue.metadata_digests().keys() - found.keys():
+            refused = self.store.arrays.metadata_problem(key)
+            if refused is not None:
+                yield _problem(self.store, what=refused, key=key)
 
     def _rows(self) -> tuple[list[tuple[Group, ShardRow]], list[Problem]]:
         """Every committed shard with its group, and what kept us from reading the ledger."""
@@ -167,14 +184,40 @@ class _Verification:
     def _shards(self, rows: list[tuple[Group, ShardRow]]) -> list[Problem]:
         problems: list[Problem] = []
         self.progress(0, len(rows))
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="verify") as pool:
-            found: Iterable[list[Problem]] = pool.map(
-                lambda shard: shard_problems(self.store, shard[0], shard[1], self.level), rows
-            )
-            for done, part in enumerate(found, 1):
-                problems += part
-                self.progress(done, len(rows))
+        for done, part in enumerate(self._looked_at(rows), 1):
+            problems += part
+            self.progress(done, len(rows))
         return problems
+
+    def _looked_at(self, rows: list[tuple[Group, ShardRow]]) -> Iterator[list[Problem]]:
+        if isinstance(self.map_blocks, BlockMap):
+            job = _ShardJob(self.store.path.absolute(), self.level)
+            yield from self.map_blocks(job, [(group.name, row) for group, row in rows])
+            return
+
+        def look(shard: tuple[Group, ShardRow]) -> list[Problem]:
+            return shard_problems(self.store, *shard, self.level)
+
+        if self.map_blocks is map:
+            yield from map(look, rows)
+            return
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="verify") as pool:
+            yield from pool.map(look, rows)
+
+
+class _ShardJob:
+    """`shard_problems` in another process, which opens the store as `verify` does."""
+
+    def __init__(self, path: Path, level: Level) -> None:
+        self.path, self.level = path, level
+
+    @cached_property
+    def store(self) -> Store:
+        return open_store(self.path, readonly=True, checked=False)
+
+    def __call__(self, shard: tuple[str, ShardRow]) -> list[Problem]:
+        name, row = shard
+        return shard_problems(self.store, self.store.group(name), row, self.level)
 
 
 def _problem(

@@ -10,6 +10,8 @@ from labelstore.catalogue.records import Lease
 from labelstore.errors import ConflictError, LeaseLost
 from labelstore.schema import Layout
 from labelstore.store.leases import LEASE_SECONDS, LeaseKeeper, Progress
+from labelstore.store.threads import map_in_threads
+from labelstore.store.writing import StagedBlock, commit_blocks
 
 if TYPE_CHECKING:
     from labelstore.store.store import Store
@@ -17,16 +19,23 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5
 """How often a process with nothing left to lease looks whether the others are done."""
 
+TOGETHER_SECONDS = 2.0
+"""Blocks that take less than this together are committed together: what a kill costs at most."""
+TOGETHER_BLOCKS = 64
+"""Most blocks of one transaction."""
+
 
 def fill_blocks(
     store: Store,
     group: str,
     blocks: Sequence[int],
     layout: Layout,
-    work: Callable[[Lease, Sequence[int]], None],
+    work: Callable[[Lease, Sequence[int]], StagedBlock],
     progress: Progress,
 ) -> None:
-    """Call `work(lease, missing crop shards)` for every block that is not committed; `work` commits them.
+    """Stage (`work(lease, missing crop shards)`) and commit every block that is not committed.
+
+    Blocks are committed in groups that take about `TOGETHER_SECONDS`, each group in one transaction.
 
     Returns when all `blocks` are committed, by this process or another. ConflictError where another
     process holds a block and does not finish it. `progress` is told crops done and crops in all.
@@ -44,7 +53,7 @@ def fill_blocks(
         while True:
             committed = store.catalogue.committed(group)
             open_blocks = [b for b in blocks if len(committed.get(b, ())) < whole]
-            done = total - sum(map(num_crops, open_blocks))
+            done, left = total - sum(map(num_crops, open_blocks)), len(open_blocks)
             progress(done, total)
             if not open_blocks:
                 return
@@ -58,16 +67,46 @@ def fill_blocks(
                 time.sleep(POLL_SECONDS)
                 waited += POLL_SECONDS
             nothing_free = True
-            while (lease := keeper.acquire()) is not None:
-                there = committed.get(lease.block, ())
-                try:
-                    work(lease, [shard for shard in range(whole) if shard not in there])
-                except LeaseLost:
-                    keeper.forget(lease.block)  # whoever took it commits it
-                    continue
-                keeper.forget(lease.block)
-                done += num_crops(lease.block)
+            together = 1
+            while leases := keeper.acquire_blocks(together):
+                started = time.monotonic()
+                missing = [
+                    [s for s in range(whole) if s not in committed.get(lease.block, ())]
+                    for lease in leases
+                ]
+                outcomes = _stage_and_commit(store, list(zip(leases, missing, strict=True)), work)
+                seconds = (time.monotonic() - started) / len(leases)
+                keeper.forget(*(lease.block for lease in leases))
+                for block, refused in outcomes.items():
+                    if isinstance(refused, ConflictError):
+                        raise refused
+                    if refused is None:  # otherwise whoever took the lease commits it
+                        done += num_crops(block)
+                        left -= 1
+                        waited, nothing_free = 0.0, False
                 progress(min(done, total), total)
-                waited, nothing_free = 0.0, False
+                # never more than half of what is left, so that several processes end together
+                fitting = min(TOGETHER_BLOCKS, int(TOGETHER_SECONDS / max(seconds, 1e-6)))
+                together = max(1, min(fitting, left // 2))
     finally:
         keeper.close()
+
+
+def _stage_and_commit(
+    store: Store,
+    blocks: Sequence[tuple[Lease, Sequence[int]]],
+    work: Callable[[Lease, Sequence[int]], StagedBlock],
+) -> dict[int, LeaseLost | ConflictError | None]:
+    """Compute blocks on a few threads and commit them together: per block None, or why it was not committed."""
+    staged: list[StagedBlock] = []
+
+    def stage(block: tuple[Lease, Sequence[int]]) -> None:
+        staged.append(work(*block))
+
+    try:
+        for _ in map_in_threads(stage, blocks):
+            pass
+    finally:
+        # also after an error or an interruption: what was computed is kept
+        outcomes = commit_blocks(store, staged)
+    return {block.lease.block: refused for block, refused in zip(staged, outcomes, strict=True)}

@@ -65,22 +65,39 @@ class Group:
                 f"{first + self.layout.crops_per_shard - 1} are not generated yet; "
                 "run the same `labelstore create` or `labelstore grow` again to finish them"
             )
+        if not row.files:
+            raise DamagedShard(
+                f"{self.name}: the ledger names shard {crop_shard} of image block {block} and none of its files: "
+                "restore the catalogue from a copy"
+            )
         return row
 
     def parts(
-        self, block: int, columns: range | None, fields: Sequence[str] | None = None
+        self,
+        block: int,
+        columns: range | None,
+        fields: Sequence[str] | None = None,
+        *,
+        stored_order: bool = False,
     ) -> Iterator[dict[str, NDArray[Any]]]:
-        """The asked fields of one image block, one dictionary per crop shard, padding rows left out."""
+        """The asked fields of one image block, one dictionary per crop shard, padding rows left out.
+
+        `stored_order` is the array backend's: axes in memory as on disk.
+        """
         height = len(self.layout.rows(block))
         for crop_shard, inside in self.layout.split(columns):
             row = self.shard(block, crop_shard)
             part: dict[str, NDArray[Any]] = {}
             for name in self.specs if fields is None else fields:
                 spec = self.specs[name]
-                per_image = len(spec.shard) == 2 and spec.dimensions[1] != "crop"
+                per_image = spec.dimensions[1] != "crop"
                 try:
                     array = self._arrays.read(
-                        spec, (block, crop_shard), row.files, None if per_image else inside
+                        spec,
+                        (block, crop_shard),
+                        row.files,
+                        None if per_image else inside,
+                        stored_order=stored_order,
                     )
                 except DamagedShard as error:
                     raise DamagedShard(self._name_images(str(error), block)) from error

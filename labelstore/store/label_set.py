@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import LabelSetRow, PlanRow
-from labelstore.codecs import codec_from_record
+from labelstore.codecs import LabelMap, codec_from_record
 from labelstore.codecs.base import LabelCodec, SparseLabels
 from labelstore.errors import UsageError
 from labelstore.schema import Layout
@@ -40,6 +40,13 @@ class LabelSet:
         self._labels = store.group(f"labels/{row.name}")
         self._crops: Group | None = store.group(f"crops/{plan.name}") if plan.stored else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker process opens its own handles
+        return {"store": self.store, "name": self.row.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state["store"].label_set(state["name"]).__dict__)
+
     @property
     def name(self) -> str:
         """Name of the label set."""
@@ -49,6 +56,27 @@ class LabelSet:
     def num_classes(self) -> int:
         """C."""
         return self.row.num_classes
+
+    @cached_property
+    def outputs_are_classes(self) -> bool:
+        """False for a projection head: its outputs are no classes of the data set."""
+        return self.codec.takes != "outputs" or self.num_classes == len(self.store.class_names)
+
+    @cached_property
+    def listed(self) -> int | None:
+        """K, classes that every recovered label lists at most; None where labels are dense.
+
+        Of label maps, found by looking at all of them.
+        """
+        kept = self.codec.kept(self.num_classes)
+        if not isinstance(self.codec, LabelMap):
+            return kept
+        found = [
+            self.codec.listed(part, self.num_classes)
+            for block in self.blocks
+            for part in self._labels.parts(block, None, ["map_class"])
+        ]
+        return max(found, default=kept)
 
     @property
     def num_crops(self) -> int:
@@ -82,13 +110,22 @@ class LabelSet:
             present[list(self.block_rows(block))] = True
         return present & ~self.store.bad
 
+    @property
+    def num_free(self) -> int:
+        """Crops of free rows in the committed blocks: they are nobody's, and count as missing nowhere."""
+        free = self.store.free
+        if not free.any():
+            return 0
+        rows = (free[list(self.block_rows(block))] for block in self.blocks)
+        return sum(map(int, map(np.count_nonzero, rows))) * self.num_crops
+
     def sparse(
         self, block: int, columns: range | None = None, temperature: float = 1.0
     ) -> SparseLabels:
         """Recovered labels of one image block as (ids, probabilities, rest): (n, m, K), (n, m, K), (n, m)."""
         parts = [
             self.codec.decode(part, self.num_classes, temperature)
-            for part in self._labels.parts(block, columns)
+            for part in self._parts(block, columns)
         ]
         if len(parts) == 1:
             return parts[0]
@@ -104,7 +141,7 @@ class LabelSet:
         """Recovered labels of one image block, dense: (n, m, C) float32, each summing to one."""
         parts = [
             self.codec.recover(part, self.num_classes, temperature)
-            for part in self._labels.parts(block, columns)
+            for part in self._parts(block, columns)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
@@ -113,7 +150,7 @@ class LabelSet:
         fields = self.codec.max_probability_fields(self.num_classes)
         parts = [
             self.codec.max_probability(part, self.num_classes)
-            for part in self._labels.parts(block, columns, fields)
+            for part in self._parts(block, columns, fields, stored_order=True)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
@@ -121,6 +158,11 @@ class LabelSet:
         self, block: int, columns: range | None = None
     ) -> NDArray[np.float32]:
         """What every recovered label gives the image's ground truth: (n, m), NaN where missing."""
+        if not self.outputs_are_classes:
+            raise UsageError(
+                f"label set {self.name} has {self.num_classes} outputs that are not the data set's "
+                f"{len(self.store.class_names)} classes: its crops have no ground truth among them"
+            )
         truth = self.ground_truth[list(self.block_rows(block))][:, None, None]
         if self.codec.kept(self.num_classes) is None:
             dense = self.dense(block, columns)
@@ -139,7 +181,8 @@ class LabelSet:
 
         Boxes of images left out as bad are 65,535.
         """
-        if self._crops is None:
+        if self._crops is None or (self.codec.takes == "map" and block not in self._crops.blocks):
+            # maps do not wait for crops: where a plan has grown, boxes follow from its parameters
             return self._computed_crops(block, columns)
         boxes = self._crops.read(block, columns, "box")
         return boxes, self._crops.read(block, columns, "flip") == 1
@@ -163,7 +206,8 @@ class LabelSet:
             shift = asked.start * self.plan.crops_per_chunk
             at = wanted[i] - shift
             start = 0
-            for part in self._labels.parts(block, asked):
+            # one image of many: the others are not brought into C order
+            for part in self._parts(block, asked, stored_order=True):
                 one = {name: array[offset : offset + 1] for name, array in part.items()}
                 dense = self.codec.recover(one, self.num_classes, temperature)[0]
                 here = (at >= start) & (at < start + len(dense))
@@ -174,12 +218,12 @@ class LabelSet:
     def boxes(self, images: Images) -> NDArray[np.uint16]:
         """Boxes (top, left, height, width) in pixels of the original image: uint16 (n, M, 4)."""
         places = self._places(self.store.image_rows(images))
-        return np.stack([self.crops(block)[0][offset] for block, offset in places])
+        return np.stack([self._crop_field("box", block, offset) for block, offset in places])
 
     def flips(self, images: Images) -> NDArray[np.bool_]:
         """Whether each crop is mirrored left to right: bool (n, M)."""
         places = self._places(self.store.image_rows(images))
-        return np.stack([self.crops(block)[1][offset] for block, offset in places])
+        return np.stack([self._crop_field("flip", block, offset) for block, offset in places])
 
     def crop_table(self, image: int | str) -> pd.DataFrame:
         """One image's crops, one row each: crop, box, flip, max_probability, top class, class ids, probs."""
@@ -204,6 +248,43 @@ class LabelSet:
             "probs": list(probs),
         }
         return pd.DataFrame(table)
+
+    def _crop_field(self, field: str, block: int, offset: int) -> NDArray[Any]:
+        """Boxes or flips of one image: only the array that is asked for is read."""
+        if self._crops is None or self.codec.takes == "map":
+            boxes, flips = self.crops(block)
+            return np.asarray(boxes[offset] if field == "box" else flips[offset])
+        parts = self._crops.parts(block, None, [field], stored_order=True)
+        whole = np.concatenate([part[field][offset] for part in parts])
+        return whole if field == "box" else np.equal(whole, 1)
+
+    def _parts(
+        self,
+        block: int,
+        columns: range | None,
+        fields: Sequence[str] | None = None,
+        *,
+        stored_order: bool = False,
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """What the codec decodes: arrays of the asked crops, or whole maps with the boxes of these crops."""
+        if self.codec.takes != "map":
+            yield from self._labels.parts(block, columns, fields, stored_order=stored_order)
+            return
+        (maps,) = self._labels.parts(block, None, fields)
+        yield {**maps, "box": self._relative_boxes(block, columns)}
+
+    def _relative_boxes(self, block: int, columns: range | None) -> NDArray[np.float32]:
+        """Boxes (n, m, 4) in shares of the image's height and width, NaN where it was left out as bad."""
+        boxes, _ = self.crops(block, columns)
+        rows = self.block_rows(block)
+        facts = self.store.image_columns
+        height, width = (
+            facts[name][rows.start : rows.stop].astype(np.float64) for name in ("height", "width")
+        )
+        missing = ~self.present[rows.start : rows.stop] | (height <= 0)
+        size = np.stack([height, width, height, width], axis=1)
+        size[missing] = np.nan
+        return (boxes / size[:, None]).astype(np.float32)
 
     def _crop_numbers(
         self, crops: Sequence[Sequence[int]] | NDArray[np.integer] | None, n: int

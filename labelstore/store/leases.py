@@ -59,27 +59,33 @@ class LeaseKeeper:
 
     def acquire(self) -> Lease | None:
         """The next block that is neither committed nor leased to somebody alive, or None."""
+        leases = self.acquire_blocks(1)
+        return leases[0] if leases else None
+
+    def acquire_blocks(self, count: int) -> list[Lease]:
+        """The next blocks that are neither committed nor leased to somebody alive, at most `count`."""
         self._free_the_dead()
         with self._lock:
-            lease = self._catalogue.acquire(
+            leases = self._catalogue.acquire_blocks(
                 self._group,
                 self._blocks,
                 self.owner,
                 self._seconds,
                 done=self._shards_per_block,
+                count=count,
             )
-            if lease is not None:
+            for lease in leases:
                 self._held[lease.block] = lease
                 self._lost.pop(lease.block, None)
-            return lease
+            return leases
 
-    def forget(self, block: int) -> None:
-        """Let go of a block that was committed, or lost."""
+    def forget(self, *blocks: int) -> None:
+        """Let go of blocks that were committed, or lost."""
         with self._lock:
-            lease = self._held.pop(block, None)
-        if lease is not None:
-            # not left to expire: who grows or drops the group next need not wait for it
-            self._catalogue.release(lease)
+            leases = [self._held.pop(block) for block in blocks if block in self._held]
+        if leases:
+            # not left to expire: who grows or drops the group next need not wait for them
+            self._catalogue.release(*leases)
 
     def current(self, lease: Lease) -> Lease:
         """The lease with its newest expiry; LeaseLost if the heartbeat found it taken."""
@@ -92,9 +98,7 @@ class LeaseKeeper:
         """Release everything that is still held."""
         self._stop.set()
         self._thread.join()
-        for lease in list(self._held.values()):
-            self._catalogue.release(lease)
-        self._held.clear()
+        self.forget(*self._held)
 
     def _free_the_dead(self) -> None:
         # a killed process of this machine need not be waited for; fencing covers a mistake
@@ -104,18 +108,21 @@ class LeaseKeeper:
 
     def _beat(self) -> None:
         while not self._stop.wait(min(HEARTBEAT_SECONDS, self._seconds / 4)):
-            for block, lease in list(self._held.items()):
-                with self._lock:
-                    if block not in self._held:
-                        continue
-                    try:
-                        self._held[block] = self._catalogue.renew(lease, self._seconds)
-                    except LeaseLost as error:
-                        self._lost[block] = str(error)
-                        del self._held[block]
-                    except LabelStoreError:
-                        # a busy catalogue: the next beat tries again, and the commit checks anyway
-                        continue
+            with self._lock:
+                held = list(self._held.values())
+                if not held:
+                    continue
+                try:
+                    renewed = self._catalogue.renew_blocks(held, self._seconds)
+                except LabelStoreError:
+                    # a busy catalogue: the next beat tries again, and the commit checks anyway
+                    continue
+                for before, after in zip(held, renewed, strict=True):
+                    if isinstance(after, LeaseLost):
+                        self._lost[before.block] = str(after)
+                        del self._held[before.block]
+                    else:
+                        self._held[before.block] = after
 
 
 def _machine() -> str:

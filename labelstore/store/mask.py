@@ -23,6 +23,13 @@ class Mask:
         self._regions = store.group(f"masks/{row.name}")
         self._plan_columns = Layout.of(store.plan(row.plan), store.num_rows).num_columns
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker process opens its own handles
+        return {"store": self.store, "name": self.row.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state["store"].mask(state["name"]).__dict__)
+
     @property
     def name(self) -> str:
         """Name of the mask."""

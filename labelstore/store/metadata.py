@@ -14,7 +14,7 @@ from typing import Any
 from labelstore.arrays.base import ArrayBackend, ArraySpec
 from labelstore.arrays.durable import StagedFiles, storage_errors
 from labelstore.catalogue import Catalogue
-from labelstore.errors import ConflictError, DamagedShard, StorageError
+from labelstore.errors import ConflictError, DamagedShard, RejectedInput, StorageError
 
 ATTEMPTS = 10
 LOOKS = 3
@@ -66,7 +66,7 @@ def metadata_problems(
 def check_metadata(catalogue: Catalogue, arrays: ArrayBackend, store: Path) -> None:
     """Do arrays and catalogue belong together, and is the file that describes the arrays sound?
 
-    DamagedShard where not. Looks at the file in the array folder itself only; `verify` at all of them.
+    DamagedShard where not, RejectedInput for one that this package never writes. Looks at the file in the array folder itself only; `verify` at all of them.
     """
     top = [key for key in catalogue.metadata_digests() if "/" not in key]
     problems = metadata_problems(catalogue, arrays.root, top)
@@ -81,6 +81,11 @@ def check_metadata(catalogue: Catalogue, arrays: ArrayBackend, store: Path) -> N
                 "copy the whole folder of one store"
             )
         raise DamagedShard(f"{arrays.root / key}: {what}; run `labelstore repair {store}`")
+    for key in top:
+        if (refused := arrays.metadata_problem(key)) is not None:
+            raise RejectedInput(
+                f"{arrays.root / key}: {refused}: get the store from somebody you trust"
+            )
 
 
 def _digest(path: Path) -> str:

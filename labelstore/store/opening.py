@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from labelstore.arrays import open_arrays
 from labelstore.arrays.base import ArrayBackend
-from labelstore.arrays.durable import fsync_folder, storage_errors
+from labelstore.arrays.durable import fsync_folder, storage_errors, write_file
 from labelstore.catalogue import Catalogue
+from labelstore.catalogue.connection import parse_url
 from labelstore.catalogue.records import PlanRow
-from labelstore.crops import CropPlan
-from labelstore.errors import ConflictError, StoreNotFound, UsageError
+from labelstore.catalogue.server import (
+    check_server_url,
+    drop_catalogue,
+    make_schema,
+    own_schema_url,
+)
+from labelstore.crop_plan import CropPlan
+from labelstore.errors import (
+    ConflictError,
+    DamagedShard,
+    FormatVersionError,
+    LabelStoreError,
+    RejectedInput,
+    StoreNotFound,
+    UsageError,
+)
 from labelstore.images import ImageFolder, scan_folder
 from labelstore.schema import FORMAT_VERSION, check_num_crops, choose_layout
 from labelstore.store.metadata import check_metadata
+from labelstore.store.remote import open_remote, refuse_remote, remote_url
 from labelstore.store.store import Store
+from labelstore.store.untrusted import refuse_links, refuse_rows
 
 CATALOGUE_FILE = "catalogue.db"
 CATALOGUE_URL_FILE = "catalogue.url"
+MAX_URL_BYTES = 4096
 MANIFEST_FILE = "labelstore.json"
 """Written by `freeze`: while it is there, nothing else is."""
 ARRAY_FOLDERS = {"zarr": "arrays.zarr", "hdf5": "arrays"}
@@ -27,17 +48,28 @@ DEFAULT_BYTES_PER_CROP = 48.0
 """Raw bytes of a crop's rows with K=5 and room for more label sets: sizes the shards of a plan."""
 
 
-def open_store(path: str | Path, *, readonly: bool = False, checked: bool = True) -> Store:
+def open_store(
+    path: str | Path,
+    *,
+    readonly: bool = False,
+    checked: bool = True,
+    cache: str | Path | None = None,
+) -> Store:
     """Open a store; read-only by itself where it is frozen or its folder cannot be written.
 
-    StoreNotFound if there is none, FormatVersionError if it is of a newer format, DamagedShard if
-    catalogue and arrays do not belong together (`checked` False, as `verify` and `repair` open it,
-    does not look).
+    StoreNotFound if there is none, FormatVersionError if it is of a newer format, RejectedInput for
+    links and rows that no store of ours has, DamagedShard if catalogue and arrays do not belong
+    together (`checked` False, as `verify` and `repair` open it, does not look).
+
+    A frozen store may also be at s3://BUCKET/PATH: its catalogue comes into the folder `cache`
+    (LABELSTORE_CACHE, or the user's cache folder), its arrays are read by range.
     """
+    if (url := remote_url(path)) is not None:
+        return open_remote(url, cache=None if cache is None else Path(cache))
     path = Path(path)
-    catalogue = Catalogue.open(
-        _catalogue_url(path), readonly=readonly, frozen_mark=path / MANIFEST_FILE
-    )
+    refuse_links(path)
+    catalogue = _catalogue(path, readonly=readonly)
+    refuse_rows(catalogue, path)
     store = Store(path, catalogue, _backend(path))
     if not catalogue.readonly and catalogue.pending_metadata():
         store.write_metadata()  # a change of metadata was interrupted: finish it from the catalogue
@@ -61,17 +93,26 @@ def create(
     crops_per_shard: int | None = None,
     bytes_per_crop: float = DEFAULT_BYTES_PER_CROP,
     backend: str = "zarr",
+    catalogue: str | None = None,
+    plan_parameters: Mapping[str, Any] | None = None,
 ) -> Store:
     """A new store with its images registered and one crop plan; no labels yet.
 
     `images` is a folder with one subfolder per class. The store appears under its name only when it is
-    whole. ConflictError if there is something at `path` already.
+    whole. ConflictError if there is something at `path` already. `plan_parameters` are those of crops that came
+    from elsewhere (`crop_plan.imported_record`), in the place of seed, scale, ratio and flip_prob.
+    `catalogue` is the URL of a PostgreSQL database, without a password: the store gets a schema of its own
+    there, and `catalogue.url` in its folder.
     """
+    refuse_remote(path, "a store cannot be made there")
     path = Path(path)
+    if catalogue is not None:
+        check_server_url(catalogue)
     plan = CropPlan(seed=seed, scale=scale, ratio=ratio, flip_prob=flip_prob)
     if backend not in ARRAY_FOLDERS:
         raise UsageError(f"--backend {backend}: choose one of {', '.join(ARRAY_FOLDERS)}")
     if path.exists():
+        _refuse_lost_catalogue(path)
         raise ConflictError(f"{path} exists already: give another path, or remove it first")
     check_num_crops(num_crops)
     folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
@@ -83,17 +124,23 @@ def create(
         crops_per_shard=crops_per_shard,
     )
     identity = uuid.uuid4().hex
+    made: str | None = None  # a catalogue on a server that nobody refers to yet
+    url = None if catalogue is None else own_schema_url(catalogue, identity)
     building = path.with_name(f".{path.name}.{identity[:8]}.tmp")
     with storage_errors(path):
         (building / ARRAY_FOLDERS[backend]).mkdir(parents=True)
     try:
-        catalogue = Catalogue.create(
-            _sqlite_url(building), uuid=identity, format_version=FORMAT_VERSION
+        if url is not None:
+            make_schema(url)
+            write_file(building / CATALOGUE_URL_FILE, f"{url}\n".encode())
+        held = Catalogue.create(
+            url or _sqlite_url(building), uuid=identity, format_version=FORMAT_VERSION
         )
-        with Store(building, catalogue, _backend(building)) as store:
-            catalogue.add_classes(folder.classes)
-            catalogue.add_images(folder.keys, folder.class_ids, folder.sizes, folder.mtimes_ns)
-            catalogue.add_plan(
+        made = url
+        with Store(building, held, _backend(building)) as store:
+            held.add_classes(folder.classes)
+            held.add_images(folder.keys, folder.class_ids, folder.sizes, folder.mtimes_ns)
+            held.add_plan(
                 PlanRow(
                     name=plan_name,
                     num_crops=num_crops,
@@ -101,7 +148,7 @@ def create(
                     crops_per_shard=layout.crops_per_shard,
                     crops_per_chunk=layout.crops_per_chunk,
                     stored=stored_crops,
-                    parameters=plan.to_record(),
+                    parameters=plan.to_record() if plan_parameters is None else plan_parameters,
                 )
             )
             store.write_metadata()
@@ -114,30 +161,100 @@ def create(
                         f"{path} was made by another process meanwhile: run the command again to join it"
                     ) from None
                 raise
+            made = None
             fsync_folder(path.parent)
+    except BaseException:
+        if made is not None:
+            with suppress(LabelStoreError):  # the first error is the one to tell
+                drop_catalogue(made)
+        raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return open_store(path)
 
 
+def catalogue_server(path: Path) -> str | None:
+    """The URL of the server that keeps the catalogue of the store at `path`; None where it is a file."""
+    if not (path / CATALOGUE_URL_FILE).exists() or _is_frozen_with_catalogue(path):
+        return None
+    return _url_in_file(path / CATALOGUE_URL_FILE)
+
+
 def exists(path: str | Path) -> bool:
     """True where a store is."""
+    refuse_remote(path, "a store cannot be made there")
     path = Path(path)
     return (path / CATALOGUE_FILE).exists() or (path / CATALOGUE_URL_FILE).exists()
 
 
-def _catalogue_url(path: Path) -> str:
+def _catalogue(path: Path, *, readonly: bool) -> Catalogue:
+    try:
+        return Catalogue.open(
+            catalogue_url(path), readonly=readonly, frozen_mark=path / MANIFEST_FILE
+        )
+    except FormatVersionError:
+        raise
+    except StoreNotFound:
+        # a file that holds no catalogue, beside arrays: it was one
+        if (path / CATALOGUE_FILE).is_file() and _array_folder(path) is not None:
+            raise DamagedShard(
+                f"{path / CATALOGUE_FILE}: holds no catalogue: restore it from a copy"
+            ) from None
+        raise
+
+
+def _refuse_lost_catalogue(path: Path) -> None:
+    """DamagedShard for a folder with arrays and no catalogue: a store that lost it."""
+    if not exists(path) and _array_folder(path) is not None:
+        raise DamagedShard(
+            f"{path} has arrays and no {CATALOGUE_FILE}, which says what they hold: restore it from a copy, "
+            "or remove the folder and begin again"
+        )
+
+
+def _array_folder(path: Path) -> Path | None:
+    """The array folder, if it has the file that describes the arrays."""
+    folders = (path / folder for folder in ARRAY_FOLDERS.values())
+    described = ("zarr.json", "arrays.json")
+    return next((f for f in folders if any((f / name).is_file() for name in described)), None)
+
+
+def catalogue_url(path: Path) -> str:
+    """Where the catalogue of the store at `path` is; StoreNotFound if there is none."""
+    refuse_remote(path, "its catalogue cannot be changed")
     if not path.exists():
         raise StoreNotFound(
             f"no store at {path}: make one with `labelstore create {path} --images DIR ...`"
         )
-    if (path / CATALOGUE_URL_FILE).exists():
-        return (path / CATALOGUE_URL_FILE).read_text().strip()
+    if (url := catalogue_server(path)) is not None:
+        return url
     if not (path / CATALOGUE_FILE).exists():
+        _refuse_lost_catalogue(path)
         raise StoreNotFound(
             f"{path} is not a store: it has no {CATALOGUE_FILE}; give the folder that `labelstore create` made"
         )
     return _sqlite_url(path)
+
+
+def _url_in_file(path: Path) -> str:
+    """The one line of `catalogue.url`: a server's, since a file elsewhere is not the store's."""
+    with storage_errors(path), path.open("rb") as file:
+        data = file.read(MAX_URL_BYTES + 1)
+    url = data.decode(errors="replace").strip()
+    if len(data) > MAX_URL_BYTES or not url.isprintable() or not url.startswith("postgresql"):
+        raise RejectedInput(
+            f"{path}: is not the URL of a catalogue on a server (postgresql://HOST/DATABASE): restore the file"
+        )
+    try:
+        parse_url(url)
+    except UsageError as error:
+        raise RejectedInput(f"{path}: {error}") from None
+    return url
+
+
+def _is_frozen_with_catalogue(path: Path) -> bool:
+    # freezing in place ends with the removal of catalogue.url; a kill before that must not matter
+    return (path / MANIFEST_FILE).exists() and (path / CATALOGUE_FILE).exists()
 
 
 def _sqlite_url(path: Path) -> str:

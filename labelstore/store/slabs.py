@@ -20,7 +20,11 @@ def slabs(labels: LabelSet) -> tuple[range | None, ...]:
     """
     layout = labels.layout
     fields = labels.codec.fields(labels.num_classes)
-    width = max(prod(field.shape) for field in fields if field.per == "crop")
+    if labels.codec.takes == "map":
+        # a crop's label may list every class of the map
+        width = min(max(prod(field.shape) for field in fields), labels.num_classes)
+    else:
+        width = max(prod(field.shape) for field in fields if field.per == "crop")
     column = layout.images_per_shard * layout.crops_per_chunk * width
     together = max(1, SLAB_VALUES // column)
     if together >= layout.num_columns:

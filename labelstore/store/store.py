@@ -15,19 +15,21 @@ from labelstore.arrays.base import ArrayBackend, ArraySpec
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherRow
 from labelstore.codecs import codec_from_record
-from labelstore.crops import CropPlan
-from labelstore.errors import NotGenerated, UsageError
+from labelstore.crop_plan import CropPlan, PlannedCrops, is_imported
+from labelstore.errors import ConflictError, NotGenerated, UsageError
 from labelstore.images import check_key
-from labelstore.schema import PLAN_FIELDS, REGION, Layout, specs
+from labelstore.schema import REGION, Layout, label_layout, plan_fields, specs
 from labelstore.store.group import Group
 from labelstore.store.label_set import Images, LabelSet
 from labelstore.store.mask import Mask
 from labelstore.store.metadata import replace_metadata
+from labelstore.store.stored_crops import StoredCrops
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     import pandas as pd
+    import xarray
 
 
 Row = TypeVar("Row", PlanRow, LabelSetRow, TeacherRow, MaskRow)
@@ -36,8 +38,17 @@ Row = TypeVar("Row", PlanRow, LabelSetRow, TeacherRow, MaskRow)
 class Store:
     """One store: a catalogue, and arrays beside it. Make one with `labelstore.open` or `.create`."""
 
-    def __init__(self, path: Path, catalogue: Catalogue, arrays: ArrayBackend) -> None:
+    def __init__(
+        self,
+        path: Path,
+        catalogue: Catalogue,
+        arrays: ArrayBackend,
+        *,
+        location: str | None = None,
+    ) -> None:
         self.path = path
+        self.location: str | Path = location or path
+        """Where the store is, as given: its folder, or a URL, of which `path` is the cache."""
         self.catalogue = catalogue
         self.arrays = arrays
         self._groups: dict[str, Group] = {}
@@ -55,15 +66,28 @@ class Store:
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker process opens its own handles
-        return {"path": self.path}
+        return {
+            # a worker may have another working directory
+            "path": self.location if isinstance(self.location, str) else self.path.absolute(),
+            "readonly": self.catalogue.readonly,
+            "uuid": self.uuid,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         from labelstore.store.opening import open_store
 
-        self.__dict__.update(open_store(state["path"]).__dict__)
+        found = open_store(state["path"], readonly=state["readonly"])
+        if found.uuid != state["uuid"]:
+            raise ConflictError(
+                f"{state['path']} is another store ({found.uuid}) than the one to be worked on "
+                f"({state['uuid']}): every worker needs the same folder under this path"
+            )
+        self.__dict__.update(found.__dict__)
 
     def __repr__(self) -> str:
-        return f"Store({str(self.path)!r}, images={self.num_images}, label_sets={self.label_sets})"
+        return (
+            f"Store({str(self.location)!r}, images={self.num_images}, label_sets={self.label_sets})"
+        )
 
     def close(self) -> None:
         """Close the catalogue."""
@@ -81,24 +105,33 @@ class Store:
 
     @cached_property
     def bad(self) -> NDArray[np.bool_]:
-        """(rows,) True for images that were left out because they cannot be used."""
+        """(rows,) True for images that were left out because they cannot be used, and for free rows."""
         return np.array([reason is not None for reason in self.image_columns["bad"]], bool)
 
-    def refresh(self) -> None:
-        """Forget what was read: other workers may have committed since."""
-        self.__dict__.pop("image_columns", None)
-        self.__dict__.pop("bad", None)
+    def refresh(self, *, images: bool = True) -> None:
+        """Forget what was read: other workers may have committed since.
+
+        `images` False keeps the images, which take seconds to read again, after work that changes none.
+        """
+        if images:
+            self.__dict__.pop("image_columns", None)
+            self.__dict__.pop("bad", None)
         self._groups.clear()
 
     @property
     def num_rows(self) -> int:
-        """Image rows."""
+        """Image rows: N, and those that are free."""
         return len(self.image_columns["class_id"])
 
     @property
     def num_images(self) -> int:
         """N."""
-        return self.num_rows
+        return self.num_rows - int(np.count_nonzero(self.free))
+
+    @property
+    def free(self) -> NDArray[np.bool_]:
+        """(rows,) True for rows that no image has: images that are added begin a new image block."""
+        return self.image_columns["free"]
 
     @property
     def num_crops(self) -> int:
@@ -128,6 +161,11 @@ class Store:
         """The function that gives every crop's box and flip."""
         return CropPlan.from_record(self.plan(name).parameters)
 
+    def planned_crops(self, name: str | None = None) -> PlannedCrops:
+        """Every crop's box and flip: computed, or read where they came with imported labels."""
+        plan = self.plan(name)
+        return StoredCrops(self, plan) if is_imported(plan.parameters) else self.crop_plan(name)
+
     def label_set_row(self, name: str | None = None) -> LabelSetRow:
         """The row of a label set: the only one, if no name is given."""
         return _pick(self.catalogue.label_sets(), name, "label set", "--label-set")
@@ -153,11 +191,12 @@ class Store:
         """One row per image: image, key, class, width, height, bad."""
         import pandas as pd
 
-        columns = self.image_columns
+        rows = np.flatnonzero(~self.free)
+        columns = {name: column[rows] for name, column in self.image_columns.items()}
         names = np.asarray((*self.class_names, None), dtype=object)
         return pd.DataFrame(
             {
-                "image": np.arange(self.num_rows),
+                "image": rows,
                 "key": columns["key"],
                 "class": names[columns["class_id"]],
                 "width": columns["width"],
@@ -192,6 +231,12 @@ class Store:
         ]
         return pd.DataFrame(rows)
 
+    def to_xarray(self) -> xarray.DataTree:
+        """The store as a tree of lazy arrays over (image, crop): see `labelstore.store.xarray_view`."""
+        from labelstore.store.xarray_view import to_xarray
+
+        return to_xarray(self)
+
     def image_rows(self, images: Images) -> NDArray[np.int64]:
         """Image rows of rows or keys; UsageError for one that the store does not hold."""
         rows = np.empty(len(images), np.int64)
@@ -209,6 +254,10 @@ class Store:
         if len(rows) and not (rows.min() >= 0 and rows.max() < self.num_rows):
             outside = rows[(rows < 0) | (rows >= self.num_rows)][0]
             raise UsageError(f"image row {outside}: this store has rows 0-{self.num_rows - 1}")
+        if len(rows) and self.free[rows].any():
+            raise UsageError(
+                f"image row {rows[self.free[rows]][0]}: no image has it, as in store.images()['image']"
+            )
         return rows
 
     def group_names(self) -> tuple[str, ...]:
@@ -221,10 +270,12 @@ class Store:
 
     def group(self, name: str) -> Group:
         """The committed shards of one group."""
-        if name not in self._groups:
+        found = self._groups.get(name)
+        if found is None:
             group_specs, layout = self.group_specs(name)
-            self._groups[name] = Group(name, group_specs, layout, self.catalogue, self.arrays)
-        return self._groups[name]
+            found = Group(name, group_specs, layout, self.catalogue, self.arrays)
+            self._groups[name] = found
+        return found
 
     def group_specs(self, name: str) -> tuple[tuple[ArraySpec, ...], Layout]:
         """The arrays of one group and how they are cut."""
@@ -232,10 +283,11 @@ class Store:
         if kind == "crops":
             plan = self.plan(owner)
             layout = Layout.of(plan, self.num_rows)
-            return specs(name, PLAN_FIELDS, layout, {"plan": dict(plan.parameters)}), layout
+            fields = plan_fields(plan.parameters)
+            return specs(name, fields, layout, {"plan": dict(plan.parameters)}), layout
         if kind == "labels":
             row = self.label_set_row(owner)
-            layout = Layout.of(self.plan(row.plan), self.num_rows)
+            layout = label_layout(row, self.plan(row.plan), self.num_rows)
             fields = codec_from_record(row.codec).fields(row.num_classes)
             about = {"teacher": row.teacher, "plan": row.plan, "codec": dict(row.codec)}
             return specs(name, fields, layout, about), layout

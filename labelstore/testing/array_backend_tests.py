@@ -428,6 +428,17 @@ class ArrayBackendTests:
             jobs = [pool.submit(_read_in_child, arrays, shard, expected) for _ in range(200)]
             assert all(job.result() for job in jobs)
 
+    def test_threads_that_write(self, arrays: ArrayBackend) -> None:
+        """Shards may be encoded side by side, and equal arrays give equal bytes all the same."""
+        given = random_arrays(SPECS, np.random.default_rng(0), 4)
+
+        def encoded(_: int) -> list[bytes]:
+            return [file.data for file in arrays.encode_shard(SPECS, (0, 0), given)]
+
+        expected = encoded(0)
+        with ThreadPoolExecutor(8) as pool:
+            assert all(found == expected for found in pool.map(encoded, range(100)))
+
     @pytest.mark.parametrize("start", ["fork", "spawn"])
     def test_processes(self, arrays: ArrayBackend, shard: list[ShardFile], start: str) -> None:
         """A backend that was used before crosses into worker processes."""

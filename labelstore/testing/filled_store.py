@@ -33,6 +33,7 @@ def filled_store(
     stored_crops: bool = True,
     bad: Collection[int] = (),
     backend: str = "zarr",
+    catalogue: str | None = None,
     blocks: Iterable[int] | None = None,
 ) -> Store:
     """A new store at `path` with dense labels (N, M, C) in one label set; boxes from the crop plan.
@@ -57,6 +58,7 @@ def filled_store(
         crops_per_shard=crops_per_shard,
         stored_crops=stored_crops,
         backend=backend,
+        catalogue=catalogue,
     )
     add_label_set(store, codec, num_classes, name=name)
     fill_blocks(store, soft_labels, name=name, bad=bad, blocks=blocks)

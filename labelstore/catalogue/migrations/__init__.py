@@ -15,6 +15,9 @@ from alembic.runtime.migration import MigrationContext, MigrationStep
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
+SCRIPTS = Path(__file__).parent
+"""Folder of the folder `versions`."""
+
 
 def revisions() -> tuple[str, ...]:
     """All revisions, oldest first."""
@@ -43,6 +46,6 @@ def upgrade(conn: Connection) -> tuple[str, ...]:
 
 def _scripts() -> ScriptDirectory:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return ScriptDirectory.from_config(config)

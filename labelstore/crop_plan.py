@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,6 +42,8 @@ U64 = NDArray[np.uint64]
 
 LAW = "random-resized-crop/philox4x32-10/1"
 """Name of the arithmetic above, as recorded with a plan; it changes whenever a box would."""
+IMPORTED_LAW = "imported/1"
+"""Stands in the place of a law for crops that came with imported labels: they are stored, and follow from nothing."""
 MAX_SIDE = 65_534
 """Longest image side in pixels: 65,535 in a stored box means that it is missing."""
 
@@ -185,6 +187,11 @@ class CropPlan:
         """The plan that `to_record` described; FormatVersionError for a law that this version lacks."""
         parameters = dict(record)
         law = parameters.pop("law", None)
+        if law == IMPORTED_LAW:
+            raise UsageError(
+                "these crops were imported with their labels: they are stored and follow from no seed, so that no "
+                "further ones can be drawn and none made again"
+            )
         if law != LAW:
             raise FormatVersionError(
                 f"crop plan with law {law!r}: this version computes {LAW!r}, use a newer labelstore"
@@ -193,6 +200,25 @@ class CropPlan:
             return cls(**parameters)
         except TypeError as error:
             raise UsageError(f"crop plan record with unknown or wrong entries: {error}") from None
+
+
+class PlannedCrops(Protocol):
+    """Where the boxes and flips of an image's crops come from: a law, or a store that keeps them."""
+
+    def crops(
+        self, key: str, height: int, width: int, crops: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+        """Boxes (m, 4) uint16 as top, left, height, width in pixels, and flips (m,), of one image."""
+
+
+def imported_record(origin: str, *, mixed: bool = False) -> dict[str, Any]:
+    """Parameters of a plan whose crops came with imported labels; `mixed`: beside them is how they were mixed."""
+    return {"law": IMPORTED_LAW, "format": origin, **({"mixed": True} if mixed else {})}
+
+
+def is_imported(record: Mapping[str, Any]) -> bool:
+    """Whether a plan's crops came with imported labels: stored, and a function of nothing."""
+    return record.get("law") == IMPORTED_LAW
 
 
 def _pair(name: str, bounds: Sequence[float], least: float, most: float) -> tuple[float, float]:

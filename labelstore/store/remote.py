@@ -1,0 +1,146 @@
+"""Frozen stores in object storage: catalogue and manifest come into a cache, shards are read by range.
+
+A frozen store never changes, so a cache folder is named by its root digest and never goes stale. The manifest's
+digests vouch for what is cached, the catalogue's ledger for every chunk that is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from labelstore.arrays import open_arrays
+from labelstore.arrays.durable import TEMPORARY_SUFFIX, make_folders, storage_errors, write_file
+from labelstore.arrays.s3_bucket import Bucket, Missing, S3Folder
+from labelstore.catalogue import Catalogue
+from labelstore.errors import DamagedShard, StoreNotFound, UsageError
+from labelstore.store.manifest import Manifest, ManifestFile, file_digest, parse_manifest
+from labelstore.store.metadata import check_metadata
+from labelstore.store.store import Store
+from labelstore.store.untrusted import refuse_rows
+
+CACHE_VARIABLE = "LABELSTORE_CACHE"
+MANIFEST_KEY = "labelstore.json"
+CATALOGUE_KEY = "catalogue.db"
+ARRAYS = {"arrays.zarr/zarr.json": "zarr", "arrays/arrays.json": "hdf5"}
+"""The file that describes the arrays, and the backend that wrote it."""
+MAX_MANIFEST_BYTES = 1 << 30
+UPLOAD_AGAIN = "upload the file again from the frozen store"
+
+
+def remote_url(path: str | Path) -> str | None:
+    """The s3:// URL, if the path is one; None for a folder. A `Path` has lost one of the two slashes."""
+    match = re.fullmatch(r"s3:(?:/+(.*))?", str(path))
+    return None if match is None else f"s3://{match[1] or ''}"
+
+
+def refuse_remote(path: str | Path, what: str) -> None:
+    """UsageError for what cannot be done to a store in object storage."""
+    url = remote_url(path)
+    if url is not None:
+        raise UsageError(
+            f"{url}: {what}; a frozen store in object storage can be read, copy it to a disk for everything else"
+        )
+
+
+def default_cache() -> Path:
+    """LABELSTORE_CACHE, or the user's cache folder."""
+    given = os.environ.get(CACHE_VARIABLE)
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "labelstore"
+
+
+def open_remote(url: str, *, cache: Path | None = None) -> Store:
+    """Open the frozen store at s3://BUCKET/PATH for reading.
+
+    StoreNotFound where there is no bucket or no frozen store in it, StorageError where it cannot be reached or
+    read, DamagedShard where an object is not what the manifest says.
+    """
+    bucket = Bucket(url)
+    try:
+        data = bucket.read(MANIFEST_KEY, most=MAX_MANIFEST_BYTES)
+    except Missing:
+        raise StoreNotFound(
+            f"{bucket.url}: no frozen store there: check the path; a store is uploaded after `labelstore freeze`"
+        ) from None
+    manifest = parse_manifest(data, f"{bucket.url}/{MANIFEST_KEY}")
+    described = next((key for key in ARRAYS if key in manifest.files), None)
+    if described is None or CATALOGUE_KEY not in manifest.files:
+        raise DamagedShard(
+            f"{bucket.url}/{MANIFEST_KEY}: names no catalogue or no arrays; {UPLOAD_AGAIN}"
+        )
+    folder = (cache or default_cache()) / f"{manifest.uuid[:8]}-{manifest.root[:32]}"
+    _fetch(bucket, manifest, (CATALOGUE_KEY, described), folder)
+    write_once(folder / MANIFEST_KEY, data)
+    catalogue = Catalogue.open(
+        f"sqlite:///{(folder / CATALOGUE_KEY).absolute()}", readonly=True, frozen_at=bucket.url
+    )
+    refuse_rows(catalogue, Path(bucket.url))
+    arrays = Path(described).parent
+    backend = open_arrays(
+        folder / arrays, ARRAYS[described], source=S3Folder(bucket, arrays.as_posix())
+    )
+    store = Store(folder, catalogue, backend, location=bucket.url)
+    check_metadata(catalogue, store.arrays, folder)
+    return store
+
+
+def write_once(path: Path, data: bytes) -> None:
+    """Write a file of the cache, unless it is there."""
+    if not path.exists():
+        write_file(path, data)
+
+
+def _fetch(bucket: Bucket, manifest: Manifest, keys: Iterable[str], folder: Path) -> None:
+    """Bring files into the cache that are not there; each is what the manifest says before it has its name."""
+    for key in keys:
+        due, path = manifest.files[key], folder / key
+        with storage_errors(path):
+            there = path.is_file() and path.stat().st_size == due.bytes
+        if there and (key != CATALOGUE_KEY or _is_known(path, due)):
+            continue
+        make_folders(path.parent)
+        temporary = path.with_name(
+            f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+        )
+        try:
+            _download(bucket, key, temporary, due)
+            with storage_errors(path):
+                temporary.chmod(0o444)
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _is_known(path: Path, due: ManifestFile) -> bool:
+    # tables are held against their digests whenever they are read: only what was cut or swapped is looked for
+    return due.bytes > 1 << 26 or file_digest(path) == due
+
+
+def _download(bucket: Bucket, key: str, path: Path, due: ManifestFile) -> None:
+    where, sha256, size = f"{bucket.url}/{key}", hashlib.sha256(), 0
+    try:
+        with storage_errors(path), path.open("xb") as file:
+            for piece in bucket.pieces(key):
+                size += len(piece)
+                if size > due.bytes:
+                    break
+                sha256.update(piece)
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+    except Missing:
+        raise DamagedShard(f"{where}: is missing; {UPLOAD_AGAIN}") from None
+    if size != due.bytes:
+        found = f"more than {due.bytes}" if size > due.bytes else str(size)
+        raise DamagedShard(
+            f"{where}: has {found} bytes where the manifest says {due.bytes}; {UPLOAD_AGAIN}"
+        )
+    if sha256.hexdigest() != due.sha256:
+        raise DamagedShard(f"{where}: its SHA-256 is not the manifest's; {UPLOAD_AGAIN}")
