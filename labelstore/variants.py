@@ -28,18 +28,19 @@ from labelstore.codecs import (
 )
 from labelstore.codecs.base import LabelCodec, SparseLabels, TopK
 from labelstore.errors import ConflictError, UsageError
-from labelstore.store import BlockArrays, LabelSet, write_block
+from labelstore.parallel import BlockMap, fill_in_parts
+from labelstore.store import BlockArrays, LabelSet, StagedBlock, stage_block
 from labelstore.store.block_work import fill_blocks
 from labelstore.store.leases import Progress
 from labelstore.store.slabs import slabs
+from labelstore.store.threads import map_in_threads
+from labelstore.store.writing import DERIVED
 
 if TYPE_CHECKING:
     from labelstore.store import Store
 
 SMALLEST = 2.0**-26
 """What a probability of zero counts as in the source, below float16's half step: the teacher's was not zero."""
-DERIVED = "derived from "
-"""How the ledger's device begins for a shard that no teacher made."""
 BINS_PER_OCTAVE = 64
 """Resolution of the percentile: 1.1 %."""
 _OCTAVES = (-60, 8)
@@ -69,6 +70,7 @@ def derive(
     codec: LabelCodec,
     *,
     name: str | None = None,
+    map_blocks: MapBlocks = map_in_threads,
     progress: Progress | None = None,
 ) -> LabelSet:
     """A label set with `codec` made from `source`, under `name` or one made of source and codec.
@@ -82,17 +84,36 @@ def derive(
     name = name or variant_name(source, codec)
     _register(source, codec, name)
     store.write_metadata()
-    group = f"labels/{name}"
-    job = _Job(source, name)
     told = progress or (lambda done, total: None)
-    fill_blocks(store, group, source.blocks, source.layout, job.derive, told)
-    store.refresh()
+    if isinstance(map_blocks, BlockMap):
+        total = sum(len(source.block_rows(block)) for block in source.blocks) * source.num_crops
+        work = partial(_derive_part, source, name)
+        fill_in_parts(map_blocks, work, source.blocks, total, told)
+    else:
+        _derive_blocks(source, name, source.blocks, told)
+    store.refresh(images=False)
     return store.label_set(name)
+
+
+def _derive_blocks(source: LabelSet, name: str, blocks: Sequence[int], progress: Progress) -> None:
+    job = _Job(source, name)
+    fill_blocks(source.store, f"labels/{name}", blocks, source.layout, job.derive, progress)
+
+
+def _derive_part(source: LabelSet, name: str, blocks: Sequence[int]) -> int:
+    """In a worker: commit some image blocks; how many crops they have."""
+    _derive_blocks(source, name, blocks, lambda done, total: None)
+    return sum(len(source.block_rows(block)) for block in blocks) * source.num_crops
 
 
 def check_derivable(source: LabelSet, codec: LabelCodec) -> None:
     """UsageError where `source` does not hold what labels with `codec` need."""
     num_classes = source.num_classes
+    if codec.takes != "probabilities":
+        raise UsageError(
+            f"{codec.name} labels cannot be derived: only the teacher has its outputs before softmax; "
+            f"make them with `labelstore add-teacher --compression {codec.name}`"
+        )
     asked = codec.kept(num_classes)
     held = source.codec.kept(num_classes)
     available = num_classes if held is None else held
@@ -123,7 +144,9 @@ def codec_for(
     parameters = {field.name for field in fields(CODECS[name])} if name in CODECS else set()
     if k is None and "k" in parameters:
         k = held.get("k")
-    return codec_from_options(name, k, dtype or held.get("dtype", "float16"))
+    if dtype is None and "dtype" in parameters:
+        dtype = held.get("dtype")
+    return codec_from_options(name, k, dtype)
 
 
 def variant_name(source: LabelSet, codec: LabelCodec) -> str:
@@ -180,7 +203,7 @@ def derived_from(source: str) -> str:
 
 
 def variant_cost(
-    source: LabelSet, variant: LabelSet, *, map_blocks: MapBlocks = map
+    source: LabelSet, variant: LabelSet, *, map_blocks: MapBlocks = map_in_threads
 ) -> VariantCost:
     """What the variant lost, over all crops that both hold: read back from disk, not what was meant to be written."""
     blocks = sorted(set(source.blocks) & set(variant.blocks))
@@ -306,8 +329,8 @@ class _Job:
         self.source, self.name = source, name
         self.store: Store = source.store
 
-    def derive(self, lease: Lease, missing: Sequence[int]) -> None:
-        """Recover, encode and commit the missing crop shards of one leased block."""
+    def derive(self, lease: Lease, missing: Sequence[int]) -> StagedBlock:
+        """Recover, encode and stage the missing crop shards of one leased block."""
         started = time.monotonic()
         num_classes = self.source.num_classes
         codec: LabelCodec | None = None
@@ -323,7 +346,7 @@ class _Job:
             shards.append(
                 BlockArrays(group=f"labels/{self.name}", crop_shard=crop_shard, arrays=arrays)
             )
-        write_block(
+        return stage_block(
             self.store,
             lease,
             shards,

@@ -1,11 +1,18 @@
 """Calibration (FerKD 3.2, Eq. 4): which crops to draw, and which labels to replace by the ground truth."""
 
 from labelstore.calibration.choices import Choice, Preview, RegionCounts, preview, usual_choices
-from labelstore.calibration.labels import calibrate_label
+from labelstore.calibration.labels import calibrate_dense, calibrate_label
 from labelstore.calibration.masking import calibrate, check_update, update
 from labelstore.calibration.probability import Criterion
 from labelstore.calibration.quantiles import exact_quantiles
-from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
+from labelstore.calibration.queries import RegionQuery, rule_from_record
+from labelstore.calibration.regions import (
+    Region,
+    RegionQuantiles,
+    RegionThresholds,
+    Rule,
+    is_usable,
+)
 
 __all__ = [
     "Choice",
@@ -14,13 +21,17 @@ __all__ = [
     "Region",
     "RegionCounts",
     "RegionQuantiles",
+    "RegionQuery",
     "RegionThresholds",
     "Rule",
     "calibrate",
+    "calibrate_dense",
     "calibrate_label",
     "check_update",
     "exact_quantiles",
+    "is_usable",
     "preview",
+    "rule_from_record",
     "update",
     "usual_choices",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,10 @@ from labelstore.calibration.probability import (
     probabilities,
 )
 from labelstore.calibration.quantiles import exact_quantiles
-from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds
+from labelstore.calibration.queries import RegionQuery
+from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
 from labelstore.store.slabs import slabs
+from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
@@ -63,7 +65,7 @@ class Choice:
 
     title: str
     """Where the rule comes from: "FerKD 4.2", "quantiles 5/15/90 %"."""
-    rule: RegionThresholds
+    rule: RegionThresholds | RegionQuery
     quantiles: RegionQuantiles | None
     """The shares that the thresholds were found from."""
     counts: RegionCounts
@@ -131,9 +133,9 @@ def usual_choices(
 
 def preview(
     labels: LabelSet,
-    rules: dict[str, RegionThresholds | RegionQuantiles] | None = None,
+    rules: Mapping[str, RegionThresholds | RegionQuantiles | RegionQuery] | None = None,
     *,
-    map_blocks: MapBlocks = map,
+    map_blocks: MapBlocks = map_in_threads,
 ) -> Preview:
     """What each rule (by title; `usual_choices` if none are given) would do to the committed crops.
 
@@ -141,7 +143,10 @@ def preview(
     """
     rules = usual_choices() if rules is None else rules
     for rule in rules.values():
-        check_calibratable(labels, rule.criterion, calibrates=rule.low < rule.middle)
+        if isinstance(rule, RegionQuantiles):
+            check_calibratable(labels, rule.criterion, calibrates=rule.low < rule.middle)
+        else:
+            rule.check(labels)
     settled = _thresholds(labels, list(rules.values()), map_blocks)
     counts = np.zeros((len(settled), 7), np.int64)
     for block_counts in map_blocks(partial(_count_block, labels, settled), labels.blocks):
@@ -153,19 +158,20 @@ def preview(
             hard=int(row[1]),
             important=int(row[2]),
             too_easy=int(row[3]),
-            missing=int(row[4]),
+            missing=int(row[4]) - labels.num_free,
             images=int(row[5]),
             images_without_crop=int(row[6]),
         )
         quantiles = asked if isinstance(asked, RegionQuantiles) else None
-        notes = _notes(quantiles, rule, found) if quantiles else ()
+        with_notes = quantiles is not None and isinstance(rule, RegionThresholds)
+        notes = _notes(quantiles, rule, found) if with_notes else ()  # type: ignore[arg-type]
         choices.append(
             Choice(title=title, rule=rule, quantiles=quantiles, counts=found, notes=notes)
         )
     return Preview(
         label_set=labels.name,
         teacher=labels.row.teacher,
-        num_images=labels.layout.num_rows,
+        num_images=labels.store.num_images,
         num_crops=labels.num_crops,
         is_complete=labels.is_complete,
         choices=tuple(choices),
@@ -173,10 +179,12 @@ def preview(
 
 
 def _thresholds(
-    labels: LabelSet, rules: Sequence[RegionThresholds | RegionQuantiles], map_blocks: MapBlocks
-) -> list[RegionThresholds]:
+    labels: LabelSet,
+    rules: Sequence[RegionThresholds | RegionQuantiles | RegionQuery],
+    map_blocks: MapBlocks,
+) -> list[RegionThresholds | RegionQuery]:
     values: dict[tuple[Criterion, float], float] = {}
-    for criterion in {rule.criterion for rule in rules}:
+    for criterion in {rule.criterion for rule in rules if isinstance(rule, RegionQuantiles)}:
         shares = sorted(
             {
                 share
@@ -196,9 +204,7 @@ def _thresholds(
     ]
 
 
-def _count_block(
-    labels: LabelSet, rules: Sequence[RegionThresholds], block: int
-) -> NDArray[np.int64]:
+def _count_block(labels: LabelSet, rules: Sequence[Rule], block: int) -> NDArray[np.int64]:
     """One row per rule: crops of the four regions, missing crops, images, images without a usable crop."""
     counts = np.zeros((len(rules), 7), np.int64)
     num_rows = len(labels.layout.rows(block))
@@ -207,10 +213,14 @@ def _count_block(
     for columns in slabs(labels):
         read = {
             criterion: probabilities(labels, criterion, block, columns)
-            for criterion in {rule.criterion for rule in rules}
+            for criterion in {r.criterion for r in rules if isinstance(r, RegionThresholds)}
         }
         for i, rule in enumerate(rules):
-            codes = rule.regions(read[rule.criterion])
+            codes = (
+                rule.regions(read[rule.criterion])
+                if isinstance(rule, RegionThresholds)
+                else rule.block_regions(labels, block, columns)
+            )
             for region in (Region.TOO_HARD, Region.HARD, Region.IMPORTANT, Region.TOO_EASY):
                 counts[i, region] += np.count_nonzero(codes == region)
             counts[i, 4] += np.count_nonzero(codes == Region.MISSING)

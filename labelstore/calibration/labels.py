@@ -36,3 +36,20 @@ def calibrate_label(
     softened[:, 0] = 1 - epsilon
     class_ids[hard], probs[hard], rest[hard] = place, softened, elsewhere
     return SparseLabels(class_ids=class_ids, probs=probs, rest=rest)
+
+
+def calibrate_dense(
+    labels: NDArray[np.float32],
+    regions: NDArray[np.uint8],
+    ground_truth: NDArray[np.integer],
+    epsilon: float,
+    num_classes: int,
+) -> NDArray[np.float32]:
+    """`calibrate_label` for dense labels (..., C)."""
+    hard = regions == Region.HARD
+    truth = np.broadcast_to(ground_truth, regions.shape)[hard]
+    softened = np.full((len(truth), num_classes), epsilon / max(num_classes - 1, 1), np.float32)
+    softened[np.arange(len(truth)), truth] = 1 - epsilon
+    calibrated = labels.copy()
+    calibrated[hard] = softened
+    return calibrated

@@ -9,19 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.calibration.probability import MapBlocks, check_calibratable, probabilities
+from labelstore.calibration.probability import MapBlocks
+from labelstore.calibration.queries import rule_from_record
 from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
 from labelstore.catalogue.records import Lease, MaskRow
 from labelstore.errors import ConflictError, IncompleteError, UsageError
-from labelstore.store import BlockArrays, Mask, write_block
+from labelstore.parallel import BlockMap, fill_in_parts
+from labelstore.store import BlockArrays, Mask, StagedBlock, stage_block
 from labelstore.store.block_work import fill_blocks
 from labelstore.store.leases import Progress
 from labelstore.store.slabs import slabs
+from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Store
@@ -32,7 +36,7 @@ def calibrate(
     rule: Rule | RegionQuantiles | None = None,
     *,
     name: str,
-    map_blocks: MapBlocks = map,
+    map_blocks: MapBlocks = map_in_threads,
     progress: Progress | None = None,
 ) -> Mask:
     """A mask of region codes for every committed crop of `labels`; FerKD's thresholds if no rule is given.
@@ -45,7 +49,7 @@ def calibrate(
     store = labels.store
     rule = RegionThresholds() if rule is None else rule
     settled, record = _settled(labels, rule, name, map_blocks)
-    check_calibratable(labels, settled.criterion, calibrates=settled.calibrates)
+    settled.check(labels)
     row = MaskRow(
         name=name,
         plan=labels.plan.name,
@@ -64,13 +68,18 @@ def calibrate(
     store.catalogue.add_mask(row)
     if is_new:
         store.write_metadata()
-    _fill(labels, settled, name, progress)
-    store.refresh()
+    _fill(labels, settled, name, progress, map_blocks)
+    store.refresh(images=False)
     return store.mask(name)
 
 
 def update(
-    store: Store, name: str, labels: LabelSet | None = None, *, progress: Progress | None = None
+    store: Store,
+    name: str,
+    labels: LabelSet | None = None,
+    *,
+    map_blocks: MapBlocks = map_in_threads,
+    progress: Progress | None = None,
 ) -> Mask:
     """Extend a mask to the crops that its plan has grown by, with the thresholds that it has; nothing is rewritten.
 
@@ -79,13 +88,13 @@ def update(
     """
     row = store.mask(name).row
     labels = check_update(store, name, labels)
-    rule = RegionThresholds.from_record(dict(row.rule))
+    rule = rule_from_record(row.rule)
     if row.num_crops != labels.num_crops:
         with store.catalogue.transaction() as connection:
             store.catalogue.update_mask_crops(connection, name, labels.num_crops)
     store.write_metadata()
-    _fill(labels, rule, name, progress)
-    store.refresh()
+    _fill(labels, rule, name, progress, map_blocks)
+    store.refresh(images=False)
     return store.mask(name)
 
 
@@ -103,8 +112,7 @@ def check_update(store: Store, name: str, labels: LabelSet | None = None) -> Lab
             f"label set {labels.name} is of {labels.row.teacher} on {labels.plan.name}, mask {name} of "
             f"{row.teacher} on {row.plan}: choose a label set of the same teacher with --label-set"
         )
-    rule = RegionThresholds.from_record(dict(row.rule))
-    check_calibratable(labels, rule.criterion, calibrates=rule.calibrates)
+    rule_from_record(row.rule).check(labels)
     if row.num_crops != labels.num_crops and not labels.is_complete:
         raise IncompleteError(
             f"label set {labels.name} has {len(labels.blocks)} of {labels.layout.num_blocks} image "
@@ -113,11 +121,26 @@ def check_update(store: Store, name: str, labels: LabelSet | None = None) -> Lab
     return labels
 
 
-def _fill(labels: LabelSet, rule: Rule, name: str, progress: Progress | None) -> None:
+def _fill(
+    labels: LabelSet, rule: Rule, name: str, progress: Progress | None, map_blocks: MapBlocks
+) -> None:
+    told = progress or (lambda done, total: None)
+    if isinstance(map_blocks, BlockMap):
+        total = sum(len(labels.layout.rows(block)) for block in labels.blocks) * labels.num_crops
+        work = partial(_fill_part, labels, rule, name)
+        fill_in_parts(map_blocks, work, labels.blocks, total, told)
+        return
     group = f"masks/{name}"
     job = _Job(labels, rule, group)
-    told = progress or (lambda done, total: None)
     fill_blocks(labels.store, group, labels.blocks, labels.layout, job.mask, told)
+
+
+def _fill_part(labels: LabelSet, rule: Rule, name: str, blocks: Sequence[int]) -> int:
+    """In a worker: commit some image blocks; how many crops they have."""
+    group = f"masks/{name}"
+    job = _Job(labels, rule, group)
+    fill_blocks(labels.store, group, blocks, labels.layout, job.mask, lambda done, total: None)
+    return sum(len(labels.layout.rows(block)) for block in blocks) * labels.num_crops
 
 
 def _settled(
@@ -150,8 +173,8 @@ class _Job:
         self.layout = labels.layout
         self.columns = slabs(labels)
 
-    def mask(self, lease: Lease, missing: Sequence[int]) -> None:
-        """Compute and commit the missing crop shards of one leased block."""
+    def mask(self, lease: Lease, missing: Sequence[int]) -> StagedBlock:
+        """Compute and stage the missing crop shards of one leased block."""
         started = time.monotonic()
         codes = self._codes(lease.block)
         width = self.layout.crops_per_shard
@@ -163,7 +186,7 @@ class _Job:
             )
             for shard in missing
         ]
-        write_block(
+        return stage_block(
             self.labels.store,
             lease,
             shards,
@@ -175,9 +198,7 @@ class _Job:
         codes = np.empty((len(self.layout.rows(block)), self.layout.num_crops), np.uint8)
         start = 0
         for columns in self.columns:
-            found = self.rule.regions(
-                probabilities(self.labels, self.rule.criterion, block, columns)
-            )
+            found = self.rule.block_regions(self.labels, block, columns)
             codes[:, start : start + found.shape[1]] = found
             start += found.shape[1]
         return codes

@@ -53,8 +53,17 @@ def check_calibratable(labels: LabelSet, criterion: Criterion, *, calibrates: bo
             f"label set {labels.name} ({labels.codec.name}) does not keep the teacher's probabilities: "
             "calibrate from an ms, smoothing or full label set of the same teacher; the mask serves both"
         )
-    if not calibrates and criterion == "max_probability":
-        return
+    if calibrates or criterion == "ground_truth_probability":
+        check_ground_truth(labels)
+
+
+def check_ground_truth(labels: LabelSet) -> None:
+    """UsageError unless every labelled image has a ground truth that is one of the teacher's classes."""
+    if not labels.outputs_are_classes:
+        raise UsageError(
+            f"label set {labels.name} has {labels.num_classes} outputs that are not the data set's "
+            f"{len(labels.store.class_names)} classes: give max_probability as the criterion and middle equal to low"
+        )
     truth = labels.ground_truth[labels.present]
     without = int(np.count_nonzero(truth < 0))
     if without:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from labelstore.calibration.probability import Criterion, MapBlocks, block_slabs
 from labelstore.errors import NotGenerated, UsageError
+from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
@@ -33,7 +34,7 @@ def exact_quantiles(
     shares: Sequence[float],
     *,
     criterion: Criterion = "max_probability",
-    map_blocks: MapBlocks = map,
+    map_blocks: MapBlocks = map_in_threads,
 ) -> list[float]:
     """For each share q the smallest stored probability that at least q of the crops do not exceed.
 

@@ -19,9 +19,16 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.calibration.probability import CRITERIA, Criterion, MapBlocks
+from labelstore.calibration.probability import (
+    CRITERIA,
+    Criterion,
+    MapBlocks,
+    check_calibratable,
+    probabilities,
+)
 from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.errors import UsageError
+from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
@@ -37,19 +44,29 @@ class Region(IntEnum):
     MISSING = 255
 
 
-class Rule(Protocol):
-    """A calibration rule: a frozen dataclass that turns probabilities into region codes."""
+def is_usable(regions: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which crops are drawn: HARD and IMPORTANT ones."""
+    usable: NDArray[np.bool_] = (regions == Region.HARD) | (regions == Region.IMPORTANT)
+    return usable
 
-    @property
-    def criterion(self) -> Criterion:
-        """Which probability it looks at."""
+
+class Rule(Protocol):
+    """A calibration rule: a frozen dataclass that gives every crop of a label set its region code."""
 
     @property
     def calibrates(self) -> bool:
         """Whether any crop can be HARD, so that its label becomes the ground truth."""
 
-    def regions(self, probability: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Region codes of any shape of probabilities; MISSING where NaN."""
+    def block_regions(
+        self, labels: LabelSet, block: int, columns: range | None = None
+    ) -> NDArray[np.uint8]:
+        """Region codes (n, m) of the crops of one image block; MISSING where there is no label."""
+
+    def check(self, labels: LabelSet) -> None:
+        """UsageError where these labels cannot be judged by it."""
+
+    def describe(self) -> str:
+        """The rule in a few words."""
 
     def to_record(self) -> dict[str, Any]:
         """Parameters as JSON values: what the catalogue keeps."""
@@ -114,6 +131,26 @@ class RegionThresholds:
         codes[np.isnan(probability)] = Region.MISSING
         return codes
 
+    def block_regions(
+        self, labels: LabelSet, block: int, columns: range | None = None
+    ) -> NDArray[np.uint8]:
+        """Region codes (n, m) of the crops of one image block; MISSING where there is no label."""
+        return self.regions(probabilities(labels, self.criterion, block, columns))
+
+    def check(self, labels: LabelSet) -> None:
+        """UsageError where these labels cannot be judged by it, be calibrated, or where nothing would be left."""
+        check_calibratable(labels, self.criterion, calibrates=self.calibrates)
+        least = 1 / labels.num_classes
+        if self.criterion == "max_probability" and self.top < 0.99 * least:
+            raise UsageError(
+                f"top {self.top:g}: the largest of {labels.num_classes} probabilities is never below {least:.2g}, "
+                "so every crop would be discarded as too easy; 1 discards none"
+            )
+
+    def describe(self) -> str:
+        """low / middle / top."""
+        return f"{self.low:.4g} / {self.middle:.4g} / {self.top:.6g}"
+
     def to_record(self) -> dict[str, Any]:
         """Parameters as JSON values."""
         return asdict(self)
@@ -141,7 +178,9 @@ class RegionQuantiles:
     def __post_init__(self) -> None:
         _check(self.low, self.middle, self.top, self.criterion, self.epsilon, "quantiles")
 
-    def thresholds(self, labels: LabelSet, *, map_blocks: MapBlocks = map) -> RegionThresholds:
+    def thresholds(
+        self, labels: LabelSet, *, map_blocks: MapBlocks = map_in_threads
+    ) -> RegionThresholds:
         """The thresholds that these shares fall on, over all committed crops of `labels`."""
         found = exact_quantiles(
             labels, self.shares, criterion=self.criterion, map_blocks=map_blocks
@@ -175,5 +214,10 @@ def _check(
         )
     if criterion not in CRITERIA:
         raise UsageError(f"criterion {criterion!r}: choose {' or '.join(CRITERIA)}")
+    check_epsilon(epsilon)
+
+
+def check_epsilon(epsilon: float) -> None:
+    """UsageError unless it is a share of the mass that a softened ground truth can give away."""
     if not 0 <= epsilon < 1:
         raise UsageError(f"epsilon {epsilon}: it must be at least 0 and below 1")

@@ -74,7 +74,7 @@ def test_the_ground_truths_probability_is_judged_on_request(make_store, p_max):
 def test_done_is_done_and_another_rule_is_a_conflict(make_store, p_max, monkeypatch):
     store = make_store(p_max, images_per_shard=8)
     calibrate(store.label_set(), RULE, name="ferkd")
-    monkeypatch.setattr(module, "write_block", None)
+    monkeypatch.setattr(module, "stage_block", None)
     assert calibrate(store.label_set(), RULE, name="ferkd").is_complete
     with pytest.raises(ConflictError, match="ferkd"):
         calibrate(store.label_set(), RegionThresholds(), name="ferkd")
@@ -82,24 +82,24 @@ def test_done_is_done_and_another_rule_is_a_conflict(make_store, p_max, monkeypa
 
 def test_a_stopped_calibration_goes_on_where_it_was(make_store, p_max, monkeypatch):
     store = make_store(p_max, images_per_shard=8)
-    write, written = module.write_block, []
+    stage, written = module.stage_block, []
 
     def stops(store, lease, *args, **options):
         if len(written) == 1:
             raise KeyboardInterrupt
-        write(store, lease, *args, **options)
         written.append(lease.block)
+        return stage(store, lease, *args, **options)
 
-    monkeypatch.setattr(module, "write_block", stops)
+    monkeypatch.setattr(module, "stage_block", stops)
     with pytest.raises(KeyboardInterrupt):
         calibrate(store.label_set(), RULE, name="ferkd")
     assert len(store.catalogue.shards("masks/ferkd")) == 1
 
     def goes_on(store, lease, *args, **options):
         written.append(lease.block)
-        write(store, lease, *args, **options)
+        return stage(store, lease, *args, **options)
 
-    monkeypatch.setattr(module, "write_block", goes_on)
+    monkeypatch.setattr(module, "stage_block", goes_on)
     mask = calibrate(store.label_set(), RULE, name="ferkd")
     assert sorted(written) == [0, 1, 2], "a block was computed twice, or its lease was not let go"
     np.testing.assert_array_equal(all_regions(mask), RULE.regions(p_max))
@@ -175,14 +175,14 @@ def test_two_workers_share_the_blocks_and_one_waits_for_the_other(make_store, p_
     calibrate(
         store.label_set(), RULE, name="first"
     )  # makes the second mask's rows cheap to compare
-    write, held = module.write_block, []
+    stage, held = module.stage_block, []
 
     def while_the_other_works(here, lease, *args, **options):
         if not held:
             held.append(here.catalogue.acquire(lease.group, [4], "another", 1.0, 1))
-        write(here, lease, *args, **options)
+        return stage(here, lease, *args, **options)
 
-    monkeypatch.setattr(module, "write_block", while_the_other_works)
+    monkeypatch.setattr(module, "stage_block", while_the_other_works)
     monkeypatch.setattr("labelstore.store.block_work.POLL_SECONDS", 0.05)
     mask = calibrate(store.label_set(), RULE, name="second")
     assert held[0].block == 4

@@ -136,27 +136,27 @@ def test_what_the_source_lacks_is_refused_and_nothing_written(make_store, source
 
 def test_a_stopped_derivation_goes_on_where_it_was(make_store, monkeypatch):
     store = make_store()
-    write, written = module.write_block, []
+    stage, written = module.stage_block, []
 
     def stops(store, lease, *args, **options):
         if len(written) == 1:
             raise KeyboardInterrupt
-        write(store, lease, *args, **options)
         written.append(lease.block)
+        return stage(store, lease, *args, **options)
 
-    monkeypatch.setattr(module, "write_block", stops)
+    monkeypatch.setattr(module, "stage_block", stops)
     with pytest.raises(KeyboardInterrupt):
         derive(store.label_set("teacher"), Hard(), name="hard")
     assert len({row.block for row in store.catalogue.shards("labels/hard")}) == 1
 
     def goes_on(store, lease, *args, **options):
         written.append(lease.block)
-        write(store, lease, *args, **options)
+        return stage(store, lease, *args, **options)
 
-    monkeypatch.setattr(module, "write_block", goes_on)
+    monkeypatch.setattr(module, "stage_block", goes_on)
     assert derive(store.label_set("teacher"), Hard(), name="hard").is_complete
     assert sorted(written) == [0, 1, 2], "a block was derived twice, or its lease was not let go"
-    monkeypatch.setattr(module, "write_block", None)
+    monkeypatch.setattr(module, "stage_block", None)
     assert derive(store.label_set("teacher"), Hard(), name="hard").is_complete
 
 
@@ -239,7 +239,7 @@ def test_the_command(make_store, capsys):
     for bad, what in (
         (["--compression", "ms", "--k", "13"], "K=13 of C=12"),
         (["--compression", "ms", "--dtype", "int4"], "dtype 'int4'"),
-        (["--compression", "full", "--k", "3"], "only ms and mr keep K"),
+        (["--compression", "full", "--k", "3"], "only ms, mr and labelmap keep K"),
     ):
         code, out, err = run("--from", "teacher", *bad)
         assert (code, out) == (2, "")
