@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeAlias
 
-from labelstore.codecs.base import Arrays, Field, LabelCodec, SparseLabels, TopK
+from labelstore.codecs.base import Arrays, Field, LabelCodec, MapTopK, SparseLabels, TopK
+from labelstore.codecs.class_union import over_union, widen
 from labelstore.codecs.dense import Full
-from labelstore.codecs.keeps import keeps_max_probability
+from labelstore.codecs.keeps import check_temperature_of, keeps_max_probability
+from labelstore.codecs.labelmap import LabelMap
+from labelstore.codecs.logits import Logits
 from labelstore.codecs.marginal import Hard, MarginalRenorm, MarginalSmoothing, Smoothing
+from labelstore.codecs.missing import missing_labels
 from labelstore.codecs.recovery import densify, temper
 from labelstore.codecs.smallest import choose_class_ids
 from labelstore.codecs.topk import id_dtype, top_k
@@ -25,31 +29,46 @@ __all__ = [
     "Full",
     "Hard",
     "LabelCodec",
+    "LabelMap",
+    "Logits",
+    "MapTopK",
     "MarginalRenorm",
     "MarginalSmoothing",
     "Smoothing",
     "SparseLabels",
     "TopK",
+    "check_temperature_of",
     "choose_class_ids",
     "codec_from_options",
     "codec_from_record",
     "densify",
     "id_dtype",
+    "is_map",
     "keeps_max_probability",
+    "missing_labels",
+    "over_union",
     "temper",
     "top_k",
+    "widen",
 ]
 
-CODECS: dict[str, type[Full | Hard | Smoothing | MarginalSmoothing | MarginalRenorm]] = {
+AnyCodec: TypeAlias = (
+    Full | Hard | Smoothing | MarginalSmoothing | MarginalRenorm | Logits | LabelMap
+)
+
+CODECS: dict[str, type[AnyCodec]] = {
     "full": Full,
     "hard": Hard,
     "smoothing": Smoothing,
     "ms": MarginalSmoothing,
     "mr": MarginalRenorm,
+    "logits": Logits,
+    "labelmap": LabelMap,
 }
 """On-disk name and value of `--compression` -> codec."""
 
 DEFAULT_K = 5
+DEFAULT_DTYPE = "float16"
 
 
 def codec_from_record(record: Mapping[str, Any]) -> LabelCodec:
@@ -58,26 +77,38 @@ def codec_from_record(record: Mapping[str, Any]) -> LabelCodec:
 
 
 def codec_from_options(
-    compression: str, k: int | None = None, dtype: str = "float16"
+    compression: str, k: int | None = None, dtype: str | None = None
 ) -> LabelCodec:
-    """The codec that `--compression`, `--k` and `--dtype` ask for; K is 5 where it is not said.
+    """The codec that `--compression`, `--k` and `--dtype` ask for; K is 5 and dtype float16 where not said.
 
-    UsageError for an unknown name or dtype, and for a K given to a codec that has none.
+    UsageError for an unknown name or dtype, and for a K or dtype given to a codec that has none.
 
     >>> codec_from_options("ms", 10, "uint8")
     MarginalSmoothing(class_ids='plain', dtype='uint8', k=10)
     """
     cls = _codec_class(compression)
-    options: dict[str, Any] = {"k": DEFAULT_K if k is None else k, "dtype": dtype}
+    options: dict[str, Any] = {
+        "k": DEFAULT_K if k is None else k,
+        "dtype": DEFAULT_DTYPE if dtype is None else dtype,
+    }
     parameters = {field.name for field in fields(cls)}
     if k is not None and "k" not in parameters:
         raise UsageError(
-            f"K={k} with {compression!r} labels: only ms and mr keep K classes, leave --k out"
+            f"K={k} with {compression!r} labels: only ms, mr and labelmap keep K classes, leave --k out"
+        )
+    if dtype is not None and "dtype" not in parameters:
+        raise UsageError(
+            f"dtype {dtype} with {compression!r} labels, which hold classes and no probabilities: leave --dtype out"
         )
     return cls.from_record({name: value for name, value in options.items() if name in parameters})
 
 
-def _codec_class(name: str) -> type[Full | Hard | Smoothing | MarginalSmoothing | MarginalRenorm]:
+def is_map(record: Mapping[str, Any]) -> bool:
+    """Whether a catalogue row describes label maps, whose arrays are per image; nothing else of it is looked at."""
+    return _codec_class(str(record.get("name"))).takes == "map"
+
+
+def _codec_class(name: str) -> type[AnyCodec]:
     if name not in CODECS:
         raise UsageError(
             f"no label codec {name!r}: choose one of {', '.join(CODECS)} with --compression"

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
+Takes = Literal["probabilities", "outputs", "map"]
+"""What a codec encodes: probabilities of crops, outputs of crops before softmax, or a map of whole images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,16 @@ class TopK:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MapTopK:
+    """The K largest outputs of a dense head in each cell of n images' maps, sorted descending."""
+
+    class_ids: NDArray[Any]
+    """(n, H, W, K) unsigned integers."""
+    logits: NDArray[np.float32]
+    """(n, H, W, K) float32, before softmax; an image of NaN is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparseLabels:
     """Recovered labels: class ids with their probabilities, and one probability for every other class.
 
@@ -76,7 +88,10 @@ class LabelCodec(Protocol):
     """
 
     name: ClassVar[str]
-    """On-disk name and the value of `--compression`: full, hard, smoothing, ms, mr."""
+    """On-disk name and the value of `--compression`: full, hard, smoothing, ms, mr, logits, labelmap."""
+    takes: ClassVar[Takes]
+    """What `encode` takes. A map's arrays are per image; `decode` then also reads `box` (n, m, 4), float32 (top,
+    left, height, width) in shares of the image, NaN where a crop is missing."""
 
     def kept(self, num_classes: int) -> int | None:
         """How many of the C probabilities `encode` wants, or None for all of them."""
@@ -85,11 +100,12 @@ class LabelCodec(Protocol):
         """The arrays of a label set with this codec."""
 
     def encode(
-        self, labels: TopK | NDArray[np.float32], num_classes: int
+        self, labels: TopK | MapTopK | NDArray[np.float32], num_classes: int
     ) -> dict[str, NDArray[Any]]:
         """Teacher labels of one whole shard (n, m, ...) -> arrays by field name. Missing crops are NaN rows.
 
-        `labels` is a TopK with `kept()` classes, or dense (n, m, C) float32 where `kept()` is None.
+        `labels` is a TopK with `kept()` classes, or dense (n, m, C) float32 where `kept()` is None (outputs
+        before softmax where `takes` says so), or a MapTopK of n images.
         """
 
     def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:

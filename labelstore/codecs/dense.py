@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import Arrays, Field, SparseLabels, TopK
+from labelstore.codecs.base import Arrays, Field, MapTopK, SparseLabels, Takes, TopK
 from labelstore.codecs.probabilities import check_dtype
 from labelstore.codecs.records import codec_from_parameters
 from labelstore.codecs.recovery import check_temperature
@@ -26,6 +26,7 @@ class Full:
     """`full`: all C probabilities as float32 or float16, scaled to sum to one when recovered."""
 
     name: ClassVar[str] = "full"
+    takes: ClassVar[Takes] = "probabilities"
     dtype: str = "float16"
     """float32 or float16."""
 
@@ -50,10 +51,10 @@ class Full:
         )
 
     def encode(
-        self, labels: TopK | NDArray[np.float32], num_classes: int
+        self, labels: TopK | MapTopK | NDArray[np.float32], num_classes: int
     ) -> dict[str, NDArray[Any]]:
         """Dense labels (n, m, C) -> arrays by field name; NaN rows are missing crops."""
-        if isinstance(labels, TopK):
+        if not isinstance(labels, np.ndarray):
             raise UsageError("a top-K given to full labels: they want all C probabilities")
         if labels.shape[-1] != num_classes:
             raise UsageError(

@@ -104,9 +104,11 @@ class FloatProbs:
         first = float32_of(np.ascontiguousarray(stored[..., 0]))
         code = arrays["tail_code"].ravel()
         rows = np.flatnonzero(code != AS_SUM)
-        scaled, _ = _scaled(
-            float32_of(stored.reshape(len(code), -1).take(rows, 0)), code[rows], outcomes
-        )
+        # rank by rank: nothing is moved twice where axes lie as on disk
+        by_rank = np.empty((stored.shape[-1], len(rows)), stored.dtype)
+        for rank, taken in enumerate(by_rank):
+            stored[..., rank].reshape(-1).take(rows, out=taken, mode="clip")
+        scaled, _ = _scaled(float32_of(by_rank).T, code[rows], outcomes)
         first.ravel()[rows] = scaled[:, 0]
         return first
 

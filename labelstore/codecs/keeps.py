@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import LabelCodec, TopK
+from labelstore.codecs.base import Arrays, LabelCodec, TopK
+
+_ASKED = 0.6
 
 
 def keeps_max_probability(codec: LabelCodec, num_classes: int) -> bool:
@@ -13,16 +15,28 @@ def keeps_max_probability(codec: LabelCodec, num_classes: int) -> bool:
 
     `hard` makes it 1 and `mr` scales it up: thresholds would mean something else.
     """
-    asked = 0.6
-    dense = np.full((1, 1, num_classes), (1 - asked) / max(num_classes - 1, 1), np.float32)
-    dense[..., 0] = asked
+    if codec.takes == "map":
+        return True  # pooled from the logits of cells, which are kept as they are
+    found = codec.recover(_one_label(codec, num_classes), num_classes).max()
+    return bool(abs(found - _ASKED) < 0.05)
+
+
+def check_temperature_of(codec: LabelCodec, num_classes: int, temperature: float) -> None:
+    """UsageError where labels with this codec cannot be recovered at the temperature; found by recovering one."""
+    if codec.takes != "map" and temperature != 1:
+        codec.recover(_one_label(codec, num_classes), num_classes, temperature)
+
+
+def _one_label(codec: LabelCodec, num_classes: int) -> Arrays:
+    """Arrays of one crop whose first class has probability 0.6."""
+    dense = np.full((1, 1, num_classes), (1 - _ASKED) / max(num_classes - 1, 1), np.float32)
+    dense[..., 0] = _ASKED
     kept = codec.kept(num_classes)
-    label: TopK | NDArray[np.float32] = dense
+    label: TopK | NDArray[np.float32] = np.log(dense) if codec.takes == "outputs" else dense
     if kept is not None:
         label = TopK(
             class_ids=np.arange(kept, dtype=np.uint32)[None, None],
             probs=dense[..., :kept],
             tail=dense[..., kept:].sum(axis=-1),
         )
-    found = codec.recover(codec.encode(label, num_classes), num_classes).max()
-    return bool(abs(found - asked) < 0.05)
+    return codec.encode(label, num_classes)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import Arrays, Field, SparseLabels, TopK
+from labelstore.codecs.base import Arrays, Field, MapTopK, SparseLabels, Takes, TopK
 from labelstore.codecs.class_ids import ClassIdForm, check_form, decode_ids, encode_ids, id_fields
 from labelstore.codecs.probabilities import FORMS, check_dtype
 from labelstore.codecs.records import codec_from_parameters
@@ -30,6 +30,7 @@ class _Kept:
     """What the four share: class ids in one of two forms, a record, the dense form."""
 
     name: ClassVar[str]
+    takes: ClassVar[Takes] = "probabilities"
     class_ids: ClassIdForm = "plain"
     """"plain" ids, or "table": ranks in a table of each image's classes."""
 
@@ -101,7 +102,7 @@ class _KeptProbs(_Kept):
         )
 
     def encode(
-        self, labels: TopK | NDArray[np.float32], num_classes: int
+        self, labels: TopK | MapTopK | NDArray[np.float32], num_classes: int
     ) -> dict[str, NDArray[Any]]:
         """TopK (n, m, K) of one whole shard -> arrays by field name; NaN rows are missing crops."""
         kept = _checked(labels, self.kept(num_classes))
@@ -172,7 +173,7 @@ class MarginalRenorm(_KeptProbs):
         return self.k
 
     def encode(
-        self, labels: TopK | NDArray[np.float32], num_classes: int
+        self, labels: TopK | MapTopK | NDArray[np.float32], num_classes: int
     ) -> dict[str, NDArray[Any]]:
         """TopK (n, m, K) of one whole shard -> arrays by field name, renormalised."""
         kept = _checked(labels, self.k)
@@ -212,7 +213,7 @@ class Hard(_Kept):
         return id_fields(self.class_ids, 1, num_classes)
 
     def encode(
-        self, labels: TopK | NDArray[np.float32], num_classes: int
+        self, labels: TopK | MapTopK | NDArray[np.float32], num_classes: int
     ) -> dict[str, NDArray[Any]]:
         """TopK (n, m, 1) of one whole shard -> arrays by field name."""
         return encode_ids(_ids_of(_checked(labels, 1)), self.class_ids, num_classes)
@@ -231,7 +232,7 @@ def _check_k(k: int) -> None:
         raise UsageError(f"K={k}: keep at least one class with --k")
 
 
-def _checked(labels: TopK | NDArray[np.float32], k: int) -> TopK:
+def _checked(labels: TopK | MapTopK | NDArray[np.float32], k: int) -> TopK:
     if not isinstance(labels, TopK) or labels.class_ids.shape[-1] != k:
         given = (
             f"{labels.class_ids.shape[-1]} kept classes"

@@ -20,6 +20,7 @@ from labelstore.errors import UsageError
 ALL = [
     codec_from_record({"name": name} | ({"dtype": dtype} if name != "hard" else {}) | ids)
     for name in CODECS
+    if CODECS[name].takes == "probabilities"
     for dtype in (["float16", "float32"] if name == "full" else ["float16", "float32", "uint8"])
     for ids in ([{}] if name == "full" else [{"class_ids": "plain"}, {"class_ids": "table"}])
 ]
@@ -67,7 +68,7 @@ def test_options():
     [
         (("zip",), "choose one of full, hard, smoothing, ms, mr"),
         (("ms", 0), "K=0: keep at least one class"),
-        (("hard", 5), "only ms and mr keep K classes"),
+        (("hard", 5), "only ms, mr and labelmap keep K classes"),
         (("ms", 5, "float64"), "choose one of float32, float16, uint8"),
         (("full", None, "uint8"), "choose one of float32, float16"),
     ],

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from labelstore.crops import CropPlan
+from labelstore.crop_plan import CropPlan
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.replay import INTERPOLATIONS, centre_crop, replay, replay_many
 

@@ -1,0 +1,378 @@
+"""Several teachers as one: the mean of their recovered, calibrated labels over one crop plan (FerKD 3.4).
+
+Of every crop: recover each teacher's label at the temperature, calibrate it under the teacher's own mask, then average,
+with weights, over the teachers that keep the crop. A crop that all of them discard has no label and is not drawn.
+Sparse labels stay sparse: the mean of labels of K_1, K_2, ... classes lists K_1 + K_2 + ... classes at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.calibration import Region, calibrate_dense, calibrate_label, is_usable
+from labelstore.codecs import SparseLabels, densify, over_union
+from labelstore.codecs.topk import missing_id
+from labelstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from labelstore.store import LabelSet, Mask, Store
+    from labelstore.store.label_set import Images
+
+Labels: TypeAlias = SparseLabels | NDArray[np.float32]
+Regions: TypeAlias = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One teacher's labels, with what calibrates them and what they weigh."""
+
+    labels: LabelSet
+    mask: Mask | None
+    weight: float
+    """Share of the sum of all weights."""
+
+
+def ensemble(
+    labels: Sequence[LabelSet],
+    masks: Sequence[Mask | None] | None = None,
+    weights: Sequence[float] | None = None,
+) -> Ensemble:
+    """The mean of label sets on one crop plan; `masks` and `weights` have one entry per label set.
+
+    UsageError for label sets of different stores, plans or numbers of classes, for a mask of another teacher or
+    plan, and for weights that are not above 0.
+
+    >>> ensemble([])
+    Traceback (most recent call last):
+    ...
+    labelstore.errors.UsageError: an ensemble of no label sets: give one or more
+    """
+    if not labels:
+        raise UsageError("an ensemble of no label sets: give one or more")
+    masks = [None] * len(labels) if masks is None else masks
+    weights = [1.0] * len(labels) if weights is None else weights
+    for what, given in (("masks", masks), ("weights", weights)):
+        if len(given) != len(labels):
+            raise UsageError(
+                f"{len(given)} {what} for {len(labels)} label sets: give one for each, in the same order"
+            )
+    if not all(np.isfinite(weight) and weight > 0 for weight in weights):
+        raise UsageError(f"weights {list(weights)}: each must be a number above 0")
+    first = labels[0]
+    for one, mask in zip(labels, masks, strict=True):
+        _check_alike(first, one)
+        if mask is not None:
+            check_mask(one, mask)
+    total = float(sum(weights))
+    members = [
+        Member(labels=one, mask=mask, weight=float(weight) / total)
+        for one, mask, weight in zip(labels, masks, weights, strict=True)
+    ]
+    return Ensemble(members)
+
+
+def check_mask(labels: LabelSet, mask: Mask) -> None:
+    """UsageError for a mask of another teacher or plan than the label set's."""
+    if mask.row.plan != labels.plan.name:
+        raise UsageError(
+            f"mask {mask.name} belongs to crop plan {mask.row.plan}, label set {labels.name} to "
+            f"{labels.plan.name}: choose a mask of the same plan"
+        )
+    if mask.row.teacher != labels.row.teacher:
+        raise UsageError(
+            f"mask {mask.name} was made from teacher {mask.row.teacher}, label set {labels.name} has "
+            f"{labels.row.teacher}: choose a mask of the same teacher"
+        )
+
+
+class Ensemble:
+    """Labels of several teachers read as one label set: by image block and chunk columns, or crop by crop."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = tuple(members)
+        first = self.members[0].labels
+        self.store: Store = first.store
+        self.plan, self.layout = first.plan, first.layout
+        self.num_classes, self.num_crops = first.num_classes, first.num_crops
+        self.ground_truth = first.ground_truth
+
+    @property
+    def name(self) -> str:
+        """Names of the label sets, joined by commas."""
+        return ",".join(member.labels.name for member in self.members)
+
+    @cached_property
+    def blocks(self) -> tuple[int, ...]:
+        """Image blocks that every label set and mask covers."""
+        covered = [set(member.labels.blocks) for member in self.members]
+        covered += [set(member.mask.blocks) for member in self.members if member.mask is not None]
+        return tuple(sorted(set.intersection(*covered)))
+
+    @property
+    def is_complete(self) -> bool:
+        """True when every image block is covered."""
+        return len(self.blocks) == self.layout.num_blocks
+
+    @cached_property
+    def present(self) -> NDArray[np.bool_]:
+        """(rows,) True where every label set has labels."""
+        everywhere = np.ones(self.layout.num_rows, bool)
+        for member in self.members:
+            everywhere &= member.labels.present
+        return everywhere
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether some crops may have no label."""
+        return any(member.mask is not None for member in self.members)
+
+    @cached_property
+    def listed(self) -> int | None:
+        """Classes that every label lists at most; None where labels are dense."""
+        kept = [member.labels.listed for member in self.members]
+        total = sum(k or 0 for k in kept)
+        return None if None in kept or total > self.num_classes else total
+
+    def block_rows(self, block: int) -> range:
+        """Image rows of a block."""
+        return self.layout.rows(block)
+
+    def crops(
+        self, block: int, columns: range | None = None
+    ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+        """Boxes (n, m, 4) uint16 pixels and flips (n, m) of one image block: the plan's."""
+        return self.members[0].labels.crops(block, columns)
+
+    def boxes(self, images: Images) -> NDArray[np.uint16]:
+        """Boxes (top, left, height, width) in pixels of the original image: uint16 (n, M, 4)."""
+        return self.members[0].labels.boxes(images)
+
+    def flips(self, images: Images) -> NDArray[np.bool_]:
+        """Whether each crop is mirrored left to right: bool (n, M)."""
+        return self.members[0].labels.flips(images)
+
+    def usable(self, block: int, columns: range | None = None) -> NDArray[np.bool_]:
+        """(n, m) crops of one image block that at least one teacher keeps."""
+        return is_usable(self.regions(block, columns))
+
+    def regions(self, block: int, columns: range | None = None) -> Regions:
+        """(n, m) region codes: IMPORTANT where a teacher finds a crop so, HARD where those that keep it all do.
+
+        A crop that none keeps is TOO_HARD if one says so, otherwise TOO_EASY; without masks all are IMPORTANT.
+        """
+        return _together(self._member_regions(block, columns))
+
+    def labels(
+        self, block: int, columns: range | None = None, temperature: float = 1.0
+    ) -> tuple[Labels, Regions]:
+        """Final labels (n, m, ...), sparse or dense as `listed` says, and region codes (n, m).
+
+        Labels are NaN for crops that no teacher keeps, and for images that were left out as bad.
+        """
+        regions = self._member_regions(block, columns)
+        rows = self.block_rows(block)
+        truth = self.ground_truth[rows.start : rows.stop, None]
+        calibrated = [
+            _calibrated(
+                member, _recovered(member.labels, block, columns, temperature), codes, truth
+            )
+            for member, codes in zip(self.members, regions, strict=True)
+        ]
+        together = _together(regions)
+        if len(calibrated) == 1 and not self.has_masks:
+            return calibrated[0], together
+        if len(calibrated) == 1:
+            return _without_discarded(calibrated[0], together), together
+        shares = self._shares(regions)
+        if self.listed is None:
+            return _mean_dense(calibrated, shares, self.num_classes), together
+        return _mean_sparse(calibrated, shares, self.num_classes), together
+
+    def sparse(
+        self, block: int, columns: range | None = None, temperature: float = 1.0
+    ) -> SparseLabels:
+        """Labels of one image block as (ids, probabilities, rest); UsageError where they are dense."""
+        labels, _ = self.labels(block, columns, temperature)
+        if not isinstance(labels, SparseLabels):
+            raise UsageError(f"the mean of {self.name} is dense: recover dense labels instead")
+        return labels
+
+    def dense(
+        self, block: int, columns: range | None = None, temperature: float = 1.0
+    ) -> NDArray[np.float32]:
+        """Labels of one image block, dense: (n, m, C) float32, each summing to one."""
+        labels, _ = self.labels(block, columns, temperature)
+        return densify(labels, self.num_classes) if isinstance(labels, SparseLabels) else labels
+
+    def max_probability(self, block: int, columns: range | None = None) -> NDArray[np.float32]:
+        """(n, m) how sure the teachers are: the mean, over those that keep a crop, of their largest probability.
+
+        Of their labels at T = 1, before calibration; NaN where there is no label.
+        """
+        if len(self.members) == 1 and not self.has_masks:
+            return self.members[0].labels.max_probability(block, columns)
+        shares = self._shares(self._member_regions(block, columns))
+        mean = np.zeros(shares[0].shape, np.float32)
+        for member, share in zip(self.members, shares, strict=True):
+            mean += share * member.labels.max_probability(block, columns)
+        return mean
+
+    def recover(
+        self,
+        images: Images,
+        crops: Sequence[Sequence[int]] | NDArray[np.integer] | None = None,
+        temperature: float = 1.0,
+    ) -> NDArray[np.float32]:
+        """Dense labels of chosen crops: float32 (len(images), m, C); `crops` None takes all M. NaN where none keeps it."""
+        rows = self.store.image_rows(images)
+        found = [member.labels.recover(images, crops, temperature) for member in self.members]
+        regions = [_regions_at(member.mask, self, rows, crops, found[0]) for member in self.members]
+        truth = self.ground_truth[rows][:, None]
+        calibrated = [
+            _calibrated(member, dense, codes, truth)
+            for member, dense, codes in zip(self.members, found, regions, strict=True)
+        ]
+        return _mean_dense(calibrated, self._shares(regions), self.num_classes)
+
+    def _member_regions(self, block: int, columns: range | None) -> list[Regions]:
+        rows = self.block_rows(block)
+        width = self.num_crops if columns is None else len(columns) * self.plan.crops_per_chunk
+        everything = np.full((len(rows), width), Region.IMPORTANT, np.uint8)
+        return [
+            everything if member.mask is None else member.mask.regions(block, columns)
+            for member in self.members
+        ]
+
+    def _shares(self, regions: Sequence[Regions]) -> list[NDArray[np.float32]]:
+        """Per member its share (n, m) of each crop's label; NaN where nobody keeps the crop."""
+        weights = [
+            np.where(is_usable(codes), member.weight, 0.0)
+            for member, codes in zip(self.members, regions, strict=True)
+        ]
+        total = np.sum(weights, axis=0)
+        total[total == 0] = np.nan
+        return [(weight / total).astype(np.float32) for weight in weights]
+
+
+def _check_alike(first: LabelSet, other: LabelSet) -> None:
+    if other.store.uuid != first.store.uuid:
+        raise UsageError(
+            f"label sets {first.name} and {other.name} are in different stores: an ensemble is over one crop plan"
+        )
+    if other.plan.name != first.plan.name:
+        raise UsageError(
+            f"label set {first.name} is on crop plan {first.plan.name} and {other.name} on {other.plan.name}: their "
+            "labels are of different crops; choose label sets of one plan"
+        )
+    if other.num_classes != first.num_classes:
+        raise UsageError(
+            f"label set {first.name} has {first.num_classes} classes and {other.name} {other.num_classes}: "
+            "choose teachers with the same classes"
+        )
+
+
+def _recovered(labels: LabelSet, block: int, columns: range | None, temperature: float) -> Labels:
+    if labels.listed is None:
+        return labels.dense(block, columns, temperature)
+    return labels.sparse(block, columns, temperature)
+
+
+def _calibrated(
+    member: Member, labels: Labels, regions: Regions, truth: NDArray[np.integer]
+) -> Labels:
+    if member.mask is None:
+        return labels
+    epsilon, classes = float(member.mask.rule["epsilon"]), member.labels.num_classes
+    if isinstance(labels, SparseLabels):
+        return calibrate_label(labels, regions, truth, epsilon, classes)
+    return calibrate_dense(labels, regions, truth, epsilon, classes)
+
+
+def _without_discarded(labels: Labels, regions: Regions) -> Labels:
+    """The same labels, NaN where a crop is not drawn."""
+    discarded = ~is_usable(regions)
+    if discarded.any():
+        for values in (
+            (labels.probs, labels.rest) if isinstance(labels, SparseLabels) else (labels,)
+        ):
+            values[discarded] = np.nan  # calibration made these arrays
+    return labels
+
+
+def _together(regions: Sequence[Regions]) -> Regions:
+    if len(regions) == 1:
+        return regions[0]
+    stacked = np.stack(regions)
+
+    def somebody(region: Region) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = (stacked == region).any(axis=0)
+        return found
+
+    codes = np.full(regions[0].shape, Region.MISSING, np.uint8)
+    # the later, the stronger
+    for region in (Region.TOO_EASY, Region.TOO_HARD, Region.HARD, Region.IMPORTANT):
+        codes[somebody(region)] = region
+    return codes
+
+
+def _mean_dense(
+    labels: Sequence[Labels], shares: Sequence[NDArray[np.float32]], num_classes: int
+) -> NDArray[np.float32]:
+    mean: NDArray[np.float32] | None = None
+    for one, share in zip(labels, shares, strict=True):
+        part = densify(one, num_classes) if isinstance(one, SparseLabels) else one
+        part = part * share[..., None]
+        mean = part if mean is None else mean + part
+    assert mean is not None
+    return mean
+
+
+def _mean_sparse(
+    labels: Sequence[Labels], shares: Sequence[NDArray[np.float32]], num_classes: int
+) -> SparseLabels:
+    sparse = [one for one in labels if isinstance(one, SparseLabels)]
+    ids, found = over_union(sparse, num_classes)
+    probs, rest = np.zeros(ids.shape, np.float32), np.zeros(ids.shape[:-1], np.float32)
+    for one, own, share in zip(sparse, found, shares, strict=True):
+        probs += own * share[..., None]
+        rest += one.rest * share
+    _largest_first(ids, probs)
+    ids[np.isnan(rest)] = missing_id(ids.dtype)
+    return SparseLabels(class_ids=ids, probs=probs, rest=rest)
+
+
+def _largest_first(ids: NDArray[Any], probs: NDArray[np.float32]) -> None:
+    """Exchange each row's most probable class with its first, in place; the others stay in no order."""
+    best, at = probs[..., 0].copy(), np.zeros(probs.shape[:-1], np.int64)
+    for rank in range(1, probs.shape[-1]):
+        better = probs[..., rank] > best
+        np.copyto(best, probs[..., rank], where=better)
+        np.copyto(at, rank, where=better)
+    for values in (ids, probs):
+        chosen = np.take_along_axis(values, at[..., None], -1)
+        np.put_along_axis(values, at[..., None], values[..., :1].copy(), -1)
+        values[..., :1] = chosen
+
+
+def _regions_at(
+    mask: Mask | None,
+    whole: Ensemble,
+    rows: NDArray[np.int64],
+    crops: Sequence[Sequence[int]] | NDArray[np.integer] | None,
+    like: NDArray[np.float32],
+) -> Regions:
+    """Region codes (n, m) of chosen crops."""
+    codes = np.full(like.shape[:2], Region.IMPORTANT, np.uint8)
+    if mask is None:
+        return codes
+    height = whole.layout.images_per_shard
+    for place, row in enumerate(rows.tolist()):
+        of_image = mask.regions(row // height)[row % height]
+        codes[place] = of_image if crops is None else of_image[np.asarray(crops[place], np.int64)]
+    return codes
