@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.codecs.base import LabelCodec
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.generation.teachers import Teacher
 
@@ -51,6 +52,26 @@ def class_map(
             "the class map gives one teacher output to two classes: each output once"
         )
     return chosen
+
+
+def is_projection(
+    teacher: Teacher, codec: LabelCodec, classes: Sequence[str], source: str | Path | None
+) -> bool:
+    """Whether raw outputs are to be kept as they are, being no classes of these images: a projection head's.
+
+    Such has another number of outputs than there are classes, no names for them, and no class map.
+    """
+    unnamed = source is None and teacher.class_names is None
+    return codec.takes == "outputs" and unnamed and teacher.row.num_classes != len(classes)
+
+
+def columns_for(
+    teacher: Teacher, codec: LabelCodec, classes: Sequence[str], source: str | Path | None
+) -> NDArray[np.int64] | None:
+    """`class_map`; None, which keeps all outputs, also for a projection head."""
+    if is_projection(teacher, codec, classes, source):
+        return None
+    return class_map(teacher, classes, source)
 
 
 def _from_file(path: Path, classes: Sequence[str]) -> NDArray[np.int64]:

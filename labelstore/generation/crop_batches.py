@@ -9,26 +9,36 @@ forward pass of one batch overlaps with the pixels of the next.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from labelstore.crops import CropPlan
 from labelstore.errors import RejectedInput, StorageError
+from labelstore.generation.device_crops import crops_on_device
 from labelstore.images import digest
 from labelstore.replay import decode, replay_many
 
 SPAN = 16
 """Crops that one task resizes: small enough to share an image of many crops between threads."""
-BUFFERS = 3
-"""Batches in flight: one in the forward pass, one full, one being filled."""
+BUFFERS = 4
+"""Batches in flight: one whose labels are looked at, one in the forward pass, one full, one being filled."""
 IMAGES_AHEAD = 4
 """Images per thread that are decoded before their first crop is needed."""
+
+
+class CropsOfImage(Protocol):
+    """What gives the boxes and flips of an image: a crop plan, or `whole_images.WholeImages`."""
+
+    def crops(
+        self, key: str, height: int, width: int, crops: NDArray[np.integer[Any]], /
+    ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+        """Boxes (m, 4) and flips (m,) of these crop numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +78,7 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class CropBatch:
-    """uint8 crops (B, 3, S, S) and which images and crops they are. Valid until the next batch is asked for."""
+    """uint8 crops (B, 3, S, S) and which images and crops they are. Valid until the next batch but one is asked for."""
 
     pixels: torch.Tensor
     segments: tuple[Segment, ...]
@@ -78,13 +88,14 @@ class CropBatch:
 class CropBatches:
     """Iterates batches of `batch_size` crops over jobs; the last batch may be smaller.
 
-    Of every image the crops from its job's `first_crop` up to `num_crops`.
+    Of every image the crops from its job's `first_crop` up to `num_crops`. `crop_device` is where crops are made,
+    None for `replay` on the CPU. `most_ahead` limits the images that are decoded before they are needed.
     """
 
     def __init__(
         self,
         jobs: Iterable[ImageJob],
-        plan: CropPlan,
+        plan: CropsOfImage,
         *,
         num_crops: int,
         batch_size: int,
@@ -93,6 +104,8 @@ class CropBatches:
         workers: int,
         check: Callable[[OpenedImage], None] | None = None,
         pin_memory: bool = False,
+        crop_device: torch.device | None = None,
+        most_ahead: int | None = None,
     ) -> None:
         self._jobs = iter(jobs)
         self._plan = plan
@@ -101,17 +114,25 @@ class CropBatches:
         self._interpolation = interpolation
         self._check = check
         shape = (batch_size, 3, input_size, input_size)
+        self._crop_device = crop_device
         self._free = deque(
-            torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory) for _ in range(BUFFERS)
+            torch.empty(
+                shape,
+                dtype=torch.uint8,
+                device=crop_device,
+                pin_memory=pin_memory and crop_device is None,
+            )
+            for _ in range(BUFFERS)
         )
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="crops")
         self._ahead: deque[tuple[ImageJob, Future[OpenedImage]]] = deque()
-        self._most_ahead = IMAGES_AHEAD * workers
+        self._most_ahead = min(IMAGES_AHEAD * workers, most_ahead or IMAGES_AHEAD * workers)
 
-    def __iter__(self) -> Iterator[CropBatch]:
+    def __iter__(self) -> Generator[CropBatch, None, None]:
         waiting: deque[tuple[CropBatch, list[Future[None]]]] = deque()
         plans = self._plan_batches()
         planned = True
+        given: torch.Tensor | None = None
         try:
             while True:
                 while planned and self._free:
@@ -125,8 +146,10 @@ class CropBatches:
                 batch, tasks = waiting.popleft()
                 for task in tasks:
                     task.result()
+                if given is not None:
+                    self._free.append(given)
+                given = batch.pixels
                 yield batch
-                self._free.append(batch.pixels)
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -179,6 +202,8 @@ class CropBatches:
         )
         if self._check is not None:
             self._check(opened)
+        if self._crop_device is not None:
+            opened.pixels = pixels.to(self._crop_device)
         return opened
 
     def _start(self, segments: tuple[Segment, ...]) -> tuple[CropBatch, list[Future[None]]]:
@@ -202,6 +227,15 @@ class CropBatches:
             return
         assert opened.boxes is not None
         assert opened.flips is not None
+        if self._crop_device is not None:
+            crops_on_device(
+                opened.pixels,
+                opened.boxes[first:last],
+                opened.flips[first:last],
+                self._interpolation,
+                out,
+            )
+            return
         replay_many(
             opened.pixels,
             opened.boxes[first:last],

@@ -1,8 +1,9 @@
-"""More crops of every image: the plan grows, and each teacher labels the new crops of its label set.
+"""More crops of every image, or more images: each teacher labels what is new for its label set.
 
-Crops are numbered and drawn one by one (crops.py), so the first M of a larger plan are the old ones: shards
+Crops are numbered and drawn one by one (crop_plan.py), so the first M of a larger plan are the old ones: shards
 are added and none is rewritten. From then on every label set of the plan is incomplete until its own teacher
-has labelled the new crops (`grow` again) or, for a variant, `derive` has been called again.
+has labelled the new crops (`grow` again) or, for a variant, `derive` has been called again. How new images
+join is in new_images.py.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from typing import Any
 
 from labelstore.catalogue.records import LabelSetRow
 from labelstore.codecs import codec_from_record
+from labelstore.crop_plan import is_imported
 from labelstore.errors import UsageError
-from labelstore.generation.generate import GenerationReport, generate
+from labelstore.generation.generate import generate
 from labelstore.generation.image_check import check_images
+from labelstore.generation.label_facts import recorded_images
+from labelstore.generation.new_images import add_images
 from labelstore.generation.teachers import Teacher, load_teacher
+from labelstore.generation.worker import GenerationReport
 from labelstore.images import ImageFolder, scan_folder
 from labelstore.store import Store
-from labelstore.variants import DERIVED
+from labelstore.store.writing import DERIVED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +46,9 @@ class Growth:
 def grow(
     store: Store,
     *,
-    num_crops: int,
+    num_crops: int | None = None,
     teacher: str | Teacher,
-    images: str | Path | ImageFolder,
+    images: str | Path | ImageFolder | None = None,
     label_set: str | None = None,
     plan: str | None = None,
     note: Callable[[str], None] = lambda message: None,
@@ -51,14 +56,23 @@ def grow(
 ) -> GenerationReport:
     """Grow a plan to `num_crops` crops of every image, and label the new ones with the teacher of a label set.
 
+    Without `num_crops` the images that were added to the folder join the store, and get as many crops as the
+    others; RejectedInput where one of the store's is gone or changed, or a class is new (see `add_images`).
+    Images, class map, autocast and crop device are as recorded with the label set where they are not given.
     On a plan that has as many crops already it resumes or joins. `label_set` is needed where the teacher has
     several on the plan. UsageError for fewer crops, for a number that is no multiple of the plan's
     crops_per_shard, and for a teacher without labels on the plan; nothing is written then.
     """
+    adds_images = num_crops is None
+    num_crops = store.plan(plan).num_crops if num_crops is None else num_crops
     growth = plan_growth(store, num_crops, plan=plan)
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
     row = _label_set_of(store, teacher, growth.plan, label_set)
+    if images is None:
+        images = recorded_images(store, row)
     folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
+    if adds_images:
+        add_images(store, folder)
     check_images(store, folder, lambda message: None)  # generate() says it
     with store.catalogue.transaction() as connection:
         if store.plan(growth.plan).num_crops < num_crops:
@@ -88,6 +102,11 @@ def plan_growth(store: Store, num_crops: int, *, plan: str | None = None) -> Gro
         raise UsageError(
             f"--num-crops {num_crops}: {store.path} has {row.num_crops} crops of each image and never "
             "shrinks; a run draws fewer by itself"
+        )
+    if is_imported(row.parameters) and num_crops > row.num_crops:
+        raise UsageError(
+            f"--num-crops {num_crops}: the {row.num_crops} crops of plan {row.name} were imported with their labels "
+            "and follow from no seed, so that there are no further ones: make another store, or train from these"
         )
     if num_crops % row.crops_per_shard:
         below = num_crops // row.crops_per_shard * row.crops_per_shard

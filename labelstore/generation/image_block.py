@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import Lease, PlanRow
-from labelstore.codecs.base import LabelCodec, TopK
+from labelstore.codecs import missing_labels
+from labelstore.codecs.base import LabelCodec, MapTopK, TopK
 from labelstore.codecs.topk import id_dtype, missing_id
 from labelstore.generation.crop_batches import OpenedImage
-from labelstore.generation.spool import LabelledImage, Spool
 from labelstore.store import BlockArrays, ImageFacts
+from labelstore.store.spool import LabelledImage, Spool
 
 
 @dataclass(kw_only=True)
@@ -36,9 +37,8 @@ class ImageBlock:
     done: dict[int, LabelledImage] = field(default_factory=dict)
     bad: dict[int, str] = field(default_factory=dict)
     """Left out, now or in an earlier session: image row -> reason."""
-    seconds: float = 0.0
-    """Spent on this block's crops."""
     _partial: dict[int, dict[str, NDArray[Any]]] = field(default_factory=dict)
+    _seconds: dict[int, float] = field(default_factory=dict)
 
     @property
     def first_crop(self) -> int:
@@ -71,11 +71,22 @@ class ImageBlock:
         """True when every image has labels or was left out."""
         return not self.pending
 
+    @property
+    def seconds(self) -> float:
+        """Spent on the images that have labels, by whoever labelled them."""
+        return sum(labelled.seconds for labelled in self.done.values())
+
     def add(
-        self, opened: OpenedImage, first: int, last: int, labels: Mapping[str, NDArray[Any]]
+        self,
+        opened: OpenedImage,
+        first: int,
+        last: int,
+        labels: Mapping[str, NDArray[Any]],
+        seconds: float,
     ) -> bool:
         """Take the labels of crops [first, last) of one image; True when that was its last crop."""
         image = opened.job.image
+        self._seconds[image] = self._seconds.get(image, 0.0) + seconds
         arrays = self._partial.setdefault(image, {})
         for name, values in labels.items():
             if name not in arrays:
@@ -97,6 +108,7 @@ class ImageBlock:
                 **arrays,
             },
             first_crop=self.first_crop,
+            seconds=self._seconds.pop(image),
         )
         self.spool.append(finished)
         self.done[image] = finished
@@ -114,12 +126,21 @@ class ImageBlock:
         decoded = [(i.image, i.width, i.height, i.digest) for i in self.done.values()]
         return ImageFacts(decoded=sorted(decoded), bad=self.bad)
 
-    def labels(self, crops: slice) -> TopK | NDArray[np.float32]:
+    def labels(self, crops: slice) -> TopK | MapTopK | NDArray[np.float32]:
         """Teacher labels of all images and the asked crops: (n, m, K) as TopK, or dense (n, m, C).
 
+        Outputs before softmax are dense too; maps are (n, H, W, K), of the one crop that is the whole image.
         Images without labels are NaN.
         """
         some = next(iter(self.done.values()), None)
+        if some is not None and "logits" in some.arrays:
+            shape = some.arrays["logits"].shape[1:]
+            logits = self._gather("logits", crops, shape, np.dtype(np.float32), np.nan)
+            if "class_ids" not in some.arrays:
+                return logits
+            ids = some.arrays["class_ids"].dtype
+            classes = self._gather("class_ids", crops, shape, ids, missing_id(ids))
+            return MapTopK(class_ids=classes[:, 0], logits=logits[:, 0])
         if some is None or "class_ids" in some.arrays:
             k = 1 if some is None else some.arrays["class_ids"].shape[-1]
             ids = id_dtype(1) if some is None else some.arrays["class_ids"].dtype
@@ -135,7 +156,13 @@ class ImageBlock:
         """The label set's shards of this block, encoded."""
         shards = []
         for crop_shard, crops in self.crop_shards():
-            arrays = codec.encode(self.labels(crops), num_classes)
+            count = crops.stop - crops.start
+            labels = (
+                self.labels(crops)
+                if self.done
+                else missing_labels(codec, len(self.rows), count, num_classes)
+            )
+            arrays = codec.encode(labels, num_classes)
             shards.append(BlockArrays(group=f"labels/{name}", crop_shard=crop_shard, arrays=arrays))
         return shards
 

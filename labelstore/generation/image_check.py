@@ -19,7 +19,8 @@ def check_images(store: Store, folder: ImageFolder, note: Callable[[str], None])
     RejectedInput naming the first image that is missing or changed. Images that are new in the folder are
     only noted: they have no labels and are not drawn.
     """
-    columns = store.image_columns
+    rows = np.flatnonzero(~store.free)
+    columns = {name: column[rows] for name, column in store.image_columns.items()}
     held = {key: i for i, key in enumerate(folder.keys)}
     at = np.array([held.get(key, -1) for key in columns["key"]], np.int64)
     if (at < 0).any():
@@ -37,7 +38,7 @@ def check_images(store: Store, folder: ImageFolder, note: Callable[[str], None])
     touched = np.flatnonzero(mtimes != columns["mtime_ns"])
     if len(touched) > DIGESTS_CHECKED:
         touched = np.random.default_rng(0).choice(touched, DIGESTS_CHECKED, replace=False)
-    for row in [*resized.tolist(), *touched.tolist()]:
+    for row in [*resized.tolist(), *touched.tolist()]:  # of `columns`
         path = folder.path(columns["key"][row])
         known = columns["digest"][row].tobytes() if columns["has_digest"][row] else None
         if row in resized or (known is not None and digest(path.read_bytes()) != known):

@@ -11,16 +11,20 @@ import torch
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import LabelSetRow, ShardRow
-from labelstore.codecs import codec_from_record
-from labelstore.codecs.base import TopK
-from labelstore.codecs.topk import id_dtype, missing_id
+from labelstore.codecs import codec_from_record, is_map, missing_labels
+from labelstore.codecs.base import MapTopK, TopK
+from labelstore.codecs.topk import missing_id
 from labelstore.errors import ConflictError, RejectedInput
-from labelstore.generation.class_map import class_map as map_classes
 from labelstore.generation.crop_batches import CropBatches, ImageJob, OpenedImage
+from labelstore.generation.dense_head import with_dense_head
+from labelstore.generation.device_crops import check_crop_device
+from labelstore.generation.generate import default_device
+from labelstore.generation.label_facts import facts_for
 from labelstore.generation.labeller import Autocast, Labeller
 from labelstore.generation.teachers import Teacher
+from labelstore.generation.whole_images import WholeImages
 from labelstore.images import ImageFolder
-from labelstore.schema import Layout
+from labelstore.schema import label_layout
 from labelstore.store import Store
 
 
@@ -34,6 +38,8 @@ class Relabeller:
     teacher: Teacher
     """With the preprocessing that the store recorded."""
     labeller: Labeller
+    crop_device: torch.device | None
+    """Where crops are made; None: on the CPU."""
     batch_size: int
     workers: int
 
@@ -48,31 +54,42 @@ class Relabeller:
         class_map: str | None,
         batch_size: int,
         device: str | None,
-        autocast: Autocast,
+        autocast: Autocast | None,
         workers: int,
     ) -> Relabeller:
-        """ConflictError unless these are the weights that made the labels."""
+        """ConflictError unless these are the weights that made the labels.
+
+        Class map, autocast and crop device are as the label set recorded them where they are not given.
+        """
         held = store.teacher(row.teacher)
         if teacher.row.digest != held.digest:
             raise ConflictError(
                 f"label set {row.name} was made by weights {held.digest[:12]} ({held.source}), "
                 f"{teacher.row.source} has {teacher.row.digest[:12]}: give the same with --teacher"
             )
+        codec = codec_from_record(row.codec)
         teacher = Teacher(module=teacher.module, row=held, class_names=teacher.class_names)
-        chosen = map_classes(teacher, store.class_names, class_map)
+        facts = facts_for(
+            store, row, teacher, codec, images=folder.root, class_map=class_map, autocast=autocast
+        )
+        check_crop_device(facts.crop_device, held.interpolation)
+        teacher, _ = with_dense_head(teacher, codec)
+        labeller = Labeller(
+            teacher,
+            codec.kept(row.num_classes),
+            device=device or default_device(),
+            autocast=facts.autocast,
+            temperature=row.temperature,
+            class_map=facts.outputs,
+            takes=codec.takes,
+        )
         return cls(
             store=store,
             row=row,
             folder=folder,
             teacher=teacher,
-            labeller=Labeller(
-                teacher,
-                codec_from_record(row.codec).kept(row.num_classes),
-                device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-                autocast=autocast,
-                temperature=row.temperature,
-                class_map=chosen,
-            ),
+            labeller=labeller,
+            crop_device=None if facts.crop_device == "cpu" else labeller.device,
             batch_size=batch_size,
             workers=workers,
         )
@@ -85,7 +102,7 @@ class Relabeller:
         `alive` is called after every batch, and may raise.
         """
         plan = self.store.plan(self.row.plan)
-        layout = Layout.of(plan, self.store.num_rows)
+        layout = label_layout(self.row, plan, self.store.num_rows)
         rows = layout.rows(shard.block)
         first = shard.crop_shard * layout.crops_per_shard
         keys, bad = self.store.image_columns["key"], self.store.bad
@@ -95,13 +112,14 @@ class Relabeller:
                 for i in rows
                 if not bad[i]
             ],
-            self.store.crop_plan(plan.name),
+            WholeImages() if is_map(self.row.codec) else self.store.planned_crops(plan.name),
             num_crops=first + layout.crops_per_shard,
             batch_size=self.batch_size,
             input_size=self.teacher.row.input_size,
             interpolation=self.teacher.row.interpolation,
             workers=self.workers,
             check=self._check_unchanged,
+            crop_device=self.crop_device,
         )
         found: dict[str, NDArray[Any]] = {}
         for batch in batches:
@@ -123,20 +141,16 @@ class Relabeller:
         self, found: dict[str, NDArray[Any]], shape: tuple[int, int]
     ) -> dict[str, NDArray[Any]]:
         codec = codec_from_record(self.row.codec)
-        kept = codec.kept(self.row.num_classes)
-        if kept is None:
-            dense = found.get("probs")
-            if dense is None:
-                dense = np.full((*shape, self.row.num_classes), np.nan, np.float32)
-            return codec.encode(dense, self.row.num_classes)
+        labels: TopK | MapTopK | NDArray[np.float32]
         if not found:  # every image of the block was left out
-            ids = id_dtype(self.row.num_classes)
-            found = {
-                "class_ids": np.full((*shape, kept), missing_id(ids), ids),
-                "probs": np.full((*shape, kept), np.nan, np.float32),
-                "tail": np.full(shape, np.nan, np.float32),
-            }
-        return codec.encode(TopK(**found), self.row.num_classes)
+            labels = missing_labels(codec, *shape, self.row.num_classes)
+        elif codec.takes == "map":
+            labels = MapTopK(class_ids=found["class_ids"][:, 0], logits=found["logits"][:, 0])
+        elif len(found) == 1:
+            (labels,) = found.values()
+        else:
+            labels = TopK(**found)
+        return codec.encode(labels, self.row.num_classes)
 
     def _check_unchanged(self, opened: OpenedImage) -> None:
         columns = self.store.image_columns

@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.arrays.durable import StagedFiles, storage_errors
-from labelstore.calibration import RegionThresholds
-from labelstore.calibration.probability import probabilities
+from labelstore.calibration import rule_from_record
 from labelstore.catalogue.records import ShardRow
+from labelstore.crop_plan import is_imported
 from labelstore.errors import ConflictError, UsageError
 from labelstore.generation.image_check import check_images
+from labelstore.generation.label_facts import recorded_images
 from labelstore.generation.labeller import Autocast
 from labelstore.generation.relabelling import Relabeller
-from labelstore.generation.teachers import Teacher, load_teacher
+from labelstore.generation.teachers import Teacher, load_recorded_teacher
 from labelstore.images import ImageFolder, scan_folder
 from labelstore.integrity import Problem, VerifyReport, verify
 from labelstore.store import Store
@@ -71,13 +72,15 @@ def repair(
     whole_shards: bool = False,
     batch_size: int = 64,
     device: str | None = None,
-    autocast: Autocast = "none",
+    autocast: Autocast | None = None,
     workers: int | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
     note: Callable[[str], None] = lambda message: None,
 ) -> RepairReport:
     """Make every damaged shard again from `images` and the recorded teacher (or `teacher`, the same weights).
+
+    Images, class map, autocast and crop device are as recorded with the label set where they are not given.
 
     Only files that no longer match their ledger row are replaced. Where the teacher, on this device, does
     not reproduce a damaged shard's intact files bit for bit, the shard's new and old files would not fit
@@ -135,17 +138,20 @@ class _Repair:
         if self.report.problems:
             with self.store.catalogue.transaction():
                 pass  # read-only and frozen stores say so here
+        self._refuse_imported()
         damaged = [shard for shard in self.report.damaged_shards if shard[0].startswith("labels/")]
         self.relabellers: dict[str, Relabeller] = {}
         if not damaged:
             return
-        if self.images is None:
-            raise UsageError(
-                f"{len(damaged)} damaged shards hold labels: give --images DIR to make them again"
-            )
-        folder = (
-            self.images if isinstance(self.images, ImageFolder) else scan_folder(Path(self.images))
-        )
+        images = self.images
+        if images is None:
+            try:
+                images = recorded_images(self.store)
+            except UsageError as error:
+                raise UsageError(
+                    f"{len(damaged)} damaged shards hold labels, made again from images: {error}"
+                ) from None
+        folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
         check_images(self.store, folder, self.note)
         for name in dict.fromkeys(group.partition("/")[2] for group, _, _ in damaged):
             row = self.store.label_set_row(name)
@@ -153,13 +159,26 @@ class _Repair:
                 self.store, row, folder, self._teacher(row.teacher), **self.options
             )
 
+    def _refuse_imported(self) -> None:
+        """What came with imported labels follows from nothing that is here."""
+        for group, block, _ in self.report.damaged_shards:
+            kind, _, name = group.partition("/")
+            origin: Mapping[str, Any] = {}
+            if kind == "crops" and is_imported(self.store.plan(name).parameters):
+                origin = {"format": self.store.plan(name).parameters.get("format")}
+            elif kind == "labels":
+                origin = self.store.label_set_row(name).facts.get("imported_from", {})
+            if origin:
+                raise ConflictError(
+                    f"image block {block} of {group} was imported from {origin.get('format')} files and cannot be made "
+                    "again by a teacher: restore its files from a copy, or import into a new store"
+                )
+
     def _teacher(self, name: str) -> Teacher:
         if isinstance(self.teacher, Teacher):
             return self.teacher
         held = self.store.teacher(name)
-        return load_teacher(
-            self.teacher or held.source, architecture=held.architecture, input_size=held.input_size
-        )
+        return load_recorded_teacher(held, self.teacher)
 
     def metadata(self) -> tuple[str, ...]:
         """Write metadata files again from the catalogue; returns those that were damaged."""
@@ -298,13 +317,11 @@ class _Repair:
         """Region codes, a function of the labels and the rule."""
         mask = self.store.mask(name)
         labels = self.store.label_set(mask.row.label_set)
-        rule = RegionThresholds.from_record(mask.rule)
+        rule = rule_from_record(mask.row.rule)
         layout = group.layout
         first = row.crop_shard * layout.columns_per_shard
         parts = [
-            rule.regions(
-                probabilities(labels, rule.criterion, row.block, range(column, column + 1))
-            )
+            rule.block_regions(labels, row.block, range(column, column + 1))
             for column in range(first, first + layout.columns_per_shard)
         ]
         return {"region": np.concatenate(parts, axis=1)}

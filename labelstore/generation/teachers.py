@@ -21,6 +21,7 @@ from torch import nn
 
 from labelstore.catalogue.records import TeacherRow
 from labelstore.errors import RejectedInput, StorageError, UsageError
+from labelstore.generation.functions import call_function, is_function
 from labelstore.generation.weights import first_line, load_weights, read_weights, state_digest
 
 WEIGHT_FILES = (".pth", ".pt", ".bin", ".tar", ".safetensors")
@@ -47,9 +48,11 @@ def load_teacher(
 ) -> Teacher:
     """The teacher that `source` names, with pretrained weights and its own preprocessing.
 
-    `source`: "timm:NAME" (or a bare timm name), "torchvision:NAME", a run folder of `trainer run`, or a
-    checkpoint (.pth, .safetensors) together with `architecture`, which is again timm:NAME or
-    torchvision:NAME. RejectedInput for a checkpoint that does not fit, StorageError where weights would
+    `source`: "timm:NAME" (or a bare timm name), "torchvision:NAME", a run folder of `trainer run`,
+    "package.module:function" that returns a network (an SSL teacher with its projection head; called with
+    `model_options`; preprocessing from its `pretrained_cfg`, as timm's, or timm's defaults), or a checkpoint
+    (.pth, .safetensors) together with `architecture`, which is again one of timm:NAME, torchvision:NAME and
+    package.module:function. RejectedInput for a checkpoint that does not fit, StorageError where weights would
     have to come from a network and there is none, UsageError for a name that does not exist.
     """
     path = Path(source)
@@ -68,8 +71,31 @@ def load_teacher(
     return Teacher(module=module, row=row, class_names=teacher.class_names)
 
 
+def load_recorded_teacher(row: TeacherRow, given: str | None = None) -> Teacher:
+    """The teacher that a store recorded, from its own source or from `given`, with the recorded input size.
+
+    Code that a store names is never imported: where the source is a function, `given` has to say so itself
+    (UsageError).
+    """
+    source = given or row.source
+    if given is None and is_function(row.source):
+        raise UsageError(
+            f"teacher {row.name} is {row.source}, and a store does not say which code to run: give --teacher "
+            f"{row.source} if you trust it"
+        )
+    if is_function(row.architecture) and not is_function(source):
+        raise UsageError(
+            f"the network of teacher {row.name} is {row.architecture}, and a store does not say which code to run: "
+            "give --teacher with a package.module:function that returns it with its weights"
+        )
+    architecture = None if is_function(source) else row.architecture
+    return load_teacher(source, architecture=architecture, input_size=row.input_size)
+
+
 def build(architecture: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
-    """A network by name: timm:NAME, torchvision:NAME, or a bare timm name."""
+    """A network by name: timm:NAME, torchvision:NAME, package.module:function, or a bare timm name."""
+    if is_function(architecture):
+        return call_function(architecture, options)
     library, name = _split(architecture)
     if library == "torchvision":
         import torchvision
@@ -166,7 +192,7 @@ def _from_checkpoint(
             f"--teacher {path} is a checkpoint: name its network with --teacher-model, e.g. timm:resnet50"
         )
     state = read_weights(path)
-    if "num_classes" not in options:
+    if "num_classes" not in options and not is_function(architecture):
         classes = _head_classes(state)
         if classes is not None:
             options["num_classes"] = classes
@@ -209,6 +235,11 @@ def _from_run_folder(path: Path, source: str) -> Teacher:
     if weights is None:
         raise RejectedInput(
             f"{path} holds no weights yet (model.safetensors): wait for `trainer run` to finish"
+        )
+    if is_function(model):
+        raise UsageError(
+            f"{path} is a run of {model}, and a folder does not say which code to run: give --teacher {weights} "
+            f"--teacher-model {model}"
         )
     module = build(model, {**options, "num_classes": classes}, pretrained=False)
     load_weights(module, weights)
@@ -297,6 +328,8 @@ def _split(source: str) -> tuple[str, str]:
 
 def _short_name(source: str) -> str:
     """A name for catalogue and folders: the model's name, or the file's or folder's."""
+    if is_function(source):
+        return source.rpartition(":")[2]
     path = Path(source)
     name = path.name if path.exists() or path.suffix in WEIGHT_FILES else _split(source)[1]
     for suffix in WEIGHT_FILES:

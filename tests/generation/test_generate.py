@@ -127,7 +127,7 @@ def test_the_same_command_resumes_without_decoding_what_is_committed(
     )
     report = create(tmp_path / "s", photographs, run_folder)
     # nine images were finished before the stop: two committed blocks and one image in the spool
-    assert report.already_committed == 2
+    assert report.already_committed == 8 * M
     assert len(opened) == 21 - 9
     assert report.num_crops == 12 * M
     fresh = tmp_path / "fresh"
@@ -214,7 +214,7 @@ def test_nan_from_the_teacher_names_the_crop(
         teacher.module.fc.bias[0] = torch.nan  # type: ignore[index,union-attr]
     with pytest.raises(RejectedInput, match=r"NaN for crop 0 of bird/0\.jpg"):
         create(tmp_path / "s", photographs, teacher)
-    assert labelstore.open(tmp_path / "s").shards().empty
+    assert not (tmp_path / "s").exists()
 
 
 def test_classes_that_do_not_match_need_a_map(tmp_path: Path, photographs: Path) -> None:

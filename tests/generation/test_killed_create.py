@@ -72,7 +72,7 @@ def test_kill_9_loses_nothing_that_was_committed(tmp_path: Path, run_folder: Pat
     assert labels.present.all()
     done_before = sum(key[0].startswith("labels/") for key in before)
     # the committed blocks were not labelled again; what the spool had kept was not either
-    assert f'"already_committed": {done_before}' in out
+    assert f'"already_committed": {4 * 160 * done_before}' in out
     whole = labels.recover(range(60))
     assert np.isfinite(whole).all()
 
@@ -82,11 +82,8 @@ def test_two_processes_share_the_work(tmp_path: Path, run_folder: Path) -> None:
     store = tmp_path / "s"
     workers = [start(store, photographs, run_folder) for _ in range(2)]
     outputs = [worker.communicate() for worker in workers]
-    codes = [worker.returncode for worker in workers]
-    if 5 in codes:  # both made the store in the same instant: one is told to run again, and joins
-        outputs.append(start(store, photographs, run_folder).communicate())
-        codes.remove(5)
-    assert set(codes) == {0}, outputs
+    # also where both made the store in the same instant
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
     assert len(committed(store)) == 30
     labelled = sum(int(out.split('"num_crops": ')[1].split(",")[0]) for out, _ in outputs if out)
     assert labelled == 60 * 160

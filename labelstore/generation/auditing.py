@@ -1,0 +1,361 @@
+"""Audit: the teacher sees stored crops again, and its probabilities are held against the stored ones.
+
+`verify` says that bytes are what was written; only the teacher can say that they were the right labels of these
+crops. Fresh probabilities go through the label set's own codec on the classes that are stored, so that what is left
+is a difference of labels and not of rounding, and a tie at rank K is none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from labelstore.catalogue.records import LabelSetRow
+from labelstore.codecs import codec_from_record, is_map
+from labelstore.codecs.base import LabelCodec, TopK
+from labelstore.errors import NotGenerated, RejectedInput, UsageError
+from labelstore.generation.device_crops import crops_on_device
+from labelstore.generation.generate import default_workers
+from labelstore.generation.image_check import check_images
+from labelstore.generation.label_facts import recorded_images
+from labelstore.generation.labeller import Autocast
+from labelstore.generation.relabelling import Relabeller
+from labelstore.generation.teachers import Teacher, load_recorded_teacher
+from labelstore.images import ImageFolder, digest, scan_folder
+from labelstore.replay import decode, replay
+from labelstore.store import LabelSet, Store
+from labelstore.store.leases import Progress
+
+CELLS = 64
+"""Chunks that the sample is drawn from: each costs the decoding of a chunk, whatever is taken of it."""
+TOLERANCES = {"float32": 0.001, "float16": 0.002, "uint8": 0.02}
+"""By dtype, where nothing is asked for: twice the largest rounding step, and what another device's kernels add."""
+AUTOCAST_TOLERANCE = 0.05
+"""More where the teacher ran in 8 or 11 bits of mantissa."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditedCrop:
+    """A crop whose stored label is not the teacher's."""
+
+    image: int
+    key: str
+    crop: int
+    difference: float
+    stored_top1: int
+    """Class with the largest stored probability."""
+    fresh_top1: int
+    """Class that the teacher finds now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """How far stored labels are from the teacher's; a difference is the largest over a crop's probabilities."""
+
+    label_set: str
+    num_crops: int
+    num_images: int
+    largest: float
+    mean: float
+    rounding: float
+    """Largest difference that the codec's own dtype makes to the fresh labels."""
+    tolerance: float
+    beyond: tuple[AuditedCrop, ...]
+    """Crops that differ by more than the tolerance, worst first."""
+    seconds: float
+
+    @property
+    def is_sound(self) -> bool:
+        """True where every crop is within the tolerance."""
+        return not self.beyond
+
+
+def audit(
+    store: Store,
+    *,
+    label_set: str | None = None,
+    images: str | Path | ImageFolder | None = None,
+    teacher: str | Teacher | None = None,
+    sample: int = 1000,
+    tolerance: float | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: str | None = None,
+    autocast: Autocast | None = None,
+    workers: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> AuditReport:
+    """Run the teacher again on `sample` stored crops, drawn at random from up to 64 chunks.
+
+    Images and teacher are as recorded where they are not given; boxes and flips are the stored ones. ConflictError
+    for other weights, RejectedInput for an image that is missing, has changed or is left by a stored box,
+    NotGenerated where nothing is committed, UsageError for label maps, which belong to no crop.
+    """
+    started = time.monotonic()
+    row = store.label_set_row(label_set)
+    _check(row, sample, tolerance)
+    labels = store.label_set(row.name)
+    cells = _cells(labels, sample, seed)
+    if not cells:
+        raise NotGenerated(f"label set {row.name} has no committed labels yet: nothing to audit")
+    if images is None:
+        images = recorded_images(store, row)
+    folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
+    check_images(store, folder, lambda message: None)
+    held = store.teacher(row.teacher)
+    if not isinstance(teacher, Teacher):
+        teacher = load_recorded_teacher(held, teacher)
+    asker = Relabeller.of(
+        store,
+        row,
+        folder,
+        teacher,
+        class_map=None,
+        batch_size=batch_size,
+        device=device,
+        autocast=autocast,
+        workers=workers or default_workers(),
+    )
+    codec = codec_from_record(row.codec)
+    exact = codec
+    if getattr(codec, "dtype", "float32") != "float32":
+        exact = dataclasses.replace(codec, dtype="float32")  # type: ignore[type-var]
+    if tolerance is None:
+        tolerance = TOLERANCES[getattr(codec, "dtype", "float32")]
+        if (autocast or row.facts.get("autocast", "none")) != "none":
+            tolerance += AUTOCAST_TOLERANCE
+    found: list[AuditedCrop] = []
+    rounding, done, total = 0.0, 0, sum(len(cell.rows) for cell in cells)
+    progress(0, total)
+    for cell in cells:
+        fresh = _fresh(asker, labels, cell)
+        stored = _Stored.of(labels, cell)
+        again = stored.through(codec, fresh)
+        rounding = max(rounding, float(np.abs(again - stored.through(exact, fresh)).max()))
+        found += _differences(store, cell, stored, again, fresh)
+        done += len(cell.rows)
+        progress(done, total)
+    differences = np.array([crop.difference for crop in found])
+    worst = sorted(found, key=lambda crop: -crop.difference)
+    return AuditReport(
+        label_set=row.name,
+        num_crops=len(found),
+        num_images=len({crop.image for crop in found}),
+        largest=float(differences.max()),
+        mean=float(differences.mean()),
+        rounding=rounding,
+        tolerance=tolerance,
+        beyond=tuple(crop for crop in worst if not crop.difference <= tolerance),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _check(row: LabelSetRow, sample: int, tolerance: float | None) -> None:
+    if sample < 1:
+        raise UsageError(f"--sample {sample}: audit at least one crop")
+    if tolerance is not None and not 0 <= tolerance <= 1:
+        raise UsageError(f"--tolerance {tolerance}: a difference of probabilities is 0 to 1")
+    if is_map(row.codec):
+        raise UsageError(
+            f"label set {row.name} holds label maps, which belong to images and not to crops: "
+            "`labelstore verify --deep` checks them"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cell:
+    """Crops drawn from one chunk."""
+
+    block: int
+    column: int
+    rows: NDArray[np.int64]
+    """(s,) image rows."""
+    offsets: NDArray[np.int64]
+    """(s,) crops within the chunk column."""
+    first_crop: int
+
+    @property
+    def columns(self) -> range:
+        return range(self.column, self.column + 1)
+
+
+def _cells(labels: LabelSet, sample: int, seed: int) -> list[_Cell]:
+    """Random crops of images that have labels, about as many from each of up to `CELLS` chunks."""
+    rng = np.random.default_rng(seed)
+    layout = labels.layout
+    places = [(b, c) for b in labels.blocks for c in range(layout.num_columns)]
+    if len(places) > CELLS:
+        chosen = rng.choice(len(places), CELLS, replace=False)
+        places = [places[i] for i in np.sort(chosen)]
+    cells = []
+    for number, (block, column) in enumerate(places):
+        wanted = sample * (number + 1) // len(places) - sample * number // len(places)
+        rows = np.array([i for i in labels.block_rows(block) if labels.present[i]], np.int64)
+        count = min(wanted, len(rows) * layout.crops_per_chunk)
+        if not count:
+            continue
+        drawn = np.sort(rng.choice(len(rows) * layout.crops_per_chunk, count, replace=False))
+        cells.append(
+            _Cell(
+                block=block,
+                column=column,
+                rows=rows[drawn // layout.crops_per_chunk],
+                offsets=drawn % layout.crops_per_chunk,
+                first_crop=column * layout.crops_per_chunk,
+            )
+        )
+    return cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """Labels as they are stored: K probabilities and the rest's, or all C."""
+
+    class_ids: NDArray[Any] | None
+    """(s, K); None where all classes are stored."""
+    probs: NDArray[np.float32]
+    """(s, K + 1), the last the probability of each class that is not listed; or (s, C)."""
+    num_classes: int
+
+    @classmethod
+    def of(cls, labels: LabelSet, cell: _Cell) -> _Stored:
+        at = (cell.rows - labels.block_rows(cell.block).start, cell.offsets)
+        if labels.codec.kept(labels.num_classes) is None:
+            dense = labels.dense(cell.block, cell.columns)[at]
+            return cls(class_ids=None, probs=dense, num_classes=labels.num_classes)
+        sparse = labels.sparse(cell.block, cell.columns)
+        probs = np.concatenate([sparse.probs[at], sparse.rest[at][:, None]], axis=1)
+        return cls(class_ids=sparse.class_ids[at], probs=probs, num_classes=labels.num_classes)
+
+    def through(self, codec: LabelCodec, fresh: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Fresh outputs or probabilities (s, C) as the codec gives them back, in the form of `probs`."""
+        if self.class_ids is None:
+            dense = codec.recover(codec.encode(fresh[:, None], self.num_classes), self.num_classes)
+            return dense[:, 0]
+        ids = np.minimum(self.class_ids, self.num_classes - 1).astype(np.int64)
+        chosen = np.take_along_axis(fresh, ids, axis=1)
+        order = np.argsort(-chosen, axis=1, kind="stable")
+        chosen = np.take_along_axis(chosen, order, axis=1)
+        tail = np.maximum(fresh.sum(1, dtype=np.float64) - chosen.sum(1, dtype=np.float64), 0)
+        top = TopK(
+            class_ids=np.take_along_axis(self.class_ids, order, axis=1)[:, None],
+            probs=chosen[:, None],
+            tail=tail.astype(np.float32)[:, None],
+        )
+        back = codec.decode(codec.encode(top, self.num_classes), self.num_classes)
+        probs = np.empty_like(self.probs)
+        np.put_along_axis(probs[:, :-1], order, back.probs[:, 0], axis=1)
+        probs[:, -1] = back.rest[:, 0]
+        return probs
+
+    @property
+    def top1(self) -> NDArray[np.int64]:
+        """(s,) class with the largest probability."""
+        if self.class_ids is None:
+            return self.probs.argmax(1).astype(np.int64)
+        best = self.probs[:, :-1].argmax(1)
+        found: NDArray[np.int64] = np.take_along_axis(self.class_ids, best[:, None], axis=1)[:, 0]
+        return found.astype(np.int64)
+
+    def overlooked(self, fresh: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(s,) how much more probable a class that is not stored is than one that is; 0 for the K largest."""
+        if self.class_ids is None:
+            return np.zeros(len(fresh), np.float32)
+        ids = np.minimum(self.class_ids, self.num_classes - 1).astype(np.int64)
+        least = np.take_along_axis(fresh, ids, axis=1).min(1)
+        others = fresh.copy()
+        np.put_along_axis(others, ids, 0.0, axis=1)
+        gap: NDArray[np.float32] = np.maximum(others.max(1) - least, 0)
+        return gap
+
+
+def _differences(
+    store: Store,
+    cell: _Cell,
+    stored: _Stored,
+    again: NDArray[np.float32],
+    fresh: NDArray[np.float32],
+) -> Iterator[AuditedCrop]:
+    difference = np.maximum(np.abs(stored.probs - again).max(1), stored.overlooked(fresh))
+    # a stored NaN is no label at all
+    difference = np.where(np.isfinite(difference), difference, np.inf)
+    keys = store.image_columns["key"]
+    for image, offset, gap, was, now in zip(
+        cell.rows.tolist(),
+        cell.offsets.tolist(),
+        difference.tolist(),
+        stored.top1.tolist(),
+        fresh.argmax(1).tolist(),
+        strict=True,
+    ):
+        yield AuditedCrop(
+            image=image,
+            key=str(keys[image]),
+            crop=cell.first_crop + offset,
+            difference=gap,
+            stored_top1=was,
+            fresh_top1=now,
+        )
+
+
+def _fresh(asker: Relabeller, labels: LabelSet, cell: _Cell) -> NDArray[np.float32]:
+    """(s, C) what the teacher says now: probabilities, or outputs where the codec takes them."""
+    boxes, flips = labels.crops(cell.block, cell.columns)
+    at = (cell.rows - labels.block_rows(cell.block).start, cell.offsets)
+    boxes, flips = boxes[at], flips[at]
+    per_image = [np.flatnonzero(cell.rows == image) for image in np.unique(cell.rows)]
+    size = asker.teacher.row.input_size
+    pixels = torch.empty(
+        (len(cell.rows), 3, size, size), dtype=torch.uint8, device=asker.crop_device
+    )
+    with ThreadPoolExecutor(asker.workers, thread_name_prefix="audit") as pool:
+        jobs = [
+            pool.submit(_fill, asker, int(cell.rows[these[0]]), these, boxes, flips, pixels)
+            for these in per_image
+        ]
+        for job in jobs:
+            job.result()
+    parts = []
+    for start in range(0, len(pixels), asker.batch_size):
+        outputs = asker.labeller.logits(pixels[start : start + asker.batch_size])
+        if labels.codec.takes == "probabilities":
+            outputs = torch.softmax(outputs / labels.row.temperature, dim=1)
+        parts.append(outputs.cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _fill(
+    asker: Relabeller,
+    image: int,
+    these: Sequence[int] | NDArray[np.int64],
+    boxes: NDArray[np.uint16],
+    flips: NDArray[np.bool_],
+    pixels: torch.Tensor,
+) -> None:
+    """Pixels of the drawn crops of one image."""
+    columns = asker.store.image_columns
+    path = asker.folder.path(str(columns["key"][image]))
+    data = path.read_bytes()
+    if columns["has_digest"][image] and columns["digest"][image].tobytes() != digest(data):
+        raise RejectedInput(
+            f"{path} changed since it was labelled: its labels cannot be audited with it"
+        )
+    decoded = decode(data, str(path))
+    interpolation = asker.teacher.row.interpolation
+    for at in these:
+        if asker.crop_device is None:
+            size = pixels.shape[-1]
+            replay(decoded, boxes[at], bool(flips[at]), size, interpolation, pixels[at])
+        else:
+            here = slice(int(at), int(at) + 1)
+            on_device = decoded.to(asker.crop_device)
+            crops_on_device(on_device, boxes[here], flips[here], interpolation, pixels[here])

@@ -1,0 +1,136 @@
+"""The rows of a teacher and of a label set: new ones, or those that are there where nothing differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from labelstore.catalogue.records import LabelSetRow, TeacherRow
+from labelstore.codecs.base import LabelCodec
+from labelstore.errors import ConflictError
+from labelstore.generation.label_facts import LabelFacts, check_same
+from labelstore.generation.teacher_check import TeacherEvaluation
+from labelstore.store import Store
+
+ATTEMPTS = 3
+"""Workers that start together register together; whoever comes second finds the first one's row."""
+
+
+def find_label_set(store: Store, name: str) -> LabelSetRow | None:
+    """The row of a label set, or None."""
+    return next((row for row in store.catalogue.label_sets() if row.name == name), None)
+
+
+def register(
+    store: Store,
+    teacher: TeacherRow,
+    codec: LabelCodec,
+    name: str,
+    plan: str,
+    num_classes: int,
+    temperature: float,
+    facts: LabelFacts,
+    evaluation: TeacherEvaluation | None = None,
+    note: Callable[[str], None] = lambda message: None,
+) -> LabelSetRow:
+    """The label set's row: a new one, or the existing one when nothing about it differs (ConflictError).
+
+    A measured top-1 goes into the teacher's row.
+    """
+    codec.fields(num_classes)  # K > C and the like are refused before anything is written
+    wanted = codec.to_record()
+    if "class_ids" in wanted:
+        wanted["class_ids"] = None  # decided on the first shard
+    for attempt in range(ATTEMPTS):
+        row = find_label_set(store, name)
+        if row is not None:
+            _check_row(store, row, teacher, wanted, plan, num_classes, temperature)
+            check_same(row, facts, store.path, note)
+            break
+        try:
+            row = store.catalogue.add_label_set(
+                LabelSetRow(
+                    name=name,
+                    plan=plan,
+                    teacher=_register_teacher(store, teacher, name),
+                    num_classes=num_classes,
+                    codec=wanted,
+                    uuid=uuid.uuid4().hex,
+                    temperature=temperature,
+                    facts=facts.to_record(),
+                )
+            )
+            if "class_ids" not in wanted:
+                store.write_metadata()
+            break
+        except ConflictError:
+            if attempt == ATTEMPTS - 1:
+                raise
+    assert row is not None
+    if evaluation is not None:
+        _record_evaluation(store, row.teacher, evaluation)
+    return store.label_set_row(name)
+
+
+def _check_row(
+    store: Store,
+    row: LabelSetRow,
+    teacher: TeacherRow,
+    wanted: dict[str, Any],
+    plan: str,
+    num_classes: int,
+    temperature: float,
+) -> None:
+    held = store.teacher(row.teacher)
+    settled = dict(row.codec)
+    if "class_ids" in settled:
+        settled["class_ids"] = None
+    differences = {
+        "teacher weights": (held.digest[:12], teacher.digest[:12]),
+        "teacher input size": (held.input_size, teacher.input_size),
+        "compression": (_codec_words(settled), _codec_words(wanted)),
+        "crop plan": (row.plan, plan),
+        "classes": (row.num_classes, num_classes),
+        "temperature": (row.temperature, temperature),
+    }
+    for what, (old, new) in differences.items():
+        if old != new:
+            raise ConflictError(
+                f"label set {row.name} in {store.path} has {what} {old}, asked for {new}: "
+                "use the same, or make another label set with --name NAME"
+            )
+
+
+def _register_teacher(store: Store, row: TeacherRow, label_set: str) -> str:
+    """The name under which the store knows this teacher: its weights decide, not what it is called."""
+    held = store.catalogue.teachers()
+    for known in held:
+        if (known.digest, known.input_size) == (row.digest, row.input_size):
+            return known.name
+    taken = {known.name for known in held}
+    free = (row.name, label_set, f"{row.name}-{row.digest[:8]}")
+    name = next(candidate for candidate in free if candidate not in taken)
+    return store.catalogue.add_teacher(dataclasses.replace(row, name=name)).name
+
+
+def _record_evaluation(store: Store, teacher: str, evaluation: TeacherEvaluation) -> None:
+    held = store.teacher(teacher)
+    record = evaluation.to_record()
+    if held.facts.get("evaluation") == record:
+        return
+    with store.catalogue.transaction() as connection:
+        store.catalogue.update_teacher(
+            connection,
+            teacher,
+            top1=evaluation.top1,
+            facts={**held.facts, "evaluation": record},
+        )
+
+
+def _codec_words(record: dict[str, Any]) -> str:
+    words = [str(record["name"])]
+    settled = sorted(record.items())  # the catalogue has its own order
+    words += [f"{key}={value}" for key, value in settled if key not in ("name", "class_ids")]
+    return " ".join(words)
