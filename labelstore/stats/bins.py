@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from labelstore.errors import UsageError
 from labelstore.store.slabs import slabs
+from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
@@ -75,7 +76,7 @@ def histogram(
     *,
     criterion: Criterion = "max_probability",
     edges: tuple[float, ...] = TABLE_1_EDGES,
-    map_blocks: MapBlocks = map,
+    map_blocks: MapBlocks = map_in_threads,
 ) -> Histogram:
     """Counts of all committed crops of `labels` by probability. One walk, one block in memory.
 
@@ -91,7 +92,7 @@ def histogram(
     below = np.zeros(len(inner) + 2, np.int64)
     for found in map_blocks(partial(_count_block, labels, criterion, inner), labels.blocks):
         below += found
-    labelled, missing = int(below[-2]), int(below[-1])
+    labelled, missing = int(below[-2]), int(below[-1]) - labels.num_free
     cumulative = [*below[:-2].tolist(), labelled]
     counts = np.diff(cumulative, prepend=0).tolist()
     is_papers = edges == TABLE_1_EDGES and criterion == "max_probability"

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 
 from labelstore.arrays.base import ArraySpec
+from labelstore.codecs import is_map
 from labelstore.errors import UsageError
 from labelstore.stats.fkd_files import FkdKind, Kind, fkd_kinds
 
 if TYPE_CHECKING:
     from labelstore.catalogue.records import ShardRow
-    from labelstore.schema import Layout
     from labelstore.store import Store
-
-CATALOGUE_FILE = "catalogue.db"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +80,7 @@ class Storage:
     """All committed files."""
     metadata_bytes: int
     """Other files in the array folder: metadata, and what `gc` would remove."""
-    catalogue_bytes: int | None
+    catalogue_bytes: int
     """None where the catalogue is on a database server."""
 
     def to_record(self) -> dict[str, Any]:
@@ -111,14 +109,15 @@ def storage(store: Store, *, scale: str | tuple[int, int] | None = None) -> Stor
             continue
         specs, layout = store.group_specs(group)
         rows = store.catalogue.shards(group)
-        crops[group] = sum(len(layout.rows(row.block)) for row in rows) * layout.crops_per_shard
-        found = _group_arrays(group, specs, layout, rows, crops[group], wanted)
+        # a map serves all crops of its image
+        together = own[1] if _is_map(store, group) else layout.crops_per_shard
+        crops[group] = sum(_num_images(store, layout.rows(row.block)) for row in rows) * together
+        found = _group_arrays(group, specs, together, rows, crops[group], wanted)
         arrays += found
         size = sum(entry.disk_bytes for entry in found)
         per_crop[group] = size / crops[group] if crops[group] else None
         total += size
     everything = _folder_bytes(store.arrays.root)
-    catalogue = store.path / CATALOGUE_FILE
     return Storage(
         num_images=own[0],
         num_crops=own[1],
@@ -128,8 +127,12 @@ def storage(store: Store, *, scale: str | tuple[int, int] | None = None) -> Stor
         kinds=fkd_kinds(*wanted, num_classes=_num_classes(store)),
         arrays_bytes=total,
         metadata_bytes=max(0, everything - total),
-        catalogue_bytes=catalogue.stat().st_size if catalogue.exists() else None,
+        catalogue_bytes=store.catalogue.num_bytes(),
     )
+
+
+def _num_images(store: Store, rows: range) -> int:
+    return len(rows) - int(np.count_nonzero(store.free[rows.start : rows.stop]))
 
 
 def parse_scale(text: str) -> tuple[int, int]:
@@ -148,7 +151,7 @@ def parse_scale(text: str) -> tuple[int, int]:
 def _group_arrays(
     group: str,
     specs: Iterable[ArraySpec],
-    layout: Layout,
+    crops_per_shard: int,
     rows: Iterable[ShardRow],
     crops: int,
     wanted: tuple[int, int],
@@ -158,7 +161,7 @@ def _group_arrays(
         for file in row.files:
             names = {path.rpartition("/")[2] for path in file.chunks}
             sizes[names.pop() if len(names) == 1 else "all"] += file.size
-    raw = {spec.name: _raw_per_crop(spec, layout) for spec in specs}
+    raw = {spec.name: _raw_per_crop(spec, crops_per_shard) for spec in specs}
     dtypes = {spec.name: np.dtype(spec.dtype).name for spec in specs}
     if "all" in sizes:
         raw, dtypes = {"all": sum(raw.values())}, {"all": ", ".join(dtypes.values())}
@@ -180,9 +183,9 @@ def _group_arrays(
     return found
 
 
-def _raw_per_crop(spec: ArraySpec, layout: Layout) -> float:
+def _raw_per_crop(spec: ArraySpec, crops_per_shard: int) -> float:
     # a row per image and shard is shared by the shard's crops
-    rows = spec.shard[0] * layout.crops_per_shard
+    rows = spec.shard[0] * crops_per_shard
     return np.dtype(spec.dtype).itemsize * prod(spec.shard) / rows
 
 
@@ -209,6 +212,12 @@ def _label_sets(
             total_per_crop=None if labels is None or boxes is None else labels + boxes,
             fkd=fkd,
         )
+
+
+def _is_map(store: Store, group: str) -> bool:
+    return group.startswith("labels/") and is_map(
+        store.label_set_row(group.partition("/")[2]).codec
+    )
 
 
 def _is_undecided(store: Store, group: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.store.slabs import slabs
+from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
@@ -54,13 +55,15 @@ class Summary:
 
 
 def summary(
-    labels: LabelSet, *, max_blocks: int = SAMPLED_BLOCKS, map_blocks: MapBlocks = map
+    labels: LabelSet, *, max_blocks: int = SAMPLED_BLOCKS, map_blocks: MapBlocks = map_in_threads
 ) -> Summary:
     """Figures of a label set; probabilities from at most `max_blocks` of its image blocks."""
     blocks = labels.blocks
     step = max(1, -(-len(blocks) // max(max_blocks, 1)))
     sample = blocks[::step]
-    with_truth = bool(np.all(labels.ground_truth >= 0))
+    with_truth = (
+        bool(np.all(labels.ground_truth[~labels.store.free] >= 0)) and labels.outputs_are_classes
+    )
     sums = np.zeros(4)
     for found in map_blocks(partial(_sums, labels, with_truth), sample):
         sums += found
@@ -70,11 +73,11 @@ def summary(
         label_set=labels.name,
         teacher=labels.row.teacher,
         codec=dict(labels.row.codec),
-        num_images=labels.layout.num_rows,
+        num_images=labels.store.num_images,
         num_crops=labels.num_crops,
         num_classes=labels.num_classes,
         labelled_images=int(np.count_nonzero(labels.present)),
-        bad_images=int(np.count_nonzero(labels.store.image_columns["bad"])),
+        bad_images=int(np.count_nonzero(labels.store.bad & ~labels.store.free)),
         blocks=len(blocks),
         blocks_wanted=labels.layout.num_blocks,
         sampled_blocks=len(sample),

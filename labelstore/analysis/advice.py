@@ -1,0 +1,256 @@
+"""What calibration would do for a grid of thresholds and quantiles: overall, by class, and with examples.
+
+Thresholds do not carry over between teachers: the same ones discard nothing of one and most of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.analysis.threshold_counts import ThresholdCounts, count_thresholds
+from labelstore.analysis.walk import CropQuery, join, read
+from labelstore.calibration import (
+    Choice,
+    Criterion,
+    RegionQuantiles,
+    RegionThresholds,
+    exact_quantiles,
+)
+from labelstore.calibration.probability import MapBlocks, check_calibratable, probabilities
+from labelstore.errors import UsageError
+from labelstore.store.threads import map_in_threads
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labelstore.store import LabelSet
+
+LOW, MIDDLE, TOP = (0.0, 0.10, 0.15, 0.20), (0.20, 0.30, 0.40), (0.90, 0.95, 1.0)
+"""Thresholds tried, as far as they are in order: the paper's and its neighbours (FerKD 4.2, Table 4)."""
+QUANTILES = ((0.0, 0.05, 1.0), (0.01, 0.05, 0.99), (0.05, 0.15, 0.90), (0.10, 0.25, 0.80))
+"""Shares tried: low, middle, top."""
+MAX_RULES = 2000
+EXAMPLE_BLOCKS = 32
+"""Image blocks that are looked at for example crops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassEffect:
+    """What one rule does to the crops of one class."""
+
+    name: str
+    """Class of the ground truth; empty for images without one."""
+    crops: int
+    too_hard: int
+    hard: int
+    important: int
+    too_easy: int
+
+    @property
+    def discarded_share(self) -> float:
+        """Share of the class's crops that would never be drawn."""
+        return (self.too_hard + self.too_easy) / self.crops if self.crops else 0.0
+
+    @property
+    def calibrated_share(self) -> float:
+        """Share of the class's crops that would get the ground truth."""
+        return self.hard / self.crops if self.crops else 0.0
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            **asdict(self),
+            "discarded_share": self.discarded_share,
+            "calibrated_share": self.calibrated_share,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """A grid of rules and what each would do to all committed crops of a label set."""
+
+    label_set: str
+    teacher: str
+    criterion: Criterion
+    is_complete: bool
+    """False: some image blocks have no labels yet, and count nowhere."""
+    choices: tuple[Choice, ...]
+    class_names: tuple[str, ...]
+    table: ThresholdCounts
+    """Counts by class and threshold, from which everything here follows."""
+
+    def by_class(self, choice: Choice) -> tuple[ClassEffect, ...]:
+        """What a choice does to each class that has crops, in the order of class ids."""
+        names = (*self.class_names, "")
+        counts = self.table.by_class(_thresholds(choice)).tolist()
+        return tuple(
+            ClassEffect(
+                name=name,
+                crops=sum(row),
+                too_hard=row[0],
+                hard=row[1],
+                important=row[2],
+                too_easy=row[3],
+            )
+            for name, row in zip(names, counts, strict=True)
+            if sum(row)
+        )
+
+    def hit_hardest(self, choice: Choice, number: int = 5) -> tuple[ClassEffect, ...]:
+        """The classes that lose the largest share of their crops to a choice, discarded and calibrated together."""
+        effects = self.by_class(choice)
+        by_loss = sorted(effects, key=lambda e: (-(e.discarded_share + e.calibrated_share), e.name))
+        return tuple(e for e in by_loss[:number] if e.discarded_share + e.calibrated_share > 0)
+
+    def to_record(self, *, hardest: int = 5, per_class: bool = False) -> dict[str, Any]:
+        """JSON values; `per_class` lists every class of every choice."""
+        return {
+            "label_set": self.label_set,
+            "teacher": self.teacher,
+            "criterion": self.criterion,
+            "is_complete": self.is_complete,
+            "choices": [
+                {
+                    **choice.to_record(),
+                    "hit_hardest": [e.to_record() for e in self.hit_hardest(choice, hardest)],
+                    **(
+                        {"classes": [e.to_record() for e in self.by_class(choice)]}
+                        if per_class
+                        else {}
+                    ),
+                }
+                for choice in self.choices
+            ],
+        }
+
+
+def advise(
+    labels: LabelSet,
+    *,
+    low: Sequence[float] = LOW,
+    middle: Sequence[float] = MIDDLE,
+    top: Sequence[float] = TOP,
+    quantiles: Sequence[tuple[float, float, float]] = QUANTILES,
+    criterion: Criterion = "max_probability",
+    epsilon: float = 0.1,
+    map_blocks: MapBlocks = map_in_threads,
+) -> Advice:
+    """What every combination of thresholds that is in order, and every triple of quantiles, would do.
+
+    Nothing is written. Counts are exact and equal to those of `calibrate` with the same rule; one walk over the
+    labels, and one or two before it for quantiles.
+    """
+    about: dict[str, Any] = {"criterion": criterion, "epsilon": epsilon}
+    rules: dict[str, RegionThresholds | RegionQuantiles] = {}
+    for asked in product(*(sorted(set(map(float, values))) for values in (low, middle, top))):
+        if asked[0] <= asked[1] <= asked[2]:
+            rules["thresholds " + " / ".join(f"{v:g}" for v in asked)] = RegionThresholds(
+                low=asked[0], middle=asked[1], top=asked[2], **about
+            )
+    for shares in quantiles:
+        rules["quantiles " + " / ".join(f"{100 * v:g}" for v in shares) + " %"] = RegionQuantiles(
+            low=shares[0], middle=shares[1], top=shares[2], **about
+        )
+    if not rules:
+        raise UsageError("no rule to try: give thresholds with low <= middle <= top, or quantiles")
+    if len(rules) > MAX_RULES:
+        raise UsageError(f"{len(rules)} rules to try: at most {MAX_RULES}, give fewer thresholds")
+    check_calibratable(labels, criterion, calibrates=False)
+    settled = _settled(labels, rules, criterion, map_blocks)
+    table = count_thresholds(
+        labels,
+        [value for rule in settled.values() for value in (rule.low, rule.middle, rule.top)],
+        pairs=[(rule.low, rule.top) for rule in settled.values()],
+        criterion=criterion,
+        map_blocks=map_blocks,
+    )
+    choices = []
+    for title, rule in settled.items():
+        asked_for = rules[title]
+        choices.append(
+            Choice(
+                title=title,
+                rule=rule,
+                quantiles=asked_for if isinstance(asked_for, RegionQuantiles) else None,
+                counts=table.counts(rule),
+            )
+        )
+    return Advice(
+        label_set=labels.name,
+        teacher=labels.row.teacher,
+        criterion=criterion,
+        is_complete=labels.is_complete,
+        choices=tuple(choices),
+        class_names=labels.store.class_names,
+        table=table,
+    )
+
+
+def example_crops(
+    labels: LabelSet, rule: RegionThresholds, *, per_region: int = 3, seed: int = 0
+) -> pd.DataFrame:
+    """A few crops of every region under a rule, from images drawn by the seed: key, class, crop, box, p, region.
+
+    Found in at most 32 image blocks: a region that is rare may have fewer.
+    """
+    import pandas as pd
+
+    from labelstore.analysis.crop_frames import crop_frame
+
+    columns = ("image", "key", "class", "crop", "top", "left", "height", "width")
+    query = CropQuery.of(labels, [*columns, "max_probability", "ground_truth_probability", "top1"])
+    rng = np.random.default_rng(seed)
+    found: dict[int, list[Any]] = {code: [] for code in range(4)}
+    for block in rng.permutation(labels.blocks)[:EXAMPLE_BLOCKS].tolist():
+        column = int(rng.integers(labels.layout.num_columns))
+        part = read(query, block, range(column, column + 1))
+        codes = rule.regions(
+            probabilities(labels, rule.criterion, block, range(column, column + 1))
+        )
+        present = labels.present[list(labels.block_rows(block))]
+        flat: NDArray[np.uint8] = codes[present].reshape(-1)
+        for code, parts in found.items():
+            lacking = per_region - sum(len(p.position) for p in parts)
+            places = np.flatnonzero(flat == code)
+            if lacking > 0 and len(places):
+                parts.append(part.take(rng.permutation(places)[:lacking]))
+        if all(sum(len(p.position) for p in parts) >= per_region for parts in found.values()):
+            break
+    frames = []
+    for code, name in enumerate(("TOO_HARD", "HARD", "IMPORTANT", "TOO_EASY")):
+        if found[code]:
+            frames.append(crop_frame(join(found[code]).columns).assign(region=name))
+    empty = pd.DataFrame(columns=[*query.columns, "region"])
+    return pd.concat(frames, ignore_index=True) if frames else empty
+
+
+def _settled(
+    labels: LabelSet,
+    rules: dict[str, RegionThresholds | RegionQuantiles],
+    criterion: Criterion,
+    map_blocks: MapBlocks,
+) -> dict[str, RegionThresholds]:
+    shares = sorted(
+        {q for rule in rules.values() if isinstance(rule, RegionQuantiles) for q in rule.shares}
+    )
+    values: dict[float, float] = {}
+    if shares:
+        found = exact_quantiles(labels, shares, criterion=criterion, map_blocks=map_blocks)
+        values = dict(zip(shares, found, strict=True))
+    return {
+        title: rule.at([values[q] for q in rule.shares])
+        if isinstance(rule, RegionQuantiles)
+        else rule
+        for title, rule in rules.items()
+    }
+
+
+def _thresholds(choice: Choice) -> RegionThresholds:
+    assert isinstance(choice.rule, RegionThresholds)
+    return choice.rule

@@ -1,0 +1,169 @@
+"""Images that may be labelled wrongly: the teacher is sure, of most of their crops, that they show something else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.calibration.probability import MapBlocks, check_calibratable, check_ground_truth
+from labelstore.crop_columns import CropSlab, names_of
+from labelstore.errors import UsageError
+from labelstore.store.slabs import slabs
+from labelstore.store.threads import map_in_threads
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labelstore.store import LabelSet
+
+CONFIDENCE = 0.7
+MIN_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Suspicious images, and the classes that are taken for each other."""
+
+    label_set: str
+    confidence: float
+    images: pd.DataFrame
+    """The worst first: image, key, class, suggested (the teacher's class), share (of crops that confidently say
+    another class), ground_truth_probability and max_probability (means over the crops), crop (the surest one)."""
+    num_suspects: int
+    """Images above `min_share`, listed or not."""
+    num_images: int
+    """Images looked at."""
+    pairs: pd.DataFrame
+    """class, suggested, images: how often, among all suspects; the most frequent first."""
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "label_set": self.label_set,
+            "confidence": self.confidence,
+            "num_suspects": self.num_suspects,
+            "num_images": self.num_images,
+            "images": self.images.to_dict("records"),
+            "pairs": self.pairs.to_dict("records"),
+        }
+
+
+def label_noise(
+    labels: LabelSet,
+    *,
+    confidence: float = CONFIDENCE,
+    min_share: float = MIN_SHARE,
+    limit: int = 100,
+    map_blocks: MapBlocks = map_in_threads,
+) -> Noise:
+    """Images of which more than `min_share` of the crops get one wrong class with a probability above `confidence`.
+
+    At most `limit` are listed, ordered by that share and by how little the ground truth gets; all are counted.
+    UsageError where images have no ground truth, or the codec keeps no probabilities.
+    """
+    import pandas as pd
+
+    if not 0 <= confidence < 1 or not 0 <= min_share < 1:
+        raise UsageError(
+            f"confidence {confidence}, share {min_share}: give numbers from 0 to below 1"
+        )
+    if limit < 1:
+        raise UsageError(f"limit {limit}: list at least one image")
+    check_calibratable(labels, "max_probability", calibrates=False)
+    check_ground_truth(labels)
+    job = partial(_suspects, labels, confidence, min_share)
+    parts = list(map_blocks(job, labels.blocks))
+    columns = {
+        name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0, dtype)
+        for name, dtype in _COLUMNS.items()
+    }
+    found = pd.DataFrame(columns)
+    names = names_of(labels, "class")
+    suggested = names_of(labels, "top1")
+    pairs = (
+        found.groupby(["class_id", "suggested_id"], as_index=False)
+        .size()
+        .sort_values(["size", "class_id", "suggested_id"], ascending=[False, True, True])
+    )
+    worst = found.sort_values(
+        ["share", "ground_truth_probability", "image"], ascending=[False, True, True]
+    ).head(limit)
+    keys = labels.store.image_columns["key"]
+    images = pd.DataFrame(
+        {
+            "image": worst["image"].to_numpy(),
+            "key": keys[worst["image"].to_numpy(np.int64)],
+            "class": names[worst["class_id"].to_numpy(np.int64)],
+            "suggested": suggested[worst["suggested_id"].to_numpy(np.int64)],
+            **{
+                c: worst[c].to_numpy()
+                for c in ("share", "ground_truth_probability", "max_probability", "crop")
+            },
+        }
+    )
+    return Noise(
+        label_set=labels.name,
+        confidence=confidence,
+        images=images,
+        num_suspects=len(found),
+        num_images=int(labels.present.sum()),
+        pairs=pd.DataFrame(
+            {
+                "class": names[pairs["class_id"].to_numpy(np.int64)],
+                "suggested": suggested[pairs["suggested_id"].to_numpy(np.int64)],
+                "images": pairs["size"].to_numpy(),
+            }
+        ),
+    )
+
+
+_COLUMNS: dict[str, str] = {
+    "image": "i8",
+    "class_id": "i8",
+    "suggested_id": "i8",
+    "share": "f8",
+    "ground_truth_probability": "f8",
+    "max_probability": "f8",
+    "crop": "i8",
+}
+
+
+def _suspects(
+    labels: LabelSet, confidence: float, min_share: float, block: int
+) -> dict[str, NDArray[Any]]:
+    """One entry per suspicious image of a block."""
+    wanted = ("top1_id", "max_probability", "ground_truth_probability")
+    read = [CropSlab(labels, block, columns, wanted=wanted) for columns in slabs(labels)]
+    top1, largest, truth_gets = (
+        np.concatenate([np.asarray(slab[name]) for slab in read], axis=1) for name in wanted
+    )
+    rows = np.arange(read[0].rows.start, read[0].rows.stop)
+    truth = labels.ground_truth[rows].astype(np.int64)
+    wrong = (largest > np.float32(confidence)) & (top1 != truth[:, None])
+    wrong[~labels.present[rows]] = False
+    # a first sieve: too few wrong crops altogether are too few for any one class
+    places = np.flatnonzero(wrong.sum(axis=1) > min_share * wrong.shape[1])
+    found: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    for place in places.tolist():
+        classes, counts = np.unique(top1[place][wrong[place]], return_counts=True)
+        suggested = int(classes[counts.argmax()])
+        share = float(counts.max() / wrong.shape[1])
+        if share <= min_share:
+            continue
+        sure = np.where(wrong[place] & (top1[place] == suggested), largest[place], -1)
+        entry = {
+            "image": rows[place],
+            "class_id": truth[place],
+            "suggested_id": suggested,
+            "share": share,
+            "ground_truth_probability": float(truth_gets[place].mean(dtype=np.float64)),
+            "max_probability": float(largest[place].mean(dtype=np.float64)),
+            "crop": int(sure.argmax()),
+        }
+        for name, value in entry.items():
+            found[name].append(value)
+    return {name: np.array(values, _COLUMNS[name]) for name, values in found.items()}

@@ -1,0 +1,138 @@
+"""Crops below and above many thresholds, by class, in one walk: what any rule made of them would do.
+
+Equal to what `calibrate` does, crop for crop: thresholds are compared as float32, and p = low is not below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.calibration import RegionCounts, RegionThresholds
+from labelstore.calibration.probability import Criterion, MapBlocks, probabilities
+from labelstore.store.slabs import slabs
+from labelstore.store.threads import map_in_threads
+
+if TYPE_CHECKING:
+    from labelstore.store import LabelSet
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdCounts:
+    """Crops by class below and above each of G thresholds, over all committed crops of a label set.
+
+    Classes are those of the data set; the last row is for images without ground truth.
+    """
+
+    values: tuple[float, ...]
+    """G thresholds, ascending."""
+    labelled: Counts
+    """(classes + 1,) crops with a label."""
+    images: Counts
+    """(classes + 1,) images with a label."""
+    below: Counts
+    """(classes + 1, G) crops with p < value."""
+    above: Counts
+    """(classes + 1, G) crops with p > value."""
+    missing: int
+    """Crops without a label in committed blocks."""
+    pairs: tuple[tuple[float, float], ...]
+    """(low, top) for which images were looked at."""
+    left_out: Counts
+    """(classes + 1, pairs) images all of whose labelled crops lie below low or above top."""
+
+    def by_class(self, rule: RegionThresholds) -> Counts:
+        """(classes + 1, 4): crops of each class in the regions TOO_HARD, HARD, IMPORTANT, TOO_EASY."""
+        low, middle, top = (self.values.index(v) for v in (rule.low, rule.middle, rule.top))
+        too_hard, too_easy = self.below[:, low], self.above[:, top]
+        hard = self.below[:, middle] - too_hard
+        return np.stack(
+            [too_hard, hard, self.labelled - too_hard - hard - too_easy, too_easy], axis=1
+        )
+
+    def counts(self, rule: RegionThresholds) -> RegionCounts:
+        """What the rule does to all crops; its thresholds must be among the values, (low, top) among the pairs."""
+        too_hard, hard, important, too_easy = self.by_class(rule).sum(axis=0).tolist()
+        return RegionCounts(
+            too_hard=too_hard,
+            hard=hard,
+            important=important,
+            too_easy=too_easy,
+            missing=self.missing,
+            images=int(self.images.sum()),
+            images_without_crop=int(self.left_out[:, self.pairs.index((rule.low, rule.top))].sum()),
+        )
+
+
+def count_thresholds(
+    labels: LabelSet,
+    values: Sequence[float],
+    *,
+    pairs: Sequence[tuple[float, float]] = (),
+    criterion: Criterion = "max_probability",
+    map_blocks: MapBlocks = map_in_threads,
+) -> ThresholdCounts:
+    """Counts for all `values`; for `pairs` (low, top) also images that would be left without a crop. One walk."""
+    ordered = tuple(sorted({*values, *(value for pair in pairs for value in pair)}))
+    wanted = tuple(dict.fromkeys(pairs))
+    total: dict[str, Any] = {}
+    job = partial(_count_block, labels, criterion, ordered, wanted)
+    for found in map_blocks(job, labels.blocks):
+        for name, value in found.items():
+            total[name] = total[name] + value if name in total else value
+    if not total:
+        total = _zeros(labels, len(ordered), len(wanted))
+    return ThresholdCounts(values=ordered, pairs=wanted, **total)
+
+
+def _zeros(labels: LabelSet, num_values: int, num_pairs: int) -> dict[str, Any]:
+    classes = len(labels.store.class_names) + 1
+    shapes = {"labelled": (), "images": (), "below": (num_values,), "above": (num_values,)}
+    zeros = {name: np.zeros((classes, *shape), np.int64) for name, shape in shapes.items()}
+    return {**zeros, "left_out": np.zeros((classes, num_pairs), np.int64), "missing": 0}
+
+
+def _count_block(
+    labels: LabelSet,
+    criterion: Criterion,
+    values: tuple[float, ...],
+    pairs: tuple[tuple[float, float], ...],
+    block: int,
+) -> dict[str, Any]:
+    rows = labels.block_rows(block)
+    labelled = np.zeros(len(rows), np.int64)
+    below, above = (np.zeros((len(rows), len(values)), np.int64) for _ in range(2))
+    crops = 0
+    for columns in slabs(labels):
+        probability = probabilities(labels, criterion, block, columns)
+        crops += probability.size
+        labelled += _per_image(probability == probability)  # noqa: PLR0124 - not NaN
+        for i, value in enumerate(values):
+            threshold = np.float32(value)
+            below[:, i] += _per_image(probability < threshold)
+            above[:, i] += _per_image(probability > threshold)
+    found = _zeros(labels, len(values), len(pairs))
+    # -1, no ground truth, is the last row
+    truth = labels.ground_truth[rows.start : rows.stop]
+    np.add.at(found["labelled"], truth, labelled)
+    np.add.at(found["images"], truth, labelled > 0)
+    np.add.at(found["below"], truth, below)
+    np.add.at(found["above"], truth, above)
+    for i, (low, top) in enumerate(pairs):
+        discarded = below[:, values.index(low)] + above[:, values.index(top)]
+        np.add.at(found["left_out"][:, i], truth, (discarded == labelled) & (labelled > 0))
+    found["missing"] = crops - int(labelled.sum())
+    return found
+
+
+def _per_image(holds: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(n, m) -> (n,) counts; by way of bits, ten times as fast as a sum of booleans."""
+    bits = np.bitwise_count(np.packbits(holds, axis=1))
+    return np.asarray(bits.sum(axis=1, dtype=np.int64))

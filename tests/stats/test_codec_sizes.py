@@ -1,0 +1,118 @@
+"""Predicted sizes are those that a store then has; what cannot be predicted from the labels says so."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import label_model
+from cli.labelstore_app import app
+from labelstore import MarginalSmoothing
+from labelstore.codecs import Full, Hard, MarginalRenorm, Smoothing
+from labelstore.errors import UsageError
+from labelstore.stats import codec_table, fkd_kinds
+from labelstore.testing.filled_store import filled_store
+from labelstore.variants import derive
+
+CLASSES = 60
+INDEX = 20 / (64 * 20)
+"""Shard index and checksum of one chunk, per crop."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    model = label_model.labels(0, 128, 40, k=12, num_classes=CLASSES)
+    rest = (model.tail / (CLASSES - 12))[..., None]
+    dense = np.broadcast_to(rest, (128, 40, CLASSES)).astype("f4")
+    np.put_along_axis(dense, model.class_ids.astype(int), model.probs, -1)
+    dense /= dense.sum(-1, keepdims=True)
+    path = tmp_path_factory.mktemp("sizes") / "s.labels"
+    with filled_store(path, dense, Full(dtype="float32"), images_per_shard=64) as opened:
+        yield opened
+
+
+def row(table, kind, dtype):
+    (found,) = (row for row in table.rows if (row.kind, row.dtype) == (kind, dtype))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("codec", "kind", "dtype"),
+    [
+        (Hard(), "hard", ""),
+        (Smoothing(dtype="uint8"), "smoothing", "uint8"),
+        (MarginalRenorm(k=5, dtype="float16"), "mr-5", "float16"),
+        (MarginalSmoothing(k=10, dtype="uint8"), "ms-10", "uint8"),
+        (MarginalSmoothing(k=5, dtype="float32"), "ms-5", "float32"),
+    ],
+)
+def test_a_prediction_is_what_the_variant_then_weighs(store, codec, kind, dtype):
+    before = row(codec_table(store), kind, dtype)
+    derive(store.label_set("teacher"), codec, name=f"{kind}-{dtype}")
+    after = row(codec_table(store), kind, dtype)
+    assert (before.basis, before.label_set) == ("sample", None)
+    assert after.label_set == f"{kind}-{dtype}"
+    # the index of each chunk of each array is not predicted
+    arrays = len(codec.fields(CLASSES)) + 2
+    assert abs(after.measured_per_crop - before.labels_per_crop) < (
+        0.05 * after.measured_per_crop + arrays * INDEX
+    )
+
+
+def test_the_richest_label_set_is_the_sample_and_fkds_figures_are_beside(store):
+    table = codec_table(store, scale="1200000x200")
+    assert table.source == "teacher"
+    assert table.scale == (1_200_000, 200)
+    assert all(r.predicted_bytes > 0 for r in table.rows)
+    by_kind = {kind.title: kind for kind in fkd_kinds(1_200_000, 200, num_classes=CLASSES)}
+    for found in table.rows:
+        if found.kind in by_kind:
+            assert found.fkd_table_bytes == by_kind[found.kind].table_bytes
+            assert found.fkd_disk_bytes == by_kind[found.kind].disk_bytes
+    maps = [r for r in table.rows if r.kind.startswith("relabel")]
+    assert [r.fkd_table_bytes for r in maps] == [
+        4 * 225 * CLASSES * 1_200_000,
+        4 * 225 * 10 * 1_200_000,
+    ]
+    assert len({r.predicted_bytes / r.labels_per_crop for r in maps}) == 1
+
+
+def test_what_a_source_does_not_keep_is_counted_raw(store):
+    derive(store.label_set("teacher"), MarginalSmoothing(k=5, dtype="uint8"), name="small")
+    table = codec_table(store, "small")
+    assert row(table, "full", "float16").basis == "raw"
+    assert row(table, "full", "float16").labels_per_crop == 2 * CLASSES
+    assert row(table, "ms-10", "uint8").basis == "raw"
+    assert row(table, "ms-5", "float32").basis == "raw", "its low bits are not the teacher's"
+    assert row(table, "ms-5", "uint8").basis == "sample"
+    derive(store.label_set("teacher"), Hard(), name="one-hot")
+    hard = codec_table(store, "one-hot")
+    assert {r.kind for r in hard.rows if r.basis == "sample"} == {"hard"}
+
+
+def test_a_store_without_labels_has_nothing_to_sample(tmp_path):
+    dense = np.full((8, 2, 4), 0.25, "f4")
+    with filled_store(tmp_path / "s.labels", dense, Full(), blocks=[]) as empty:
+        with pytest.raises(UsageError, match="no labels of crops"):
+            codec_table(empty)
+        with pytest.raises(UsageError, match="no labels of crops"):
+            codec_table(empty, "teacher")
+
+
+def test_the_command_prints_the_table(store, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv",
+        ["labelstore", "stats", str(store.path), "--storage", "--scale", "1281167x200", "--json"],
+    )
+    with pytest.raises(SystemExit) as ended:
+        app()
+    assert not ended.value.code
+    rows = json.loads(capsys.readouterr().out)["codecs"]["rows"]
+    assert {"full", "hard", "ms-10", "relabel-full", "relabel-5"} <= {r["kind"] for r in rows}
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("sys.argv", ["labelstore", "stats", str(store.path), "--storage"])
+    with pytest.raises(SystemExit):
+        app()
+    shown = capsys.readouterr().out
+    assert "FKD Table 2 with these labels" in shown
+    assert "relabel-full" in shown
