@@ -1,0 +1,251 @@
+"""What the page shows of a store, as JSON values: counts over all crops, figures per class from a seeded sample.
+
+A section that a store cannot fill (no ground truth, no probabilities, nothing committed) is None, and
+`unavailable` says why in the words of the function that refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore import stats
+from labelstore.analysis import crops, label_noise
+from labelstore.errors import IncompleteError, NotGenerated, UsageError
+from labelstore.parallel import MapBlocks
+from labelstore.report.threshold_data import choices, thresholds
+from labelstore.schema import label_layout
+from labelstore.stats.codec_sizes import RELABEL_PAPER
+from labelstore.stats.fkd_files import FKD_TABLE_2
+from labelstore.store.threads import map_in_threads
+
+if TYPE_CHECKING:
+    from labelstore.store import LabelSet, Store
+
+DOTS = 6_000
+"""Crops of the plots that show single ones."""
+NOISE_BLOCKS = 16
+"""Image blocks that are searched for wrong labels, spread evenly; all of a small store."""
+COMPARED_BLOCKS = 4
+PAIRS = 15
+"""Pairs of label sets that are compared."""
+SUSPECTS = 24
+"""Images in the gallery."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a page is made from."""
+
+    labels: LabelSet
+    mask: str | None
+    sample: int
+    seed: int
+    map_blocks: MapBlocks = map_in_threads
+
+
+def sections(wanted: Wanted) -> dict[str, Any]:
+    """Every section but the explorer, as JSON values."""
+    labels, store = wanted.labels, wanted.labels.store
+    unavailable: dict[str, str] = {}
+
+    def section(name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - JSON
+        try:
+            return make()
+        except (UsageError, IncompleteError, NotGenerated) as error:
+            unavailable[name] = str(error)
+            return None
+
+    return {
+        **_contents(store),
+        "chosen": labels.name,
+        "mask": wanted.mask,
+        "class_names": list(store.class_names),
+        "num_crops": labels.num_crops,
+        "is_complete": labels.is_complete,
+        "summary": section("summary", lambda: stats.summary(labels).to_record()),
+        "cost": _cost(store),
+        "table1": section("table1", lambda: _table1(wanted)),
+        "sizes": section("sizes", lambda: _sizes(store)),
+        "thresholds": section(
+            "thresholds", lambda: thresholds(labels, map_blocks=wanted.map_blocks)
+        ),
+        "choices": section(
+            "choices", lambda: choices(labels, wanted.mask, map_blocks=wanted.map_blocks)
+        ),
+        "sample": section("sample", lambda: _sample(wanted)),
+        "noise": section("noise", lambda: _noise(wanted)),
+        "compared": _compared(store),
+        "unavailable": unavailable,
+    }
+
+
+def _contents(store: Store) -> dict[str, Any]:
+    catalogue = store.catalogue
+    written = catalogue.counts()
+    plans = {row.name: row for row in catalogue.plans()}
+
+    def progress(row: Any) -> dict[str, int]:  # noqa: ANN401 - a row of the catalogue
+        shards, size = written.get(f"labels/{row.name}", (0, 0))
+        layout = label_layout(row, plans[row.plan], store.num_rows)
+        return {
+            "shards": shards,
+            "of": layout.num_blocks * layout.num_crop_shards,
+            "bytes": size,
+        }
+
+    return {
+        "name": str(store.location).rstrip("/").rpartition("/")[2],
+        "uuid": store.uuid,
+        "format_version": catalogue.format_version,
+        "images": store.num_images,
+        "bad_images": int((store.bad & ~store.free).sum()),
+        "plans": [_plain(asdict(row)) for row in plans.values()],
+        "teachers": [_plain(asdict(row)) for row in catalogue.teachers()],
+        "label_sets": [_plain(asdict(row)) | progress(row) for row in catalogue.label_sets()],
+        "masks": [_plain(asdict(row)) for row in catalogue.masks()],
+    }
+
+
+def _cost(store: Store) -> dict[str, Any]:
+    found = stats.cost(store)
+    return {
+        "teachers": [asdict(part) for part in found.teachers],
+        "label_sets": [
+            {
+                "label_set": part.label_set,
+                "derived": part.derived,
+                "seconds": part.seconds,
+                "crops": part.crops,
+                "devices": [asdict(device) for device in part.devices],
+            }
+            for part in found.label_sets
+        ],
+    }
+
+
+def _table1(wanted: Wanted) -> list[dict[str, Any]]:
+    return [
+        asdict(row) for row in stats.histogram(wanted.labels, map_blocks=wanted.map_blocks).bins
+    ]
+
+
+def _sizes(store: Store) -> dict[str, Any]:
+    record = stats.codec_table(store).to_record()
+    printed = {
+        kind if k is None else f"{kind}-{k}": text for (kind, k), text in FKD_TABLE_2.items()
+    }
+    for row in record["rows"]:
+        row["printed"] = (printed | RELABEL_PAPER).get(row["kind"])
+    return record
+
+
+def _sample(wanted: Wanted) -> dict[str, Any]:
+    """Means per class, and single crops for the plots."""
+    labels = wanted.labels
+    if not labels.blocks:
+        raise NotGenerated(f"label set {labels.name} has no labels yet: run `labelstore create`")
+    of_classes = labels.outputs_are_classes and len(labels.store.class_names) > 0
+    truth = ["ground_truth_probability", "agrees"] if of_classes else []
+    columns = ["class_id", "max_probability", "entropy", "area", "centre_x", "centre_y", *truth]
+    frame = crops(labels, columns, sample=wanted.sample, seed=wanted.seed)
+    if of_classes:
+        unknown = frame["class_id"] < 0
+        frame["agrees"] = frame["agrees"].astype(float).mask(unknown)
+    grouped = frame.groupby("class_id")
+    sizes = grouped.size()
+    means = {
+        name: grouped[name].mean().to_numpy(np.float64)
+        for name in ("max_probability", "entropy", "area", *truth)
+    }
+    rows = [
+        {"class": class_id, "crops": count, **{k: _number(v[i]) for k, v in means.items()}}
+        for i, (class_id, count) in enumerate(
+            zip(sizes.index.to_numpy().tolist(), sizes.tolist(), strict=True)
+        )
+    ]
+    rng = np.random.default_rng([wanted.seed, 2])
+    chosen = np.sort(rng.permutation(len(frame))[:DOTS])
+    dots = frame.iloc[chosen]
+    return {
+        "crops": len(frame),
+        "of": int(labels.present.sum()) * labels.num_crops,
+        "classes": rows,
+        "dots": {
+            "class": dots["class_id"].tolist(),
+            **{
+                # a ten-thousandth is finer than a pixel
+                short: (10_000 * dots[name]).round().astype(int).tolist()
+                for short, name in (
+                    ("p", "max_probability"),
+                    ("area", "area"),
+                    ("x", "centre_x"),
+                    ("y", "centre_y"),
+                )
+            },
+        },
+    }
+
+
+def _noise(wanted: Wanted) -> dict[str, Any]:
+    labels = wanted.labels
+    blocks = _spread(labels.blocks, NOISE_BLOCKS)
+
+    def some(function: Callable[[int], Any], _: Iterable[int]) -> Iterable[Any]:
+        return wanted.map_blocks(function, blocks)
+
+    found = label_noise(labels, limit=SUSPECTS, map_blocks=some)
+    looked_at = sum(int(labels.present[list(labels.block_rows(b))].sum()) for b in blocks)
+    record = found.to_record()
+    return {
+        "confidence": found.confidence,
+        "num_suspects": found.num_suspects,
+        "looked_at": looked_at,
+        "num_images": found.num_images,
+        "images": [
+            {name: _plain(value) for name, value in row.items()} for row in record["images"]
+        ],
+        "pairs": [
+            {name: _plain(value) for name, value in row.items()} for row in record["pairs"][:10]
+        ],
+    }
+
+
+def _compared(store: Store) -> dict[str, Any]:
+    pairs, refused = [], []
+    names = [name for name in store.label_sets if store.label_set(name).blocks]
+    for first, second in list(combinations(names, 2))[:PAIRS]:
+        try:
+            found = stats.disagreement(
+                store.label_set(first), store.label_set(second), max_blocks=COMPARED_BLOCKS
+            )
+        except UsageError as error:
+            refused.append(str(error))
+        else:
+            pairs.append(found.to_record())
+    return {"pairs": pairs, "refused": refused, "blocks": COMPARED_BLOCKS}
+
+
+def _spread(blocks: Sequence[int], most: int) -> Sequence[int]:
+    return blocks[:: max(1, -(-len(blocks) // most))]
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 5) if np.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """JSON values of what a row of the catalogue holds; NaN becomes None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value if value is None or isinstance(value, (int, str, bool)) else str(value)

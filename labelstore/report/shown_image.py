@@ -1,0 +1,156 @@
+"""One image with its hardest and easiest crops and what the teacher says of them (FerKD Fig. 3 and 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.errors import NotGenerated, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from labelstore.store import LabelSet
+
+HARD, EASY = "#d1495b", "#1b6ca8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownCrop:
+    """One crop of an image, with the label's first classes."""
+
+    crop: int
+    kind: str
+    """"hardest" or "easiest": smallest or largest max_probability of the image's crops."""
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+    max_probability: float
+    classes: tuple[tuple[str, float], ...]
+    """(class, probability), the most probable first."""
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            **{name: getattr(self, name) for name in ("crop", "kind", "top", "left", "height", "width", "flip")},
+            "max_probability": self.max_probability,
+            "classes": [{"class": name, "probability": value} for name, value in self.classes],
+        }  # fmt: skip
+
+
+def shown_crops(
+    labels: LabelSet, image: int | str, *, count: int = 3, top: int = 5
+) -> list[ShownCrop]:
+    """The `count` hardest and `count` easiest crops of an image (row or key), each with its `top` classes.
+
+    UsageError for an image that the store does not have, NotGenerated where it has no labels.
+    """
+    if count < 1 or top < 1:
+        raise UsageError(f"count {count}, top {top}: at least 1 each")
+    store = labels.store
+    (row,) = store.image_rows([image] if isinstance(image, str) else [int(image)])
+    boxes, flips = labels.boxes([int(row)])[0], labels.flips([int(row)])[0]
+    probs = labels.recover([int(row)])[0]
+    largest = probs.max(axis=1)
+    if np.isnan(largest).all():
+        raise NotGenerated(
+            f"{store.image_columns['key'][row]}: it was left out as bad and has no labels in {labels.name}"
+        )
+    order = np.argsort(largest, kind="stable")
+    count = min(count, len(order) // 2) or 1
+    names = store.class_names if len(store.class_names) == labels.num_classes else None
+
+    def shown(crop: int, kind: str) -> ShownCrop:
+        first = np.argsort(-probs[crop], kind="stable")[:top]
+        y, x, height, width = (int(edge) for edge in boxes[crop])
+        return ShownCrop(
+            crop=int(crop),
+            kind=kind,
+            top=y,
+            left=x,
+            height=height,
+            width=width,
+            flip=bool(flips[crop]),
+            max_probability=float(largest[crop]),
+            classes=tuple(
+                (names[i] if names else str(i), float(probs[crop, i])) for i in first.tolist()
+            ),
+        )
+
+    hardest = [shown(int(crop), "hardest") for crop in order[:count]]
+    easiest = [shown(int(crop), "easiest") for crop in order[::-1][:count] if len(order) > 1]
+    return [*hardest, *easiest]
+
+
+def draw_image(path: Path, shown: Sequence[ShownCrop], *, title: str) -> Figure:
+    """The image with the crops' boxes, hardest in red and easiest in blue, and beside it each crop's classes."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+    rows = max(sum(crop.kind == kind for crop in shown) for kind in ("hardest", "easiest"))
+    figure = Figure(figsize=(11, max(3.6, 1.5 * rows)), dpi=120, layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25), squeeze=False)[0]
+    axes = left.subplots()
+    axes.imshow(pixels)
+    axes.set_axis_off()
+    axes.set_title(_plain(title), fontsize=9, loc="left")
+    for crop in shown:
+        colour = HARD if crop.kind == "hardest" else EASY
+        box = Rectangle(
+            (crop.left, crop.top),
+            crop.width,
+            crop.height,
+            fill=False,
+            edgecolor=colour,
+            linewidth=2,
+        )
+        axes.add_patch(box)
+        axes.annotate(
+            str(crop.crop),
+            (crop.left, crop.top),
+            color="white",
+            fontsize=8,
+            xytext=(3, -9),
+            textcoords="offset points",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5},
+        )
+    grid = right.subplots(rows, 4, squeeze=False, width_ratios=(1, 1.5, 1, 1.5))
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for half, kind in ((0, "hardest"), (2, "easiest")):
+        chosen = [crop for crop in shown if crop.kind == kind]
+        for at, crop in enumerate(chosen):
+            cut = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+            grid[at, half].imshow(cut[:, ::-1] if crop.flip else cut)
+            mark = ", mirrored" if crop.flip else ""
+            grid[at, half].set_title(f"{kind} {crop.crop}{mark}", fontsize=8)
+            _bars(grid[at, half + 1], crop, HARD if kind == "hardest" else EASY)
+    return figure
+
+
+def _bars(axes: Any, crop: ShownCrop, colour: str) -> None:  # noqa: ANN401 - matplotlib axes
+    axes.set_axis_on()
+    values = [value for _, value in crop.classes]
+    axes.barh(range(len(values)), values, color=colour, height=0.65, alpha=0.75)
+    for at, (name, value) in enumerate(crop.classes):
+        axes.text(0.02, at, f"{_plain(name)[:22]}  {value:.2f}", va="center", fontsize=7)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(4.6, -0.6)
+    axes.set_yticks([])
+    axes.set_xticks([0, 1])
+    axes.tick_params(labelsize=6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plain(text: str) -> str:
+    """A dollar sign in a name begins no formula."""
+    return text.replace("$", r"\$")
