@@ -1,0 +1,306 @@
+"""One image block: read the labels of its images, check them, commit them together with boxes and image facts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.catalogue.records import Lease
+from labelstore.codecs import choose_class_ids, codec_from_record, missing_labels
+from labelstore.codecs.base import LabelCodec, MapTopK, TopK
+from labelstore.crop_plan import MAX_SIDE, is_imported
+from labelstore.errors import LeaseLost, RejectedInput
+from labelstore.exchange.labels import Conversion, ImageLabels, Labels
+from labelstore.exchange.source import BadFile, LabelSource
+from labelstore.images import ImageFolder, digest, image_size
+from labelstore.schema import Layout, label_layout, plan_fields
+from labelstore.store import BlockArrays, ImageFacts, Store, write_block
+from labelstore.store.leases import LeaseKeeper
+
+KnownCrops: TypeAlias = Callable[[int, int, int, int], tuple[NDArray[np.uint16], NDArray[np.bool_]]]
+"""(place in the block, image row, height, width) -> boxes and flips."""
+DEVICE = "imported"
+"""Stands in the ledger for the device that made the labels, which nobody knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockResult:
+    """What became of one image block."""
+
+    block: int
+    outcome: Literal["committed", "rejected", "busy"]
+    """`rejected`: a file of it cannot be used, nothing of it was committed; `busy`: another process has it."""
+    num_images: int = 0
+    bad: tuple[BadFile, ...] = ()
+    truth: tuple[float, int] = (0.0, 0)
+    """Sum of the labels' probabilities of the ground truth, and of how many crops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockImport:
+    """Imports single blocks; goes to worker processes."""
+
+    store: Store
+    source: LabelSource
+    folder: ImageFolder
+    conversion: Conversion
+    label_set: str
+    skip_bad: bool
+    has_truth: bool
+    """Whether the labels' classes are the image folder's."""
+
+    def __call__(self, block: int) -> BlockResult:
+        """Import one block. Errors that are nobody's file are raised."""
+        group = f"labels/{self.label_set}"
+        row = self.store.label_set_row(self.label_set)
+        layout = label_layout(row, self.store.plan(row.plan), self.store.num_rows)
+        keeper = LeaseKeeper(self.store.catalogue, group, [block], layout.num_crop_shards)
+        try:
+            lease = keeper.acquire()
+            if lease is None:
+                there = len(self.store.catalogue.committed(group).get(block, ()))
+                done = there == layout.num_crop_shards
+                return BlockResult(block=block, outcome="committed" if done else "busy")
+            try:
+                return self._import(lease, layout.rows(block), lambda: keeper.current(lease))
+            except LeaseLost:
+                return BlockResult(block=block, outcome="busy")
+        finally:
+            keeper.close()
+
+    def _import(self, lease: Lease, rows: range, current: Callable[[], Lease]) -> BlockResult:
+        started = time.perf_counter()
+        block = _Block(self.store, self.label_set, self.conversion, rows)
+        keys, known_bad = self.store.image_columns["key"], self.store.bad
+        bad: dict[int, BadFile] = {}
+        for image in rows:
+            if known_bad[image]:
+                continue
+            try:
+                self._read(block, image, self.folder.path(keys[image]))
+            except RejectedInput as error:
+                bad[image] = self._bad_file(image, str(keys[image]), str(error))
+        truth = self._truth(block)
+        if bad and not self.skip_bad:
+            return BlockResult(
+                block=lease.block, outcome="rejected", bad=tuple(bad.values()), truth=truth
+            )
+        write_block(
+            self.store,
+            current(),
+            block.shards(),
+            facts=ImageFacts(
+                decoded=sorted(block.facts),
+                bad={i: f"no labels: {b.reason}"[:500] for i, b in bad.items()},
+            ),
+            num_images=len(block.facts),
+            seconds=time.perf_counter() - started,
+            device=DEVICE,
+        )
+        return BlockResult(
+            block=lease.block,
+            outcome="committed",
+            num_images=len(block.facts),
+            bad=tuple(bad.values()),
+            truth=truth,
+        )
+
+    def _read(self, block: _Block, image: int, path: Path) -> None:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise RejectedInput(f"{path}: {error.strerror}") from None
+        try:
+            height, width = image_size(data)
+        except RejectedInput as error:
+            raise RejectedInput(f"{path}: {error}") from None
+        if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+            raise RejectedInput(f"{path}: is {height} x {width} pixels; a side is 1 to {MAX_SIDE}")
+        mark = digest(data)
+        columns = self.store.image_columns
+        if columns["has_digest"][image] and columns["digest"][image].tobytes() != mark:
+            raise RejectedInput(f"{path}: changed since the store was made")
+        found = self.source.read(image, height, width)
+        try:
+            labels = self.conversion(found.labels)
+        except RejectedInput as error:
+            raise RejectedInput(f"{self.source.file_of(image)}: {error}") from None
+        try:
+            block.add(image, found, labels, height, width, mark)
+        except RejectedInput as error:
+            raise RejectedInput(f"{self.source.file_of(image)}: {error}") from None
+
+    def _bad_file(self, image: int, key: str, message: str) -> BadFile:
+        for path in (self.source.file_of(image), self.folder.path(key)):
+            if message.startswith(f"{path}: "):
+                return BadFile(file=str(path), reason=message.removeprefix(f"{path}: "), image=key)
+        return BadFile(file=str(self.source.file_of(image)), reason=message, image=key)
+
+    def _truth(self, block: _Block) -> tuple[float, int]:
+        if not self.has_truth or isinstance(block.labels, MapTopK):
+            return 0.0, 0
+        truth = self.store.image_columns["class_id"][block.rows.start : block.rows.stop]
+        return block.truth(truth)
+
+
+class _Block:
+    """The arrays of one block, filled image by image."""
+
+    def __init__(self, store: Store, label_set: str, conversion: Conversion, rows: range) -> None:
+        self.rows = rows
+        self.facts: list[tuple[int, int, int, bytes]] = []
+        self._store = store
+        self._name = label_set
+        self._conversion = conversion
+        row = store.label_set_row(label_set)
+        self._plan = store.plan(row.plan)
+        self._layout = Layout.of(self._plan, store.num_rows)
+        self.labels: Labels = missing_labels(
+            conversion.codec, len(rows), self._plan.num_crops, conversion.num_classes
+        )
+        self._crops = self._crop_arrays()
+        group = f"crops/{self._plan.name}"
+        block = rows.start // self._layout.images_per_shard
+        self._committed = self._plan.stored and block in store.group(group).blocks
+        self._known = self._known_crops(group, block)
+
+    def add(
+        self, image: int, found: ImageLabels, labels: Labels, height: int, width: int, mark: bytes
+    ) -> None:
+        """Put one image's labels in their place; RejectedInput where its boxes are not the plan's."""
+        at = image - self.rows.start
+        if found.boxes is not None and found.flips is not None:
+            self._add_crops(at, image, found, height, width)
+        if isinstance(labels, MapTopK):
+            assert isinstance(self.labels, MapTopK)
+            self.labels.class_ids[at] = labels.class_ids[0]
+            self.labels.logits[at] = labels.logits[0]
+        elif isinstance(labels, TopK):
+            assert isinstance(self.labels, TopK)
+            self.labels.class_ids[at] = labels.class_ids
+            self.labels.probs[at] = labels.probs
+            self.labels.tail[at] = labels.tail
+        else:
+            assert isinstance(self.labels, np.ndarray)
+            self.labels[at] = labels
+        self.facts.append((image, width, height, mark))
+
+    def shards(self) -> list[BlockArrays]:
+        """Label shards and, where nobody has committed them yet, the crops'."""
+        codec = self._settled_codec()
+        classes = self._conversion.num_classes
+        name = f"labels/{self._name}"
+        if isinstance(self.labels, MapTopK):
+            return [
+                BlockArrays(group=name, crop_shard=0, arrays=codec.encode(self.labels, classes))
+            ]
+        made = []
+        per = self._layout.crops_per_shard
+        for shard in range(self._layout.num_crop_shards):
+            part = slice(shard * per, (shard + 1) * per)
+            arrays = codec.encode(_part(self.labels, part), classes)
+            made.append(BlockArrays(group=name, crop_shard=shard, arrays=arrays))
+            if self._plan.stored and not self._committed:
+                made.append(
+                    BlockArrays(
+                        group=f"crops/{self._plan.name}",
+                        crop_shard=shard,
+                        arrays={field: array[:, part] for field, array in self._crops.items()},
+                    )
+                )
+        return made
+
+    def truth(self, class_ids: NDArray[Any]) -> tuple[float, int]:
+        """Sum of the probabilities of the ground truth, and of how many crops."""
+        truth = class_ids[:, None, None]
+        if isinstance(self.labels, TopK):
+            found = (self.labels.probs * (self.labels.class_ids == truth)).sum(-1)
+        else:
+            assert isinstance(self.labels, np.ndarray)
+            labels = self.labels
+            if self._conversion.codec.takes == "outputs":
+                labels = np.exp(labels - labels.max(-1, keepdims=True))
+                labels /= labels.sum(-1, keepdims=True)
+            inside = np.clip(truth, 0, labels.shape[-1] - 1)
+            found = np.take_along_axis(labels, np.broadcast_to(inside, (*labels.shape[:2], 1)), -1)[
+                ..., 0
+            ]
+        here = np.isfinite(found)
+        return float(found[here].sum(dtype=np.float64)), int(here.sum())
+
+    def _add_crops(self, at: int, image: int, found: ImageLabels, height: int, width: int) -> None:
+        assert found.boxes is not None
+        assert found.flips is not None
+        if self._known is not None:
+            boxes, flips = self._known(at, image, height, width)
+            same = np.array_equal(boxes, found.boxes) and np.array_equal(flips, found.flips)
+            if not same or found.mixed is not None:
+                raise RejectedInput(
+                    f"its crops are not those of crop plan {self._plan.name}: import it with --plan-name of another"
+                )
+            return
+        self._crops["box"][at] = found.boxes
+        self._crops["flip"][at] = found.flips
+        for name, values in (found.mixed or {}).items():
+            self._crops[name][at] = values
+
+    def _crop_arrays(self) -> dict[str, NDArray[Any]]:
+        shape = (len(self.rows), self._plan.num_crops)
+        return {
+            field.name: np.full((*shape, *field.shape), field.fill, field.dtype)
+            for field in plan_fields(self._plan.parameters)
+        }
+
+    def _known_crops(self, group: str, block: int) -> KnownCrops | None:
+        """The plan's crops, where it has them from elsewhere."""
+        if self._committed:
+            stored = self._store.group(group)
+            boxes, flips = stored.read(block, None, "box"), stored.read(block, None, "flip")
+            return lambda at, image, height, width: (boxes[at], flips[at] == 1)
+        if is_imported(self._plan.parameters) or isinstance(self.labels, MapTopK):
+            return None
+        plan, numbers = self._store.crop_plan(self._plan.name), np.arange(self._plan.num_crops)
+        keys = self._store.image_columns["key"]
+
+        def computed(
+            at: int, image: int, height: int, width: int
+        ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+            boxes, flips = plan.crops(str(keys[image]), height, width, numbers)
+            self._crops["box"][at], self._crops["flip"][at] = boxes, flips
+            return boxes, flips
+
+        return computed
+
+    def _settled_codec(self) -> LabelCodec:
+        """The label set's codec; its form of class ids is chosen on the first shard that anyone commits."""
+        row = self._store.label_set_row(self._name)
+        if _settled(row.codec):
+            return codec_from_record(row.codec)
+        codec = codec_from_record({**row.codec, "class_ids": "plain"})
+        if self.facts:
+            first = _part(self.labels, slice(0, self._layout.crops_per_shard))
+            assert isinstance(first, TopK)
+            codec = choose_class_ids(codec, first, self._conversion.num_classes)
+        return codec_from_record(self._store.settle_codec(self._name, codec.to_record()))
+
+
+def _settled(record: Mapping[str, Any]) -> bool:
+    return record.get("class_ids", "plain") is not None
+
+
+def _part(labels: Labels, crops: slice) -> Labels:
+    if isinstance(labels, TopK):
+        return replace(
+            labels,
+            class_ids=labels.class_ids[:, crops],
+            probs=labels.probs[:, crops],
+            tail=labels.tail[:, crops],
+        )
+    assert isinstance(labels, np.ndarray)
+    return labels[:, crops]

@@ -1,0 +1,34 @@
+"""Every format that can be imported, by the name that the command line gives it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from labelstore.errors import UsageError
+from labelstore.exchange.source import LabelSource, OpenSource, Stated
+from labelstore.images import ImageFolder
+
+FORMATS = {
+    "fkd": ("fkd", "open_fkd"),
+    "relabel": ("label_maps", "open_relabel"),
+    "tokenlabeling": ("label_maps", "open_tokenlabeling"),
+    "sre2l": ("batch_files", "open_sre2l"),
+    "lpld": ("batch_files", "open_lpld"),
+    "lpqld": ("batch_files", "open_lpqld"),
+    "ml-dr": ("ml_dr", "open_ml_dr"),
+    "tinyvit": ("tinyvit", "open_tinyvit"),
+    "torchdistill": ("torchdistill", "open_torchdistill"),
+    "npz": ("npz", "open_npz"),
+    "parquet": ("parquet", "open_parquet"),
+}
+"""Name -> module of this package and its function."""
+
+
+def open_source(format_name: str, source: Path, images: ImageFolder, stated: Stated) -> LabelSource:
+    """The labels that `source` holds for the images of a folder; UsageError for an unknown format."""
+    if format_name not in FORMATS:
+        raise UsageError(f"no format {format_name!r}: choose one of {', '.join(FORMATS)}")
+    module, function = FORMATS[format_name]
+    opener: OpenSource = getattr(import_module(f"labelstore.exchange.{module}"), function)
+    return opener(source, images, stated)

@@ -1,0 +1,355 @@
+"""`labelstore import`: labels that another project wrote become a label set, block by block, checked on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from labelstore.errors import ConflictError, RejectedInput, UsageError
+from labelstore.exchange.block_import import BlockImport, BlockResult
+from labelstore.exchange.formats import open_source
+from labelstore.exchange.labels import Conversion
+from labelstore.exchange.registering import Target, existing_plan, prepared, target_of
+from labelstore.exchange.source import BadFile, LabelSource, Stated
+from labelstore.images import ImageFolder, scan_folder
+from labelstore.parallel import MapBlocks
+from labelstore.schema import label_layout
+from labelstore.store import Store
+from labelstore.store.leases import LEASE_SECONDS, Progress
+
+POLL_SECONDS = 0.5
+"""How often a block that another process holds is asked for again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """What an import found and did."""
+
+    format: str
+    label_set: str
+    plan: str
+    num_images: int
+    """Images whose labels this call committed."""
+    num_crops: int
+    """M."""
+    blocks: int
+    already_committed: int
+    """Image blocks that were committed before."""
+    rejected_blocks: int
+    """Image blocks that were not committed for a file that cannot be used."""
+    num_bad: int
+    bad: tuple[BadFile, ...]
+    """Files that cannot be used, with the reason."""
+    unmatched: tuple[str, ...]
+    """Label files that belong to no image."""
+    lost: tuple[str, ...]
+    """What the files tell and the store does not keep."""
+    facts: Mapping[str, Any]
+    ground_truth_probability: float | None
+    """Mean probability that the labels give the images' classes; None where their classes are others."""
+    seconds: float
+
+
+class RejectedFiles(RejectedInput):
+    """Some files cannot be used; what became of the others is in `report`."""
+
+    def __init__(self, message: str, report: ImportReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportPlan:
+    """What an import would do; nothing was written."""
+
+    source: LabelSource
+    folder: ImageFolder
+    target: Target
+
+    def to_record(self) -> dict[str, Any]:
+        """As JSON values."""
+        contents, target = self.source.contents, self.target
+        return {
+            "format": target.format,
+            "kind": contents.kind,
+            "images": len(self.folder),
+            "num_crops": target.num_crops,
+            "k": contents.k,
+            "num_classes": target.num_classes,
+            "dtype": contents.dtype,
+            "codec": target.codec.to_record(),
+            "label_set": target.name,
+            "plan": target.plan,
+            "mixed": contents.mixed,
+            "unmatched": len(self.source.unmatched),
+            "lost": list(self.source.lost),
+            "stated": dict(target.stated),
+            **dict(self.source.facts),
+        }
+
+
+def plan_import(
+    path: str | Path,
+    *,
+    format: str,
+    source: str | Path,
+    images: str | Path | ImageFolder,
+    stated: Stated | None = None,
+    dtype: str | None = None,
+    name: str | None = None,
+    plan_name: str | None = None,
+) -> ImportPlan:
+    """Look at a source's first files: what they are, and what they would become. Nothing is written.
+
+    UsageError for what has to be said and was not, or does not fit the files; RejectedInput for files that
+    are none of the format's.
+    """
+    stated = stated or Stated()
+    folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
+    found = open_source(format, Path(source), folder, stated)
+    target = target_of(
+        found,
+        folder,
+        stated,
+        format_name=format,
+        source=str(source),
+        dtype=dtype,
+        name=name,
+        plan_name=plan_name,
+    )
+    existing_plan(Path(path), target, folder)
+    return ImportPlan(source=found, folder=folder, target=target)
+
+
+def import_labels(
+    path: str | Path,
+    *,
+    format: str,
+    source: str | Path,
+    images: str | Path | ImageFolder,
+    stated: Stated | None = None,
+    dtype: str | None = None,
+    name: str | None = None,
+    plan_name: str | None = None,
+    images_per_shard: int | None = None,
+    crops_per_shard: int | None = None,
+    backend: str = "zarr",
+    scratch: Path | None = None,
+    map_blocks: MapBlocks = map,
+    progress: Progress | None = None,
+    note: Callable[[str], None] = lambda message: None,
+) -> ImportReport:
+    """Import the labels of `source` for the images of a folder into the store at `path`, new or not.
+
+    Resumes where the label set is there already; several processes share its blocks. Blocks with a file that
+    cannot be used are left open and the others committed: RejectedFiles, with the report. With
+    `stated.skip_bad` their images are recorded as left out instead. ConflictError where the store holds something else
+    under these names; UsageError as `plan_import`.
+    """
+    started = time.monotonic()
+    planned = plan_import(
+        path,
+        format=format,
+        source=source,
+        images=images,
+        stated=stated,
+        dtype=dtype,
+        name=name,
+        plan_name=plan_name,
+    )
+    stated, found, target = stated or Stated(), planned.source, planned.target
+    report = progress or (lambda done, total: None)
+    try:
+        before = found.contents
+        found.prepare(scratch, report)
+        if found.bad and not stated.skip_bad:
+            raise _rejected(found.bad, None, target, started, found)
+        if found.contents != before:  # what could not be used was left out
+            target = target_of(
+                found,
+                planned.folder,
+                stated,
+                format_name=format,
+                source=str(source),
+                dtype=dtype,
+                name=name,
+                plan_name=plan_name,
+            )
+        with prepared(
+            Path(path),
+            planned.folder,
+            target,
+            images_per_shard=images_per_shard,
+            crops_per_shard=crops_per_shard,
+            backend=backend,
+        ) as store:
+            if stated.skip_bad:
+                _refuse_holes_for_others(store, target.name)
+            return _Run(
+                store=store,
+                source=found,
+                folder=planned.folder,
+                target=target,
+                skip_bad=stated.skip_bad,
+                map_blocks=map_blocks,
+                progress=report,
+                note=note,
+                started=started,
+            ).run()
+    finally:
+        found.close()
+
+
+@dataclass(kw_only=True)
+class _Run:
+    store: Store
+    source: LabelSource
+    folder: ImageFolder
+    target: Target
+    skip_bad: bool
+    map_blocks: MapBlocks
+    progress: Progress
+    note: Callable[[str], None]
+    started: float
+    results: list[BlockResult] = field(default_factory=list)
+
+    def run(self) -> ImportReport:
+        """Import every open block."""
+        target, store = self.target, self.store
+        row = store.label_set_row(target.name)
+        layout = label_layout(row, store.plan(row.plan), store.num_rows)
+        group = f"labels/{target.name}"
+
+        def open_blocks() -> list[int]:
+            there = store.catalogue.committed(group)
+            whole = layout.num_crop_shards
+            return [b for b in range(layout.num_blocks) if len(there.get(b, ())) < whole]
+
+        worker = BlockImport(
+            store=store,
+            source=self.source,
+            folder=self.folder,
+            conversion=Conversion(
+                kind=self.source.contents.kind,
+                codec=target.codec,
+                num_classes=target.num_classes,
+                temperature=target.temperature,
+            ),
+            label_set=target.name,
+            skip_bad=self.skip_bad,
+            has_truth=target.num_classes == len(store.class_names),
+        )
+        total = store.num_rows
+        before = layout.num_blocks - len(open_blocks())
+        rejected: set[int] = set()
+        waited = 0.0
+        while todo := [b for b in open_blocks() if b not in rejected]:
+            done = total - sum(len(layout.rows(b)) for b in todo)
+            self.progress(done, total)
+            busy = 0
+            for result in self.map_blocks(worker, todo):
+                if result.outcome == "busy":
+                    busy += 1
+                    continue
+                self.results.append(result)
+                if result.outcome == "rejected":
+                    rejected.add(result.block)
+                done += len(layout.rows(result.block))
+                self.progress(done, total)
+            if busy == len(todo):
+                if waited > 2 * LEASE_SECONDS:
+                    raise ConflictError(
+                        f"{group}: another process holds image block {todo[0]} and does not finish it; "
+                        "run the command again later"
+                    )
+                time.sleep(POLL_SECONDS)
+                waited += POLL_SECONDS
+            else:
+                waited = 0.0
+        self.progress(total, total)
+        store.refresh()
+        report = self._report(before, layout.num_blocks, len(rejected))
+        if rejected:
+            raise _rejected(report.bad, report, target, self.started, self.source)
+        self._judge(report)
+        return report
+
+    def _report(self, before: int, blocks: int, rejected: int) -> ImportReport:
+        bad = [*self.source.bad, *(file for result in self.results for file in result.bad)]
+        truth = [result.truth for result in self.results]
+        crops = sum(count for _, count in truth)
+        return ImportReport(
+            format=self.target.format,
+            label_set=self.target.name,
+            plan=self.target.plan,
+            num_images=sum(r.num_images for r in self.results if r.outcome == "committed"),
+            num_crops=self.target.num_crops,
+            blocks=blocks,
+            already_committed=before,
+            rejected_blocks=rejected,
+            num_bad=len(bad),
+            bad=tuple(bad),
+            unmatched=tuple(self.source.unmatched),
+            lost=tuple(self.source.lost),
+            facts=self.source.facts,
+            ground_truth_probability=sum(p for p, _ in truth) / crops if crops else None,
+            seconds=time.monotonic() - self.started,
+        )
+
+    def _judge(self, report: ImportReport) -> None:
+        mean, chance = report.ground_truth_probability, 1 / self.target.num_classes
+        if mean is not None and mean < 1.5 * chance:
+            self.note(
+                f"the labels give the images' classes {mean:.2g} on average, chance is {chance:.2g}: "
+                "are they the labels of these images, with the classes in the same order?"
+            )
+
+
+def _rejected(
+    bad: Sequence[BadFile],
+    report: ImportReport | None,
+    target: Target,
+    started: float,
+    source: LabelSource,
+) -> RejectedFiles:
+    report = report or ImportReport(
+        format=target.format,
+        label_set=target.name,
+        plan=target.plan,
+        num_images=0,
+        num_crops=target.num_crops,
+        blocks=0,
+        already_committed=0,
+        rejected_blocks=0,
+        num_bad=len(bad),
+        bad=tuple(bad),
+        unmatched=tuple(source.unmatched),
+        lost=tuple(source.lost),
+        facts=source.facts,
+        ground_truth_probability=None,
+        seconds=time.monotonic() - started,
+    )
+    count, first = report.num_bad, report.bad[0]
+    more = f" ({count - 1} more cannot be used)" if count > 1 else ""
+    kept = (
+        f"{report.num_images} images of other blocks are committed"
+        if report.num_images
+        else "nothing was committed"
+    )
+    return RejectedFiles(
+        f"{first.file}: {first.reason}{more}; {kept}: mend and run the command again, or --skip-bad leaves "
+        "such images out and records them",
+        report,
+    )
+
+
+def _refuse_holes_for_others(store: Store, label_set: str) -> None:
+    """An image that is left out is left out of every label set."""
+    others = [name for name in store.label_sets if name != label_set]
+    if others:
+        raise UsageError(
+            f"--skip-bad would take images away from label set {others[0]} too: import into a store of its own"
+        )

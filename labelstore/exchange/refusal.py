@@ -1,0 +1,62 @@
+"""Why a foreign file cannot be used: raised where it is noticed, and given the file's name where that is known."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from labelstore.errors import RejectedInput, StorageError
+
+MAX_FILE_BYTES = 128 << 20
+"""Of one label file that is read whole: SRe2L's largest batches are 45 MB."""
+
+
+class Refused(ValueError):
+    """One reason, without the file's name: what is there, and what would be allowed."""
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Every `Refused` of the block as RejectedInput that names the file."""
+    try:
+        yield
+    except Refused as reason:
+        raise RejectedInput(f"{path}: {reason}") from None
+    except MemoryError:
+        raise RejectedInput(f"{path}: needs more memory than there is") from None
+
+
+def read_bytes(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
+    """A whole file. Refused where it is missing, no plain file, empty or larger than `most` bytes."""
+    try:
+        with io.FileIO(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Refused("is no plain file")
+            if status.st_size > most:
+                raise Refused(f"is larger than {most >> 20} MiB, no label file of this kind is")
+            data = file.read(status.st_size)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Refused("is missing") from None
+    except IsADirectoryError:
+        raise Refused("is a folder") from None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    if not data:
+        raise Refused("is empty")
+    return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """An opener for which a pipe that nobody writes to is open at once, and can be refused."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A name out of a file, fit to be printed: no control characters, at most so many letters."""
+    text = "".join(c if c.isprintable() else "?" for c in str(value)[: most + 1])
+    return text if len(text) <= most else text[:most] + "..."

@@ -1,0 +1,339 @@
+"""What an import writes to: the store, crop plan, teacher and label set, made where they are not there yet."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labelstore.catalogue.records import LabelSetRow, PlanRow, TeacherRow
+from labelstore.codecs import codec_from_options
+from labelstore.codecs.base import LabelCodec
+from labelstore.codecs.labelmap import LabelMap
+from labelstore.codecs.recovery import check_temperature
+from labelstore.crop_plan import CropPlan, imported_record
+from labelstore.errors import ConflictError, UsageError
+from labelstore.exchange.labels import Contents, check_conversion
+from labelstore.exchange.source import LabelSource, Stated
+from labelstore.images import ImageFolder
+from labelstore.schema import check_num_crops, choose_layout, plan_fields
+from labelstore.store import Store, create, open_store
+from labelstore.store.opening import exists
+
+PLAN = "plan"
+MAP_CROPS = 200
+"""Crops of a plan for label maps where none are asked for: they cost nothing, being computed."""
+MAX_CLASSES = 1 << 24
+ATTEMPTS = 3
+"""Processes that start together register together; whoever comes second finds the first one's rows."""
+_DEFAULTS = {
+    "kept": "ms",
+    "kept-outputs": "mr",
+    "probabilities": "full",
+    "outputs": "logits",
+    "map": "labelmap",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The label set that the labels become."""
+
+    format: str
+    name: str
+    plan: str
+    num_crops: int
+    num_classes: int
+    codec: LabelCodec
+    temperature: float
+    teacher: TeacherRow
+    plan_parameters: Mapping[str, Any]
+    stored: bool
+    """False for label maps, whose crops are computed."""
+    stated: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The codec as a new label set has it: how class ids are kept is decided on the first shard."""
+        record = self.codec.to_record()
+        return {**record, "class_ids": None} if "class_ids" in record else record
+
+
+def target_of(
+    found: LabelSource,
+    images: ImageFolder,
+    stated: Stated,
+    *,
+    format_name: str,
+    source: str,
+    dtype: str | None,
+    name: str | None,
+    plan_name: str | None,
+) -> Target:
+    """The label set that these labels are to become; UsageError where that is not possible."""
+    contents = found.contents
+    num_classes = contents.num_classes or stated.num_classes
+    if num_classes is None:
+        stated.need(
+            "num_classes", f"{format_name} files do not say how many classes the teacher has"
+        )
+    assert num_classes is not None
+    if stated.num_classes is not None and not 1 <= stated.num_classes <= MAX_CLASSES:
+        raise UsageError(f"--num-classes {stated.num_classes}: 1 to {MAX_CLASSES}")
+    codec = _codec(contents, stated, dtype)
+    check_conversion(contents, codec, stated.num_classes or num_classes, format_name)
+    codec.fields(num_classes)
+    temperature = check_temperature(1.0 if stated.temperature is None else stated.temperature)
+    if codec.takes in ("outputs", "map") and temperature != 1:
+        raise UsageError(
+            f"--temperature {temperature:g} with {codec.name}: outputs are kept as they are, and a run chooses T; leave it out"
+        )
+    is_map = contents.kind == "map"
+    num_crops = (stated.num_crops or MAP_CROPS) if is_map else contents.num_crops
+    check_num_crops(num_crops)
+    teacher = _teacher(stated, format_name, num_classes, name or format_name)
+    return Target(
+        format=format_name,
+        name=name or teacher.name,
+        plan=plan_name or PLAN,
+        num_crops=num_crops,
+        num_classes=num_classes,
+        codec=codec,
+        temperature=temperature,
+        teacher=teacher,
+        plan_parameters=_map_plan(stated).to_record()
+        if is_map
+        else imported_record(format_name, mixed=contents.mixed),
+        stored=not is_map,
+        stated=stated.said(),
+        facts={
+            "images": str(images.root),
+            "imported_from": {"format": format_name, "source": source},
+            "stated": stated.said(),
+            "found": dict(found.facts),
+            "lost": list(found.lost),
+        },
+    )
+
+
+def existing_plan(path: Path, target: Target, images: ImageFolder) -> None:
+    """ConflictError where a store is there and holds something else under the names of the target."""
+    if not exists(path):
+        return
+    with open_store(path, readonly=True) as store:
+        _check(store, target, images)
+
+
+@contextmanager
+def prepared(
+    path: Path,
+    images: ImageFolder,
+    target: Target,
+    *,
+    images_per_shard: int | None,
+    crops_per_shard: int | None,
+    backend: str,
+) -> Iterator[Store]:
+    """The store with plan, teacher and label set registered. ConflictError where it holds something else."""
+    if not exists(path):
+        try:
+            create(
+                path,
+                images=images,
+                num_crops=target.num_crops,
+                plan_name=target.plan,
+                stored_crops=target.stored,
+                images_per_shard=images_per_shard,
+                crops_per_shard=crops_per_shard,
+                bytes_per_crop=_bytes_per_crop(target),
+                backend=backend,
+                plan_parameters=target.plan_parameters,
+            ).close()
+        except ConflictError:
+            if not exists(path):
+                raise
+    with open_store(path) as store:
+        for attempt in range(ATTEMPTS):
+            _check(store, target, images)
+            try:
+                _register(store, target, images_per_shard, crops_per_shard)
+                break
+            except ConflictError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+        yield store
+
+
+def _codec(contents: Contents, stated: Stated, dtype: str | None) -> LabelCodec:
+    compression = stated.compression or _DEFAULTS[contents.kind]
+    k = stated.k
+    if k is None and compression in ("ms", "mr", "labelmap") and contents.k is not None:
+        k = contents.k
+    codec = codec_from_options(compression, k, dtype)
+    if isinstance(codec, LabelMap) and contents.cells is not None:
+        height, width = contents.cells
+        return replace(codec, height=height, width=width, image_size=stated.input_size)
+    return codec
+
+
+def _map_plan(stated: Stated) -> CropPlan:
+    return CropPlan(
+        scale=stated.scale or (0.08, 1.0),
+        ratio=stated.ratio or (3 / 4, 4 / 3),
+        flip_prob=0.5 if stated.flip_prob is None else stated.flip_prob,
+    )
+
+
+def _teacher(stated: Stated, format_name: str, num_classes: int, label_set: str) -> TeacherRow:
+    """The teacher as far as it is known: what was not said has a usual value, and no weights stand behind it."""
+    said = stated.teacher or f"unknown, imported from {format_name}"
+    if stated.teacher is not None and not (
+        stated.teacher.isprintable() and len(stated.teacher) <= 200
+    ):
+        raise UsageError(
+            "--teacher: give a name of up to 200 printable characters, such as timm:resnet50"
+        )
+    if stated.input_size is not None and not 1 <= stated.input_size <= 65_534:
+        raise UsageError(f"--input-size {stated.input_size}: 1 to 65534 pixels")
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", (stated.teacher or label_set).rpartition(":")[2])
+    name = words.strip("-._")[:100] or format_name
+    # whose weights are unknown is nobody else's teacher
+    identity = (
+        f"imported/{said}/{'' if stated.teacher else label_set}/{num_classes}/{stated.input_size}"
+    )
+    return TeacherRow(
+        name=name,
+        source=f"imported:{said}",
+        architecture=stated.teacher or "unknown",
+        digest=hashlib.sha256(identity.encode()).hexdigest(),
+        num_classes=num_classes,
+        input_size=stated.input_size or 224,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        interpolation=stated.interpolation or "bilinear",
+        crop_pct=0.875,
+        facts={
+            "imported": True,
+            "assumed": [
+                field for field in ("input_size", "interpolation") if getattr(stated, field) is None
+            ]
+            + ["mean", "std", "crop_pct"],
+        },
+    )
+
+
+def _bytes_per_crop(target: Target) -> float:
+    fields = target.codec.fields(target.num_classes)
+    raw = {
+        per: sum(np.dtype(f.dtype).itemsize * math.prod(f.shape) for f in fields if f.per == per)
+        for per in ("crop", "image")
+    }
+    per_crop = raw["crop"] + raw["image"] / target.num_crops
+    if target.codec.kept(target.num_classes) is None:
+        per_crop = max(per_crop, 4.0 * target.num_classes)  # a block is put together in float32
+    crops = sum(
+        np.dtype(f.dtype).itemsize * math.prod(f.shape) for f in plan_fields(target.plan_parameters)
+    )
+    return per_crop + crops
+
+
+def _check(store: Store, target: Target, images: ImageFolder) -> None:
+    keys = store.image_columns["key"][~store.free]
+    if len(keys) != len(images) or any(a != b for a, b in zip(keys, images.keys, strict=True)):
+        raise ConflictError(
+            f"{store.path} holds {len(keys)} images, {images.root} {len(images)}, and they are not the same in the "
+            "same order: give the folder that the store was made from, or another STORE"
+        )
+    plan = next((row for row in store.catalogue.plans() if row.name == target.plan), None)
+    if plan is not None and (plan.num_crops != target.num_crops and target.stored):
+        raise ConflictError(
+            f"{store.path} has crop plan {plan.name} of {plan.num_crops} crops per image, these labels are of "
+            f"{target.num_crops}: give another --plan-name, or another STORE"
+        )
+    mixed = bool(target.plan_parameters.get("mixed"))
+    if plan is not None and mixed != bool(plan.parameters.get("mixed")):
+        raise ConflictError(
+            f"{store.path}: crop plan {plan.name} keeps {'no ' if mixed else ''}mixing of crops: give another --plan-name"
+        )
+    row = next((row for row in store.catalogue.label_sets() if row.name == target.name), None)
+    if row is None:
+        return
+    held = {**row.codec, "class_ids": None} if "class_ids" in row.codec else dict(row.codec)
+    origin = dict(row.facts.get("imported_from", {})).get(
+        "format", "labelling images with a teacher"
+    )
+    differences = {
+        "come from": (origin, target.format),
+        "compression": (held, target.record),
+        "crop plan": (row.plan, target.plan),
+        "classes": (row.num_classes, target.num_classes),
+        "temperature": (row.temperature, target.temperature),
+    }
+    for what, (old, new) in differences.items():
+        if old != new:
+            raise ConflictError(
+                f"label set {row.name} in {store.path} has {what} {old}, asked for {new}: use the same, or make "
+                "another label set with --name NAME"
+            )
+
+
+def _register(
+    store: Store, target: Target, images_per_shard: int | None, crops_per_shard: int | None
+) -> None:
+    catalogue = store.catalogue
+    if target.plan not in {row.name for row in catalogue.plans()}:
+        layout = choose_layout(
+            store.num_rows,
+            target.num_crops,
+            _bytes_per_crop(target),
+            images_per_shard=images_per_shard,
+            crops_per_shard=crops_per_shard,
+        )
+        catalogue.add_plan(
+            PlanRow(
+                name=target.plan,
+                num_crops=target.num_crops,
+                images_per_shard=layout.images_per_shard,
+                crops_per_shard=layout.crops_per_shard,
+                crops_per_chunk=layout.crops_per_chunk,
+                stored=target.stored,
+                parameters=target.plan_parameters,
+            )
+        )
+        store.write_metadata()
+    if target.name in {row.name for row in catalogue.label_sets()}:
+        return
+    catalogue.add_label_set(
+        LabelSetRow(
+            name=target.name,
+            plan=target.plan,
+            teacher=_known_teacher(store, target.teacher, target.name),
+            num_classes=target.num_classes,
+            codec=target.record,
+            uuid=uuid.uuid4().hex,
+            temperature=target.temperature,
+            facts=target.facts,
+        )
+    )
+    if "class_ids" not in target.record:
+        store.write_metadata()
+
+
+def _known_teacher(store: Store, row: TeacherRow, label_set: str) -> str:
+    held = store.catalogue.teachers()
+    for known in held:
+        if (known.digest, known.input_size) == (row.digest, row.input_size):
+            return known.name
+    taken = {known.name for known in held}
+    free = (row.name, label_set, f"{row.name}-{row.digest[:8]}")
+    name = next(candidate for candidate in free if candidate not in taken)
+    return store.catalogue.add_teacher(replace(row, name=name)).name

@@ -1,0 +1,108 @@
+"""What an importer is: a format finds its labels for the images of a folder, and reads them image by image.
+
+A format is a function `open_FORMAT(source, images, stated) -> LabelSource`. Where a file belongs to one image, `read`
+opens it; where files hold pieces of many images, opening the source lays them out by image first (`scattered`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from labelstore.errors import UsageError
+from labelstore.exchange.labels import Contents, ImageLabels
+from labelstore.images import ImageFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What a format cannot tell and a user says; None: not said. What was said is recorded with the labels."""
+
+    compression: str | None = None
+    """How the labels are kept; of FKD's files also what they are, since MS and MR look alike."""
+    k: int | None = None
+    num_classes: int | None = None
+    temperature: float | None = None
+    teacher: str | None = None
+    input_size: int | None = None
+    """Side of the crops that the teacher saw, pixels."""
+    interpolation: str | None = None
+    num_crops: int | None = None
+    """Take the first M crops of each image."""
+    axis_order: str | None = None
+    """Of boxes (`sides`, `swapped`) or of label maps (`rows-first`, `columns-first`)."""
+    round_boxes: bool = False
+    whole_images: bool = False
+    """The crops are the whole images: for formats that keep no boxes."""
+    drop_augmentations: bool = False
+    """Import labels of crops that were augmented or mixed further, without what was done to them."""
+    batch_size: int | None = None
+    """Images per batch of the sampler that wrote the files."""
+    sampler_seed: int = 42
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] | None = None
+    flip_prob: float | None = None
+    skip_bad: bool = False
+
+    def need(self, name: str, why: str) -> Any:  # noqa: ANN401 - the field's type
+        """A field that must have been said; UsageError with the flag and the reason where it was not."""
+        value = getattr(self, name)
+        if value is None or value is False:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} is needed: {why}")
+        return value
+
+    def said(self) -> dict[str, Any]:
+        """What was said, as JSON values."""
+        blank = Stated()
+        found = {}
+        for name, value in vars(self).items():
+            if value != getattr(blank, name) and name not in ("skip_bad", "num_crops"):
+                found[name] = list(value) if isinstance(value, tuple) else value
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadFile:
+    """One file that cannot be used."""
+
+    file: str
+    reason: str
+    image: str | None = None
+    """Key of the image whose labels it would have been."""
+
+
+class LabelSource(Protocol):
+    """Labels of one source for the images of one folder. Goes to worker processes, so it must be picklable."""
+
+    contents: Contents
+    unmatched: Sequence[str]
+    """Label files that belong to no image of the folder."""
+    lost: Sequence[str]
+    """What the files tell of their crops and a store cannot keep."""
+    facts: Mapping[str, Any]
+    """What was found out about the source, as JSON values."""
+    bad: Sequence[BadFile]
+    """Files that were found unusable while the source was opened."""
+
+    def file_of(self, image: int) -> Path:
+        """Where the labels of an image are."""
+        ...
+
+    def prepare(self, scratch: Path | None, progress: Progress) -> None:
+        """What has to be done once before images are read; `scratch` is where large files may lie."""
+        ...
+
+    def read(self, image: int, height: int, width: int) -> ImageLabels:
+        """Labels of an image of this size, M crops. RejectedInput naming the file."""
+        ...
+
+    def close(self) -> None:
+        """Remove what was laid out."""
+        ...
+
+
+Progress: TypeAlias = Callable[[int, int], None]
+OpenSource: TypeAlias = Callable[[Path, ImageFolder, Stated], LabelSource]
