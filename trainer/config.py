@@ -19,16 +19,25 @@ from pydantic import TypeAdapter, ValidationError
 
 from labelstore.errors import RejectedInput, UsageError
 
-Supervision = Literal[
-    "ground-truth", "fkd", "ferkd", "ensemble", "labelmap", "teacher", "ssl"
-]
+Supervision = Literal["ground-truth", "fkd", "ferkd", "ensemble", "labelmap", "teacher", "ssl"]
+Order = Literal["random", "easy-to-hard", "hard-to-easy"]
 Mixing = Literal["none", "selfmix", "mixup", "cutmix", "mixup-cutmix"]
-Optimizer = Literal["sgd", "nesterov", "adamw", "lamb"]
-Schedule = Literal["cosine", "step", "multistep", "constant"]
+Optimizer = Literal["sgd", "nesterov", "adam", "adamw", "lamb"]
+Schedule = Literal["cosine", "linear", "step", "multistep", "constant"]
+SoftLoss = Literal["cross-entropy", "kl"]
+Log = Literal["tensorboard", "wandb"]
 Autocast = Literal["auto", "none", "bf16", "fp16"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
-_FRACTIONS = ("flip_prob", "label_smoothing", "mixing_prob", "crop_pct", "momentum")
+_FRACTIONS = (
+    "flip_prob",
+    "label_smoothing",
+    "mixing_prob",
+    "crop_pct",
+    "momentum",
+    "ground_truth_weight",
+    "erasing_prob",
+)
 _POSITIVE = (
     "input_size",
     "crops_per_image",
@@ -56,8 +65,23 @@ _WITHOUT_EFFECT = (
     "output",
     "resume",
     "scratch",
+    "keep_draws",
+    "loggers",
 )
-_NOT_NEGATIVE = ("weight_decay", "min_lr", "warmup_lr", "warmup_epochs", "seed", "decay_rate")
+_NOT_NEGATIVE = (
+    "keep_draws",
+    "weight_decay",
+    "min_lr",
+    "warmup_lr",
+    "warmup_epochs",
+    "seed",
+    "decay_rate",
+    "single_crop_first",
+    "single_crop_last",
+    "rand_augment",
+    "rand_augment_std",
+    "rand_augment_ops",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +98,33 @@ class TrainConfig:
     store: Path | None = None
     """Label store; None for `labels="ground-truth"` only."""
     labels: Supervision = "fkd"
-    """fkd: stored soft labels; ferkd: the same under a mask (FerKD Eq. 4); ground-truth: class folders."""
+    """fkd: stored soft labels; ferkd: the same under a mask (FerKD Eq. 4); ensemble: the mean of several label sets;
+    labelmap: pooled from label maps (ReLabel); ssl: outputs of a projection head (S2-BNN); teacher: an online teacher
+    (vanilla distillation, FunMatch); ground-truth: class folders."""
     label_set: str | None = None
-    """Label set by name; None is the only one of the store."""
+    """Label set by name; None is the only one of the store. Of an ensemble all names, joined by commas."""
     mask: str | None = None
-    """Calibration mask by name; needed by ferkd."""
+    """Calibration mask by name; needed by ferkd. Of an ensemble one per label set, joined by commas, `-` for none."""
+    ensemble_weights: tuple[float, ...] = ()
+    """One per label set of an ensemble; empty are equal ones."""
+    teacher: str | None = None
+    """Online teacher: timm:NAME, torchvision:NAME, a run folder, package.module:function or a checkpoint."""
+    teacher_model: str | None = None
+    """Network of a checkpoint given as teacher: timm:NAME or torchvision:NAME."""
+    order: Order = "random"
+    """Of each image's stored crops: random, or a curriculum by how sure the teacher is (FerKD Fig. 5)."""
+    probability_range: tuple[float, float] = (0.0, 1.0)
+    """Stored crops whose largest probability lies outside are not drawn (FerKD Fig. 5)."""
     temperature: float = 1.0
-    """Of the stored labels and of the student's softmax alike."""
+    """Of the teacher's labels and of the student's softmax alike."""
     label_smoothing: float = 0.0
     """Of ground-truth labels: 1 - s + s/C at the class, s/C elsewhere (as torch.nn.CrossEntropyLoss)."""
+    ground_truth_weight: float = 0.0
+    """Share of the ground truth's loss: alpha of FerKD Eq. 1, 1 - lambda of FKD Eq. 1; the labels' is the rest."""
+    soft_loss: SoftLoss = "cross-entropy"
+    """Of the labels; kl subtracts their entropy, which moves the value and no gradient."""
+    temperature_squared: bool = True
+    """Multiply the labels' loss by temperature^2, so that its gradient keeps its size (Hinton et al. 2015)."""
     allow_incomplete: bool = False
     """Train on the committed labels of an unfinished store."""
     allow_empty_images: bool = False
@@ -127,6 +169,16 @@ class TrainConfig:
     """Beta(alpha, alpha) of mixup's weight."""
     cutmix_alpha: float = 1.0
     """Beta(alpha, alpha) of the kept area of cutmix and selfmix."""
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Brightness, contrast, saturation (factors within 1 +- value) and hue (turn within +- value); student only."""
+    rand_augment: float = 0.0
+    """Magnitude of RandAugment, 0 to 10; 0 is off; student only."""
+    rand_augment_std: float = 0.5
+    """Standard deviation of RandAugment's magnitude."""
+    rand_augment_ops: int = 2
+    """RandAugment's operations per crop."""
+    erasing_prob: float = 0.0
+    """Probability that a box of a crop is erased with noise (random erasing); student only."""
 
     # how long, how fast
     batch_size: int = 1024
@@ -134,23 +186,27 @@ class TrainConfig:
     accumulation_steps: int = 1
     """Forward passes per optimiser step."""
     epochs: int = 300
-    """N crops each; rounded up to whole passes of m epochs."""
+    """N crops each, single-crop passes included; rounded up to whole passes of m epochs."""
+    single_crop_first: int = 0
+    """Passes of one crop per image before the others (a warm-up, as in the FKD release)."""
+    single_crop_last: int = 0
+    """Passes of one crop per image after the others (as in the FKD release)."""
     optimizer: Optimizer = "sgd"
     """sgd has plain momentum, nesterov Nesterov's."""
     lr: float = 0.1
     """Peak learning rate, of the whole batch: it is not scaled."""
     weight_decay: float = 1e-4
-    """Not applied to biases and norms by adamw and lamb (timm); to everything by sgd and nesterov."""
+    """Not applied to biases and norms by adam, adamw and lamb (timm); to everything by sgd and nesterov."""
     momentum: float = 0.9
     """Of sgd and nesterov."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of adamw and lamb."""
+    """Of adam, adamw and lamb."""
     layer_decay: float | None = None
     """Factor of the learning rate from one layer group to the one below it (fine-tuning)."""
     scheduler: Schedule = "cosine"
     """step multiplies by `decay_rate` every `decay_epochs`, multistep at each of `milestones`."""
     min_lr: float = 0.0
-    """Where cosine ends."""
+    """Where cosine and linear end."""
     warmup_epochs: float = 0.0
     """Linear rise from `warmup_lr`."""
     warmup_lr: float = 1e-6
@@ -165,6 +221,10 @@ class TrainConfig:
     """Learning rate constant within a pass, as in FKD 3.3; otherwise it moves with every step."""
     clip_grad: float | None = None
     """Largest norm of the gradient; None leaves it."""
+    ema_decay: float | None = None
+    """Keep a moving average of the weights too (EMA), evaluated and saved beside them; None keeps none."""
+    sync_batchnorm: bool = False
+    """Batch norm over the crops of all ranks (on GPUs) and not of each rank alone."""
 
     # where and with what
     seed: int = 0
@@ -188,7 +248,12 @@ class TrainConfig:
     resume: bool = False
     """Continue from the run folder's last checkpoint."""
     scratch: Path | None = None
-    """Where a pass's labels are laid out; None is the temporary folder."""
+    """Where a pass's labels are laid out; None is the temporary folder. Draw files of masks, ensembles, curricula and
+    probability ranges stay here for later runs."""
+    keep_draws: float = 50.0
+    """Gigabytes of draw files kept in `scratch`, least recently used ones go first; 0 keeps none."""
+    loggers: tuple[Log, ...] = ()
+    """Where rows of summary.csv go too: tensorboard, wandb."""
 
     # what the run writes down about itself
     class_names: tuple[str, ...] = ()
@@ -198,7 +263,19 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         # lists come from YAML and from people; tuples keep equality plain
-        for name in ("mean", "std", "scale", "ratio", "betas", "milestones", "class_names"):
+        for name in (
+            "mean",
+            "std",
+            "scale",
+            "ratio",
+            "betas",
+            "milestones",
+            "class_names",
+            "color_jitter",
+            "loggers",
+            "ensemble_weights",
+            "probability_range",
+        ):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("data", "train", "val", "store", "initial_checkpoint", "output", "scratch"):
             if getattr(self, name) is not None:
@@ -217,6 +294,16 @@ class TrainConfig:
             value = getattr(self, name)
             self._require(name, value is None or value > 0, "it must be above 0, or left out")
         self._require("std", min(self.std) > 0, "each must be above 0")
+        self._require(
+            "ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "give above 0, below 1"
+        )
+        self._require("rand_augment", self.rand_augment <= 10, "it must be within 0 and 10")
+        *factors, hue = self.color_jitter
+        self._require(
+            "color_jitter",
+            all(0 <= factor <= 1 for factor in factors) and 0 <= hue <= 0.5,
+            "give three values within 0 and 1, and a hue within 0 and 0.5",
+        )
         self._require("betas", all(0 <= beta < 1 for beta in self.betas), "each must be in [0, 1)")
         low, high = self.scale
         self._require("scale", 0 < low <= high <= 1, "give (low, high) with 0 < low <= high <= 1")
@@ -232,6 +319,12 @@ class TrainConfig:
             f"it must be a multiple of crops_per_image={m}, e.g. {-(-self.batch_size // m) * m}",
         )
         self._require(
+            "epochs",
+            self.epochs >= self.single_crop_first + self.single_crop_last,
+            f"it must be at least single_crop_first + single_crop_last = "
+            f"{self.single_crop_first + self.single_crop_last}",
+        )
+        self._require(
             "warmup_epochs",
             self.warmup_epochs < self.epochs,
             f"give less than epochs={self.epochs}",
@@ -243,18 +336,7 @@ class TrainConfig:
             raise UsageError(
                 "scheduler='multistep' without milestones: give the epochs where it decays"
             )
-        if self.labels != "ground-truth" and self.store is None:
-            raise UsageError(
-                f"labels={self.labels!r} without a store: give store, or labels='ground-truth'"
-            )
-        if self.labels == "ferkd" and self.mask is None:
-            raise UsageError(
-                "labels='ferkd' without a mask: give one that `labelstore info` lists, or labels='fkd'"
-            )
-        if self.labels != "ferkd" and self.mask is not None:
-            raise UsageError(
-                f"mask={self.mask!r} with labels={self.labels!r}: masks belong to labels='ferkd'"
-            )
+        self._check_supervision()
         if self.labels == "ground-truth" and self.temperature != 1:
             raise UsageError(
                 f"temperature={self.temperature} with ground-truth labels: they have none; leave it at 1"
@@ -265,9 +347,78 @@ class TrainConfig:
             )
         if self.pretrained and self.initial_checkpoint is not None:
             raise UsageError("pretrained and initial_checkpoint together: give one of them")
+        if self.loggers and self.output is None:
+            raise UsageError(
+                f"loggers={','.join(self.loggers)} without a run folder: give output, where its files go"
+            )
         if self.class_names and self.num_classes not in (None, len(self.class_names)):
             raise UsageError(
                 f"num_classes={self.num_classes} with {len(self.class_names)} class_names: leave one out"
+            )
+
+    def _check_supervision(self) -> None:
+        kind, names = self.labels, split_names(self.label_set)
+        if kind not in ("ground-truth", "teacher") and self.store is None:
+            raise UsageError(
+                f"labels={kind!r} without a store: give store, or labels='ground-truth'"
+            )
+        if kind == "ferkd" and self.mask is None:
+            raise UsageError(
+                "labels='ferkd' without a mask: give one that `labelstore info` lists, or labels='fkd'"
+            )
+        if self.mask is not None and (
+            kind not in ("ferkd", "ensemble", "teacher") or not self.store
+        ):
+            raise UsageError(
+                f"mask={self.mask!r} with labels={kind!r}: masks belong to labels='ferkd' or 'ensemble'"
+            )
+        if kind == "ensemble" and not names:
+            raise UsageError(
+                "labels='ensemble' without label_set: give the names of its label sets, joined by commas"
+            )
+        if kind != "ensemble" and len(names) > 1:
+            raise UsageError(
+                f"label_set={self.label_set!r} with labels={kind!r}: several label sets are labels='ensemble'"
+            )
+        for what, given in (
+            ("mask", split_names(self.mask)),
+            ("ensemble_weights", self.ensemble_weights),
+        ):
+            if kind == "ensemble" and given and len(given) != len(names):
+                raise UsageError(
+                    f"{len(given)} values of {what} for {len(names)} label sets: give one for each, in the same order"
+                )
+        if self.ensemble_weights and kind != "ensemble":
+            raise UsageError(
+                f"ensemble_weights with labels={kind!r}: they belong to labels='ensemble'"
+            )
+        self._require(
+            "ensemble_weights",
+            all(math.isfinite(weight) and weight > 0 for weight in self.ensemble_weights),
+            "each must be above 0",
+        )
+        if (self.teacher is not None) != (kind == "teacher"):
+            raise UsageError(
+                f"teacher={self.teacher!r} with labels={kind!r}: an online teacher and labels='teacher' go together"
+            )
+        if self.teacher_model is not None and self.teacher is None:
+            raise UsageError("teacher_model without teacher: it is the network of a checkpoint")
+        low, high = self.probability_range
+        self._require(
+            "probability_range",
+            0 <= low <= high <= 1,
+            "give (low, high) with 0 <= low <= high <= 1",
+        )
+        picks = self.order != "random" or self.probability_range != (0, 1)
+        if picks and self.store is None:
+            raise UsageError(
+                f"order={self.order!r}, probability_range={low:g},{high:g} with labels={kind!r} and no store: they "
+                "are of stored crops"
+            )
+        if kind == "ssl" and self.ground_truth_weight:
+            raise UsageError(
+                f"ground_truth_weight={self.ground_truth_weight} with labels='ssl': a projection head's outputs are no "
+                "classes; leave it at 0"
             )
 
     def _require(self, name: str, holds: bool, advice: str) -> None:
@@ -280,9 +431,21 @@ class TrainConfig:
         return self.batch_size // self.crops_per_image
 
     @property
+    def multi_crop_passes(self) -> int:
+        """Passes of m crops: what single-crop passes leave of the epochs, over m, rounded up."""
+        singles = self.single_crop_first + self.single_crop_last
+        return -(-(self.epochs - singles) // self.crops_per_image)
+
+    @property
     def passes(self) -> int:
-        """Times that every image is loaded: epochs / m, rounded up."""
-        return -(-self.epochs // self.crops_per_image)
+        """Times that every image is loaded."""
+        return self.single_crop_first + self.multi_crop_passes + self.single_crop_last
+
+    @property
+    def whole_epochs(self) -> int:
+        """Epochs really trained for: `epochs`, rounded up to whole passes."""
+        singles = self.single_crop_first + self.single_crop_last
+        return singles + self.multi_crop_passes * self.crops_per_image
 
     def steps_per_pass(self, num_images: int) -> int:
         """Optimiser steps of one pass over that many images; the last one may be smaller."""
@@ -305,6 +468,11 @@ class TrainConfig:
         return tuple(
             name for name in mine if name not in _WITHOUT_EFFECT and mine[name] != theirs[name]
         )
+
+    def decisive(self) -> dict[str, Any]:
+        """Every setting that changes what is learnt, as plain values."""
+        values = self._learnt_from()
+        return {name: value for name, value in values.items() if name not in _WITHOUT_EFFECT}
 
     def _learnt_from(self) -> dict[str, Any]:
         values = self.to_mapping()
@@ -354,6 +522,15 @@ class TrainConfig:
         if not isinstance(values, Mapping):
             raise RejectedInput(f"{path} is no mapping of settings: give the config.yaml of a run")
         return cls.from_mapping(values)
+
+
+def split_names(text: str | None) -> tuple[str, ...]:
+    """Names joined by commas.
+
+    >>> split_names("a, b"), split_names(None)
+    (('a', 'b'), ())
+    """
+    return () if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _plain(value: object) -> object:

@@ -1,39 +1,47 @@
 """The training loop, top to bottom in one function; what varies is made before it and passed in.
 
     pass      labels of m crops of every image are laid out, every image is decoded once
-    step      B crops: normalise, mix, forward, soft cross-entropy, backward, optimiser
+    step      B crops over all ranks: normalise, mix, forward, loss, backward, optimiser, moving average
     pass end  evaluate, one row in summary.csv, checkpoint
 
 Everything random is keyed by (seed, step), so a run that was stopped at any step goes on bit-equal (CPU).
+Under torchrun every rank runs this function on its share of each step's images.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from labelstore.errors import LabelStoreError
-from trainer.checkpoint import Checkpoint, RunFolder
+from trainer.augmentation import augmentation_of
 from trainer.config import TrainConfig
-from trainer.evaluation import Evaluation, evaluate
-from trainer.loader import CropBatch, CropLoader
-from trainer.losses import SparseSoftCrossEntropy
-from trainer.mixing import mix, mixing_rng
-from trainer.models import Normalise, autocast, choose_device, create_model
-from trainer.schedule import LearningRate, create_optimizer
+from trainer.loader import CropLoader
+from trainer.losses import DistillationLoss, SparseSoftCrossEntropy
+from trainer.mixing import mixing_rng
+from trainer.models import autocast, choose_device, create_model
+from trainer.outputs import open_outputs
+from trainer.pass_end import end_pass
+from trainer.ranks import join_ranks
+from trainer.run_state import RunState
+from trainer.schedule import LearningRate
+from trainer.shared_step import (
+    blank_crops,
+    exchanged,
+    micro_batches,
+    parallel_model,
+    still_statistics,
+    with_synced_batchnorm,
+)
 from trainer.stopping import StopRequest
-from trainer.training_data import TrainingData, open_training_data
+from trainer.student_view import OnlineLabels, StudentView
+from trainer.training_data import training_data_of_rank
 
 Progress = Callable[[int, int], None]
-STEPS_BETWEEN_CHECKS = 50
-"""How often the loss is looked at on a GPU: every look waits for the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +59,8 @@ class Run:
     top5: float | None
     best_top1: float | None
     """Largest top-1 of any evaluation."""
+    best_ema_top1: float | None
+    """The same of the averaged weights; None without `ema_decay`."""
     seconds: float
     """Of this call."""
     model: nn.Module = field(repr=False)
@@ -64,23 +74,25 @@ def run(
 ) -> Run:
     """Train one student as `config` says and leave a run folder (`config.output`).
 
-    `progress` is called with steps taken and steps in all, `note` with a line per pass. UsageError and
-    RejectedInput as the config's fields and the data call for; IncompleteError for an unfinished store
-    without `allow_incomplete`.
+    `progress` is called with steps taken and steps in all, `note` with a line per pass, both on rank 0 only.
+    UsageError and RejectedInput as the config's fields and the data call for; IncompleteError for an unfinished
+    store without `allow_incomplete`; LabelStoreError for a loss that is not finite, or another rank that ended.
     """
     started = time.perf_counter()
-    device = choose_device(config.device)
-    with open_training_data(config, note) as data:
+    with join_ranks() as ranks, training_data_of_rank(config, ranks, note) as data:
         config = data.config
+        device = choose_device(config.device, ranks.local_rank if ranks.world_size > 1 else None)
+        if not ranks.is_first:
+            progress, note = None, lambda message: None
         model = create_model(config).to(device)
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        optimizer = create_optimizer(config, model)
-        scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
-        folder = None if config.output is None else RunFolder(config.output)
-        state = _State()
-        if folder is not None and (checkpoint := folder.start(config)) is not None:
-            state.load(checkpoint, model, optimizer, scaler)
+        if config.sync_batchnorm:
+            model = with_synced_batchnorm(model, device)
+        state = RunState.of(config, model, ranks)
+        outputs, checkpoint = open_outputs(config, ranks, note)
+        if checkpoint is not None:
+            state.load(checkpoint)
             note(f"resumed at step {state.step}")
         loader = CropLoader(
             data.source,
@@ -90,217 +102,107 @@ def run(
             interpolation=config.interpolation,
             seed=config.seed,
             workers=config.workers,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
             pin_memory=device.type == "cuda",
+            augment=augmentation_of(config),
         )
-        steps = loader.deal.num_steps
-        rate = LearningRate(config, optimizer, loader.steps(0))
-        criterion = SparseSoftCrossEntropy(config.temperature)
-        normalise = Normalise(config.mean, config.std).to(device)
-        forward = torch.compile(model) if config.compile_model else model
+        schedule, steps = data.source.schedule, loader.deal.num_steps
+        rate = LearningRate(
+            config,
+            state.optimizer,
+            [(m, loader.steps(p)) for p, m in enumerate(schedule.crops_per_pass)],
+        )
+        criterion = DistillationLoss(
+            SparseSoftCrossEntropy(
+                config.temperature,
+                squared=config.temperature_squared,
+                kl=config.soft_loss == "kl",
+            ),
+            config.ground_truth_weight,
+        )
+        view = StudentView(config, device, _online_labels(config, device))
+        parallel = parallel_model(model, ranks, device)
+        forward = torch.compile(parallel) if config.compile_model else parallel
 
         first_pass, first_step = loader.deal.locate(state.step)
         # a signal waits for the end of its step, so that weights and step number belong together
-        with StopRequest() as stop:
-            for pass_index in range(first_pass, data.source.schedule.num_passes):
+        with closing(outputs), StopRequest() as stop:
+            for pass_index in range(first_pass, schedule.num_passes):
                 pass_started = time.perf_counter()
-                model.train()
+                parallel.train()
                 with loader.batches(pass_index, first_step) as batches:
                     for batch in batches:
-                        torch.manual_seed(hash((config.seed, state.step)) & 0x7FFF_FFFF)  # dropout
+                        # dropout and drop path; each rank its own
+                        torch.manual_seed(hash((config.seed, state.step, ranks.rank)) & 0x7FFF_FFFF)
                         lr = rate.set(state.step)
-                        optimizer.zero_grad(set_to_none=True)
-                        for part in _micro_batches(batch, config.accumulation_steps):
-                            crops = part.to(device)
-                            pixels, labels = mix(
-                                config,
-                                normalise(crops.pixels),
-                                (crops.class_ids, crops.probs, crops.rest),
-                                mixing_rng(config.seed, state.step, part.step),
+                        state.optimizer.zero_grad(set_to_none=True)
+                        parts = list(
+                            micro_batches(batch, config.accumulation_steps, ranks.world_size)
+                        )
+                        for part in parts:
+                            # a rank without images in this step takes part with black ones, which weigh nothing
+                            idle = not len(part) and not config.sync_batchnorm
+                            pixels, labels, truth = view(
+                                blank_crops(part) if idle else part,
+                                mixing_rng(config.seed, state.step, ranks.rank, part.step),
                             )
-                            with autocast(device, config.amp):
-                                logits = forward(pixels)
-                            loss = criterion(logits, *labels) * (len(part) / len(batch))
-                            scaler.scale(loss).backward()
-                            state.add_loss(loss.detach() * len(batch))
+                            with (
+                                exchanged(parallel, is_last=part is parts[-1]),
+                                still_statistics(parallel, when=idle),
+                            ):
+                                with autocast(device, config.amp):
+                                    logits = forward(pixels)
+                                loss = criterion(logits, labels, truth)
+                                share = len(part) / batch.crops_of_step * ranks.world_size
+                                state.scaler.scale(loss * share).backward()
+                            if len(part):
+                                state.add_loss(loss.detach() * len(part))
+                        norm = None
                         if config.clip_grad is not None:
-                            scaler.unscale_(optimizer)
-                            nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
-                        scaler.step(optimizer)
-                        scaler.update()
-                        state.end_step(len(batch), check=_is_checked(device, state.step))
+                            state.scaler.unscale_(state.optimizer)
+                            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
+                        if is_checked := state.is_checked():
+                            state.check_finite(labels[1], logits, loss, norm)
+                        state.scaler.step(state.optimizer)
+                        state.scaler.update()
+                        if state.ema is not None:
+                            state.ema.update(model)
+                        state.end_step(len(batch), settle=is_checked)
                         if progress is not None:
                             progress(state.step, steps)
+                        stop.requested = ranks.largest(stop.requested or 0) or None
                         if stop.requested is not None:
                             break
                 first_step = 0
                 if state.step == loader.deal.first_step(pass_index) + loader.steps(pass_index):
-                    _end_pass(
-                        config, state, model, optimizer, scaler, data, folder, note,
+                    end_pass(
+                        config, state, data, outputs, note,
                         pass_index=pass_index, lr=lr, seconds=time.perf_counter() - pass_started,
                     )  # fmt: skip
                 if stop.requested is not None:
                     break
-            if stop.requested is not None and folder is not None:
-                folder.save(
-                    state.checkpoint(
-                        config, model, optimizer, scaler, epochs=pass_index * config.crops_per_image
-                    )
-                )
+            if stop.requested is not None:
+                outputs.save(state.checkpoint(config, epochs=schedule.positions(pass_index).start))
                 note(f"stopped at step {state.step} of {steps}: --resume goes on from here")
         return Run(
             config=config,
             steps=steps,
-            crops_seen=data.source.schedule.epochs * len(data.source.table),
+            crops_seen=schedule.epochs * len(data.source.table),
             train_loss=state.last_loss,
             top1=None if state.evaluation is None else state.evaluation.top1,
             top5=None if state.evaluation is None else state.evaluation.top5,
             best_top1=state.best,
+            best_ema_top1=state.best_ema,
             seconds=time.perf_counter() - started,
             model=model,
         )
 
 
-@dataclass(kw_only=True)
-class _State:
-    """What a run carries from step to step, beside weights and optimiser."""
+def _online_labels(config: TrainConfig, device: torch.device) -> OnlineLabels | None:
+    """The teacher that labels what the student sees, with labels="teacher"."""
+    if config.labels != "teacher":
+        return None
+    from trainer.online_teacher import OnlineTeacher
 
-    step: int = 0
-    loss_sum: float = 0.0
-    crops: int = 0
-    best: float | None = None
-    last_loss: float = math.nan
-    evaluation: Evaluation | None = None
-    _waiting: Tensor | None = None
-
-    def add_loss(self, loss: Tensor) -> None:
-        """Add one micro-batch's loss, summed over its crops, without waiting for the device."""
-        self._waiting = loss if self._waiting is None else self._waiting + loss
-
-    def end_step(self, crops: int, *, check: bool) -> None:
-        """Count a step; with `check`, LabelStoreError where the loss is not finite."""
-        self.step += 1
-        self.crops += crops
-        if check:
-            self.settle()
-
-    def settle(self) -> None:
-        """Bring the waiting losses to the CPU."""
-        if self._waiting is None:
-            return
-        loss = float(self._waiting)
-        self._waiting = None
-        if not math.isfinite(loss):
-            raise LabelStoreError(
-                f"the training loss is {loss} at step {self.step}: lower --lr, add --clip-grad 1 or --warmup-epochs, "
-                "or use --amp bf16 in the place of fp16"
-            )
-        self.loss_sum += loss
-
-    def end_pass(self) -> float:
-        """Mean loss of the pass."""
-        self.settle()
-        self.last_loss = self.loss_sum / max(self.crops, 1)
-        self.loss_sum, self.crops = 0.0, 0
-        return self.last_loss
-
-    def checkpoint(
-        self,
-        config: TrainConfig,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        *,
-        epochs: int,
-    ) -> Checkpoint:
-        """Everything that continues the run from here."""
-        self.settle()
-        return Checkpoint(
-            step=self.step,
-            epoch=epochs,
-            arch=config.model,
-            state_dict=model.state_dict(),
-            optimizer=optimizer.state_dict(),
-            amp_scaler=scaler.state_dict() if scaler.is_enabled() else None,
-            metric=self.best,
-            config=config.to_mapping(),
-            counters={"loss_sum": self.loss_sum, "crops": self.crops, "last_loss": self.last_loss},
-        )
-
-    def load(
-        self,
-        checkpoint: Checkpoint,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-    ) -> None:
-        """Go on from a checkpoint."""
-        model.load_state_dict(checkpoint.state_dict)
-        optimizer.load_state_dict(dict(checkpoint.optimizer))
-        if checkpoint.amp_scaler is not None:
-            scaler.load_state_dict(dict(checkpoint.amp_scaler))
-        self.step, self.best = checkpoint.step, checkpoint.metric
-        self.loss_sum = checkpoint.counters.get("loss_sum", 0.0)
-        self.crops = int(checkpoint.counters.get("crops", 0))
-        self.last_loss = checkpoint.counters.get("last_loss", math.nan)
-
-
-def _end_pass(
-    config: TrainConfig,
-    state: _State,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    data: TrainingData,
-    folder: RunFolder | None,
-    note: Callable[[str], None],
-    *,
-    pass_index: int,
-    lr: float,
-    seconds: float,
-) -> None:
-    """Evaluate, write the pass's row and the checkpoint."""
-    loss = state.end_pass()
-    positions = data.source.schedule.positions(pass_index)
-    is_last = positions.stop == data.source.schedule.epochs
-    row: dict[str, Any] = {
-        "epoch": positions.stop,
-        "crops_seen": positions.stop * len(data.source.table),
-        "lr": lr,
-        "train_loss": loss,
-        "eval_loss": None,
-        "eval_top1": None,
-        "eval_top5": None,
-        "seconds": round(seconds, 3),
-    }
-    state.evaluation = None
-    if data.val is not None and (is_last or (pass_index + 1) % config.eval_every == 0):
-        found = evaluate(model, data.val, config, device=next(model.parameters()).device)
-        row |= {"eval_loss": found.loss, "eval_top1": found.top1, "eval_top5": found.top5}
-        state.evaluation = found
-    top1 = None if state.evaluation is None else state.evaluation.top1
-    is_best = top1 is not None and (state.best is None or top1 > state.best)
-    state.best = top1 if is_best else state.best
-    words = f"epoch {positions.stop} of {data.source.schedule.epochs}: loss {loss:.4f}"
-    if state.evaluation is not None:
-        words += f", top-1 {state.evaluation.top1:.2f} %, top-5 {state.evaluation.top5:.2f} %"
-    note(words)
-    if folder is not None:
-        folder.add_summary(row)
-        folder.log(words)
-        # without a validation folder the last weights are the ones to keep
-        best = is_best or (data.val is None and is_last)
-        checkpoint = state.checkpoint(config, model, optimizer, scaler, epochs=positions.stop)
-        folder.save(checkpoint, best=best)
-
-
-def _micro_batches(batch: CropBatch, count: int) -> Iterator[CropBatch]:
-    """A step's crops in up to `count` parts of whole images; their `step` numbers the part."""
-    images = len(batch.images)
-    count = min(count, images)  # the last step of a pass may be smaller
-    bounds = [images * i // count for i in range(count + 1)]
-    for part, (first, last) in enumerate(itertools.pairwise(bounds)):
-        yield batch.part(first, last, number=part)
-
-
-def _is_checked(device: torch.device, step: int) -> bool:
-    return device.type == "cpu" or (step + 1) % STEPS_BETWEEN_CHECKS == 0
+    return OnlineTeacher(config, device)

@@ -95,11 +95,28 @@ def evaluate(
     RejectedInput names an image that cannot be decoded or a folder that is no class.
     """
     images = scan_folder(folder, keys_only=True)
-    outputs = _output_of_class(images, config)
+    outputs = output_of_class(images, config)
     classes = torch.from_numpy(outputs[images.class_ids[rank::world_size]])
-    paths = [folder / images.spellings.get(key, key) for key in images.keys[rank::world_size]]
+    paths = [image_path(images, key) for key in images.keys[rank::world_size]]
+    counts = Counts(config.num_classes or len(images.classes))
+    for chosen, logits in forward_all(model, paths, config, device=device, report=report):
+        counts.add(logits, classes[chosen])
+    return counts.result()
+
+
+def forward_all(
+    model: nn.Module,
+    paths: Sequence[Path],
+    config: TrainConfig,
+    *,
+    device: torch.device | str = "cpu",
+    report: Report | None = None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Outputs (b, C) float32 on the device of centre crops of images, batch by batch, with their places in `paths`.
+
+    The network is in evaluation mode until the iterator ends.
+    """
     normalise = Normalise(config.mean, config.std).to(device)
-    counts = _Counts(config.num_classes or len(images.classes))
     training = model.training
     model.eval()
     try:
@@ -111,16 +128,22 @@ def evaluate(
                     crops = crops.contiguous(memory_format=torch.channels_last)
                 with autocast(device, config.amp):
                     logits = model(crops)
-                counts.add(logits.float(), classes[start : start + len(pixels)])
+                yield slice(start, start + len(pixels)), logits.float()
                 start += len(pixels)
                 if report is not None:
                     report(start, len(paths))
     finally:
         model.train(training)
-    return counts.result()
 
 
-class _Counts:
+def image_path(images: ImageFolder, key: str) -> Path:
+    """Where the image of a key lies."""
+    return images.root / images.spellings.get(key, key)
+
+
+class Counts:
+    """Adds up an `Evaluation`."""
+
     def __init__(self, num_classes: int) -> None:
         self._num_classes = num_classes
         self._images, self._correct, self._correct5 = np.zeros((3, num_classes), np.int64)
@@ -150,8 +173,8 @@ class _Counts:
         )
 
 
-def _output_of_class(images: ImageFolder, config: TrainConfig) -> NDArray[np.int64]:
-    """Network output of each class folder."""
+def output_of_class(images: ImageFolder, config: TrainConfig) -> NDArray[np.int64]:
+    """Network output of each class folder; UsageError or RejectedInput where they do not belong together."""
     if not config.class_names:
         if config.num_classes not in (None, len(images.classes)):
             raise UsageError(

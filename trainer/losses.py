@@ -1,4 +1,4 @@
-"""Soft cross-entropy (FerKD Eq. 2, "SCE"), dense and computed straight from sparse labels.
+"""Soft cross-entropy (FerKD Eq. 2, "SCE"), dense and computed straight from sparse labels, and what is made of it.
 
 A sparse label of one crop is K class ids with probabilities, and `rest`, the probability of each class that
 is not listed. With q = softmax(logits) and marginal smoothing (FKD Eq. 5) the loss never needs the C classes
@@ -7,7 +7,7 @@ of a label:
     -sum_c p_c log q_c = -[ sum_k (p_k - rest) log q_k  +  rest * sum_c log q_c ]
 
 An entry adds p_k - rest to its class, so a class listed twice gets both excesses (mixed labels are such) and
-an entry with p_k = rest adds nothing, whatever its class.
+an entry with p_k = rest adds nothing, whatever its class. Dense labels are K = C of them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+Labels = tuple[Tensor, Tensor, Tensor]
+"""class_ids (B, K), probs (B, K), rest (B,)."""
+
 
 class SparseSoftCrossEntropy(nn.Module):
     """Mean over B crops of -sum p log q, from logits (B, C) and sparse labels.
 
     `temperature` T divides the logits; the loss is multiplied by T^2, so that its gradient keeps its size
-    (Hinton et al. 2015). Labels are taken as they are: re-temper them when they are recovered.
+    (Hinton et al. 2015), unless `squared` is off. Labels are taken as they are: re-temper them when they are
+    recovered. With `kl` the labels' entropy is subtracted: the value moves, the gradient does not.
 
     >>> loss = SparseSoftCrossEntropy()
     >>> logits = torch.tensor([[2.0, 0.0, 0.0]])
@@ -29,22 +33,24 @@ class SparseSoftCrossEntropy(nn.Module):
     >>> torch.testing.assert_close(loss(logits, *label), dense)
     """
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self, temperature: float = 1.0, *, squared: bool = True, kl: bool = False) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.squared, self.kl = temperature, squared, kl
 
     def forward(self, logits: Tensor, class_ids: Tensor, probs: Tensor, rest: Tensor) -> Tensor:
         """Logits (B, C), class_ids (B, K) integers, probs (B, K), rest (B,) -> scalar, float32."""
         log_q = _log_softmax(logits, self.temperature)
-        rest = rest.float()
-        excess = probs.float() - rest.unsqueeze(-1)
+        probs, rest = probs.float(), rest.float()
+        excess = probs - rest.unsqueeze(-1)
         kept = (excess * log_q.gather(-1, class_ids.long())).sum(-1)
         loss = -(kept + rest * log_q.sum(-1)).mean()
-        return loss * self.temperature**2
+        if self.kl:
+            loss = loss - label_entropy((class_ids, probs, rest), logits.shape[-1]).mean()
+        return loss * self.temperature**2 if self.squared else loss
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"temperature={self.temperature}"
+        return f"temperature={self.temperature}, squared={self.squared}, kl={self.kl}"
 
 
 class SoftCrossEntropy(nn.Module):
@@ -63,10 +69,53 @@ class SoftCrossEntropy(nn.Module):
         return f"temperature={self.temperature}"
 
 
+class DistillationLoss(nn.Module):
+    """(1 - w) * soft loss of the labels + w * cross-entropy of the ground truth (FKD Eq. 1, FerKD Eq. 1).
+
+    `ground_truth_weight` w is FerKD's alpha and 1 - lambda of FKD. The temperature is the labels' alone.
+    """
+
+    def __init__(self, labels_loss: SparseSoftCrossEntropy, ground_truth_weight: float) -> None:
+        super().__init__()
+        self.of_labels = labels_loss
+        self.of_ground_truth = SparseSoftCrossEntropy()
+        self.ground_truth_weight = ground_truth_weight
+
+    def forward(self, logits: Tensor, labels: Labels, ground_truth: Labels | None) -> Tensor:
+        """Logits (B, C), labels and ground truth as sparse labels of B crops -> scalar, float32."""
+        w = self.ground_truth_weight
+        # a weight of exactly one needs no labels: 0 * inf would be NaN
+        soft: Tensor = self.of_labels(logits, *labels) if w < 1 else logits.new_zeros(())
+        if ground_truth is None:
+            return soft
+        hard: Tensor = self.of_ground_truth(logits, *ground_truth)
+        return (1 - w) * soft + w * hard
+
+
 def soft_cross_entropy(logits: Tensor, probs: Tensor, temperature: float = 1.0) -> Tensor:
     """Logits (B, C), dense labels (B, C) -> scalar mean over B, float32."""
     log_q = _log_softmax(logits, temperature)
     return -(probs.float() * log_q).sum(-1).mean() * temperature**2
+
+
+def label_entropy(labels: Labels, num_classes: int) -> Tensor:
+    """-sum_c p_c log p_c of sparse labels over C classes, (B,); classes may be listed more than once."""
+    class_ids, probs, rest = labels
+    rest = rest.unsqueeze(-1)
+    ids, order = class_ids.long().sort(-1)
+    excess = (probs - rest).gather(-1, order)
+    # entries of one class lie side by side now: add them up at the first one's number
+    is_first = torch.ones_like(ids, dtype=torch.bool)
+    is_first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    place = is_first.cumsum(-1) - 1
+    total = torch.zeros_like(excess).scatter_add_(-1, place, excess)
+    # places beyond the last class hold no excess, and so add nothing
+    listed = (_p_log_p(rest + total) - _p_log_p(rest)).sum(-1)
+    return -(listed + num_classes * _p_log_p(rest).squeeze(-1))
+
+
+def _p_log_p(probs: Tensor) -> Tensor:
+    return probs.xlogy(probs)
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:

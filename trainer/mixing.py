@@ -13,7 +13,7 @@ Batches hold the m crops of an image in consecutive rows. Randomness comes in as
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from trainer.config import TrainConfig
 
 Labels = tuple[Tensor, Tensor, Tensor]
 """class_ids (B, K), probs (B, K), rest (B,)."""
+Drawn = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64] | None]
+"""Partner, weight and box of every crop."""
 
 
 def mixing_rng(seed: int, step: int, *more: int) -> np.random.Generator:
@@ -32,27 +34,84 @@ def mixing_rng(seed: int, step: int, *more: int) -> np.random.Generator:
     return np.random.default_rng([0x6D6978, seed, step, *more])
 
 
-def mix(
-    config: TrainConfig, pixels: Tensor, labels: Labels, rng: np.random.Generator
-) -> tuple[Tensor, Labels]:
-    """Normalised pixels (B, 3, S, S) and their labels, mixed as the config says; new tensors, or the same ones."""
-    prob = config.mixing_prob
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Which crop is mixed into which, and how much of each: pixels and every kind of labels go through one."""
+
+    partner: Tensor
+    """(B,) int64 rows."""
+    weight: Tensor
+    """(B,) float32, share of the crop itself."""
+    boxes: Tensor | None
+    """(B, 4) top, left, bottom, right of what the partner's pixels replace; None blends all pixels."""
+
+    def pixels(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, S, S), mixed: a new tensor."""
+        if self.boxes is None:
+            return torch.lerp(pixels[self.partner], pixels, self.weight.view(-1, 1, 1, 1))
+        top, left, bottom, right = self.boxes.view(-1, 4, 1).unbind(1)
+        line = torch.arange(pixels.shape[-1], device=pixels.device)
+        rows, columns = (line >= top) & (line < bottom), (line >= left) & (line < right)
+        inside = (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
+        return torch.where(inside, pixels[self.partner], pixels)
+
+    def labels(self, labels: Labels) -> Labels:
+        """Sparse labels (B, K), mixed: (B, 2 K), or (B, K) where all crops share one row of ids."""
+        return mixed_labels(labels, self.partner, self.weight)
+
+
+def mixture(
+    config: TrainConfig,
+    rng: np.random.Generator,
+    *,
+    size: int,
+    side: int,
+    crops_per_image: int,
+    device: torch.device | str = "cpu",
+) -> Mixture | None:
+    """How B = `size` crops of S = `side` pixels are mixed, as the config says; None for not at all.
+
+    A single-crop pass has nothing to selfmix.
+    """
+    prob, m = config.mixing_prob, crops_per_image
     match config.mixing:
         case "none":
-            return pixels, labels
+            return None
         case "selfmix":
-            m = config.crops_per_image
-            return selfmix(
-                pixels, labels, rng, crops_per_image=m, prob=prob, alpha=config.cutmix_alpha
-            )
+            if m == 1:
+                return None
+            alpha = config.cutmix_alpha
+            drawn = _selfmix(rng, size, side, crops_per_image=m, prob=prob, alpha=alpha)
+            return _on(device, drawn)
         case "mixup":
-            chosen = mixup
+            is_mixup = True
         case "cutmix":
-            chosen = cutmix
+            is_mixup = False
         case "mixup-cutmix":
-            chosen = mixup if rng.random() < 0.5 else cutmix
-    alpha = config.mixup_alpha if chosen is mixup else config.cutmix_alpha
-    return chosen(pixels, labels, rng, prob=prob, alpha=alpha)
+            is_mixup = rng.random() < 0.5
+    if is_mixup:
+        return _on(device, _mixup(rng, size, prob=prob, alpha=config.mixup_alpha))
+    return _on(device, _cutmix(rng, size, side, prob=prob, alpha=config.cutmix_alpha))
+
+
+def mix(
+    config: TrainConfig,
+    pixels: Tensor,
+    labels: Labels,
+    rng: np.random.Generator,
+    *,
+    crops_per_image: int | None = None,
+) -> tuple[Tensor, Labels]:
+    """Normalised pixels (B, 3, S, S) and their labels, mixed as the config says; new tensors, or the same ones."""
+    found = mixture(
+        config,
+        rng,
+        size=len(pixels),
+        side=pixels.shape[-1],
+        crops_per_image=crops_per_image or config.crops_per_image,
+        device=pixels.device,
+    )
+    return (pixels, labels) if found is None else (found.pixels(pixels), found.labels(labels))
 
 
 def selfmix(
@@ -70,19 +129,15 @@ def selfmix(
     every crop is a partner once. An image is left alone with probability 1 - prob. The paper does not say
     which mixing it uses inside an image; its supplement pairs SelfMix's settings with CutMix's.
     """
-    m = crops_per_image
-    size, side = len(pixels), pixels.shape[-1]
-    assert m > 1
-    assert size % m == 0
-    images = size // m
-    turns = rng.integers(1, m, images)
-    boxes, weights = _boxes(rng, images, side, alpha)
-    alone = rng.random(images) >= prob
-    boxes[alone], weights[alone] = 0, 1.0
-    inside = np.arange(size) % m
-    first = np.arange(size) - inside
-    partner = first + (inside + np.repeat(turns, m)) % m
-    return _paste(pixels, labels, partner, np.repeat(boxes, m, 0), np.repeat(weights, m))
+    drawn = _selfmix(
+        rng,
+        len(pixels),
+        pixels.shape[-1],
+        crops_per_image=crops_per_image,
+        prob=prob,
+        alpha=alpha,
+    )
+    return _mixed(pixels, labels, drawn)
 
 
 def mixup(
@@ -94,14 +149,7 @@ def mixup(
     alpha: float = 0.8,
 ) -> tuple[Tensor, Labels]:
     """Mixup (Zhang et al. 2018): one weight for the batch from Beta(alpha, alpha), partners by permutation."""
-    partner = rng.permutation(len(pixels))
-    weight = float(rng.beta(alpha, alpha))
-    if rng.random() >= prob:
-        return pixels, labels
-    index = torch.from_numpy(partner).to(pixels.device)
-    mixed = torch.lerp(pixels[index], pixels, weight)
-    weights = torch.full((len(pixels),), weight, device=pixels.device)
-    return mixed, mixed_labels(labels, index, weights)
+    return _mixed(pixels, labels, _mixup(rng, len(pixels), prob=prob, alpha=alpha))
 
 
 def cutmix(
@@ -113,20 +161,63 @@ def cutmix(
     alpha: float = 1.0,
 ) -> tuple[Tensor, Labels]:
     """CutMix (Yun et al. 2019): one box for the batch, partners by permutation; the weight is the area kept."""
-    size, side = len(pixels), pixels.shape[-1]
+    drawn = _cutmix(rng, len(pixels), pixels.shape[-1], prob=prob, alpha=alpha)
+    return _mixed(pixels, labels, drawn)
+
+
+def _selfmix(
+    rng: np.random.Generator,
+    size: int,
+    side: int,
+    *,
+    crops_per_image: int,
+    prob: float,
+    alpha: float,
+) -> Drawn:
+    m = crops_per_image
+    assert m > 1
+    assert size % m == 0
+    images = size // m
+    turns = rng.integers(1, m, images)
+    boxes, weights = _boxes(rng, images, side, alpha)
+    alone = rng.random(images) >= prob
+    boxes[alone], weights[alone] = 0, 1.0
+    inside = np.arange(size) % m
+    first = np.arange(size) - inside
+    partner = first + (inside + np.repeat(turns, m)) % m
+    return partner, np.repeat(weights, m), np.repeat(boxes, m, 0)
+
+
+def _mixup(rng: np.random.Generator, size: int, *, prob: float, alpha: float) -> Drawn | None:
+    partner = rng.permutation(size)
+    weight = float(rng.beta(alpha, alpha))
+    if rng.random() >= prob:
+        return None
+    return partner, np.full(size, weight), None
+
+
+def _cutmix(
+    rng: np.random.Generator, size: int, side: int, *, prob: float, alpha: float
+) -> Drawn | None:
     partner = rng.permutation(size)
     boxes, weights = _boxes(rng, 1, side, alpha)
     if rng.random() >= prob:
-        return pixels, labels
-    return _paste(pixels, labels, partner, np.repeat(boxes, size, 0), np.repeat(weights, size))
+        return None
+    return partner, np.repeat(weights, size), np.repeat(boxes, size, 0)
 
 
 def mixed_labels(labels: Labels, partner: Tensor, weight: Tensor) -> Labels:
-    """weight * label + (1 - weight) * label[partner]: (B, K) -> (B, 2 K) classes. partner (B,), weight (B,)."""
+    """weight * label + (1 - weight) * label[partner]: (B, K) -> (B, 2 K) classes. partner (B,), weight (B,).
+
+    Labels of which all crops share one row of ids in memory (stride 0: dense ones) keep their K classes.
+    """
     class_ids, probs, rest = labels
     excess = probs - rest.unsqueeze(-1)
     mixed_rest = weight * rest + (1 - weight) * rest[partner]
     w = weight.unsqueeze(-1)
+    if class_ids.stride(0) == 0:
+        # dense labels: every crop has the same ids, so the lists need not be joined
+        return class_ids, w * probs + (1 - w) * probs[partner], mixed_rest
     both = torch.cat([w * excess, (1 - w) * excess[partner]], dim=-1)
     return (
         torch.cat([class_ids, class_ids[partner]], dim=-1),
@@ -148,19 +239,17 @@ def _boxes(
     return np.concatenate([start, stop], axis=1), weight
 
 
-def _paste(
-    pixels: Tensor,
-    labels: Labels,
-    partner: NDArray[np.int64],
-    boxes: NDArray[np.int64],
-    weights: NDArray[Any],
-) -> tuple[Tensor, Labels]:
-    device, side = pixels.device, pixels.shape[-1]
-    index = torch.from_numpy(partner).to(device)
-    top, left, bottom, right = torch.from_numpy(boxes).to(device).view(-1, 4, 1).unbind(1)
-    line = torch.arange(side, device=device)
-    rows, columns = (line >= top) & (line < bottom), (line >= left) & (line < right)
-    inside = (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
-    mixed = torch.where(inside, pixels[index], pixels)
-    weight = torch.from_numpy(weights).to(device, torch.float32)
-    return mixed, mixed_labels(labels, index, weight)
+def _on(device: torch.device | str, drawn: Drawn | None) -> Mixture | None:
+    if drawn is None:
+        return None
+    partner, weights, boxes = drawn
+    return Mixture(
+        partner=torch.from_numpy(partner).to(device),
+        weight=torch.from_numpy(weights).to(device, torch.float32),
+        boxes=None if boxes is None else torch.from_numpy(boxes).to(device),
+    )
+
+
+def _mixed(pixels: Tensor, labels: Labels, drawn: Drawn | None) -> tuple[Tensor, Labels]:
+    found = _on(pixels.device, drawn)
+    return (pixels, labels) if found is None else (found.pixels(pixels), found.labels(labels))

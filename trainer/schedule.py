@@ -7,9 +7,14 @@ be one or two stairs.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # public, but not in an __all__
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.scheduler.multistep_lr import MultiStepLRScheduler
+from timm.scheduler.poly_lr import PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.step_lr import StepLRScheduler
 from torch import nn
@@ -18,7 +23,13 @@ from torch.optim import Optimizer
 from trainer.config import TrainConfig
 
 # timm's "sgd" is Nesterov's, its "momentum" the plain one that torch and FKD call SGD
-_TIMM_NAMES = {"sgd": "momentum", "nesterov": "sgd", "adamw": "adamw", "lamb": "lamb"}
+_TIMM_NAMES = {
+    "sgd": "momentum",
+    "nesterov": "sgd",
+    "adam": "adam",
+    "adamw": "adamw",
+    "lamb": "lamb",
+}
 
 
 def create_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
@@ -40,21 +51,26 @@ def create_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
 class LearningRate:
     """Sets an optimiser's learning rate before each step; holds no state, so resuming needs none.
 
-    Layer groups (`layer_decay`) keep their proportions.
+    `passes` lists (crops per image, steps) of every pass of the run. Layer groups (`layer_decay`) keep their
+    proportions.
     """
 
-    def __init__(self, config: TrainConfig, optimizer: Optimizer, steps_per_pass: int) -> None:
-        self._crops_per_image = config.crops_per_image
-        self._steps_per_pass = steps_per_pass
+    def __init__(
+        self, config: TrainConfig, optimizer: Optimizer, passes: Sequence[tuple[int, int]]
+    ) -> None:
+        self._passes = passes
+        self._first_epochs = list(accumulate((m for m, _ in passes), initial=0))
+        self._first_steps = list(accumulate((steps for _, steps in passes), initial=0))
         self._serrated = config.serrated
         self._warmup_epochs = config.warmup_epochs
         self._scheduler = _scheduler(config, optimizer)
 
     def epoch(self, step: int) -> float:
         """The epoch whose rate step number `step` (from 0, over the whole run) is taken with."""
-        passed, inside = divmod(step, self._steps_per_pass)
-        start = passed * self._crops_per_image
-        now = start + inside / self._steps_per_pass * self._crops_per_image
+        nth = min(bisect_right(self._first_steps, step), len(self._passes)) - 1
+        crops, steps = self._passes[nth]
+        start = self._first_epochs[nth]
+        now = start + (step - self._first_steps[nth]) / steps * crops
         if not self._serrated:
             return now
         return start if start >= self._warmup_epochs else min(now, self._warmup_epochs)
@@ -71,7 +87,16 @@ def _scheduler(config: TrainConfig, optimizer: Optimizer) -> Scheduler:
         case "cosine":
             return CosineLRScheduler(
                 optimizer,
-                t_initial=config.passes * config.crops_per_image,
+                t_initial=config.whole_epochs,
+                lr_min=config.min_lr,
+                warmup_t=warmup_t,  # type: ignore[arg-type]
+                warmup_lr_init=warmup_lr,
+            )
+        case "linear":
+            return PolyLRScheduler(
+                optimizer,
+                t_initial=config.whole_epochs,
+                power=1.0,
                 lr_min=config.min_lr,
                 warmup_t=warmup_t,  # type: ignore[arg-type]
                 warmup_lr_init=warmup_lr,

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import labelstore
-from labelstore.crops import CropPlan
+from labelstore.crop_plan import CropPlan
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.generation.image_check import check_images
 from labelstore.images import ImageFolder, scan_folder
 from trainer.config import TrainConfig
 from trainer.loader import GroundTruthPasses, PassSource, StoredPasses, read_sizes
+from trainer.loader.supervision import chosen_labels
+from trainer.ranks import Ranks
 from trainer.sampler import PassSchedule
 
 
@@ -32,25 +37,37 @@ class TrainingData:
 
 @contextmanager
 def open_training_data(
-    config: TrainConfig, note: Callable[[str], None] = lambda message: None
+    config: TrainConfig,
+    note: Callable[[str], None] = lambda message: None,
+    *,
+    attach: Path | None = None,
 ) -> Iterator[TrainingData]:
     """Find images, labels and validation folder; scratch files go when the block ends.
+
+    `attach` is the folder in which another process of this node, with the same config, lays out the labels.
 
     UsageError or RejectedInput name what does not fit: no such folder, images that are not the store's,
     a number of classes that is not the labels'.
     """
     images = scan_folder(_training_folder(config))
-    schedule = PassSchedule.of(passes=config.passes, crops_per_image=config.crops_per_image)
-    if config.passes * config.crops_per_image != config.epochs:
+    schedule = PassSchedule.of(
+        passes=config.multi_crop_passes,
+        crops_per_image=config.crops_per_image,
+        single_crop_first=config.single_crop_first,
+        single_crop_last=config.single_crop_last,
+    )
+    if config.whole_epochs != config.epochs:
         note(
             f"{config.epochs} epochs of one crop per image are not whole passes of {config.crops_per_image} crops: "
-            f"training for {config.passes * config.crops_per_image}"
+            f"training for {config.whole_epochs}"
         )
-    if config.labels == "ground-truth":
-        source, config = _ground_truth(config, images, schedule)
+    if config.labels == "ground-truth" or config.store is None:
+        source, config = _ground_truth(config, images, schedule, attach)
     else:
-        source, config = _stored(config, images, schedule, note)
+        source, config = _stored(config, images, schedule, note, attach)
     with source:
+        if config.ground_truth_weight:
+            _check_ground_truth(config, source)
         if source.counts.left_out:
             note(f"{source.counts.left_out} images have no usable crop and are left out")
         if source.counts.repeating:
@@ -58,11 +75,45 @@ def open_training_data(
                 f"{source.counts.repeating} images have fewer usable crops than m={config.crops_per_image} "
                 "and repeat them within a pass"
             )
-        yield TrainingData(config=config, source=source, images=images, val=_validation(config))
+        yield TrainingData(
+            config=config,
+            source=source,
+            images=images,
+            val=None if config.labels == "ssl" else _validation(config),
+        )
+
+
+@contextmanager
+def training_data_of_rank(
+    config: TrainConfig, ranks: Ranks, note: Callable[[str], None] = lambda message: None
+) -> Iterator[TrainingData]:
+    """`open_training_data` on every rank: the first of each node lays out labels, the others attach to them."""
+    with ExitStack() as stack:
+        opened: list[TrainingData] = []
+
+        def lead() -> Path:
+            opened.append(stack.enter_context(open_training_data(config, note)))
+            return opened[0].source.folder
+
+        folder = ranks.on_node_leader(lead)
+        if not opened:
+            opened.append(stack.enter_context(open_training_data(config, attach=folder)))
+        yield opened[0]
+
+
+def _check_ground_truth(config: TrainConfig, source: PassSource) -> None:
+    truth = source.table.ground_truth
+    wrong = np.flatnonzero((truth < 0) | (truth >= (config.num_classes or 0)))
+    if len(wrong):
+        raise UsageError(
+            f"ground_truth_weight={config.ground_truth_weight}: {source.table.keys[int(wrong[0])]} has class "
+            f"{truth[wrong[0]]}, the labels have outputs 0-{(config.num_classes or 0) - 1} ({len(wrong)} such images):"
+            " leave it at 0"
+        )
 
 
 def _ground_truth(
-    config: TrainConfig, images: ImageFolder, schedule: PassSchedule
+    config: TrainConfig, images: ImageFolder, schedule: PassSchedule, attach: Path | None
 ) -> tuple[PassSource, TrainConfig]:
     config = _with_classes(config, len(images.classes), images.classes, {})
     assert config.num_classes is not None
@@ -72,55 +123,72 @@ def _ground_truth(
         ),
         keys=images.keys,
         class_ids=images.class_ids,
-        sizes=read_sizes(images, threads=config.workers),
+        # who attaches makes no boxes; 0 is unknown
+        sizes=read_sizes(images, threads=config.workers)
+        if attach is None
+        else np.zeros((len(images), 2), np.int64),
         num_classes=config.num_classes,
         schedule=schedule,
         label_smoothing=config.label_smoothing,
         scratch=config.scratch,
+        attach=attach,
         threads=config.workers,
     )
     return source, config
 
 
 def _stored(
-    config: TrainConfig, images: ImageFolder, schedule: PassSchedule, note: Callable[[str], None]
+    config: TrainConfig,
+    images: ImageFolder,
+    schedule: PassSchedule,
+    note: Callable[[str], None],
+    attach: Path | None,
 ) -> tuple[PassSource, TrainConfig]:
     assert config.store is not None
     store = labelstore.open(config.store)
-    labels = store.label_set(config.label_set)
-    mask = None if config.mask is None else store.mask(config.mask)
-    if mask is not None and mask.row.teacher != labels.row.teacher:
-        raise UsageError(
-            f"mask {mask.name} was made from teacher {mask.row.teacher}, label set {labels.name} has "
-            f"{labels.row.teacher}: choose a mask of the same teacher"
-        )
-    check_images(store, images, note)
-    teacher = store.teacher(labels.row.teacher)
-    if teacher.interpolation != config.interpolation:
-        note(
-            f"the teacher saw crops resized with {teacher.interpolation}, the student sees {config.interpolation}: "
-            f"--interpolation {teacher.interpolation} makes them alike"
-        )
-    names = store.class_names if len(store.class_names) == labels.num_classes else ()
+    labels = chosen_labels(store, config)
+    if attach is None:
+        check_images(store, images, note)
+    teachers = [store.teacher(member.labels.row.teacher) for member in labels.members]
+    # a map's teacher saw whole images, an online one sees what the student sees
+    for teacher in teachers if config.labels not in ("labelmap", "teacher") else ():
+        if teacher.interpolation != config.interpolation:
+            note(
+                f"the teacher {teacher.name} saw crops resized with {teacher.interpolation}, the student sees "
+                f"{config.interpolation}: --interpolation {teacher.interpolation} makes them alike"
+            )
+    num_classes = labels.num_classes
+    if config.labels == "teacher":
+        num_classes = len(store.class_names)
+    names = store.class_names if len(store.class_names) == num_classes else ()
+    masks = [member.mask.rule for member in labels.members if member.mask is not None]
     provenance = {
         "store": store.uuid,
-        "label_set": labels.row.uuid,
-        "teacher": teacher.digest,
-        **({} if mask is None else {"mask": mask.rule}),
+        "label_set": _one_or_all([member.labels.row.uuid for member in labels.members]),
+        "teacher": _one_or_all([teacher.digest for teacher in teachers]),
+        **({"mask": _one_or_all(masks)} if masks else {}),
     }
-    config = _with_classes(config, labels.num_classes, names, provenance)
+    config = _with_classes(config, num_classes, () if config.labels == "ssl" else names, provenance)
     source = StoredPasses(
         labels,
         schedule=schedule,
         seed=config.seed,
-        mask=mask,
-        temperature=config.temperature,
+        # a label of the online teacher's takes their place
+        temperature=1.0 if config.labels == "teacher" else config.temperature,
+        order=config.order,
+        probability_range=config.probability_range,
         scratch=config.scratch,
+        keep_draws=config.keep_draws,
+        attach=attach,
         allow_empty_images=config.allow_empty_images,
         allow_incomplete=config.allow_incomplete,
         threads=config.workers,
     )
     return source, config
+
+
+def _one_or_all(values: list[Any]) -> object:
+    return values[0] if len(values) == 1 else values
 
 
 def _with_classes(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from labelstore.crops import CropPlan
+from labelstore.crop_plan import CropPlan
 from labelstore.errors import LabelStoreError, RejectedInput, StorageError, UsageError
 from labelstore.images import scan_folder
 from labelstore.replay import read_image, replay

@@ -14,7 +14,7 @@ import pytest
 
 from labelstore.calibration import Region, RegionThresholds, calibrate, calibrate_label
 from labelstore.codecs import Full, MarginalRenorm, MarginalSmoothing, densify
-from labelstore.crops import CropPlan
+from labelstore.crop_plan import CropPlan
 from labelstore.errors import (
     IncompleteError,
     NotGenerated,
@@ -207,7 +207,7 @@ def test_images_without_a_usable_crop_are_counted_or_refused(labels, scratch):
         assert counts.repeating == ((few > 0) & (few < 7)).sum()
         found = source.pass_labels(3)
         assert usable[found.images[:, None], found.crops].all()
-    nothing = calibrate(labels, RegionThresholds(low=0, middle=0, top=0), name="nothing")
+    nothing = calibrate(labels, RegionThresholds(low=1, middle=1, top=1), name="nothing")
     with pytest.raises(RejectedInput, match=r"nothing to train on"):
         passes(labels, **{**options, "mask": nothing})
 
@@ -241,12 +241,8 @@ def test_a_missing_crop_is_never_trained_on(tmp_path, scratch):
 def test_temperature_that_labels_cannot_have_is_refused(tmp_path, scratch):
     probs = np.full((3, 20, 4), 0.25, np.float32)
     codec = MarginalRenorm(k=2, dtype="float32", class_ids="plain")
-    with (
-        filled_store(tmp_path / "s", probs, codec) as filled,
-        passes(filled.label_set(), schedule=SCHEDULE, temperature=2.0, scratch=scratch) as source,
-        pytest.raises(UsageError),
-    ):
-        source.pass_labels(0)
+    with filled_store(tmp_path / "s", probs, codec) as filled, pytest.raises(UsageError):
+        passes(filled.label_set(), schedule=SCHEDULE, temperature=2.0, scratch=scratch)
 
 
 def test_other_processes_attach(labels, scratch):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import labelstore
-import labelstore.crops
+import labelstore.crop_plan
 import trainer
 from labelstore import Full, MarginalSmoothing, RegionThresholds
 from labelstore.errors import ConflictError, IncompleteError, RejectedInput, UsageError
@@ -80,7 +80,7 @@ def test_fkd_equals_a_plain_loop_over_recovered_labels(data: Path, store: Path) 
 
     labels = labelstore.open(store).label_set("full")
     columns = labels.store.image_columns
-    streams = labelstore.crops.image_streams(list(columns["key"]))
+    streams = labelstore.crop_plan.image_streams(list(columns["key"]))
     schedule = PassSchedule.of(passes=1, crops_per_image=2)
     deal = Deal(schedule=schedule, num_images=21, batch_size=8)
     order = DrawingOrder(seed=0, num_crops=M, crops_per_chunk=labels.plan.crops_per_chunk)

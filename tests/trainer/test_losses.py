@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trainer.losses import SoftCrossEntropy, SparseSoftCrossEntropy, soft_cross_entropy
+from trainer.losses import (
+    DistillationLoss,
+    SoftCrossEntropy,
+    SparseSoftCrossEntropy,
+    label_entropy,
+    soft_cross_entropy,
+)
 from trainer.recover import dense_labels
 
 
@@ -72,3 +78,55 @@ def test_extreme_logits_give_a_finite_loss(logits):
 @pytest.mark.parametrize("loss", [SoftCrossEntropy(2.0), SparseSoftCrossEntropy(2.0)])
 def test_temperature_shows_in_repr(loss):
     assert "temperature=2.0" in repr(loss)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(2, 20), st.data())
+def test_entropy_of_labels_with_repeated_classes_equals_the_dense_one(seed, batch, classes, data):
+    kept = data.draw(st.integers(1, classes))
+    one, two = (sparse_labels(seed + i, batch, kept, classes) for i in range(2))
+    w = data.draw(st.floats(0, 1))
+    mean_rest = w * one[2] + (1 - w) * two[2]
+    excess = [w * (one[1] - one[2][:, None]), (1 - w) * (two[1] - two[2][:, None])]
+    mixed = (
+        torch.cat([one[0], two[0]], 1),
+        torch.cat(excess, 1) + mean_rest[:, None],
+        mean_rest,
+    )
+    dense = dense_labels(*mixed, classes).clamp_min(0).double()
+    expected = -torch.xlogy(dense, dense).sum(1)
+    torch.testing.assert_close(
+        label_entropy(mixed, classes).double(), expected, atol=2e-5, rtol=1e-4
+    )
+
+
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.3, 1.0]), st.booleans(), st.booleans())
+def test_distillation_loss_equals_the_papers_equation_in_value_and_gradient(seed, w, kl, squared):
+    """FKD Eq. 1 with dense labels: (1 - w) [KL or CE](soft) + w CE(ground truth)."""
+    labels = sparse_labels(seed, 6, 3, 8)
+    truth = torch.randint(0, 8, (6,), generator=torch.Generator().manual_seed(seed))
+    logits = torch.randn(6, 8, generator=torch.Generator().manual_seed(seed)) * 3
+    one, two = (logits.clone().requires_grad_() for _ in range(2))
+    soft = SparseSoftCrossEntropy(4.0, squared=squared, kl=kl)
+    hard = truth[:, None], torch.ones(6, 1), torch.zeros(6)
+    loss = DistillationLoss(soft, w)(one, labels, hard)
+    dense, log_q = dense_labels(*labels, 8), torch.log_softmax(two / 4, 1)
+    if kl:
+        of_labels = torch.nn.functional.kl_div(log_q, dense, reduction="batchmean")
+    else:
+        of_labels = -(dense * log_q).sum(1).mean()
+    expected = (1 - w) * of_labels * (16 if squared else 1)
+    expected = expected + w * torch.nn.functional.cross_entropy(two, truth)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_labels_that_share_a_row_of_ids_are_read_like_any_others():
+    ids = torch.tensor([2, 0, 1])
+    probs = torch.softmax(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), 1)
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    loss = SparseSoftCrossEntropy()
+    shared = loss(logits, ids.expand(4, 3), probs, torch.zeros(4))
+    torch.testing.assert_close(shared, loss(logits, ids.repeat(4, 1), probs, torch.zeros(4)))
+    torch.testing.assert_close(shared, soft_cross_entropy(logits, probs[:, ids.argsort()]))

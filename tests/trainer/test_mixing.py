@@ -146,3 +146,42 @@ def test_the_gpu_mixes_as_the_cpu_does(mixing):
     logits = torch.randn(len(pixels), CLASSES, generator=torch.Generator().manual_seed(0))
     loss = SparseSoftCrossEntropy()
     torch.testing.assert_close(loss(logits.cuda(), *there[1]).cpu(), loss(logits, *here[1]))
+
+
+@pytest.mark.parametrize("name", ["selfmix", "mixup", "cutmix"])
+def test_a_weight_of_one_changes_nothing(name, monkeypatch):
+    """SelfMix with lambda 1 is no mixing: nothing of the partner in pixels or labels."""
+
+    class Ones(np.random.Generator):
+        def beta(self, a, b, size=None):
+            return 1.0 if size is None else np.ones(size)
+
+    pixels, labels = batch()
+    rng = Ones(np.random.PCG64(0))
+    function = {"selfmix": selfmix, "mixup": mixup, "cutmix": cutmix}[name]
+    more = {"crops_per_image": M} if name == "selfmix" else {}
+    mixed, mixed_ones = function(pixels, labels, rng, **more)
+    assert torch.equal(mixed, pixels)
+    torch.testing.assert_close(dense_labels(*mixed_ones, CLASSES), dense_labels(*labels, CLASSES))
+
+
+@given(st.integers(0, 2**32))
+def test_dense_labels_mix_without_growing(seed):
+    rng = np.random.default_rng(seed)
+    probs = torch.from_numpy(rng.dirichlet(np.ones(CLASSES), 6).astype(np.float32))
+    ids, rest = torch.arange(CLASSES).expand(6, -1), torch.zeros(6)
+    partner, weight = (
+        torch.from_numpy(rng.permutation(6)),
+        torch.from_numpy(rng.random(6, np.float32)),
+    )
+    shared = mixed_labels((ids, probs, rest), partner, weight)
+    assert shared[0].shape == (6, CLASSES)
+    plain = mixed_labels((ids.contiguous().clone(), probs, rest), partner, weight)
+    torch.testing.assert_close(dense_labels(*shared, CLASSES), dense_labels(*plain, CLASSES))
+
+
+def test_single_crop_passes_have_nothing_to_selfmix():
+    pixels, labels = batch()
+    mixed, same = mix(config("selfmix"), pixels, labels, mixing_rng(0, 0), crops_per_image=1)
+    assert mixed is pixels
+    assert same is labels

@@ -14,7 +14,9 @@ def rates(steps_per_pass, steps=None, **changes):
         labels="ground-truth", **{"epochs": 40, "crops_per_image": 4, "lr": 1.0, **changes}
     )
     optimizer = create_optimizer(config, nn.Linear(2, 2))
-    learning_rate = LearningRate(config, optimizer, steps_per_pass)
+    learning_rate = LearningRate(
+        config, optimizer, [(config.crops_per_image, steps_per_pass)] * config.passes
+    )
     steps = range(config.passes * steps_per_pass) if steps is None else steps
     return [learning_rate.set(step) for step in steps]
 
@@ -94,11 +96,39 @@ def test_layer_groups_keep_their_proportions():
         labels="ground-truth", optimizer="adamw", layer_decay=0.5, epochs=8, lr=1.0
     )
     optimizer = create_optimizer(config, model)
-    learning_rate = LearningRate(config, optimizer, 3)
+    learning_rate = LearningRate(config, optimizer, [(4, 3)] * 2)
     for step in (0, 3):
         learning_rate.set(step)
         found = {round(group["lr"] / learning_rate_of(step), 9) for group in optimizer.param_groups}
         assert found == {1.0, 0.5, 0.25, 0.125}
+
+
+def test_linear_falls_evenly_to_the_minimum():
+    got = rates(1, scheduler="linear", min_lr=0.2)
+    assert got == pytest.approx([1 - 0.8 * 4 * p / 40 for p in range(10)])
+
+
+def test_single_crop_passes_move_the_rate_by_one_epoch_each():
+    """Passes of one crop have m times the images per step, and last one epoch each."""
+    config = TrainConfig(
+        labels="ground-truth",
+        epochs=12,
+        crops_per_image=4,
+        lr=1.0,
+        single_crop_first=2,
+        single_crop_last=2,
+    )
+    assert (config.multi_crop_passes, config.passes, config.whole_epochs) == (2, 6, 12)
+    passes = [(1, 3), (1, 3), (4, 10), (4, 10), (1, 3), (1, 3)]
+    optimizer = create_optimizer(config, nn.Linear(2, 2))
+    learning_rate = LearningRate(config, optimizer, passes)
+    starts = [0, 1, 2, 6, 10, 11]
+    expected = [
+        0.5 * (1 + math.cos(math.pi * start / 12))
+        for start, (_, steps) in zip(starts, passes, strict=True)
+        for _ in range(steps)
+    ]
+    assert [learning_rate.set(step) for step in range(32)] == pytest.approx(expected)
 
 
 def learning_rate_of(step):

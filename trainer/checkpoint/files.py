@@ -45,8 +45,12 @@ class Checkpoint:
     """The optimiser's state dict."""
     amp_scaler: Mapping[str, Any] | None = None
     """State dict of the gradient scaler, with fp16."""
+    state_dict_ema: Mapping[str, Tensor] | None = None
+    """Moving average of weights and buffers (timm's word), of a run with one."""
     metric: float | None = None
     """Best top-1 so far, percent."""
+    metric_ema: float | None = None
+    """The same of the moving average."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The run's config as plain values."""
     counters: Mapping[str, float] = field(default_factory=dict)
@@ -90,9 +94,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(**{name: value for name, value in values.items() if name in names})
 
 
-def weights_file(checkpoint: Checkpoint) -> bytes:
-    """The network's weights as a safetensors file, their digest in its metadata."""
-    state = checkpoint.state_dict
+def weights_file(checkpoint: Checkpoint, *, ema: bool = False) -> bytes:
+    """The network's weights as a safetensors file, their digest in its metadata; `ema` takes their average."""
+    state = (checkpoint.state_dict_ema or {}) if ema else checkpoint.state_dict
     metadata = {
         "format": "pt",
         DIGEST_KEY: state_digest(state),

@@ -6,6 +6,8 @@ log.txt              what was printed
 last.pth.tar         checkpoint to continue from; previous.pth.tar is the one before it
 model_best.pth.tar   checkpoint of the best top-1
 model.safetensors    its weights
+model_ema.safetensors   moving average of the weights at its own best top-1, of a run with ema_decay
+tensorboard/         with loggers=tensorboard
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from trainer.checkpoint.files import (
     weights_file,
 )
 from trainer.config import TrainConfig
-from trainer.models import BEST, LAST, WEIGHTS
+from trainer.models import BEST, LAST, WEIGHTS, WEIGHTS_EMA
 
 PREVIOUS = "previous.pth.tar"
 
@@ -63,8 +65,13 @@ class RunFolder:
         """(Re)write config.yaml."""
         write_file(self.path / "config.yaml", config.to_yaml().encode())
 
-    def save(self, checkpoint: Checkpoint, *, best: bool = False) -> None:
-        """Write last.pth.tar and, with `best`, model_best.pth.tar and model.safetensors."""
+    def save(self, checkpoint: Checkpoint, *, best: bool = False, best_ema: bool = False) -> None:
+        """Write last.pth.tar and, with `best`, model_best.pth.tar and model.safetensors.
+
+        `best_ema` writes the averaged weights beside them.
+        """
+        if best_ema:
+            write_file(self.path / WEIGHTS_EMA, weights_file(checkpoint, ema=True))
         if best:
             # before the last checkpoint: killed in between, the run repeats these steps and writes them again
             write_file(self.path / BEST, checkpoint_bytes(checkpoint))

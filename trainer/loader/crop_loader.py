@@ -26,6 +26,9 @@ from trainer.loader.ring import BatchRing
 from trainer.loader.source import PassSource
 from trainer.sampler import Deal, check_seed, image_order
 
+Augment = Callable[[Tensor, int, range], None]
+"""Changes uint8 crops (m, 3, S, S) of one image in place, given the image's stream and the crops' positions."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CropBatch:
@@ -38,11 +41,13 @@ class CropBatch:
     pixels: Tensor
     """uint8 (b * m, 3, S, S), channels-last memory."""
     class_ids: Tensor
-    """int64 (b * m, K); K = C for dense labels."""
+    """int64 (b * m, K); dense labels have K = C, and one row of ids for all crops (stride 0)."""
     probs: Tensor
     """float32 (b * m, K)."""
     rest: Tensor
     """float32 (b * m,): probability of each class that is not listed."""
+    ground_truth: Tensor
+    """int64 (b * m,) class of the image, -1 where there is none."""
     regions: Tensor
     """uint8 (b * m,) region codes; the labels are calibrated already."""
     crops: Tensor
@@ -68,7 +73,15 @@ class CropBatch:
             self,
             **{
                 name: getattr(self, name)[crops]
-                for name in ("pixels", "class_ids", "probs", "rest", "regions", "crops")
+                for name in (
+                    "pixels",
+                    "class_ids",
+                    "probs",
+                    "rest",
+                    "ground_truth",
+                    "regions",
+                    "crops",
+                )
             },
             images=self.images[first:last],
             step=number,
@@ -81,8 +94,9 @@ class CropBatch:
             self,
             **{
                 name: getattr(self, name).to(device, non_blocking=True)
-                for name in ("class_ids", "probs", "rest", "regions", "crops", "images")
+                for name in ("probs", "rest", "ground_truth", "regions", "crops", "images")
             },
+            class_ids=_ids_on(device, self.class_ids),
             pixels=self.pixels.to(device, non_blocking=True, copy=True),
             _copied=[],
         )
@@ -108,10 +122,11 @@ class CropLoader:
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
+        augment: Augment | None = None,
     ) -> None:
         """`data` is the folder that the image keys are relative to; B = `batch_size` counts all ranks.
 
-        `workers` threads fill at most `prefetch` batches ahead. UsageError for a batch size that is not a
+        `workers` threads fill at most `prefetch` batches ahead; `augment` changes an image's crops in place. UsageError for a batch size that is not a
         multiple of m x world size, for any m of the schedule.
         """
         if workers < 1 or prefetch < 1 or input_size < 1 or not 0 <= rank < world_size:
@@ -130,6 +145,7 @@ class CropLoader:
             world_size=world_size,
         )
         self._pin_memory = pin_memory
+        self.augment = augment
         self._buffers: list[Tensor] = []
 
     def steps(self, pass_index: int) -> int:
@@ -204,7 +220,7 @@ class CropBatches:
         self._ring = BatchRing(
             [share.stop - share.start for share in shares],
             open_batch,
-            _filler(loader, m),
+            _filler(loader, loader.source.schedule.positions(pass_index)),
             depth=len(buffers),
             workers=loader.workers,
             at_start=_one_thread,
@@ -233,9 +249,14 @@ class CropBatches:
         deal, m = self._loader.deal, self._labels.crops_per_image
         self._held = CropBatch(
             pixels=opened.pixels,
-            class_ids=torch.from_numpy(labels.class_ids),
+            class_ids=torch.from_numpy(labels.class_ids)
+            if "class_ids" in (opened.records.dtype.names or ())
+            else torch.arange(self._labels.num_classes).expand(len(labels.rest), -1),
             probs=torch.from_numpy(labels.probs),
             rest=torch.from_numpy(labels.rest),
+            ground_truth=torch.from_numpy(
+                np.repeat(self._loader.source.table.ground_truth[opened.indices], m)
+            ),
             regions=torch.from_numpy(opened.records["region"].reshape(-1)),
             crops=torch.from_numpy(opened.records["crop"].reshape(-1).astype(np.int64)),
             images=torch.from_numpy(self._labels.images[opened.indices]),
@@ -273,14 +294,22 @@ class CropBatches:
             self._ring.release(self._at - 1)
 
 
-def _filler(loader: CropLoader, m: int) -> Callable[[_OpenBatch, int], None]:
+def _ids_on(device: torch.device, class_ids: Tensor) -> Tensor:
+    """Class ids on a device; dense labels' one row of them stays one row."""
+    if len(class_ids) and class_ids.stride(0) == 0:
+        return class_ids[:1].to(device, non_blocking=True).expand(class_ids.shape)
+    return class_ids.to(device, non_blocking=True)
+
+
+def _filler(loader: CropLoader, positions: range) -> Callable[[_OpenBatch, int], None]:
     """What a thread does for one image: read, decode, check, replay m crops into the batch."""
-    table, path_of = loader.source.table, loader.path_of
-    size, interpolation = loader.input_size, loader.interpolation
+    table, path_of, m = loader.source.table, loader.path_of, len(positions)
+    size, interpolation, augment = loader.input_size, loader.interpolation, loader.augment
 
     def fill(batch: _OpenBatch, nth: int) -> None:
         image = int(batch.indices[nth])
         records = batch.records[nth]
+        crops = batch.pixels[nth * m : (nth + 1) * m]
         with named_errors(table.keys[image]):
             pixels = load_image(path_of(table.keys[image]), table.keys[image], table.sizes[image])
             replay_many(
@@ -289,8 +318,10 @@ def _filler(loader: CropLoader, m: int) -> Callable[[_OpenBatch, int], None]:
                 np.ascontiguousarray(records["flip"]),
                 size,
                 interpolation,
-                batch.pixels[nth * m : (nth + 1) * m],
+                crops,
             )
+            if augment is not None:
+                augment(crops, int(table.streams[image]), positions)
 
     return fill
 

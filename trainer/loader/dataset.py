@@ -128,7 +128,8 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         labels = labels_of(records, self.num_classes)
         return {
             "pixels": pixels,
-            "class_ids": torch.from_numpy(labels.class_ids),
+            # dense labels share one row of ids, which torch would not take
+            "class_ids": torch.from_numpy(np.require(labels.class_ids, requirements="W")),
             "probs": torch.from_numpy(labels.probs),
             "rest": torch.from_numpy(labels.rest),
             "crops": torch.from_numpy(records["crop"].astype(np.int64)),

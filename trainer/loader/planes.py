@@ -221,13 +221,13 @@ class PassLabels:
 
 
 def labels_of(records: Records, num_classes: int) -> SparseLabels:
-    """Labels of records of any shape, as copies; dense ones list all C classes. Ids are int64."""
+    """Labels of records of any shape, as copies; dense ones list all C classes, one row for all. Ids are int64."""
     names = records.dtype.names or ()
     if "class_ids" in names:
         class_ids = records["class_ids"].astype(np.int64)
     else:
         every = np.arange(num_classes, dtype=np.int64)
-        class_ids = np.broadcast_to(every, (*records.shape, num_classes)).copy()
+        class_ids = np.broadcast_to(every, (*records.shape, num_classes))
     return SparseLabels(
         class_ids=class_ids,
         probs=np.ascontiguousarray(records["probs"]),

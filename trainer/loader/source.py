@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.errors import IncompleteError, LabelStoreError, RejectedInput
+from trainer.loader.draws import DrawFolder, KeptPlanes
 from trainer.loader.planes import PassLabels, PlaneFolder
 from trainer.loader.scratch import ScratchFolder
 from trainer.loader.threads import Stopped
@@ -35,7 +36,7 @@ class ImageTable:
     keys: Sequence[str]
     """n paths relative to the image folder."""
     streams: U64
-    """(n,) `labelstore.crops.image_streams` of the keys."""
+    """(n,) `labelstore.crop_plan.image_streams` of the keys."""
     sizes: NDArray[np.int64]
     """(n, 2) height and width in pixels, below 1 where unknown."""
     ground_truth: NDArray[np.int64]
@@ -70,12 +71,20 @@ class PassSource(ABC):
     num_classes: int
 
     def _set_up(
-        self, dtype: np.dtype[np.void], *, scratch: Path | None, attach: Path | None
+        self,
+        dtype: np.dtype[np.void],
+        *,
+        scratch: Path | None,
+        attach: Path | None,
+        draws: DrawFolder | None = None,
     ) -> None:
-        """Last step of a subclass's `__init__`."""
-        self._scratch = ScratchFolder(scratch) if attach is None else None
+        """Last step of a subclass's `__init__`; `draws` is where planes stay for later runs."""
+        self._scratch: ScratchFolder | DrawFolder | None = None
+        if attach is None:
+            self._scratch = ScratchFolder(scratch) if draws is None else draws
         folder = self._scratch.path if self._scratch is not None else Path(attach or "")
         self.planes = PlaneFolder(path=folder, num_images=len(self.table), dtype=dtype)
+        self._kept_planes = KeptPlanes(self.planes) if KeptPlanes.are_in(folder) else None
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._ahead: list[threading.Thread] = []
@@ -100,7 +109,8 @@ class PassSource(ABC):
         )
         # the pass before stays: another process may be about to map it
         keep = self.schedule.positions(max(pass_index - 1, 0)).start
-        self.planes.forget(keep, remove=self._scratch is not None)
+        removes = self._scratch is not None and self._kept_planes is None
+        self.planes.forget(keep, remove=removes)
         return labels
 
     def prepare_later(self, pass_index: int) -> None:
@@ -112,7 +122,7 @@ class PassSource(ABC):
         if self._scratch is None or self._ahead or pass_index >= self.schedule.num_passes:
             return
         positions = self.schedule.positions(pass_index)
-        if all(self.planes.has(position) for position in positions):
+        if all(self._has(position) for position in positions):
             return
         thread = threading.Thread(
             target=_prepare,
@@ -149,12 +159,26 @@ class PassSource(ABC):
     def _ensure(self, positions: range) -> None:
         with self._lock:
             for position in positions:
-                if not self.planes.has(position):
-                    self._write(range(position, self._together(position)))
+                if not self._has(position):
+                    self._lay_out(range(position, self._together(position)))
+
+    def _has(self, position: int) -> bool:
+        planes = self.planes if self._kept_planes is None else self._kept_planes
+        return planes.has(position)
+
+    def _lay_out(self, positions: range) -> None:
+        kept = self._kept_planes
+        if kept is None:
+            self._write(positions)
+            return
+        with kept.alone():
+            if not all(kept.has(position) for position in positions):
+                self._write(positions)
+                kept.seal(positions)
 
     def _wait_for(self, positions: range) -> None:
         deadline = time.monotonic() + ATTACH_TIMEOUT_S
-        while not all(self.planes.has(position) for position in positions):
+        while not all(self._has(position) for position in positions):
             if not self.folder.is_dir():
                 raise IncompleteError(
                     f"{self.folder} is gone: the process that lays out labels ended"
@@ -176,7 +200,9 @@ def _prepare(source: weakref.ref[PassSource], positions: range) -> None:
 
 
 def _shut_down(
-    stop: threading.Event, threads: list[threading.Thread], scratch: ScratchFolder | None
+    stop: threading.Event,
+    threads: list[threading.Thread],
+    scratch: ScratchFolder | DrawFolder | None,
 ) -> None:
     stop.set()
     for thread in threads:

@@ -1,26 +1,32 @@
-"""Passes of stored soft labels, with or without a mask (FKD 3.3, FerKD Eq. 4).
+"""Passes of stored soft labels: of one label set or several, with masks or without, in any order (FKD 3.3, FerKD Eq. 4).
 
-Without a mask the positions of one chunk column are read together: one slab of every image block,
-decoded once for all the passes that use it. With a mask, usable crops do not line up in columns; then up to
-M positions are read together, in one sequential walk over the store (the draw file).
+Without anything that picks crops, the positions of one chunk column are read together: one slab of every image block,
+decoded once for all the passes that use it. With a mask, a curriculum, a probability range or several teachers crops do
+not line up in columns; then up to M positions are read together, in one sequential walk over the store (the draw
+file), which is kept for later runs where they share a scratch folder.
 
-Labels in the planes are final: re-tempered, and in HARD regions replaced by the softened ground truth,
-by the same function and in the same float32 as anywhere else. TOO_HARD, TOO_EASY and MISSING never appear.
+Labels in the planes are final: re-tempered, in HARD regions replaced by the softened ground truth, and averaged over
+the teachers, by the same functions and in the same float32 as anywhere else. TOO_HARD, TOO_EASY and MISSING never
+appear.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.calibration import Region, calibrate_label
-from labelstore.codecs.base import SparseLabels
-from labelstore.crops import image_streams
+from labelstore.codecs import SparseLabels, check_temperature_of, widen
+from labelstore.crop_plan import image_streams
+from labelstore.ensembles import Ensemble, ensemble
 from labelstore.errors import IncompleteError, NotGenerated, UsageError
 from labelstore.store.slabs import slabs
+from trainer.config import Order
+from trainer.curriculum import ranked_crops
+from trainer.loader.draws import DrawFolder
 from trainer.loader.planes import PlaneWriter, Records, as_bytes, make_records, record_dtype
 from trainer.loader.source import DrawCounts, ImageTable, PassSource, check_left_out
 from trainer.loader.threads import for_each
@@ -29,42 +35,53 @@ from trainer.sampler import DrawingOrder, PassSchedule
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Mask
 
+EVERYTHING = (0.0, 1.0)
+"""The probability range that leaves no crop out."""
+
 
 class StoredPasses(PassSource):
-    """Every pass of one label set."""
+    """Every pass of one label set, or of the mean of several."""
 
     def __init__(
         self,
-        labels: LabelSet,
+        labels: LabelSet | Ensemble,
         *,
         schedule: PassSchedule,
         seed: int = 0,
         mask: Mask | None = None,
         temperature: float = 1.0,
+        order: Order = "random",
+        probability_range: tuple[float, float] = EVERYTHING,
         scratch: Path | None = None,
+        keep_draws: float = 0.0,
         attach: Path | None = None,
         allow_empty_images: bool = False,
         allow_incomplete: bool = False,
         threads: int = 2,
     ) -> None:
-        """Find the images to draw from; nothing but the mask is read yet.
+        """Find the images to draw from; nothing but masks, and probabilities for a range, is read yet.
+
+        `mask` is for a label set; an ensemble has its own. `probability_range` (low, high) leaves out crops whose
+        largest probability lies outside. `keep_draws` gigabytes of draw files are kept in `scratch`.
 
         Raises IncompleteError for an unfinished label set or mask without `allow_incomplete`, RejectedInput
         where more than 1 % of the images have no usable crop without `allow_empty_images`, UsageError for a
-        mask of another plan or a folder in shared memory.
+        mask of another plan or teacher, a temperature that the labels do not have or a folder in shared memory.
         """
-        self.labels, self.mask = labels, mask
+        self.labels = labels if isinstance(labels, Ensemble) else ensemble([labels], [mask])
         self.schedule, self.temperature, self.threads = schedule, temperature, threads
+        self.crop_order, self.probability_range = order, _checked_range(probability_range)
         self.num_classes = labels.num_classes
-        self._kept = labels.codec.kept(labels.num_classes)
+        for member in self.labels.members:
+            check_temperature_of(member.labels.codec, self.num_classes, temperature)
+        self._listed = self.labels.listed
         self.order = DrawingOrder(
             seed=seed,
             num_crops=labels.plan.num_crops,
             crops_per_chunk=labels.plan.crops_per_chunk,
         )
-        _check_complete(labels, mask, allow_incomplete=allow_incomplete)
-        covered = set(labels.blocks) if mask is None else set(labels.blocks) & set(mask.blocks)
-        self._blocks = sorted(covered)
+        _check_complete(self.labels, allow_incomplete=allow_incomplete)
+        self._blocks = list(self.labels.blocks)
         usable = self._usable_counts()
         drawn = np.flatnonzero(usable > 0)
         self.counts = DrawCounts(
@@ -72,13 +89,7 @@ class StoredPasses(PassSource):
             left_out=int(np.count_nonzero(usable == 0)),
             repeating=int(np.count_nonzero(usable[drawn] < max(schedule.crops_per_pass))),
         )
-        check_left_out(
-            self.counts,
-            allow_empty_images=allow_empty_images,
-            why="they were left out as bad when their labels were made"
-            if mask is None
-            else f"mask {mask.name} discards the rest, choose milder thresholds",
-        )
+        check_left_out(self.counts, allow_empty_images=allow_empty_images, why=self._why())
         columns = labels.store.image_columns
         keys = [str(key) for key in columns["key"][drawn]]
         self.table = ImageTable(
@@ -88,7 +99,32 @@ class StoredPasses(PassSource):
             sizes=np.stack([columns["height"][drawn], columns["width"][drawn]], 1).astype(np.int64),
             ground_truth=labels.ground_truth[drawn].astype(np.int64),
         )
-        self._set_up(record_dtype(self._kept, self.num_classes), scratch=scratch, attach=attach)
+        dtype = record_dtype(self._listed, self.num_classes)
+        draws = None
+        if self.is_drawn and scratch is not None and attach is None:
+            size = schedule.epochs * len(drawn) * dtype.itemsize
+            draws = DrawFolder.open(scratch, self._described(dtype), size=size, keep=keep_draws)
+        self._set_up(dtype, scratch=scratch, attach=attach, draws=draws)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether passes are slabs of a draw file and not of the store."""
+        return len(self.labels.members) > 1 or self.crop_order != "random" or self._leaves_out
+
+    @property
+    def _leaves_out(self) -> bool:
+        return self.labels.has_masks or self.probability_range != EVERYTHING
+
+    def _usable(self, block: int) -> NDArray[np.bool_]:
+        """(images of the block, M) crops that may be drawn, whether or not the image was left out as bad."""
+        usable = self.labels.usable(block)
+        if self.probability_range != EVERYTHING:
+            low, high = (np.float32(limit) for limit in self.probability_range)
+            for columns, inside in self._walk():
+                found = self.labels.max_probability(block, columns)
+                with np.errstate(invalid="ignore"):
+                    usable[:, inside] &= (found >= low) & (found <= high)
+        return usable
 
     def _usable_counts(self) -> NDArray[np.int64]:
         """(rows,) usable crops of every image row; -1 for rows of blocks that are not covered."""
@@ -98,18 +134,29 @@ class StoredPasses(PassSource):
         def count(block: int) -> None:
             rows = self.labels.block_rows(block)
             inside = slice(rows.start, rows.stop)
-            if self.mask is None:
-                usable[inside] = self.order.num_crops
-            else:
-                usable[inside] = is_usable(self.mask.regions(block)).sum(axis=1)
+            usable[inside] = (
+                self._usable(block).sum(axis=1) if self._leaves_out else self.order.num_crops
+            )
             usable[inside][~present[inside]] = 0
 
         for_each(count, self._blocks, threads=self.threads)
+        usable[self.labels.store.free] = -1  # rows that no image has
         return usable
+
+    def _walk(self) -> list[tuple[range | None, slice]]:
+        """Chunk columns to read in turn, with the crops that they are."""
+        walk = max((slabs(member.labels) for member in self.labels.members), key=len)
+        per = self.order.crops_per_chunk
+        return [
+            (columns, slice(None))
+            if columns is None
+            else (columns, slice(columns.start * per, columns.stop * per))
+            for columns in walk
+        ]
 
     def _together(self, position: int) -> int:
         end = self.schedule.epochs
-        if self.mask is not None:
+        if self.is_drawn:
             window = self.order.num_crops
             return min(end, (position // window + 1) * window)
         (span,) = self.order.spans(range(position, position + 1))
@@ -129,24 +176,20 @@ class StoredPasses(PassSource):
 
     def _block_records(self, block: int, chosen: slice, positions: range) -> Records:
         """(positions, images) records of the drawn images of one block."""
-        streams = self.table.streams[chosen]
         local = self.table.images[chosen] - self.labels.block_rows(block).start
         per = self.order.crops_per_chunk
-        if self.mask is None:
+        drawn = self._drawn(block, chosen, positions)
+        walk = [columns for columns, _ in self._walk()]
+        if not self.is_drawn:
             (span,) = self.order.spans(positions)
-            drawn = self.order.crops(streams, positions)
-            walk: tuple[range | None, ...] = (range(span.column, span.column + 1),)
-        else:
-            usable = is_usable(self.mask.regions(block))[local]
-            drawn = self.order.usable_crops(streams, usable, positions.stop)[:, positions.start :]
-            walk = slabs(self.labels)
+            walk = [range(span.column, span.column + 1)]
         records = np.empty((len(positions), len(local)), self.planes.dtype)
         for columns in walk:
             first = 0 if columns is None else columns.start * per
             slab = self._slab_records(block, columns, first)
             width = slab.shape[1]
             at = (drawn - first).T
-            if width == self.order.num_crops or self.mask is None:
+            if width == self.order.num_crops or not self.is_drawn:
                 # every index is inside; "clip" spares NumPy a second walk to find out
                 flat = as_bytes(slab).reshape(-1)
                 np.take(flat, at + local * width, out=as_bytes(records), mode="clip")
@@ -161,22 +204,27 @@ class StoredPasses(PassSource):
             )
         return records
 
+    def _drawn(self, block: int, chosen: slice, positions: range) -> NDArray[np.intp]:
+        """(images, positions) crop numbers of the drawn images of one block."""
+        streams = self.table.streams[chosen]
+        if not self.is_drawn:
+            return self.order.crops(streams, positions)
+        local = self.table.images[chosen] - self.labels.block_rows(block).start
+        if self._leaves_out:
+            usable = self._usable(block)[local]
+        else:
+            usable = np.ones((len(local), self.order.num_crops), bool)
+        if self.crop_order == "random":
+            return self.order.usable_crops(streams, usable, positions.stop)[:, positions.start :]
+        found = [self.labels.max_probability(block, columns)[local] for columns, _ in self._walk()]
+        return ranked_crops(np.concatenate(found, axis=1), usable, positions, self.crop_order)
+
     def _slab_records(self, block: int, columns: range | None, first: int) -> Records:
         """(images of the block, crops) records of some chunk columns, in the order of crops."""
         boxes, flips = self.labels.crops(block, columns)
-        labels: SparseLabels | NDArray[np.float32]
-        if self._kept is None:
-            labels = self.labels.dense(block, columns, self.temperature)
-        else:
-            labels = self.labels.sparse(block, columns, self.temperature)
-        regions: NDArray[np.uint8] | int = int(Region.IMPORTANT)
-        if self.mask is not None:
-            regions = self.mask.regions(block, columns)
-            rows = self.labels.block_rows(block)
-            truth = self.labels.ground_truth[rows.start : rows.stop, None]
-            epsilon = float(self.mask.rule["epsilon"])
-            calibrated = calibrate_label if isinstance(labels, SparseLabels) else calibrate_dense
-            labels = calibrated(labels, regions, truth, epsilon, self.num_classes)  # type: ignore[arg-type]
+        labels, regions = self.labels.labels(block, columns, self.temperature)
+        if isinstance(labels, SparseLabels) and self._listed is not None:
+            labels = widen(labels, self._listed, self.num_classes)
         return make_records(
             self.planes.dtype,
             labels,
@@ -186,51 +234,82 @@ class StoredPasses(PassSource):
             crops=np.arange(first, first + boxes.shape[1]),
         )
 
+    def _why(self) -> str:
+        """What decides that an image has no usable crop."""
+        masks = [member.mask.name for member in self.labels.members if member.mask is not None]
+        if masks:
+            return f"mask {', '.join(masks)} discards the rest, choose milder thresholds"
+        if self.probability_range != EVERYTHING:
+            low, high = self.probability_range
+            return f"no crop has a largest probability within {low:g} and {high:g}, choose a wider range"
+        return "they were left out as bad when their labels were made"
 
-def is_usable(regions: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which crops are drawn: HARD and IMPORTANT ones."""
-    usable: NDArray[np.bool_] = (regions == Region.HARD) | (regions == Region.IMPORTANT)
-    return usable
+    def _described(self, dtype: np.dtype[np.void]) -> dict[str, Any]:
+        """Everything that decides what is in the planes: two runs with equal descriptions draw the same bytes."""
+        store = self.labels.store
+
+        def shards(group: str) -> str:
+            digest = hashlib.sha256()
+            for row in store.catalogue.shards(group):
+                digest.update(f"{row.block} {row.crop_shard}\n".encode())
+                for file in row.files:
+                    digest.update(f"{file.key} {file.sha256}\n".encode())
+            return digest.hexdigest()
+
+        plan = self.labels.plan
+        return {
+            "format": 1,
+            "store": store.uuid,
+            "plan": {"name": plan.name, "crops": shards(f"crops/{plan.name}"), **plan.parameters},
+            "members": [
+                {
+                    "label_set": member.labels.row.uuid,
+                    "labels": shards(f"labels/{member.labels.name}"),
+                    "weight": member.weight,
+                    "mask": None if member.mask is None else shards(f"masks/{member.mask.name}"),
+                    "rule": None if member.mask is None else member.mask.rule,
+                }
+                for member in self.labels.members
+            ],
+            "temperature": self.temperature,
+            "order": self.crop_order,
+            "probability_range": list(self.probability_range),
+            # a curriculum leaves nothing to chance
+            "seed": self.order.seed if self.crop_order == "random" else None,
+            "num_crops": self.order.num_crops,
+            "crops_per_chunk": self.order.crops_per_chunk,
+            "images": hashlib.sha256(self.table.images.astype("<i8").tobytes()).hexdigest(),
+            "record": str(dtype),
+        }
 
 
-def calibrate_dense(
-    labels: NDArray[np.float32],
-    regions: NDArray[np.uint8],
-    ground_truth: NDArray[Any],
-    epsilon: float,
-    num_classes: int,
-) -> NDArray[np.float32]:
-    """`calibrate_label` for dense labels (..., C)."""
-    hard = regions == Region.HARD
-    truth = np.broadcast_to(ground_truth, regions.shape)[hard]
-    softened = np.full((len(truth), num_classes), epsilon / max(num_classes - 1, 1), np.float32)
-    softened[np.arange(len(truth)), truth] = 1 - epsilon
-    calibrated = labels.copy()
-    calibrated[hard] = softened
-    return calibrated
-
-
-def _check_complete(labels: LabelSet, mask: Mask | None, *, allow_incomplete: bool) -> None:
-    if mask is not None and mask.row.plan != labels.plan.name:
+def _checked_range(asked: tuple[float, float]) -> tuple[float, float]:
+    low, high = asked
+    if not 0 <= low <= high <= 1:
         raise UsageError(
-            f"mask {mask.name} belongs to crop plan {mask.row.plan}, label set {labels.name} to "
-            f"{labels.plan.name}: choose a mask of the same plan"
+            f"probability_range={low:g},{high:g}: give (low, high) with 0 <= low <= high <= 1"
         )
+    return float(low), float(high)
+
+
+def _check_complete(labels: Ensemble, *, allow_incomplete: bool) -> None:
     if allow_incomplete:
         return
-    if not labels.is_complete:
-        raise IncompleteError(
-            f"label set {labels.name} is not finished: run the same `labelstore create` again, or train on "
-            "what is there with --allow-incomplete"
-        )
-    if mask is not None and mask.num_crops < labels.num_crops:
-        raise IncompleteError(
-            f"mask {mask.name} covers {mask.num_crops} of {labels.num_crops} crops: run `labelstore "
-            f"calibrate {labels.store.path} --update --name {mask.name}`, or train on these with "
-            "--allow-incomplete"
-        )
-    if mask is not None and not mask.is_complete:
-        raise IncompleteError(
-            f"mask {mask.name} does not cover all images: run `labelstore calibrate --update`, or train on "
-            "what is there with --allow-incomplete"
-        )
+    for member in labels.members:
+        one, mask = member.labels, member.mask
+        if not one.is_complete:
+            raise IncompleteError(
+                f"label set {one.name} is not finished: run the same `labelstore create` again, or train on "
+                "what is there with --allow-incomplete"
+            )
+        if mask is not None and mask.num_crops < one.num_crops:
+            raise IncompleteError(
+                f"mask {mask.name} covers {mask.num_crops} of {one.num_crops} crops: run `labelstore "
+                f"calibrate {one.store.path} --update --name {mask.name}`, or train on these with "
+                "--allow-incomplete"
+            )
+        if mask is not None and not mask.is_complete:
+            raise IncompleteError(
+                f"mask {mask.name} does not cover all images: run `labelstore calibrate --update`, or train on "
+                "what is there with --allow-incomplete"
+            )

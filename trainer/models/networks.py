@@ -18,6 +18,8 @@ from trainer.config import Autocast, TrainConfig
 
 WEIGHTS, BEST, LAST = "model.safetensors", "model_best.pth.tar", "last.pth.tar"
 """Files of a run folder that hold weights, the first one preferred; its metadata keeps `DIGEST_KEY`."""
+WEIGHTS_EMA = "model_ema.safetensors"
+"""The moving average of the weights, of a run with `ema_decay`."""
 DIGEST_KEY = "weights_sha256"
 
 
@@ -100,10 +102,15 @@ def autocast(device: torch.device | str, amp: Autocast) -> AbstractContextManage
     return torch.autocast(torch.device(device).type, dtype)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a config's `device`; auto is cuda where there is one. UsageError if there is none such."""
+def choose_device(name: str, local_rank: int | None = None) -> torch.device:
+    """The device of a config's `device`; auto is cuda where there is one. UsageError if there is none such.
+
+    With `local_rank`, "cuda" is the GPU of that number.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank is not None:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -1,0 +1,70 @@
+"""One rank of the tests in test_ranks.py: runs the trainings listed in a file, one after the other.
+
+rank_worker.py PLAN OUT    with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT in the environment
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+import trainer
+from labelstore.errors import LabelStoreError
+from trainer.ranks import join_ranks
+from trainer.student_view import StudentView
+
+RANK = os.environ.get("RANK", "0")
+seen: list[list[list[int]]] = []
+die_at: int | None = None
+look = StudentView.__call__
+
+
+def watch(self, crops, rng):
+    """Write down which crops this rank is shown; rank 1 may die there."""
+    if len(seen) == die_at and RANK == "1":
+        os._exit(9)
+    m = crops.crops_per_image
+    drawn = [[int(crops.images[i // m]), int(crop)] for i, crop in enumerate(crops.crops.tolist())]
+    # a blank part has crops, but no images of its own
+    seen.append(drawn if len(crops.images) else [])
+    return look(self, crops, rng)
+
+
+def train(settings: dict, out: Path) -> None:
+    global die_at
+    name = settings.pop("name")
+    stop_at, die_at = settings.pop("stop_at", None), settings.pop("die_at", None)
+    seen.clear()
+
+    def progress(step: int, steps: int) -> None:
+        if step == stop_at:
+            signal.raise_signal(signal.SIGINT)
+
+    config = trainer.TrainConfig.from_mapping(settings)
+    record: dict = {}
+    try:
+        run = trainer.run(config, progress=progress)
+    except KeyboardInterrupt:
+        record["stopped"] = True
+    except LabelStoreError as error:
+        record["error"] = f"{type(error).__name__}: {error}"
+    else:
+        torch.save(run.model.state_dict(), out / f"{name}.{RANK}.pth")
+        record |= {"loss": run.train_loss, "top1": run.top1, "steps": run.steps}
+        record["config"] = dataclasses.replace(run.config, provenance={}).to_mapping()
+    record["seen"] = list(seen)
+    (out / f"{name}.{RANK}.json").write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    StudentView.__call__ = watch  # type: ignore[method-assign]
+    plan, out = Path(sys.argv[1]), Path(sys.argv[2])
+    with join_ranks():
+        for settings in json.loads(plan.read_text()):
+            train(settings, out)

@@ -1,0 +1,186 @@
+"""Two ranks (gloo) train what one rank trains; they stop together, and none outlives the others silently."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import trainer
+from labelstore.errors import UsageError
+from tests.generation.conftest import OPTIONS, write_photographs
+from trainer.ranks import Ranks, join_ranks
+from trainer.sampler import Deal, PassSchedule
+
+ROOT = Path(__file__).parents[2]
+VIT = {
+    "model": "vit_tiny_patch16_224",
+    "model_kwargs": {"img_size": 32, "depth": 1, "embed_dim": 12, "num_heads": 3},
+}
+RESNET = {"model": "resnet18", "model_kwargs": {**OPTIONS, "drop_rate": 0.2}}
+SETTINGS = {
+    "labels": "ground-truth",
+    "input_size": 32,
+    # 4 images per step: 21 images leave one image for the last step, and none for rank 1
+    "batch_size": 8,
+    "crops_per_image": 2,
+    "epochs": 4,
+    "lr": 0.05,
+    "device": "cpu",
+    "workers": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_photographs(root / "train")
+    write_photographs(root / "val", per_class=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def out(data, tmp_path_factory) -> Path:
+    """Results of all trainings, one pair of processes for all of them."""
+    out = tmp_path_factory.mktemp("out")
+    whole = {**RESNET, "ema_decay": 0.9, "accumulation_steps": 2, "clip_grad": 1.0}
+    whole |= {"rand_augment": 9, "erasing_prob": 0.5, "mixing": "selfmix"}
+    halves = {**whole, "output": str(out / "run")}
+    plan = [
+        {**VIT, "name": "vit"},
+        {**VIT, "name": "vit-single", "single_crop_first": 1, "single_crop_last": 1},
+        {**whole, "name": "whole", "output": str(out / "whole-run")},
+        {**halves, "name": "half", "stop_at": 8},
+        {**halves, "name": "resumed", "resume": True},
+        {**VIT, "name": "dies", "die_at": 3},
+    ]
+    plan = [{**SETTINGS, "data": str(data), **run} for run in plan]
+    (out / "plan.json").write_text(json.dumps(plan))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    script = str(Path(__file__).with_name("rank_worker.py"))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, str(out / "plan.json"), str(out)],
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        codes = [process.wait(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert codes == [0, 9]
+    return out
+
+
+def record(out: Path, name: str, rank: int) -> dict:
+    return json.loads((out / f"{name}.{rank}.json").read_text())
+
+
+def weights(out: Path, name: str, rank: int) -> dict[str, torch.Tensor]:
+    return torch.load(out / f"{name}.{rank}.pth", weights_only=True)
+
+
+@pytest.mark.parametrize("name", ["vit", "vit-single"])
+def test_two_ranks_train_what_one_trains(data, out, name):
+    more = {"single_crop_first": 1, "single_crop_last": 1} if name == "vit-single" else {}
+    one = trainer.run(trainer.TrainConfig.from_mapping({**SETTINGS, "data": data, **VIT, **more}))
+    both = record(out, name, 0), record(out, name, 1)
+    assert both[0]["loss"] == both[1]["loss"] == pytest.approx(one.train_loss, rel=1e-6)
+    assert both[0]["top1"] == both[1]["top1"] == one.top1
+    for key, tensor in one.model.state_dict().items():
+        for rank in range(2):
+            torch.testing.assert_close(weights(out, name, rank)[key], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vit", "vit-single"])
+def test_ranks_share_the_crops_of_every_step(out, name):
+    """The same (image, crop) set as one rank's, each crop once, for the images that Deal says."""
+    schedule = PassSchedule(crops_per_pass=(2, 2) if name == "vit" else (1, 2, 1))
+    deal = Deal(schedule=schedule, num_images=21, batch_size=8, world_size=2)
+    seen = [record(out, name, rank)["seen"] for rank in range(2)]
+    assert len(seen[0]) == len(seen[1]) == deal.num_steps
+    step, alone = 0, []
+    for p, m in enumerate(schedule.crops_per_pass):
+        drawn = []
+        for inside in range(deal.steps(p)):
+            crops = [tuple(crop) for rank in seen for crop in rank[step]]
+            assert len(crops) == deal.images_of_step(p, inside) * m
+            if deal.images_of_step(p, inside) == 1:
+                alone.append(seen[1][step])
+            drawn += crops
+            step += 1
+        positions = schedule.positions(p)
+        assert sorted(drawn) == [(image, t) for image in range(21) for t in positions]
+    assert alone
+    assert not any(alone), "a step of one image has nothing for rank 1"
+
+
+def test_a_signal_to_one_rank_stops_all_and_resuming_changes_nothing(out):
+    assert record(out, "half", 0)["stopped"]
+    assert record(out, "half", 1)["stopped"]
+    assert len(record(out, "half", 0)["seen"]) == len(record(out, "half", 1)["seen"])
+    assert record(out, "resumed", 0)["loss"] == record(out, "whole", 0)["loss"]
+    for rank in range(2):
+        whole = weights(out, "whole", rank)
+        for key, tensor in weights(out, "resumed", rank).items():
+            assert torch.equal(tensor, whole[key]), key
+    for name in ("model.safetensors", "model_ema.safetensors"):
+        one, two = (load_file(out / run / name) for run in ("run", "whole-run"))
+        assert all(torch.equal(one[key], two[key]) for key in {*one, *two}), name
+    one, two = (
+        (out / run / "summary.csv").read_text().splitlines() for run in ("run", "whole-run")
+    )
+    # all but the seconds
+    assert [r.rsplit(",", 1)[0] for r in one] == [r.rsplit(",", 1)[0] for r in two]
+
+
+def test_a_rank_that_dies_ends_the_others_with_one_line(out):
+    error = record(out, "dies", 0)["error"]
+    assert error.startswith("RankLost: rank 0 lost the others")
+    assert "\n" not in error
+
+
+def test_without_torchrun_there_is_one_rank(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with join_ranks() as ranks:
+        assert ranks == Ranks()
+        assert ranks.gathered("a") == ["a"]
+        assert ranks.on_first(lambda: 3) == 3
+
+
+@pytest.mark.parametrize(("variable", "value"), [("RANK", "-1"), ("WORLD_SIZE", "two")])
+def test_a_broken_environment_is_refused(monkeypatch, variable, value):
+    good = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, text in (good | {variable: value}).items():
+        monkeypatch.setenv(name, text)
+    with pytest.raises(UsageError, match="torchrun"), join_ranks():
+        pass
+
+
+def test_synced_batchnorm_is_for_gpus(data):
+    with pytest.raises(UsageError, match="sync_batchnorm"):
+        trainer.run(
+            trainer.TrainConfig.from_mapping(
+                {**SETTINGS, "data": data, **RESNET, "sync_batchnorm": True}
+            )
+        )

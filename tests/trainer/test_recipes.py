@@ -1,0 +1,222 @@
+"""Every recipe: its card is whole, its command is that of the recipe, its network exists, and it takes a step."""
+
+import json
+import shlex
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import labelstore
+import trainer
+from cli import errors, trainer_app
+from labelstore.codecs import LabelMap, Logits, MarginalSmoothing
+from labelstore.errors import UsageError
+from labelstore.generation import label_images
+from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
+from trainer.recipes import RECIPES, card
+from trainer.recipes.finding import recipe_named
+
+M = 8
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_photographs(root / "train", per_class=2)
+    write_photographs(root / "val", per_class=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return write_teacher(tmp_path_factory.mktemp("teacher") / "teacher")
+
+
+@pytest.fixture(scope="module")
+def store(data, teacher, tmp_path_factory):
+    """One store with every kind of labels that a recipe asks for."""
+    path = tmp_path_factory.mktemp("store") / "s"
+    codecs = {
+        "ms": MarginalSmoothing(k=2),
+        "logits": Logits(),
+        "map": LabelMap(k=2),
+    }
+    for name, codec in codecs.items():
+        label_images(
+            path,
+            images=data / "train",
+            teacher=str(teacher),
+            codec=codec,
+            num_crops=M,
+            name=name,
+            device="cpu",
+        )
+    labels = labelstore.open(path).label_set("ms")
+    rule = labelstore.RegionThresholds(low=0.0, middle=0.0, top=1.0)
+    labelstore.calibrate(labels, rule, name="ferkd")
+    return path
+
+
+def run_command(capsys, *arguments):
+    code = errors.run(trainer_app.commands, "trainer", [str(a) for a in arguments])
+    return code, *capsys.readouterr()
+
+
+def toy(name, data, store, teacher):
+    """Overrides that make any recipe a run of one step on six pictures; what is learnt from stays."""
+    kind = recipe_named(name)(**given(name)).labels
+    settings = {
+        "data": data,
+        "input_size": 32,
+        "model": "resnet18",
+        "model_kwargs": OPTIONS,
+        "pretrained": False,
+        "epochs": 1,
+        "warmup_epochs": 0.0,
+        "batch_size": 24,
+        "workers": 1,
+        "device": "cpu",
+    }
+    if name == "s2_bnn_reactnet":
+        settings |= {
+            "model": "trainer.models.reactnet:reactnet_a",
+            "model_kwargs": {"channels": [4, 8]},
+        }
+    if kind == "teacher":
+        return settings | {"teacher": str(teacher)}
+    if kind == "ground-truth":
+        return settings
+    names = {"ensemble": "ms,logits", "ssl": "logits", "labelmap": "map"}
+    settings |= {"store": store, "label_set": names.get(kind, "ms")}
+    return settings | ({"mask": "ferkd,ferkd"} if kind == "ensemble" else {})
+
+
+def given(name):
+    """What a recipe cannot know."""
+    settings = {"store": "in1k.labels", "data": "imagenet"}
+    if name in ("vanilla_resnet50", "funmatch_resnet50"):
+        settings.pop("store")
+    if name == "ferkd_resnet50_ensemble":
+        settings |= {"label_set": "a,b", "mask": "a-m,b-m"}
+    return settings
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_cards_are_whole_and_their_commands_are_the_recipes(name, capsys):
+    shown = card(name, RECIPES[name])
+    program, *arguments = shlex.split(shown.command)
+    assert program == "trainer"
+    assert arguments[:3] == ["run", "--recipe", name]
+    code, out, _ = run_command(capsys, *arguments, "--print-config", "--json")
+    assert code == 0
+    printed = json.loads(out)
+    config = RECIPES[name](**given(name)).to_mapping()
+    where = {"data", "store", "train", "val", "output", "label_set", "mask"}
+    assert {k: v for k, v in printed.items() if k not in where} == {
+        k: v for k, v in config.items() if k not in where
+    }
+
+
+@pytest.mark.parametrize("model", sorted({RECIPES[name](**given(name)).model for name in RECIPES}))
+def test_networks_exist_and_take_their_arguments(model):
+    """Built on no memory, with the very arguments of the recipe."""
+    if ":" in model:
+        return  # ours: built by the test below and by its own
+    for name, recipe in RECIPES.items():
+        config = recipe(**given(name))
+        if config.model == model:
+            with torch.device("meta"):
+                timm.create_model(model, num_classes=1000, **config.model_kwargs)
+            return
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_takes_a_step(name, data, store, teacher):
+    config = RECIPES[name](**toy(name, data, store, teacher))
+    run = trainer.run(config)
+    assert run.steps >= 1
+    assert -1e-3 <= run.train_loss < 1000
+
+
+def test_settings_override_a_recipes_and_unknown_ones_are_refused(capsys):
+    config = RECIPES["fkd_resnet50"](store="s", data="d", epochs=100, lr=0.2)
+    assert (config.epochs, config.lr, config.weight_decay) == (100, 0.2, 1e-4)
+    with pytest.raises(UsageError, match="did you mean weight_decay"):
+        RECIPES["fkd_resnet50"](store="s", weight_decays=1)
+    with pytest.raises(UsageError, match="did you mean fkd_resnet50"):
+        recipe_named("fkd_resnet5")
+    command = ["run", "--recipe", "fkd-resnet50", "--store", "s", "--data", "d"]
+    code, out, _ = run_command(
+        capsys, *command, "--epochs", "8", "--set", "lr=0.5", "--print-config", "--json"
+    )
+    assert code == 0
+    assert (json.loads(out)["epochs"], json.loads(out)["lr"]) == (8, 0.5)
+    for wrong in (
+        [*command, "--set", "epoch=3"],
+        [*command, "--set", "lr"],
+        [*command, "--batch-size", "1023"],
+        [*command, "--config", "x.yaml"],
+        ["run", "--recipe", "nothing-like-it"],
+    ):
+        code, out, err = run_command(capsys, *wrong, "--print-config")
+        assert code == 2, wrong
+        assert len(err.splitlines()) == 1
+
+
+def test_recipes_are_listed(capsys):
+    code, out, _ = run_command(capsys, "recipes")
+    assert code == 0
+    assert all(name in out for name in RECIPES)
+    code, out, _ = run_command(capsys, "recipes", "--json")
+    assert [entry["name"] for entry in json.loads(out)["recipes"]] == list(RECIPES)
+    code, out, _ = run_command(capsys, "recipes", "ferkd_resnet50", "--json")
+    assert "80.68" in json.loads(out)["expected"]
+
+
+def test_probe_export_and_evaluate_of_a_run(data, tmp_path, capsys):
+    """The commands on one small run, and one line for what they cannot use."""
+    run = tmp_path / "run"
+    settings = {"labels": "ground-truth", "data": data, "input_size": 32, "model": "resnet18"}
+    settings |= {"model_kwargs": OPTIONS, "crops_per_image": 2, "batch_size": 12, "epochs": 2}
+    trainer.run(
+        trainer.TrainConfig.from_mapping(
+            {**settings, "workers": 1, "device": "cpu", "output": run, "ema_decay": 0.9}
+        )
+    )
+    for number in range(3):
+        (tmp_path / "v2" / str(number)).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "v2" / str(number) / "a.jpg")
+    names = [path.name for path in sorted((data / "val").glob("*/*"))]
+    (tmp_path / "real.json").write_text(json.dumps({name: [0, 1, 2] for name in names}))
+    more = ["--real", tmp_path / "real.json", "--v2", tmp_path / "v2", "--workers", 1, "--json"]
+    code, out, _ = run_command(capsys, "evaluate", run, *more)
+    found = json.loads(out)
+    assert code == 0
+    assert found["real"]["top1"] == 100
+    assert found["v2"]["images"] == 3
+    code, out, _ = run_command(capsys, "evaluate", run / "model_ema.safetensors", "--json")
+    assert code == 0
+    code, out, _ = run_command(capsys, "probe", run, "--data", data, "--workers", 1, "--json")
+    assert code == 0
+    assert json.loads(out)["images"] == 3
+    out_file = tmp_path / "w.safetensors"
+    code, out, _ = run_command(capsys, "export", run, "--out", out_file, "--dry-run", "--json")
+    assert (code, out_file.exists()) == (0, False)
+    code, out, _ = run_command(capsys, "export", run, "--out", out_file, "--json")
+    made = json.loads(out)
+    timm.create_model(made["model"], checkpoint_path=made["file"], **made["arguments"])
+    for wrong, expected in (
+        (["export", run, "--out", out_file], 5),
+        (["export", run, "--out", tmp_path / "x.onnx"], 2),
+        (["export", tmp_path / "none", "--out", tmp_path / "x.pth"], 7),
+        (["export", run, "--out", tmp_path / "x.pth", "--format", "torchvision"], 2),
+        (["probe", run, "--data", tmp_path], 7),
+        (["probe", run, "--data", data, "--solver", "adam"], 2),
+        (["evaluate", run, "--real", tmp_path / "none.json"], 7),
+        (["evaluate", run, "--v2", data / "val"], 7),
+    ):
+        code, _, err = run_command(capsys, *wrong)
+        lines = [line for line in err.splitlines() if line.startswith("trainer:")]
+        assert (code, len(lines)) == (expected, 1), (wrong, err)

@@ -1,0 +1,269 @@
+"""Every kind of labels trains: equal where the papers say that methods are equal, refused in one line where they are not."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import labelstore
+import trainer
+from labelstore import Full, Hard, LabelMap, Logits, MarginalSmoothing, RegionThresholds
+from labelstore.errors import RejectedInput, UsageError
+from labelstore.generation import generate, label_images, load_teacher
+from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
+from trainer import TrainConfig
+
+M = 8
+
+
+class Projection(torch.nn.Module):
+    """A frozen network with a projection head of 6 outputs, as an SSL teacher has one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = timm.create_model("resnet18", num_classes=0, **OPTIONS)
+        self.head = torch.nn.Linear(self.backbone.num_features, 6)
+        self.pretrained_cfg = {
+            "input_size": (3, 32, 32),
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.25, 0.25, 0.25),
+            "interpolation": "bilinear",
+            "crop_pct": 0.875,
+        }
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return 5 * self.head(self.backbone(pixels))
+
+
+def projection() -> Projection:
+    torch.manual_seed(7)
+    return Projection()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_photographs(root / "train", per_class=4)
+    write_photographs(root / "val", per_class=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_teacher(tmp_path_factory.mktemp("teacher") / "teacher")
+
+
+@pytest.fixture(scope="module")
+def store(data: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("store") / "s"
+    first = load_teacher(str(teacher))
+    options = {"images": data / "train", "device": "cpu", "workers": 1}
+    label_images(
+        path, teacher=first, codec=Full(dtype="float32"), num_crops=M, images_per_shard=8,
+        name="full", **options,
+    )  # fmt: skip
+    other = load_teacher(str(write_teacher(path.with_name("other"), seed=5)))
+    ssl = load_teacher(f"{__name__}:projection")
+    with labelstore.open(path) as opened:
+        full = opened.label_set("full")
+        labelstore.derive(full, MarginalSmoothing(k=3, dtype="float32"), name="ms")
+        labelstore.derive(full, Hard(), name="hard")
+        labelstore.calibrate(full, RegionThresholds(low=0.0, middle=0.0, top=1.0), name="nothing")
+        labelstore.calibrate(full, RegionThresholds(low=0.35, middle=0.4, top=0.9), name="strict")
+        generate(opened, teacher=other, codec=Full(dtype="float32"), name="other", **options)
+        generate(opened, teacher=first, codec=LabelMap(k=2), name="map", **options)
+        generate(opened, teacher=ssl, codec=Logits(), name="ssl", **options)
+    return path
+
+
+def config(data: Path, **changes: object) -> TrainConfig:
+    settings: dict[str, object] = {
+        "data": data,
+        "model": "resnet18",
+        "model_kwargs": OPTIONS,
+        "input_size": 32,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        "batch_size": 8,
+        "crops_per_image": 2,
+        "epochs": 4,
+        "lr": 0.05,
+        "device": "cpu",
+        "workers": 1,
+        "allow_empty_images": True,
+        "eval_every": 9,
+    }
+    return TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def losses(monkeypatch: pytest.MonkeyPatch, wanted: TrainConfig) -> tuple[list[float], trainer.Run]:
+    """The loss of every step of a run."""
+    from trainer.run_state import RunState
+
+    found = []
+    original = RunState.add_loss
+
+    def add_loss(self, loss, *args, **kwargs):
+        found.append(float(loss.detach()))
+        return original(self, loss, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunState, "add_loss", add_loss)
+        run = trainer.run(wanted)
+    return found, run
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_stored_full_labels_train_as_the_online_teacher_does(
+    store, teacher, data, monkeypatch, temperature
+):
+    shared = {"store": store, "label_set": "full", "temperature": temperature}
+    stored, run = losses(monkeypatch, config(data, labels="fkd", **shared))
+    online, other = losses(
+        monkeypatch, config(data, labels="teacher", teacher=str(teacher), **shared)
+    )
+    assert len(stored) == run.steps == other.steps > 0
+    assert stored == pytest.approx(online, rel=1e-6, abs=1e-6)
+
+
+def same_run(monkeypatch, data, one, other, tolerance=1e-6):
+    first, _ = losses(monkeypatch, config(data, **one))
+    second, _ = losses(monkeypatch, config(data, **other))
+    assert first == pytest.approx(second, rel=tolerance, abs=tolerance)
+
+
+def test_ms_that_keeps_every_class_trains_as_full_does(store, data, monkeypatch):
+    same_run(
+        monkeypatch,
+        data,
+        {"store": store, "label_set": "full"},
+        {"store": store, "label_set": "ms"},
+    )
+
+
+def test_thresholds_that_keep_everything_train_as_no_calibration(store, data, monkeypatch):
+    same_run(
+        monkeypatch,
+        data,
+        {"store": store, "label_set": "ms"},
+        {"store": store, "label_set": "ms", "labels": "ferkd", "mask": "nothing"},
+        0,
+    )
+
+
+def test_an_ensemble_of_a_teacher_with_itself_trains_as_the_teacher_does(store, data, monkeypatch):
+    same_run(
+        monkeypatch,
+        data,
+        {"store": store, "label_set": "full"},
+        {"store": store, "label_set": "full,full", "labels": "ensemble"},
+        0,
+    )
+
+
+def test_an_ensemble_learns_from_the_weighted_mean(store, data, tmp_path):
+    wanted = config(
+        data, store=store, labels="ensemble", label_set="full,other", mask="strict,-",
+        ensemble_weights=(1, 3), scratch=tmp_path,
+    )  # fmt: skip
+    from trainer.training_data import open_training_data
+
+    with open_training_data(wanted) as opened, labelstore.open(store) as held:
+        found = opened.source.pass_labels(0)
+        mean = labelstore.ensemble(
+            [held.label_set("full"), held.label_set("other")], [held.mask("strict"), None], [1, 3]
+        ).recover(found.images, found.crops)
+        torch.testing.assert_close(found.labels.probs, mean, rtol=1e-6, atol=1e-6)
+        assert len(opened.config.provenance["label_set"]) == 2
+
+
+def test_label_maps_train(store, data, monkeypatch, tmp_path):
+    stored, run = losses(
+        monkeypatch,
+        config(data, labels="labelmap", store=store, label_set="map", output=tmp_path / "r"),
+    )
+    assert len(stored) == run.steps
+    assert run.top1 is not None
+
+
+def test_a_projection_head_is_learnt_and_not_evaluated(store, data, tmp_path):
+    run = trainer.run(
+        config(
+            data, labels="ssl", store=store, label_set="ssl", temperature=0.5, output=tmp_path / "r"
+        )
+    )
+    assert run.config.num_classes == 6
+    assert run.top1 is None
+    with (tmp_path / "r" / "summary.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"]) * 1.5
+    assert {row["eval_top1"] for row in rows} == {""}
+
+
+def test_an_online_teacher_needs_no_store_and_may_have_another_view(data, tmp_path):
+    torch.manual_seed(0)
+    folder = write_teacher(tmp_path / "t")
+    text = (folder / "config.yaml").read_text().replace("input_size: 32", "input_size: 48")
+    (folder / "config.yaml").write_text(text)
+    from trainer.online_teacher import OnlineTeacher
+
+    wanted = config(
+        data, labels="teacher", teacher=str(folder), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25),
+        mixing="mixup", temperature=2.0, num_classes=3, class_names=CLASSES,
+    )  # fmt: skip
+    online = OnlineTeacher(wanted, torch.device("cpu"))
+    pixels = torch.rand(5, 3, 32, 32)
+    student = (pixels - torch.tensor(wanted.mean).view(3, 1, 1)) / torch.tensor(wanted.std).view(
+        3, 1, 1
+    )
+    ids, probs, rest = online.labels(student)
+    seen = torch.nn.functional.interpolate(
+        (pixels - 0.5) / 0.25, (48, 48), mode="bilinear", antialias=True
+    )
+    expected = torch.softmax(load_teacher(str(folder)).module(seen) / 2, 1)
+    torch.testing.assert_close(probs, expected, rtol=1e-4, atol=1e-5)
+    assert ids.shape == probs.shape == (5, 3)
+    assert not rest.any()
+    run = trainer.run(config(data, labels="teacher", teacher=str(folder), mixing="mixup"))
+    assert run.top1 is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label_set": "hard", "temperature": 4.0}, "one-hot label has no temperature"),
+        ({"label_set": "full,hard", "labels": "fkd"}, "several label sets are labels='ensemble'"),
+        ({"label_set": "full,ssl", "labels": "ensemble"}, "labels='ssl' learns from it"),
+        ({"label_set": "full,nobody", "labels": "ensemble"}, "no label set named 'nobody'"),
+        ({"label_set": "other", "labels": "ferkd", "mask": "strict"}, "mask of the same teacher"),
+        ({"label_set": "full,other", "labels": "ensemble", "mask": "-,strict"}, "same teacher"),
+        ({"label_set": "full,other", "labels": "ensemble", "mask": "strict"}, "one for each"),
+        ({"label_set": "full", "labels": "labelmap"}, "wants label maps"),
+        ({"label_set": "map"}, "labels='labelmap' learns from it"),
+        ({"label_set": "full", "labels": "ssl"}, "--compression logits"),
+        ({"label_set": "ssl"}, "labels='ssl' learns from it"),
+        ({"labels": "ensemble"}, "give the names of its label sets"),
+        ({"label_set": "full,ms", "labels": "ensemble", "ensemble_weights": (1, 0)}, "above 0"),
+        ({"label_set": "full,ms", "labels": "ensemble", "ensemble_weights": (1,)}, "one for each"),
+        ({"label_set": "ms", "ensemble_weights": (1,)}, "belong to labels='ensemble'"),
+        ({"label_set": "ms", "teacher": "timm:resnet18"}, "go together"),
+        ({"labels": "teacher", "label_set": "full"}, "go together"),
+        ({"label_set": "ms", "probability_range": (0.9, 0.1)}, "give .low, high."),
+        ({"label_set": "ms", "probability_range": (float("nan"), 1)}, "give .low, high."),
+        ({"label_set": "ssl", "labels": "ssl", "ground_truth_weight": 0.5}, "no classes"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_in_one_line(store, data, changes, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        trainer.run(config(data, **{"store": store, **changes}))
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_are_not_the_stores_are_refused(store, tmp_path):
+    write_photographs(tmp_path / "train", per_class=5)
+    with pytest.raises(RejectedInput):
+        trainer.run(config(tmp_path, store=store, label_set="full"))

@@ -1,0 +1,53 @@
+"""Which stored labels a config learns from: one label set, or several with masks and weights, checked for what it asks."""
+
+from __future__ import annotations
+
+from labelstore.ensembles import Ensemble, ensemble
+from labelstore.errors import UsageError
+from labelstore.store import LabelSet, Store
+from trainer.config import TrainConfig, split_names
+
+NO_MASK = "-"
+"""Stands for a label set without a mask in the list of an ensemble's masks."""
+
+
+def chosen_labels(store: Store, config: TrainConfig) -> Ensemble:
+    """The labels of a config; one label set is an ensemble of one.
+
+    UsageError for names that the store does not hold, label sets of different plans or numbers of classes, masks of
+    other teachers, and labels that are not what `config.labels` learns from.
+    """
+    names = split_names(config.label_set) or (None,)
+    labels = [store.label_set(name) for name in names]
+    for one in labels:
+        _check_kind(one, config)
+    masks = [None if name == NO_MASK else store.mask(name) for name in split_names(config.mask)]
+    if masks and len(masks) != len(labels):
+        raise UsageError(
+            f"mask={config.mask!r} for {len(labels)} label sets: give one mask for each, in the same order, "
+            f"{NO_MASK} for none"
+        )
+    return ensemble(labels, masks or None, config.ensemble_weights or None)
+
+
+def _check_kind(labels: LabelSet, config: TrainConfig) -> None:
+    kind, takes = config.labels, labels.codec.takes
+    if labels.plan.parameters.get("mixed"):
+        raise UsageError(
+            f"label set {labels.name} was imported with crops that were mixed before the teacher saw them: a student "
+            "cannot be shown these mixtures yet, and unmixed crops would not fit the labels"
+        )
+    held = f"label set {labels.name} holds {labels.codec.name} labels"
+    if kind == "labelmap" and takes != "map":
+        raise UsageError(f"{held}: labels='labelmap' wants label maps, labels='fkd' learns from it")
+    if kind == "ssl" and takes != "outputs":
+        raise UsageError(
+            f"{held}: labels='ssl' wants outputs before softmax, made with --compression logits"
+        )
+    if kind in ("fkd", "ferkd") and takes == "map":
+        raise UsageError(f"{held}: labels='labelmap' learns from it")
+    if kind in ("fkd", "ferkd", "ensemble") and not labels.outputs_are_classes:
+        raise UsageError(
+            f"{held} with {labels.num_classes} outputs that are no classes of these images: labels='ssl' learns "
+            "from it"
+        )

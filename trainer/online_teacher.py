@@ -1,0 +1,73 @@
+"""Labels from a teacher that looks at every batch: vanilla distillation (Hinton et al. 2015) and FunMatch.
+
+The teacher sees exactly the student's view, mixing included (Beyer et al. 2022, "consistent teaching"): the student's
+pixels are brought to the teacher's size and normalisation, and its label is softmax(logits / T).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from labelstore.errors import UsageError
+from labelstore.generation import Teacher, load_teacher
+from labelstore.generation.class_map import class_map
+from trainer.config import TrainConfig
+from trainer.mixing import Labels
+from trainer.models import autocast
+
+
+class OnlineTeacher:
+    """The teacher of a config, on the device; `labels` labels a batch."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        """Loads `config.teacher`; UsageError where its outputs are not the run's classes."""
+        if config.teacher is None:
+            raise UsageError("labels='teacher' without a teacher: give teacher, e.g. timm:resnet50")
+        teacher = load_teacher(config.teacher, architecture=config.teacher_model)
+        self._columns = _columns(teacher, config, device)
+        self._module = teacher.module.to(device)
+        self._size = teacher.row.input_size
+        self._temperature, self._amp, self._device = config.temperature, config.amp, device
+        self._is_same = (teacher.row.mean, teacher.row.std) == (config.mean, config.std)
+        mean, std, own_mean, own_std = (
+            torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
+            for values in (config.mean, config.std, teacher.row.mean, teacher.row.std)
+        )
+        # from the student's normalisation to the teacher's in one multiplication and one addition
+        self._scale = (std / own_std).float().to(device)
+        self._shift = ((mean - own_mean) / own_std).float().to(device)
+        classes = torch.arange(config.num_classes or teacher.row.num_classes, device=device)
+        self._classes = classes.unsqueeze(0)
+
+    @torch.no_grad()
+    def labels(self, pixels: Tensor) -> Labels:
+        """Normalised, mixed pixels (B, 3, S, S) on the device -> dense labels of B crops, (B, C) as ids, probs, rest."""
+        if not self._is_same:
+            pixels = torch.addcmul(self._shift, pixels, self._scale)
+        if pixels.shape[-1] != self._size:
+            size = (self._size, self._size)
+            pixels = functional.interpolate(
+                pixels, size, mode="bilinear", align_corners=False, antialias=True
+            )
+        with autocast(self._device, self._amp):
+            logits = self._module(pixels)
+        logits = logits.float()
+        if self._columns is not None:
+            logits = logits[:, self._columns]
+        probs = torch.softmax(logits / self._temperature, dim=1)
+        return self._classes.expand(len(probs), -1), probs, probs.new_zeros(len(probs))
+
+
+def _columns(teacher: Teacher, config: TrainConfig, device: torch.device) -> Tensor | None:
+    """Outputs of the teacher in the order of the run's classes, by name where it names them."""
+    outputs, wanted = teacher.row.num_classes, config.num_classes
+    if config.class_names and (outputs != wanted or teacher.class_names is not None):
+        chosen = class_map(teacher, config.class_names)
+        return None if chosen is None else torch.from_numpy(chosen).to(device)
+    if outputs != wanted:
+        raise UsageError(
+            f"teacher={config.teacher!r} has {outputs} classes, the run {wanted}: choose a teacher of these classes"
+        )
+    return None

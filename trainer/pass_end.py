@@ -1,0 +1,98 @@
+"""The end of a pass: evaluate on all ranks, then rank 0 writes the row and the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from operator import add
+from typing import Any
+
+from torch import nn
+
+from trainer.config import TrainConfig
+from trainer.evaluation import Evaluation, evaluate
+from trainer.outputs import Outputs
+from trainer.run_state import RunState
+from trainer.training_data import TrainingData
+
+
+def end_pass(
+    config: TrainConfig,
+    state: RunState,
+    data: TrainingData,
+    outputs: Outputs,
+    note: Callable[[str], None],
+    *,
+    pass_index: int,
+    lr: float,
+    seconds: float,
+) -> None:
+    """Evaluate weights and averaged weights; write the pass's row and the checkpoint. All ranks call it."""
+    loss = state.end_pass()
+    epoch = data.source.schedule.positions(pass_index).stop
+    is_last = epoch == data.source.schedule.epochs
+    found = averaged = None
+    if data.val is not None and (is_last or (pass_index + 1) % config.eval_every == 0):
+        found = _evaluate(state.model, data, config, state)
+        averaged = None if state.ema is None else _evaluate(state.ema.module, data, config, state)
+    state.evaluation = found
+    is_best, state.best = _best(found, state.best)
+    is_best_ema, state.best_ema = _best(averaged, state.best_ema)
+    checkpoint = state.checkpoint(config, epochs=epoch)
+    row: dict[str, Any] = {
+        "epoch": epoch,
+        "crops_seen": epoch * len(data.source.table),
+        "lr": lr,
+        "train_loss": loss,
+        **_columns("eval", found),
+        **({} if state.ema is None else _columns("ema", averaged)),
+        "seconds": round(seconds, 3),
+    }
+    words = f"epoch {epoch} of {data.source.schedule.epochs}: loss {loss:.4f}"
+    if found is not None:
+        words += f", top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %"
+    if averaged is not None:
+        words += f", averaged weights {averaged.top1:.2f} %"
+    note(words)
+    if outputs.folder is not None:
+        outputs.folder.add_summary(row)
+        outputs.folder.log(words)
+        # without a validation folder the last weights are the ones to keep
+        keep = data.val is None and is_last
+        outputs.folder.save(
+            checkpoint,
+            best=is_best or keep,
+            best_ema=state.ema is not None and (is_best_ema or keep),
+        )
+    for logger in outputs.loggers:
+        logger.add(row)
+    if outputs.register is not None:
+        figures = {"train_loss": loss, "top1": row["eval_top1"], "top5": row["eval_top5"]}
+        outputs.register.add(epoch, figures | {"ema/top1": row.get("ema_top1")})
+
+
+def _evaluate(
+    model: nn.Module, data: TrainingData, config: TrainConfig, state: RunState
+) -> Evaluation:
+    """Every rank looks at its share of the images; all get the sum."""
+    assert data.val is not None
+    ranks = state.ranks
+    ranks.same_buffers(model)
+    device = next(model.parameters()).device
+    own = evaluate(
+        model, data.val, config, device=device, rank=ranks.rank, world_size=ranks.world_size
+    )
+    return reduce(add, ranks.gathered(own))
+
+
+def _best(found: Evaluation | None, before: float | None) -> tuple[bool, float | None]:
+    is_best = found is not None and (before is None or found.top1 > before)
+    return is_best, found.top1 if found is not None and is_best else before
+
+
+def _columns(prefix: str, found: Evaluation | None) -> dict[str, float | None]:
+    return {
+        f"{prefix}_loss": None if found is None else found.loss,
+        f"{prefix}_top1": None if found is None else found.top1,
+        f"{prefix}_top5": None if found is None else found.top5,
+    }

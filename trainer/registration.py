@@ -1,0 +1,76 @@
+"""A run's row and results in the catalogue of the store that it learns from, where that can be written.
+
+A training never fails for it: what goes wrong is noted once, and nothing more is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import labelstore
+from labelstore.catalogue.records import ResultRow, RunRow
+from labelstore.errors import LabelStoreError
+from trainer.config import TrainConfig
+
+Note = Callable[[str], None]
+
+
+class RunRegister:
+    """Writes one run's figures; silent where the store is read-only or there is none."""
+
+    def __init__(self, config: TrainConfig, note: Note = lambda message: None) -> None:
+        """Add the run, or find it again; the same folder with the same settings is the same run."""
+        self._note, self._name, self._store = note, "", None
+        if config.store is None or config.output is None:
+            return
+        try:
+            store = labelstore.open(config.store)
+            if store.catalogue.readonly:
+                return
+            self._name = run_name(config)
+            store.catalogue.add_run(
+                RunRow(
+                    name=self._name,
+                    folder=str(config.output.resolve()),
+                    label_sets=_names(config.label_set) or store.label_sets[:1],
+                    masks=_names(config.mask),
+                    config=config.decisive(),
+                    started=time.time(),
+                )
+            )
+            self._store = store
+        except (LabelStoreError, OSError) as error:
+            self._note(f"this run is not listed in the store: {error}")
+
+    def add(self, epoch: int, figures: Mapping[str, float | None]) -> None:
+        """Figures by name, after that many epochs; None is left out."""
+        if self._store is None:
+            return
+        try:
+            for name, value in figures.items():
+                if value is not None:
+                    self._store.catalogue.add_result(
+                        ResultRow(run=self._name, name=name, epoch=epoch, value=float(value))
+                    )
+        except (LabelStoreError, OSError) as error:
+            self._note(f"results are not listed in the store any more: {error}")
+            self._store = None
+
+
+def run_name(config: TrainConfig) -> str:
+    """The run folder's name with a digest of where it is and of what decides the run."""
+    assert config.output is not None
+    folder = Path(config.output).resolve()
+    text = json.dumps([str(folder), config.decisive()], sort_keys=True)
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", folder.name).lstrip("._-") or "run"
+    return f"{plain[:60]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    """`label_set` and `mask` may list several, separated by commas."""
+    return () if text is None else tuple(name.strip() for name in text.split(","))
