@@ -9,6 +9,7 @@ an exception, so that every `finally` and `with` cleans up first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -61,6 +62,8 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
         code, message = outcome(error)
     if message:
         print(f"{program}: {one_line(message)}", file=sys.stderr)
+        if _wants_json(arguments):
+            _print_failure(one_line(message), code)
     return code
 
 
@@ -77,6 +80,20 @@ def _call(command: TyperGroup, program: str, arguments: list[str]) -> int:
     return code
 
 
+def _wants_json(arguments: Sequence[str]) -> bool:
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    return "--json" in arguments[:end]
+
+
+def _print_failure(message: str, code: int) -> None:
+    """The one JSON object that `--json` promises, for a command that failed."""
+    import json
+
+    # nobody may be reading, or the disk behind stdout may be what is full
+    with contextlib.suppress(OSError):
+        print(json.dumps({"error": message, "exit": code}), flush=True)
+
+
 def outcome(error: BaseException) -> tuple[int, str]:
     """Exit code and message for what a command raised."""
     # here and not above: what is never needed costs no start-up time
@@ -91,6 +108,8 @@ def outcome(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename is not None else ""
         return 6, f"{error.strerror or error}{where}"
+    if isinstance(error, MemoryError):
+        return 6, "not enough memory; give the command more, or smaller pieces of work"
     return 1, (
         f"internal error: {type(error).__name__}: {error} "
         f"(set {TRACEBACK_VARIABLE}=1 for the traceback)"

@@ -6,21 +6,36 @@ import typer
 
 from cli.errors import main
 from cli.lazy_group import lazy_group
-from cli.options import Version
+from cli.options import Cache, Version, use_cache
 
 COMMANDS = {
     "create": "Label every crop of an image folder with a teacher; resumes or joins a store that exists.",
     "info": "Show what a store holds: images, crop plans, teachers, label sets, masks, progress.",
     "stats": "Show how sure the teacher is of its crops (FerKD Table 1) and what the labels weigh.",
+    "crops": "Print a table with one row per crop: box, probabilities, entropy, the teacher's class.",
+    "sql": "Answer one SELECT over the catalogue's tables and the crops.",
+    "quality": "Show how far label sets are from each other and from the ground truth (FKD Fig. 3).",
+    "noise": "List images whose ground truth the teacher contradicts, and images that are there twice.",
+    "show": "Show one image's hardest and easiest crops and what the teacher says of them.",
+    "plot": "Draw a picture of a label set: how sure the teacher is, where crops lie, what a mask does.",
+    "report": "Write one HTML file about a store: figures, sliders for thresholds, an explorer of crops.",
+    "advise": "Show what many thresholds and quantiles would discard, calibrate and keep, by class.",
+    "mask": "Make a mask by conditions, such as small crops that the teacher makes nothing of.",
     "calibrate": "Make a mask: which crops a student skips and which get the ground truth (FerKD Eq. 4).",
     "variants": "Derive a cheaper label set from a richer one without the teacher, and print the KL it costs.",
     "add-teacher": "Label the same crops with a further teacher, or the same one in another form.",
+    "import": "Take labels of other projects in: FKD, ReLabel, SRe2L, ml-dr, TinyViT, plain NumPy and Parquet.",
+    "export": "Write labels out as FKD's files, NumPy archives or Parquet.",
     "grow": "Add crops to every image of a store and label them; nothing is rewritten.",
     "drop": "Remove a label set, a mask or a crop plan, and free its space.",
     "verify": "Compare every committed shard, the metadata and the catalogue with their digests.",
+    "audit": "Run the teacher again on stored crops and compare its probabilities with the stored ones.",
     "repair": "Make damaged shards again, and only them: labels from images, boxes from the plan.",
     "gc": "Remove temporary files and orphans that killed workers left behind an hour ago or more.",
     "freeze": "Make a store read-only for good, with a manifest by which every copy can be checked.",
+    "push": "Share a frozen store on the Hugging Face Hub, with a card; images never travel.",
+    "pull": "Fetch a shared store from the Hugging Face Hub and check every file of it.",
+    "migrate": "Bring a store of an older version up to date; one that is up to date stays as it is.",
     "demo-images": "Write a small image folder to try things on: digits set into photographs.",
 }
 
@@ -30,8 +45,9 @@ commands = typer.Typer(
 
 
 @commands.callback()
-def labelstore(version: Version = False) -> None:
+def labelstore(version: Version = False, cache: Cache = None) -> None:
     """The place where soft labels for vision models live."""
+    use_cache(cache)
 
 
 def app() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any, ClassVar
 
 import typer
@@ -62,6 +63,8 @@ class LazyGroup(TyperGroup):
     def load(self, name: str) -> Any:
         """Import the command's module and build the command from the function of the same name."""
         module = f"{self.prefix}{name}".replace("-", "_")
+        if iskeyword(module):
+            module += "_labels"  # no function can be called `import`
         function = vars(import_module(f"cli.commands.{module}"))[module]
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
         app.command(name=name, cls=PlainCommand)(function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -23,15 +24,54 @@ Version = Annotated[
         "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
     ),
 ]
-Store = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Where catalogues of stores in object storage (s3://BUCKET/PATH) are kept.",
+        show_default="LABELSTORE_CACHE, or the user's cache folder",
+    ),
+]
+Store = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STORE", help="Folder of the store, or s3://BUCKET/PATH of a frozen one."
+    ),
+]
 LabelSet = Annotated[
     str | None,
     typer.Option("--label-set", metavar="NAME", help="Label set; not needed if there is only one."),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        help="Processes that share the image blocks; 1 is one block after the other.",
+        show_default="this process, a few threads",
+        rich_help_panel="How it works",
+    ),
+]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        "--dask",
+        metavar="ADDRESS",
+        help="Dask scheduler whose workers share the image blocks, for example tcp://10.0.0.1:8786.",
+        rich_help_panel="How it works",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done and write nothing.")
 ]
+
+
+def use_cache(folder: Path | None) -> None:
+    """Let this process, and those that it starts, keep what comes from object storage there."""
+    if folder is not None:
+        os.environ["LABELSTORE_CACHE"] = str(folder)
 
 
 def numbers(text: str, flag: str, *names: str) -> tuple[float, ...]:

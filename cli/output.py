@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 PIPE_WIDTH = 200
 """Columns of a table that is written to a file or a pipe: no line is folded."""
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def print_json(record: object) -> None:
@@ -34,6 +36,22 @@ def print_table(renderable: object) -> None:
     Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(renderable)
 
 
+def size(num_bytes: int | None) -> str:
+    """Bytes for people, in powers of 1000.
+
+    >>> size(1_500_000)
+    '1.50 MB'
+    """
+    if num_bytes is None:
+        return "-"
+    value, unit = float(num_bytes), 0
+    while value >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    if unit == 0:
+        return f"{num_bytes} B"
+    return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {_UNITS[unit]}"
+
+
 def say(message: str) -> None:
     """Print a message for people, on stderr."""
     print(message, file=sys.stderr)
@@ -54,5 +72,6 @@ def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, PurePath):
-        return str(value)
+        # a path that is a URL has lost a slash
+        return re.sub(r"^s3:/(?!/)", "s3://", str(value))
     return value

@@ -6,10 +6,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from labelstore.calibration import Choice, Preview
+from cli.output import size
+from labelstore.calibration import Choice, Preview, RegionThresholds
 from labelstore.stats import Histogram, Storage, Summary
-
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def render_histogram(found: Histogram) -> RenderableType:
@@ -68,18 +67,19 @@ def render_summary(found: Summary) -> RenderableType:
     return table
 
 
-def render_preview(found: Preview) -> RenderableType:
+def render_preview(found: Preview, title: str = "what each choice would do") -> RenderableType:
     """Per choice of thresholds: crops discarded, calibrated and kept, and images left without a crop."""
     table = Table(
-        title=f"{found.label_set}: what each choice would do",
+        title=Text(f"{found.label_set}: {title}"),
         caption=None
         if found.is_complete
         else "unfinished label set: only committed crops are counted",
     )
     table.add_column("choice")
-    table.add_column("low / middle / top", justify="right")
-    for title in ("too hard", "too easy", "calibrated", "kept", "usable", "images left out"):
-        table.add_column(title, justify="right")
+    by_thresholds = all(isinstance(c.rule, RegionThresholds) for c in found.choices)
+    table.add_column("low / middle / top" if by_thresholds else "rule", justify="right")
+    for column in ("too hard", "too easy", "calibrated", "kept", "usable", "images left out"):
+        table.add_column(column, justify="right")
     for choice in found.choices:
         table.add_row(*(Text(cell) for cell in _choice_cells(choice)))
     notes = [
@@ -95,7 +95,7 @@ def _choice_cells(choice: Choice) -> list[str]:
     columns = (counts.too_hard, counts.too_easy, counts.hard, counts.important, counts.usable)
     return [
         choice.title,
-        f"{rule.low:.4g} / {rule.middle:.4g} / {rule.top:.6g}",
+        rule.describe(),
         *(f"{count:,}\n{_percent(counts.share(count))}" for count in columns),
         f"{counts.images_without_crop:,}\nof {counts.images:,}",
     ]
@@ -121,7 +121,7 @@ def _arrays(found: Storage, scale: str) -> Table:
 
 
 def _rest(found: Storage) -> Text:
-    catalogue = "on a server" if found.catalogue_bytes is None else size(found.catalogue_bytes)
+    catalogue = size(found.catalogue_bytes)
     return Text(
         f"arrays {size(found.arrays_bytes)}, their metadata {size(found.metadata_bytes)}, catalogue {catalogue}"
     )
@@ -168,22 +168,6 @@ def _kinds(found: Storage, scale: str) -> Table:
         )
         table.add_row(*(Text(cell) for cell in cells))
     return table
-
-
-def size(num_bytes: int | None) -> str:
-    """Bytes for people, in powers of 1000.
-
-    >>> size(1_500_000)
-    '1.50 MB'
-    """
-    if num_bytes is None:
-        return "-"
-    value, unit = float(num_bytes), 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    if unit == 0:
-        return f"{num_bytes} B"
-    return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {_UNITS[unit]}"
 
 
 def _caption_of_histogram(found: Histogram) -> str | None:

@@ -31,7 +31,8 @@ PANELS = {
 FILLED_IN = ("class_names", "provenance")
 """Fields that a run writes down about itself."""
 
-FLAG_ALIASES = {"temperature": ("--temp",)}
+FLAG_ALIASES = {"temperature": ("--temp",), "loggers": ("--log",)}
+"""torchrun takes `--log` for the beginning of an option of its own, so the long name comes first."""
 
 
 def options(kept: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
@@ -83,6 +84,12 @@ def assemble(
 ) -> TrainConfig:
     """A config, overridden by the options that were given, overridden by `key=value` settings."""
     values = {} if base is None else base.to_mapping()
+    return TrainConfig.from_mapping({**values, **overrides(fields, settings)})
+
+
+def overrides(fields: Mapping[str, Any], settings: list[str]) -> dict[str, object]:
+    """The options that were given and the `key=value` settings, by name; the latter count."""
+    values: dict[str, object] = {}
     for name, given in fields.items():
         if given is not None:
             values[name] = given if isinstance(given, bool) else parsed(name, given)
@@ -92,7 +99,7 @@ def assemble(
             raise UsageError(f"--set {setting}: give key=value, for example --set lr=0.1")
         name = name.strip().replace("-", "_")
         values[name] = parsed(name, text)
-    return TrainConfig.from_mapping(values)
+    return values
 
 
 def parsed(name: str, text: str) -> object:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self, TypedDict
 
 import typer
 
 from cli.output import say
-from cli.progress import duration
+from cli.progress import Progress, duration
+from labelstore.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
     from labelstore.generation import GenerationReport
@@ -19,9 +21,11 @@ LABELS = "Labels"
 WORK = "How it works"
 
 Images = Annotated[
-    Path,
+    Path | None,
     typer.Option(
-        metavar="DIR", help="Image folder that the store was made from.", show_default=False
+        metavar="DIR",
+        help="Image folder that the store was made from.",
+        show_default="as recorded",
     ),
 ]
 TeacherSource = Annotated[
@@ -29,6 +33,16 @@ TeacherSource = Annotated[
     typer.Option(
         metavar="SOURCE",
         help="timm:NAME, torchvision:NAME, a run folder of `trainer run`, or a checkpoint.",
+        rich_help_panel=TEACHER,
+    ),
+]
+OptionalTeacher = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher",
+        metavar="SOURCE",
+        help="timm:NAME, torchvision:NAME, a run folder of `trainer run`, or a checkpoint.",
+        show_default="none: new images are taken in and wait for their labels",
         rich_help_panel=TEACHER,
     ),
 ]
@@ -62,8 +76,45 @@ Device = Annotated[
     ),
 ]
 Amp = Annotated[
-    str,
-    typer.Option(metavar="none|bf16|fp16", help="Autocast of the teacher.", rich_help_panel=WORK),
+    str | None,
+    typer.Option(
+        metavar="none|bf16|fp16",
+        help="Autocast of the teacher.",
+        show_default="as recorded, or none",
+        rich_help_panel=WORK,
+    ),
+]
+CropDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="cpu|cuda",
+        help="Where crops are cut and resized; 1 % of the values differ by 1 of 255.",
+        show_default="as recorded, or cpu",
+        rich_help_panel=WORK,
+    ),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="torch.compile the teacher.", rich_help_panel=WORK)
+]
+Val = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Validation images, one folder per class: the teacher is measured on them first.",
+        rich_help_panel=TEACHER,
+    ),
+]
+ExpectTop1 = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Refuse a teacher whose top-1 on --val is further than three standard errors from it.",
+        rich_help_panel=TEACHER,
+    ),
+]
+ValImages = Annotated[
+    int,
+    typer.Option(metavar="N", help="Images of --val that are looked at.", rich_help_panel=TEACHER),
 ]
 Workers = Annotated[
     int | None,
@@ -90,20 +141,90 @@ MaxTime = Annotated[
 
 
 def print_report(report: GenerationReport, store: Path) -> None:
-    """Say what was labelled, and what was left out."""
+    """Say what was labelled, and what was left out; the first rank only."""
+    if not is_first_rank():
+        return
     for key, reason in report.bad.items():
         say(f"left out {key}: {reason}")
     if report.num_crops:
         rate = f"{report.crops_per_second:,.0f} crops/s"
-        print(f"{report.num_crops:,} crops labelled in {duration(report.seconds)} ({rate})")
+        share = " by this process" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        print(f"{report.num_crops:,} crops labelled{share} in {duration(report.seconds)} ({rate})")
     print(f"label set {report.label_set} in {store} is complete: {report.num_images:,} images")
 
 
+def teacher_check(val: Path | None, expect_top1: float | None, images: int) -> CheckOptions | None:
+    """What `--val`, `--expect-top1` and `--val-images` ask for; UsageError where that cannot be."""
+    if val is None:
+        if expect_top1 is not None:
+            raise UsageError(
+                f"--expect-top1 {expect_top1} needs --val DIR: images to measure the teacher on"
+            )
+        return None
+    if expect_top1 is not None and not 0 < expect_top1 < 1:
+        raise UsageError(f"--expect-top1 {expect_top1}: give a share between 0 and 1, such as 0.88")
+    if images < 1:
+        raise UsageError(f"--val-images {images}: at least 1")
+    if not val.is_dir():
+        raise RejectedInput(f"--val {val} is not a folder: give one with one subfolder per class")
+    return {"val": val, "expect_top1": expect_top1, "num_images": images}
+
+
+class CheckOptions(TypedDict):
+    """Arguments of `TeacherCheck`, which lives beside torch."""
+
+    val: Path
+    expect_top1: float | None
+    num_images: int
+
+
+def one_of(value: str | None, flag: str, allowed: Sequence[str]) -> None:
+    """UsageError for a value that is given and not allowed."""
+    if value is not None and value not in allowed:
+        raise UsageError(f"{flag} {value}: choose one of {', '.join(allowed)}")
+
+
+def check_work(amp: str | None, crop_device: str | None) -> None:
+    """UsageError for `--amp` and `--crop-device` that do not exist, before torch is imported."""
+    one_of(amp, "--amp", ("none", "bf16", "fp16"))
+    one_of(crop_device, "--crop-device", ("cpu", "cuda"))
+
+
+def is_first_rank() -> bool:
+    """True for the one process that speaks where torchrun started several."""
+    return os.environ.get("RANK", "0") in ("", "0")
+
+
+class Quiet:
+    """Stands for a `Progress` in the processes that do not speak."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, done: int, total: int) -> None:
+        """Nothing."""
+
+
+def progress_of(title: str, unit: str) -> Progress | Quiet:
+    """Progress on stderr, of the first rank only."""
+    return Progress(title, unit) if is_first_rank() else Quiet()
+
+
+def say_once(message: str) -> None:
+    """A message for people, of the first rank only."""
+    if is_first_rank():
+        say(message)
+
+
 def device_of_this_process() -> str | None:
-    """Under torchrun each process of a node takes a GPU of its own."""
-    rank = os.environ.get("LOCAL_RANK")
-    if rank is None:
+    """Under torchrun each process of a node takes a GPU of its own, in turn where there are more processes."""
+    rank = os.environ.get("LOCAL_RANK", "")
+    if not rank.isdecimal():
         return None
     import torch
 
-    return f"cuda:{rank}" if int(rank) < torch.cuda.device_count() else None
+    count = torch.cuda.device_count()
+    return f"cuda:{int(rank) % count}" if count else None

@@ -10,7 +10,10 @@ from cli.options import Version
 
 COMMANDS = {
     "run": "Train a student from stored labels, or from the ground truth.",
+    "recipes": "List the settings of the papers' tables, to start a run from.",
     "evaluate": "Measure the top-1 and top-5 of a model on a folder of validation images.",
+    "probe": "Measure a linear classifier on a network's frozen features.",
+    "export": "Write a student's weights for timm, torchvision or others.",
 }
 
 commands = typer.Typer(

@@ -15,16 +15,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labelstore.analysis import crop_frames, crops, sql
     from labelstore.calibration import (
         Region,
         RegionQuantiles,
         RegionThresholds,
         calibrate,
     )
-    from labelstore.codecs import Full, Hard, MarginalRenorm, MarginalSmoothing, Smoothing
-    from labelstore.crops import CropPlan
+    from labelstore.codecs import (
+        Full,
+        Hard,
+        LabelMap,
+        Logits,
+        MarginalRenorm,
+        MarginalSmoothing,
+        Smoothing,
+    )
+    from labelstore.crop_plan import CropPlan
+    from labelstore.ensembles import ensemble
     from labelstore.errors import LabelStoreError
-    from labelstore.generation import generate, grow, repair
+    from labelstore.generation import audit, generate, grow, repair
     from labelstore.integrity import freeze, gc, verify
     from labelstore.store import LabelSet, Mask, Store, create
     from labelstore.store import open_store as open
@@ -40,19 +50,26 @@ _HOMES = {
     "grow": ("labelstore.generation", "grow"),
     "derive": ("labelstore.variants", "derive"),
     "calibrate": ("labelstore.calibration", "calibrate"),
+    "crops": ("labelstore.analysis", "crops"),
+    "crop_frames": ("labelstore.analysis", "crop_frames"),
+    "sql": ("labelstore.analysis", "sql"),
     "verify": ("labelstore.integrity", "verify"),
     "repair": ("labelstore.generation", "repair"),
+    "audit": ("labelstore.generation", "audit"),
     "gc": ("labelstore.integrity", "gc"),
     "freeze": ("labelstore.integrity", "freeze"),
     "Region": ("labelstore.calibration", "Region"),
     "RegionThresholds": ("labelstore.calibration", "RegionThresholds"),
     "RegionQuantiles": ("labelstore.calibration", "RegionQuantiles"),
-    "CropPlan": ("labelstore.crops", "CropPlan"),
+    "CropPlan": ("labelstore.crop_plan", "CropPlan"),
     "Full": ("labelstore.codecs", "Full"),
     "Hard": ("labelstore.codecs", "Hard"),
     "Smoothing": ("labelstore.codecs", "Smoothing"),
     "MarginalSmoothing": ("labelstore.codecs", "MarginalSmoothing"),
     "MarginalRenorm": ("labelstore.codecs", "MarginalRenorm"),
+    "ensemble": ("labelstore.ensembles", "ensemble"),
+    "LabelMap": ("labelstore.codecs", "LabelMap"),
+    "Logits": ("labelstore.codecs", "Logits"),
     "LabelStoreError": ("labelstore.errors", "LabelStoreError"),
 }
 
@@ -60,8 +77,10 @@ __all__ = [
     "CropPlan",
     "Full",
     "Hard",
+    "LabelMap",
     "LabelSet",
     "LabelStoreError",
+    "Logits",
     "MarginalRenorm",
     "MarginalSmoothing",
     "Mask",
@@ -70,15 +89,20 @@ __all__ = [
     "RegionThresholds",
     "Smoothing",
     "Store",
+    "audit",
     "calibrate",
     "create",
+    "crop_frames",
+    "crops",
     "derive",
+    "ensemble",
     "freeze",
     "gc",
     "generate",
     "grow",
     "open",
     "repair",
+    "sql",
     "verify",
 ]
 

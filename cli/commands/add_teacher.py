@@ -8,42 +8,54 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import DryRun, Json, Store, seconds
-from cli.output import print_json, say
-from cli.progress import Progress
+from cli.output import print_json
 from cli.teacher_options import (
     LABELS,
     TEACHER,
     Amp,
     BatchSize,
     ClassMap,
+    Compile,
+    CropDevice,
     Device,
+    ExpectTop1,
     Images,
     MaxTime,
     PlanName,
     SkipBad,
     TeacherModel,
     TeacherSource,
+    Val,
+    ValImages,
     Workers,
+    check_work,
     device_of_this_process,
+    is_first_rank,
     print_report,
+    progress_of,
+    say_once,
+    teacher_check,
 )
 
 
 def add_teacher(
     store: Store,
-    images: Images,
     teacher: TeacherSource,
+    images: Images = None,
     teacher_model: TeacherModel = None,
     class_map: ClassMap = None,
     temperature: Annotated[
         float,
         typer.Option("--temperature", "--temp", help="Of the softmax.", rich_help_panel=TEACHER),
     ] = 1.0,
+    val: Val = None,
+    expect_top1: ExpectTop1 = None,
+    val_images: ValImages = 2000,
     compression: Annotated[
         str,
         typer.Option(
             metavar="CODEC",
-            help="Lossy form of a label: full, hard, smoothing, ms or mr (FKD 3.5).",
+            help="Form of a label: full, hard, smoothing, ms, mr (FKD 3.5), logits or labelmap.",
             rich_help_panel=LABELS,
         ),
     ] = "ms",
@@ -51,19 +63,20 @@ def add_teacher(
         int | None,
         typer.Option(
             metavar="K",
-            help="Classes that ms and mr keep.",
+            help="Classes that ms and mr keep, and labelmap in each cell.",
             show_default="5",
             rich_help_panel=LABELS,
         ),
     ] = None,
     dtype: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="DTYPE",
             help="Of the probabilities: float32, float16 or uint8.",
+            show_default="float16",
             rich_help_panel=LABELS,
         ),
-    ] = "float16",
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -76,7 +89,9 @@ def add_teacher(
     plan_name: PlanName = None,
     batch_size: BatchSize = 64,
     device: Device = None,
-    amp: Amp = "none",
+    amp: Amp = None,
+    crop_device: CropDevice = None,
+    compile_teacher: Compile = False,
     workers: Workers = None,
     skip_bad: SkipBad = False,
     max_time: MaxTime = None,
@@ -91,6 +106,8 @@ def add_teacher(
     from labelstore.codecs import codec_from_options
 
     codec = codec_from_options(compression, k, dtype)
+    check_work(amp, crop_device)
+    check = teacher_check(val, expect_top1, val_images)
     max_seconds = None if max_time is None else seconds(max_time, "--max-time")
     with labelstore.open(store, readonly=dry_run) as opened:
         plan = opened.plan(plan_name)
@@ -113,9 +130,9 @@ def add_teacher(
                 )
             return
 
-        from labelstore.generation import generate, load_teacher
+        from labelstore.generation import TeacherCheck, generate, load_teacher
 
-        with Progress("labels", "crops") as progress:
+        with progress_of("labels", "crops") as progress:
             report = generate(
                 opened,
                 teacher=load_teacher(teacher, architecture=teacher_model),
@@ -125,16 +142,19 @@ def add_teacher(
                 plan=plan.name,
                 temperature=temperature,
                 class_map=class_map,
+                check=None if check is None else TeacherCheck(**check),
                 batch_size=batch_size,
                 device=device or device_of_this_process(),
-                autocast=amp,  # type: ignore[arg-type] # checked by the labeller
+                autocast=amp,  # type: ignore[arg-type] # checked above, as is the next
+                crop_device=crop_device,  # type: ignore[arg-type]
+                compile_teacher=compile_teacher,
                 workers=workers,
                 skip_bad=skip_bad,
                 max_seconds=max_seconds,
                 progress=progress,
-                note=say,
+                note=say_once,
             )
-    if json:
-        print_json({"store": store, **asdict(report)})
-    else:
+    if not json:
         print_report(report, store)
+    elif is_first_rank():
+        print_json({"store": store, **asdict(report)})

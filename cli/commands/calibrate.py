@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cli.options import DryRun, Json, LabelSet, Store, numbers
+from cli.options import Dask, DryRun, Json, LabelSet, Processes, Store, numbers
 from cli.output import print_json, print_table, say
 from cli.progress import Progress
 
@@ -70,6 +70,8 @@ def calibrate(
             help="Extend the mask to crops that the store has grown by, with the thresholds it has.",
         ),
     ] = False,
+    workers: Processes = None,
+    dask: Dask = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -79,27 +81,35 @@ def calibrate(
     and the usual ones would discard and calibrate, or give --quantiles.
     """
     import labelstore
-    from labelstore.calibration import preview, usual_choices
+    from labelstore.calibration import preview, rule_from_record, usual_choices
+    from labelstore.parallel import block_map
 
     rule = _rule(low, middle, top, quantiles, criterion, epsilon)
     if update:
         given = (low, middle, top, quantiles, criterion, epsilon)
-        _update(store, name, label_set, given, dry_run=dry_run, json=json)
+        _update(
+            store, name, label_set, given, workers=workers, dask=dask, dry_run=dry_run, json=json
+        )
         return
-    with labelstore.open(store, readonly=dry_run) as opened:
+    with (
+        labelstore.open(store, readonly=dry_run) as opened,
+        block_map(workers=workers, dask=dask) as map_blocks,
+    ):
         labels = opened.label_set(label_set)
         if dry_run:
             usual = usual_choices(rule.criterion, epsilon)
             # the defaults are FerKD's own: listed once, under their name
             asked = {} if rule in usual.values() else {"this choice": rule}
-            found = preview(labels, asked | usual)
+            found = preview(labels, asked | usual, map_blocks=map_blocks)
             _show(found, json=json)
             return
         with Progress("mask", "crops") as progress:
-            mask = labelstore.calibrate(labels, rule, name=name, progress=progress)
-        settled = labelstore.RegionThresholds.from_record(dict(mask.row.rule))
-        counted = preview(labels, {name: settled})
-    _show(counted, json=json, store=store, mask=name)
+            mask = labelstore.calibrate(
+                labels, rule, name=name, map_blocks=map_blocks, progress=progress
+            )
+        settled = rule_from_record(mask.row.rule)
+        counted = preview(labels, {name: settled}, map_blocks=map_blocks)
+    _show(counted, json=json, title=f"what mask {name} does", store=store, mask=name)
     say(f"mask {name} is in {store}: train with --labels ferkd --mask {name}")
 
 
@@ -109,41 +119,50 @@ def _update(
     label_set: str | None,
     rule: tuple[object, ...],
     *,
+    workers: int | None,
+    dask: str | None,
     dry_run: bool,
     json: bool,
 ) -> None:
     import labelstore
     from labelstore import calibration
     from labelstore.errors import UsageError
+    from labelstore.parallel import block_map
 
     if rule != (None, None, None, None, "max_probability", 0.1):
         raise UsageError(
             "--update keeps the mask's rule: leave thresholds, quantiles, criterion and epsilon out, "
             "or make another mask with --name"
         )
-    with labelstore.open(store, readonly=dry_run) as opened:
+    with (
+        labelstore.open(store, readonly=dry_run) as opened,
+        block_map(workers=workers, dask=dask) as map_blocks,
+    ):
         mask = opened.mask(name)
         given = None if label_set is None else opened.label_set(label_set)
         labels = calibration.check_update(opened, name, given)
-        settled = labelstore.RegionThresholds.from_record(dict(mask.row.rule))
+        settled = calibration.rule_from_record(mask.row.rule)
         if not dry_run:
             with Progress("mask", "crops") as progress:
-                calibration.update(opened, name, given, progress=progress)
-        counted = calibration.preview(labels, {name: settled})
-    _show(counted, json=json, store=store, mask=name)
+                calibration.update(opened, name, given, map_blocks=map_blocks, progress=progress)
+        counted = calibration.preview(labels, {name: settled}, map_blocks=map_blocks)
+    would = "would do" if dry_run else "does"
+    _show(counted, json=json, title=f"what mask {name} {would}", store=store, mask=name)
     did = "would cover" if dry_run else "covers"
     say(
         f"mask {name} of {store} {did} {labels.num_crops} crops of each image, before {mask.num_crops}"
     )
 
 
-def _show(found: Preview, *, json: bool, **more: object) -> None:
+def _show(
+    found: Preview, *, json: bool, title: str = "what each choice would do", **more: object
+) -> None:
     if json:
         print_json(more | found.to_record())
         return
     from cli.render_stats import render_preview
 
-    print_table(render_preview(found))
+    print_table(render_preview(found, title))
 
 
 def _rule(

@@ -9,14 +9,35 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import DryRun, Json, Store, numbers, seconds
-from cli.output import print_json, say
-from cli.progress import Progress
-from cli.teacher_options import device_of_this_process, print_report
+from cli.output import print_json
+from cli.teacher_options import (
+    LABELS,
+    TEACHER,
+    WORK,
+    Amp,
+    BatchSize,
+    ClassMap,
+    Compile,
+    CropDevice,
+    Device,
+    ExpectTop1,
+    MaxTime,
+    SkipBad,
+    TeacherModel,
+    Val,
+    ValImages,
+    Workers,
+    check_work,
+    device_of_this_process,
+    is_first_rank,
+    one_of,
+    print_report,
+    progress_of,
+    say_once,
+    teacher_check,
+)
 
 CROPS = "Crops"
-TEACHER = "Teacher"
-LABELS = "Labels"
-WORK = "How it works"
 
 
 def create(
@@ -34,57 +55,67 @@ def create(
         ),
     ],
     num_crops: Annotated[
-        int, typer.Option(metavar="M", help="Crops of each image.", rich_help_panel=CROPS)
-    ],
-    teacher_model: Annotated[
-        str | None,
+        int | None,
         typer.Option(
-            metavar="NAME",
-            help="Network of a checkpoint: timm:NAME or torchvision:NAME.",
-            rich_help_panel=TEACHER,
+            metavar="M",
+            help="Crops of each image; not needed with --plan-from.",
+            show_default=False,
+            rich_help_panel=CROPS,
         ),
     ] = None,
-    class_map: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="CSV lines `class name,teacher output`, or wnid for ImageNet folders.",
-            rich_help_panel=TEACHER,
-        ),
-    ] = None,
+    teacher_model: TeacherModel = None,
+    class_map: ClassMap = None,
     temperature: Annotated[
         float,
         typer.Option("--temperature", "--temp", help="Of the softmax.", rich_help_panel=TEACHER),
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the crop plan.", rich_help_panel=CROPS)] = 0,
+    val: Val = None,
+    expect_top1: ExpectTop1 = None,
+    val_images: ValImages = 2000,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the crop plan.", show_default="0", rich_help_panel=CROPS),
+    ] = None,
     scale: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="LOW,HIGH",
             help="Area of a crop over the image's.",
+            show_default="0.08,1",
             rich_help_panel=CROPS,
         ),
-    ] = "0.08,1",
+    ] = None,
     ratio: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="LOW,HIGH",
             help="Width of a crop over its height.",
             show_default="3/4,4/3",
             rich_help_panel=CROPS,
         ),
-    ] = f"{3 / 4},{4 / 3}",
+    ] = None,
     flip_prob: Annotated[
-        float, typer.Option(help="Share of flipped crops.", rich_help_panel=CROPS)
-    ] = 0.5,
+        float | None,
+        typer.Option(help="Share of flipped crops.", show_default="0.5", rich_help_panel=CROPS),
+    ] = None,
     crops: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="stored|seeded",
             help="Keep boxes and flips in the store, or compute them from the seed.",
+            show_default="stored",
             rich_help_panel=CROPS,
         ),
-    ] = "stored",
+    ] = None,
+    plan_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STORE",
+            help="Take another store's plan: the same boxes and flips, as many, in the same layout.",
+            rich_help_panel=CROPS,
+        ),
+    ] = None,
+    reference_path: Annotated[Path | None, typer.Option(hidden=True)] = None,
     plan_name: Annotated[
         str, typer.Option(metavar="NAME", help="Name of the crop plan.", rich_help_panel=CROPS)
     ] = "plan",
@@ -92,7 +123,7 @@ def create(
         str,
         typer.Option(
             metavar="CODEC",
-            help="Lossy form of a label: full, hard, smoothing, ms or mr (FKD 3.5).",
+            help="Form of a label: full, hard, smoothing, ms, mr (FKD 3.5), logits or labelmap.",
             rich_help_panel=LABELS,
         ),
     ] = "ms",
@@ -100,19 +131,20 @@ def create(
         int | None,
         typer.Option(
             metavar="K",
-            help="Classes that ms and mr keep.",
+            help="Classes that ms and mr keep, and labelmap in each cell.",
             show_default="5",
             rich_help_panel=LABELS,
         ),
     ] = None,
     dtype: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="DTYPE",
             help="Of the probabilities: float32, float16 or uint8.",
+            show_default="float16",
             rich_help_panel=LABELS,
         ),
-    ] = "float16",
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -122,27 +154,12 @@ def create(
             rich_help_panel=LABELS,
         ),
     ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Crops per forward pass.", rich_help_panel=WORK)
-    ] = 64,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="torch device.", show_default="cuda where there is one", rich_help_panel=WORK
-        ),
-    ] = None,
-    amp: Annotated[
-        str,
-        typer.Option(
-            metavar="none|bf16|fp16", help="Autocast of the teacher.", rich_help_panel=WORK
-        ),
-    ] = "none",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Decoding threads.", show_default="one per core", rich_help_panel=WORK
-        ),
-    ] = None,
+    batch_size: BatchSize = 64,
+    device: Device = None,
+    amp: Amp = None,
+    crop_device: CropDevice = None,
+    compile_teacher: Compile = False,
+    workers: Workers = None,
     images_per_shard: Annotated[
         int | None,
         typer.Option(help="Images in one commit.", show_default="by size", rich_help_panel=WORK),
@@ -153,87 +170,120 @@ def create(
             help="Crops in one file; divides M.", show_default="at most 100", rich_help_panel=WORK
         ),
     ] = None,
+    catalogue: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Keep a new store's catalogue on a server: postgresql://HOST/DATABASE, no password in it.",
+            show_default="a file in the store",
+            rich_help_panel=WORK,
+        ),
+    ] = None,
     backend: Annotated[
         str,
         typer.Option(metavar="zarr|hdf5", help="Files of a new store.", rich_help_panel=WORK),
     ] = "zarr",
-    skip_bad: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad",
-            help="Leave out images that cannot be decoded, and record them.",
-            rich_help_panel=WORK,
-        ),
-    ] = False,
-    max_time: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="Stop cleanly after 90s, 30m, 1h30m; exit code 8 if labels are missing.",
-            rich_help_panel=WORK,
-        ),
-    ] = None,
+    skip_bad: SkipBad = False,
+    max_time: MaxTime = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Label every crop of an image folder with a teacher; resumes or joins a store that exists.
 
-    Any number of processes may run the same command: each takes image blocks that no other has.
+    Any number of processes may run the same command, also under torchrun: each takes image blocks that no
+    other has, and one of them makes the store.
     """
     from labelstore.codecs import codec_from_options
 
-    # refused before the teacher is loaded: what needs no teacher to be seen
+    # refused before torch is imported: what needs no teacher to be seen
     codec = codec_from_options(compression, k, dtype)
-    smallest, largest = numbers(scale, "--scale", "LOW", "HIGH")
-    narrowest, widest = numbers(ratio, "--ratio", "LOW", "HIGH")
+    plan_of = plan_from or reference_path
+    plan: dict[str, Any] = {
+        "num_crops": num_crops,
+        "seed": seed,
+        "scale": None if scale is None else numbers(scale, "--scale", "LOW", "HIGH"),
+        "ratio": None if ratio is None else numbers(ratio, "--ratio", "LOW", "HIGH"),
+        "flip_prob": flip_prob,
+    }
+    _check_plan(plan, plan_of, crops, backend)
+    if catalogue is not None:
+        from labelstore.catalogue.server import check_server_url
+
+        check_server_url(catalogue)
+    check_work(amp, crop_device)
+    check = teacher_check(val, expect_top1, val_images)
     max_seconds = None if max_time is None else seconds(max_time, "--max-time")
-    if crops not in ("stored", "seeded"):
-        raise typer.BadParameter(f"{crops!r}: choose stored or seeded.", param_hint="'--crops'")
     if dry_run:
-        _report_plan(store, images, num_crops, json=json)
+        _report_plan(store, images, num_crops, plan_of, json=json)
         return
 
-    from labelstore.generation import label_images, load_teacher
+    from labelstore.generation import TeacherCheck, label_images, load_teacher
 
-    with Progress("labels", "crops") as progress:
+    with progress_of("labels", "crops") as progress:
         report = label_images(
             store,
             images=images,
             teacher=load_teacher(teacher, architecture=teacher_model) if teacher_model else teacher,
             codec=codec,
-            num_crops=num_crops,
-            seed=seed,
-            scale=(smallest, largest),
-            ratio=(narrowest, widest),
-            flip_prob=flip_prob,
+            **plan,
             plan_name=plan_name,
-            stored_crops=crops == "stored",
+            plan_of=plan_of,
+            stored_crops=None if crops is None else crops == "stored",
             images_per_shard=images_per_shard,
             crops_per_shard=crops_per_shard,
             backend=backend,
+            catalogue=catalogue,
             class_map=class_map,
+            check=None if check is None else TeacherCheck(**check),
             name=name,
             temperature=temperature,
             batch_size=batch_size,
             device=device or device_of_this_process(),
             autocast=amp,
+            crop_device=crop_device,
+            compile_teacher=compile_teacher,
             workers=workers,
             skip_bad=skip_bad,
             max_seconds=max_seconds,
             progress=progress,
-            note=say,
+            note=say_once,
         )
-    if json:
+    if not json:
+        print_report(report, store)
+    elif is_first_rank():
         print_json({"store": store, **asdict(report)})
-        return
-    print_report(report, store)
 
 
-def _report_plan(store: Path, images: Path, num_crops: int, *, json: bool) -> None:
-    from labelstore.images import scan_folder
+def _check_plan(
+    plan: dict[str, Any], plan_of: Path | None, crops: str | None, backend: str
+) -> None:
+    from labelstore.crop_plan import CropPlan
+    from labelstore.errors import UsageError
     from labelstore.schema import check_num_crops
+    from labelstore.store.opening import ARRAY_FOLDERS
 
-    check_num_crops(num_crops)
+    one_of(crops, "--crops", ("stored", "seeded"))
+    one_of(backend, "--backend", tuple(ARRAY_FOLDERS))
+    if plan["num_crops"] is not None:
+        check_num_crops(plan["num_crops"])
+    elif plan_of is None:
+        raise UsageError("--num-crops M is needed: crops of each image (or --plan-from STORE)")
+    CropPlan(
+        **{name: value for name, value in plan.items() if name != "num_crops" and value is not None}
+    )
+
+
+def _report_plan(
+    store: Path, images: Path, num_crops: int | None, plan_of: Path | None, *, json: bool
+) -> None:
+    from labelstore.images import scan_folder
+
+    if plan_of is not None:
+        import labelstore
+
+        with labelstore.open(plan_of, readonly=True) as other:
+            num_crops = other.num_crops
+    assert num_crops is not None
     folder = scan_folder(images)
     record: dict[str, Any] = {
         "store": store,

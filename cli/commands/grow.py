@@ -1,29 +1,36 @@
-"""`labelstore grow`: more crops of every image, labelled by the teacher of a label set."""
+"""`labelstore grow`: more crops of every image, or more images, labelled by the teacher of a label set."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.options import DryRun, Json, LabelSet, Store, seconds
 from cli.output import print_json, say
-from cli.progress import Progress
 from cli.teacher_options import (
     Amp,
     BatchSize,
     ClassMap,
+    Compile,
+    CropDevice,
     Device,
     Images,
     MaxTime,
+    OptionalTeacher,
     PlanName,
     SkipBad,
     TeacherModel,
-    TeacherSource,
     Workers,
+    check_work,
     device_of_this_process,
+    is_first_rank,
     print_report,
+    progress_of,
+    say_once,
 )
 
 if TYPE_CHECKING:
@@ -32,52 +39,61 @@ if TYPE_CHECKING:
 
 def grow(
     store: Store,
-    images: Images,
-    teacher: TeacherSource,
+    teacher: OptionalTeacher = None,
     num_crops: Annotated[
-        int, typer.Option(metavar="M", help="Crops of each image that there shall be.")
-    ],
+        int | None,
+        typer.Option(
+            metavar="M",
+            help="Crops of each image that there shall be.",
+            show_default="as many as there are: new images join",
+        ),
+    ] = None,
+    images: Images = None,
     teacher_model: TeacherModel = None,
     class_map: ClassMap = None,
     label_set: LabelSet = None,
     plan_name: PlanName = None,
     batch_size: BatchSize = 64,
     device: Device = None,
-    amp: Amp = "none",
+    amp: Amp = None,
+    crop_device: CropDevice = None,
+    compile_teacher: Compile = False,
     workers: Workers = None,
     skip_bad: SkipBad = False,
     max_time: MaxTime = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Add crops to every image of a store and label them; nothing is rewritten.
+    """Add crops to every image of a store, or images to the store, and label them; nothing is rewritten.
+
+    With --num-crops every image gets further crops. Without, images that were added to the folder join the
+    store: their rows come after the others, and no row is renumbered; without --teacher they wait for their labels.
 
     All label sets of the crop plan are incomplete until they have grown too: run this once for each teacher,
-    and `labelstore variants` again for what was derived. Masks cover the crops that they were made for
+    and `labelstore variants` again for what was derived. Masks cover the crops and images that they were made for
     until `labelstore calibrate --update`.
     """
     import labelstore
+    from labelstore.errors import UsageError
 
+    check_work(amp, crop_device)
     max_seconds = None if max_time is None else seconds(max_time, "--max-time")
+    if num_crops is not None and teacher is None:
+        raise UsageError("--num-crops needs --teacher SOURCE: new crops are labelled at once")
     with labelstore.open(store, readonly=dry_run) as opened:
+        if num_crops is None and (teacher is None or dry_run):
+            _take_in(opened, store, images, dry_run=dry_run, json=json)
+            return
         if dry_run:
-            from labelstore.generation import plan_growth
-
-            growth = plan_growth(opened, num_crops, plan=plan_name)
-            if json:
-                print_json({"store": store, **asdict(growth)})
-            else:
-                print(
-                    f"would grow plan {growth.plan} of {store} from {growth.num_crops} to "
-                    f"{growth.new_num_crops} crops of each of {opened.num_images:,} images; "
-                    f"label sets {', '.join(growth.label_sets) or 'none'}; "
-                    f"masks {', '.join(growth.masks) or 'none'}"
-                )
+            _report_growth(opened, store, num_crops, plan_name, json=json)
             return
 
-        from labelstore.generation import load_teacher
+        from labelstore.generation import load_teacher, plan_growth
 
-        with Progress("labels", "crops") as progress:
+        if num_crops is not None:
+            plan_growth(opened, num_crops, plan=plan_name)  # before the teacher is loaded
+        assert teacher is not None
+        with progress_of("labels", "crops") as progress:
             report = labelstore.grow(
                 opened,
                 num_crops=num_crops,
@@ -89,31 +105,86 @@ def grow(
                 batch_size=batch_size,
                 device=device or device_of_this_process(),
                 autocast=amp,
+                crop_device=crop_device,
+                compile_teacher=compile_teacher,
                 workers=workers,
                 skip_bad=skip_bad,
                 max_seconds=max_seconds,
                 progress=progress,
-                note=say,
+                note=say_once,
             )
-        behind = _left_behind(opened, opened.label_set(report.label_set).plan.name)
+        plan = opened.plan(opened.label_set_row(report.label_set).plan)
+        behind = _left_behind(opened, plan.name)
+    if not is_first_rank():
+        return
     if json:
-        print_json({"store": store, "num_crops_per_image": num_crops, **asdict(report), **behind})
+        about = {"store": store, "num_crops_per_image": plan.num_crops}
+        print_json({**about, **asdict(report), **behind})
         return
     print_report(report, store)
+    _say_what_is_left(behind, store)
+
+
+def _take_in(
+    opened: labelstore.Store, store: Path, images: Path | None, *, dry_run: bool, json: bool
+) -> None:
+    """Register new images, without labels."""
+    from labelstore.generation.label_facts import recorded_images
+    from labelstore.generation.new_images import add_images, plan_new_images
+
+    folder = recorded_images(opened) if images is None else images
+    found = (plan_new_images if dry_run else add_images)(opened, folder)
+    if json:
+        print_json({"store": store, **asdict(found), "dry_run": dry_run})
+        return
+    if found.num_new:
+        did = "would join" if dry_run else "joined"
+        print(
+            f"{found.num_new:,} images {did} {store}, from row {found.first_row} on: {found.num_images:,} in all"
+        )
+    else:
+        print(f"{store} has all {found.num_images:,} images of {folder}: nothing to do")
+    if not dry_run:
+        left = {"incomplete_label_sets": found.unfinished, "masks_to_update": found.masks}
+        _say_what_is_left(left, store)
+
+
+def _report_growth(
+    opened: labelstore.Store, store: Path, num_crops: int | None, plan: str | None, *, json: bool
+) -> None:
+    from labelstore.generation import plan_growth
+
+    assert num_crops is not None
+    growth = plan_growth(opened, num_crops, plan=plan)
+    if json:
+        print_json({"store": store, **asdict(growth)})
+        return
+    print(
+        f"would grow plan {growth.plan} of {store} from {growth.num_crops} to "
+        f"{growth.new_num_crops} crops of each of {opened.num_images:,} images; "
+        f"label sets {', '.join(growth.label_sets) or 'none'}; "
+        f"masks {', '.join(growth.masks) or 'none'}"
+    )
+
+
+def _say_what_is_left(behind: Mapping[str, Sequence[str]], store: Path) -> None:
     for name in behind["incomplete_label_sets"]:
         say(
-            f"label set {name} has fewer crops: run this with its teacher, or `labelstore variants` again"
+            f"label set {name} lacks labels: labelstore grow {store} with its --teacher, or `labelstore variants` again"
         )
     for name in behind["masks_to_update"]:
-        say(f"mask {name} covers fewer crops: labelstore calibrate {store} --update --name {name}")
+        say(
+            f"mask {name} does not cover all crops: labelstore calibrate {store} --update --name {name}"
+        )
 
 
-def _left_behind(store: labelstore.Store, plan: str) -> dict[str, list[str]]:
+def _left_behind(store: labelstore.Store, plan: str) -> dict[str, Sequence[str]]:
     """What of the plan has not grown yet."""
-    labels = [store.label_set(row.name) for row in store.catalogue.label_sets() if row.plan == plan]
-    masks = [row for row in store.catalogue.masks() if row.plan == plan]
-    crops = store.plan(plan).num_crops
+    from labelstore.generation.new_images import uncovered, unfinished
+
+    on_plan = {row.name for row in store.catalogue.label_sets() if row.plan == plan}
+    masks_on_plan = {row.name for row in store.catalogue.masks() if row.plan == plan}
     return {
-        "incomplete_label_sets": [part.name for part in labels if not part.is_complete],
-        "masks_to_update": [row.name for row in masks if row.num_crops < crops],
+        "incomplete_label_sets": [name for name in unfinished(store) if name in on_plan],
+        "masks_to_update": [name for name in uncovered(store) if name in masks_on_plan],
     }

@@ -1,45 +1,87 @@
-"""`labelstore info`: what a store holds, from its catalogue alone."""
+"""`labelstore info`: what a store holds, who is writing it and what it cost, from its catalogue alone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from cli.options import Json, Store
-from cli.output import print_fields, print_json
+from cli.output import print_fields, print_json, size
+from cli.progress import duration
+from cli.render_cost import print_cost
 
 if TYPE_CHECKING:
     import labelstore
+    from labelstore import stats
+    from labelstore.schema import Layout
 
 
-def info(store: Store, json: Json = False) -> None:
+def info(
+    store: Store,
+    cost: Annotated[
+        bool,
+        typer.Option(
+            "--cost", help="Teacher time: in all, by device, per student, and when it has paid off."
+        ),
+    ] = False,
+    watch: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Show it again and again, until every label is made."),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Show what a store holds: images, crop plans, teachers, label sets, masks, progress."""
     import labelstore
 
-    with labelstore.open(store, readonly=True) as opened:
-        record = describe(opened)
-    if json:
-        print_json(record)
-    else:
-        _print(record)
+    if watch is not None and not 0.5 <= watch <= 86_400:
+        raise typer.BadParameter(f"{watch}: give 0.5 to 86400 seconds.", param_hint="'--watch'")
+    while True:
+        with labelstore.open(store, readonly=True) as opened:
+            record = describe(opened)
+            ledger = _cost(opened) if cost else None
+        if json:
+            print_json(record if ledger is None else {**record, "cost": asdict(ledger)})
+        else:
+            _print(record)
+            if ledger is not None:
+                print_cost(ledger)
+        incomplete = any(part["shards"] < part["of"] for part in record["label_sets"])
+        if watch is None or not incomplete:
+            return
+        sys.stdout.flush()
+        time.sleep(watch)
+
+
+def _cost(store: labelstore.Store) -> stats.Cost:
+    from labelstore import stats
+
+    return stats.cost(store)
 
 
 def describe(store: labelstore.Store) -> dict[str, Any]:
-    """Everything that `labelstore info --json` prints."""
+    """Everything that `labelstore info --json` prints, but for the cost."""
+    from labelstore.schema import label_layout
+    from labelstore.stats.work import work
+
     catalogue = store.catalogue
     written = catalogue.counts()
     plans = {row.name: row for row in catalogue.plans()}
 
-    def progress(group: str) -> dict[str, Any]:
-        _, layout = store.group_specs(group)
+    def progress(group: str, layout: Layout | None = None) -> dict[str, Any]:
+        layout = layout or store.group_specs(group)[1]
         shards, size = written.get(group, (0, 0))
         return {"shards": shards, "of": layout.num_blocks * layout.num_crop_shards, "bytes": size}
 
     return {
-        "store": store.path,
+        "store": store.location,
         "uuid": store.uuid,
         "format_version": catalogue.format_version,
         "images": store.num_images,
-        "bad_images": int(store.bad.sum()),
+        "bad_images": int((store.bad & ~store.free).sum()),
         "classes": len(store.class_names),
         "plans": [
             {
@@ -64,6 +106,7 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
                 "input_size": row.input_size,
                 "interpolation": row.interpolation,
                 "top1": row.top1,
+                "facts": row.facts,
             }
             for row in catalogue.teachers()
         ],
@@ -76,7 +119,13 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
                 "codec": row.codec,
                 "temperature": row.temperature,
                 "uuid": row.uuid,
-                **progress(f"labels/{row.name}"),
+                "facts": row.facts,
+                **progress(
+                    # its arrays are not decided before the first shard
+                    f"labels/{row.name}",
+                    label_layout(row, plans[row.plan], store.num_rows),
+                ),
+                "work": asdict(work(store, row.name)),
             }
             for row in catalogue.label_sets()
         ],
@@ -109,12 +158,12 @@ def _print(record: dict[str, Any]) -> None:
         }
         | {
             f"teacher {teacher['name']}": f"{teacher['source']}, {teacher['classes']:,} classes, "
-            f"{teacher['input_size']} px"
+            f"{teacher['input_size']} px" + _top1(teacher)
             for teacher in record["teachers"]
         }
         | {
             f"label set {labels['name']}": f"{_codec(labels['codec'])} by {labels['teacher']} "
-            f"on {labels['plan']}, {_progress(labels)}"
+            f"on {labels['plan']}, {_progress(labels)}{_work(labels['work'])}"
             for labels in record["label_sets"]
         }
         | {
@@ -130,7 +179,27 @@ def _codec(codec: dict[str, Any]) -> str:
     return f"{codec['name']}{kept} {codec.get('dtype', '')}".rstrip()
 
 
+def _top1(teacher: dict[str, Any]) -> str:
+    if teacher["top1"] is None:
+        return ""
+    images = (teacher["facts"].get("evaluation") or {}).get("num_images")
+    sample = f" on {images:,} images" if images else ""
+    return f", top-1 {100 * teacher['top1']:.2f} %{sample}"
+
+
+def _work(work: dict[str, Any]) -> str:
+    """Crops, workers, rate and time left of a label set that is not complete."""
+    if work["committed_crops"] >= work["total_crops"]:
+        return ""
+    text = f": {work['crops']:,} of {work['total_crops']:,} crops"
+    count = len(work["workers"])
+    text += f", {count} worker{'' if count == 1 else 's'}" if count else ", nobody at work"
+    if work["crops_per_second"]:
+        text += f", {work['crops_per_second']:,.0f} crops/s, {duration(work['seconds_left'])} left"
+    return text
+
+
 def _progress(part: dict[str, Any]) -> str:
     share = f"{100 * part['shards'] // part['of']} %" if part["of"] else "nothing to do"
     state = "complete" if part["shards"] == part["of"] else f"{share} done"
-    return f"{part['bytes'] / 1e6:,.1f} MB, {state}"
+    return f"{size(part['bytes'])}, {state}"

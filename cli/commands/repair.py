@@ -20,7 +20,7 @@ def repair(
     images: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Images that the labels were made from.", show_default=False
+            metavar="DIR", help="Images that the labels were made from.", show_default="as recorded"
         ),
     ] = None,
     teacher: Annotated[
@@ -32,7 +32,12 @@ def repair(
         ),
     ] = None,
     class_map: Annotated[
-        str | None, typer.Option(metavar="FILE", help="As it was given to `labelstore create`.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV lines `class name,teacher output`, or wnid.",
+            show_default="as recorded",
+        ),
     ] = None,
     whole_shards: Annotated[
         bool,
@@ -47,8 +52,11 @@ def repair(
         str | None, typer.Option(help="torch device.", show_default="cuda where there is one")
     ] = None,
     amp: Annotated[
-        str, typer.Option(metavar="none|bf16|fp16", help="Autocast of the teacher.")
-    ] = "none",
+        str | None,
+        typer.Option(
+            metavar="none|bf16|fp16", help="Autocast of the teacher.", show_default="as recorded"
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")
     ] = None,
@@ -76,7 +84,7 @@ def repair(
             whole_shards=whole_shards,
             batch_size=batch_size,
             device=device,
-            autocast=cast("Autocast", amp),
+            autocast=cast("Autocast | None", amp),
             workers=workers,
             dry_run=dry_run,
             progress=progress,

@@ -6,7 +6,8 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from cli.options import Json, LabelSet, Store
+from cli.frame_output import Format, Out, chosen_format
+from cli.options import Dask, Json, LabelSet, Processes, Store
 from cli.output import print_json, print_table
 
 
@@ -27,39 +28,106 @@ def stats(
             help="Also say what the same labels would weigh at this scale, for example 1281167x200.",
         ),
     ] = None,
+    storage: Annotated[
+        bool,
+        typer.Option(
+            "--storage",
+            help="FKD Table 2 for this store: what every codec would take, predicted from a sample of its own labels.",
+        ),
+    ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Also entropy, kept mass, agreement with the ground truth, boxes, flips, over all crops.",
+        ),
+    ] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Also the same by class: one row per class.")
+    ] = False,
+    sample: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="Share of the image blocks that --all and --per-class read."
+        ),
+    ] = 1.0,
+    workers: Processes = None,
+    dask: Dask = None,
+    format: Format = None,
+    out: Out = None,
     json: Json = False,
 ) -> None:
     """Show how sure the teacher is of its crops (FerKD Table 1) and what the labels weigh.
 
-    Without --label-set, for every label set of the store.
+    Without --label-set, for every label set of the store. With --storage, sizes only. With --format csv, parquet or md the rows are those of
+    Table 1, or with --all the measures, or with --per-class the classes.
     """
     import labelstore
     from labelstore import stats
     from labelstore.calibration import Criterion
     from labelstore.errors import UsageError
+    from labelstore.parallel import block_map
 
+    form = chosen_format(format, out, json=json)
     allowed = get_args(Criterion)
     if criterion not in allowed:
         raise UsageError(f"--criterion {criterion}: choose {' or '.join(allowed)}")
     chosen = cast("Criterion", criterion)
-    with labelstore.open(store, readonly=True) as opened:
+    with (
+        labelstore.open(store, readonly=True) as opened,
+        block_map(workers=workers, dask=dask) as map_blocks,
+    ):
         names = opened.label_sets if label_set is None else (label_set,)
-        storage = stats.storage(opened, scale=scale)
+        weights = stats.storage(opened, scale=scale)
+        codecs = stats.codec_table(opened, label_set, scale=scale) if storage else None
         found = [
-            (stats.summary(labels), stats.histogram(labels, criterion=chosen))
+            (
+                stats.summary(labels, map_blocks=map_blocks),
+                stats.histogram(labels, criterion=chosen, map_blocks=map_blocks),
+            )
             for labels in map(opened.label_set, names)
+            if codecs is None
         ]
-    if json:
-        record: dict[str, Any] = {"store": store, "storage": storage.to_record()}
+        profiles = [
+            stats.profile(labels, share=sample, map_blocks=map_blocks)
+            for labels in map(opened.label_set, names)
+            if everything or per_class
+        ]
+    if form == "json" and out is None:
+        record: dict[str, Any] = {"store": store, "storage": weights.to_record()}
         record["label_sets"] = [
             {**summary.to_record(), "histogram": histogram.to_record()}
             for summary, histogram in found
         ]
+        if codecs is not None:
+            record["codecs"] = codecs.to_record()
+        for entry, profile in zip(record["label_sets"], profiles, strict=False):
+            entry["profile"] = profile.to_record(per_class=per_class)
         print_json(record)
+        return
+    if form != "table" or out is not None:
+        from cli.frame_output import frame_reader, write_rows
+        from cli.stats_frames import class_rows, histogram_rows, measure_rows
+
+        if not profiles:
+            frame = histogram_rows([histogram for _, histogram in found])
+        else:
+            frame = class_rows(profiles) if per_class else measure_rows(profiles)
+        write_rows(frame_reader(frame), form, out)
         return
     from cli.render_stats import render_histogram, render_storage, render_summary
 
     for summary, histogram in found:
         print_table(render_summary(summary))
         print_table(render_histogram(histogram))
-    print_table(render_storage(storage))
+    for profile in profiles:
+        from cli.render_profile import render_classes, render_profile
+
+        print_table(render_profile(profile))
+        if per_class:
+            print_table(render_classes(profile))
+    print_table(render_storage(weights))
+    if codecs is not None:
+        from cli.render_codec_sizes import render_codec_table
+
+        print_table(render_codec_table(codecs))

@@ -1,4 +1,4 @@
-"""`trainer evaluate`: top-1 and top-5 of a run or of any network on a folder of images."""
+"""`trainer evaluate`: top-1 and top-5 of a run or of any network on a folder of images, ReaL and ImageNetV2 too."""
 
 from __future__ import annotations
 
@@ -54,19 +54,57 @@ def trainer_evaluate(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also the top-1 of every class.")
     ] = False,
+    real: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="ReaL's real.json: also the top-1 under its labels."),
+    ] = None,
+    v2: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder of ImageNetV2, with class numbers as folder names; may be repeated.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Measure the top-1 and top-5 of a model on a folder of validation images."""
+    """Measure the top-1 and top-5 of a model on a folder of validation images.
+
+    Results of a run go into the catalogue of its store too, where that can be written.
+    """
+    for path in ([real] if real else []) + (v2 or []):
+        if not path.exists():
+            from labelstore.errors import RejectedInput
+
+            raise RejectedInput(f"{path} does not exist: give ReaL's file, ImageNetV2's folders")
+
     from labelstore.images import scan_folder
     from trainer.evaluation import evaluate
+    from trainer.evaluation_sets import evaluate_numbered, evaluate_real
     from trainer.models import choose_device
 
     changes = {"device": device, "eval_batch_size": batch_size, "workers": workers}
     network, config = _load(model, checkpoint, val, data, settings or [], changes)
-    folder = _folder(config)
     on = choose_device(config.device)
+    network = network.to(on)
+    folder = _folder(config)
+    more: dict[str, Any] = {}
     with Progress("evaluation", "images") as progress:
-        found = evaluate(network.to(on), folder, config, device=on, report=progress)
+        found = evaluate(network, folder, config, device=on, report=progress)
+    if real is not None:
+        with Progress("ReaL", "images") as progress:
+            labels = evaluate_real(network, folder, real, config, device=on, report=progress)
+        more["real"] = {
+            "images": labels.images,
+            "without_label": labels.without_label,
+            "top1": labels.top1,
+        }
+    for each in v2 or []:
+        with Progress(each.name, "images") as progress:
+            other = evaluate_numbered(network, each, config, device=on, report=progress)
+        more[each.name] = {"images": other.num_images, "top1": other.top1, "top5": other.top5}
+    if not settings:
+        # under other settings it is not this run's figure
+        _list_results(Path(model), config, {"evaluate": {"top1": found.top1}, **more})
     record: dict[str, Any] = {
         "model": model,
         "val": folder,
@@ -74,6 +112,7 @@ def trainer_evaluate(
         "top1": found.top1,
         "top5": found.top5,
         "loss": found.loss,
+        **more,
     }
     if per_class:
         names = config.class_names or scan_folder(folder, keys_only=True).classes
@@ -82,12 +121,39 @@ def trainer_evaluate(
         print_json(record)
         return
     classes = record.pop("top1_per_class", {})
+    for name, figures in more.items():
+        del record[name]
+        for figure in ("top1", "top5"):
+            if figure in figures:
+                classes = {f"{name} {figure}": figures[figure], **classes}
     shown = {
         "top1": f"{found.top1:.2f} %",
         "top5": f"{found.top5:.2f} %",
         "loss": f"{found.loss:.4f}",
     }
     print_fields(record | shown | {name: f"{top1:.2f} %" for name, top1 in classes.items()})
+
+
+def _list_results(
+    folder: Path, config: TrainConfig, found: dict[str, dict[str, float | int]]
+) -> None:
+    """Into the catalogue of the store that a run learnt from; nothing for any other network."""
+    from dataclasses import replace
+
+    from cli.output import say
+    from trainer.registration import RunRegister
+
+    if (folder / "config.yaml").is_file():
+        register = RunRegister(replace(config, output=folder), say)
+        for name, figures in found.items():
+            register.add(
+                config.whole_epochs,
+                {
+                    f"{name}/{figure}": value
+                    for figure, value in figures.items()
+                    if figure.startswith("top")
+                },
+            )
 
 
 def _load(

@@ -10,7 +10,8 @@ import typer
 from cli.options import Json
 from cli.output import print_fields, print_json, say
 from cli.progress import Progress, duration
-from cli.run_options import assemble, with_options
+from cli.run_options import assemble, overrides, with_options
+from labelstore.errors import UsageError
 from trainer.config import TrainConfig
 
 
@@ -19,6 +20,13 @@ def trainer_run(
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", metavar="FILE", help="config.yaml to start from."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Start from the settings of a paper's table; `trainer recipes` lists them.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -33,14 +41,23 @@ def trainer_run(
 ) -> None:
     """Train a student from stored labels, or from the ground truth.
 
-    Settings come from the config file, then from options, then from --set; the last one counts.
+    Settings come from the recipe or the config file, then from options, then from --set; the last one counts.
     With --resume and no --config they start from the run folder's own config.yaml.
     """
-    if config is None and fields["resume"] and fields["output"]:
+    if config is not None and recipe is not None:
+        raise UsageError(
+            "--recipe and --config together: both say where to start; give one of them"
+        )
+    if config is None and recipe is None and fields["resume"] and fields["output"]:
         kept = Path(fields["output"]) / "config.yaml"
         config = kept if kept.exists() else None
     base = None if config is None else TrainConfig.from_yaml(config)
-    wanted = assemble(base, fields, settings or [])
+    if recipe is None:
+        wanted = assemble(base, fields, settings or [])
+    else:
+        from trainer.recipes.finding import recipe_named
+
+        wanted = recipe_named(recipe)(**overrides(fields, settings or []))
     if print_config:
         if json:
             print_json(wanted.to_mapping())
@@ -60,14 +77,21 @@ def trainer_run(
         "top1": run.top1,
         "top5": run.top5,
         "best_top1": run.best_top1,
+        "best_ema_top1": run.best_ema_top1,
         "seconds": run.seconds,
     }
+    from trainer.ranks import is_first_process
+
+    if not is_first_process():
+        return
     if json:
         print_json(record)
         return
     shown = {name: value for name, value in record.items() if value is not None}
     percent = {
-        name: f"{shown[name]:.2f} %" for name in ("top1", "top5", "best_top1") if name in shown
+        name: f"{shown[name]:.2f} %"
+        for name in ("top1", "top5", "best_top1", "best_ema_top1")
+        if name in shown
     }
     print_fields(
         shown

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.options import DryRun, Json, Store
+from cli.options import Dask, DryRun, Json, Processes, Store
 from cli.output import print_fields, print_json, say
 from cli.progress import Progress
 
@@ -52,6 +52,8 @@ def variants(
             metavar="NAME", help="Name of the new label set.", show_default="source and codec"
         ),
     ] = None,
+    workers: Processes = None,
+    dask: Dask = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -61,6 +63,7 @@ def variants(
     labels from the source's, in nats, read back from what was written. Run again, it adds what is missing.
     """
     import labelstore
+    from labelstore.parallel import block_map
     from labelstore.variants import (
         check_derivable,
         check_name,
@@ -91,9 +94,12 @@ def variants(
                     f"({codec_words(codec)}) from {labels.name} ({codec_words(labels.codec)})"
                 )
             return
-        with Progress("variant", "crops") as progress:
-            variant = labelstore.derive(labels, codec, name=chosen, progress=progress)
-        cost = variant_cost(labels, variant)
+        with block_map(workers=workers, dask=dask) as map_blocks:
+            with Progress("variant", "crops") as progress:
+                variant = labelstore.derive(
+                    labels, codec, name=chosen, map_blocks=map_blocks, progress=progress
+                )
+            cost = variant_cost(labels, variant, map_blocks=map_blocks)
         written = opened.catalogue.counts()
         sizes = {
             which: written.get(f"labels/{which}", (0, 0))[1] for which in (chosen, labels.name)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Json, Store
+from cli.options import Dask, Json, Processes, Store
 from cli.output import print_json
 from cli.progress import Progress, duration
 
@@ -27,6 +27,8 @@ def verify(
             "--deep", help="Also decode every value: ranges, sums, order, boxes in images."
         ),
     ] = False,
+    workers: Processes = None,
+    dask: Dask = None,
     json: Json = False,
 ) -> None:
     """Compare every committed shard, the metadata and the catalogue with their digests.
@@ -36,12 +38,16 @@ def verify(
     """
     from labelstore.errors import UsageError
     from labelstore.integrity import verify as run
+    from labelstore.parallel import block_map
 
     if fast and deep:
         raise UsageError("--fast and --deep together: give one of them, or neither")
     level: Level = "fast" if fast else "deep" if deep else "digests"
-    with Progress("verify", "shards") as progress:
-        report = run(store, level, progress=progress)
+    with (
+        block_map(workers=workers, dask=dask) as map_blocks,
+        Progress("verify", "shards") as progress,
+    ):
+        report = run(store, level, map_blocks=map_blocks, progress=progress)
     if json:
         print_json(report.to_record())
     else:

@@ -1,6 +1,7 @@
 """The frame of the programs: help without imports, one-line errors, exit codes, spelling of flags."""
 
 import errno
+import json
 import os
 import re
 import signal
@@ -129,6 +130,29 @@ def test_help_of_a_command_loads_no_torch(program_name, command):
 def test_errors_on_purpose_are_their_message_and_code(program, capsys, error, code):
     assert program(raising(error)) == code
     assert capsys.readouterr() == ("", "prog: m\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--json"], 7), (["--json", "--nope"], 2), (["--", "--json"], 2)]
+)
+def test_a_failure_is_a_json_object_too(monkeypatch, capsys, arguments, code):
+    def act(json: bool = False) -> None:
+        """Act."""
+        raise RejectedInput("first\n  second")
+
+    monkeypatch.setitem(sys.modules, "cli.commands.act", types.SimpleNamespace(act=act))
+    app = typer.Typer(cls=lazy_group({"act": "Act."}), rich_markup_mode=None)
+    app.callback()(lambda: None)
+    assert errors.run(app, "prog", ["act", *arguments]) == code
+    out, err = capsys.readouterr()
+    assert err.startswith("prog: ")
+    assert err.count("\n") == 1
+    if arguments[0] == "--":
+        assert out == ""
+        return
+    assert out.count("\n") == 1
+    assert f"prog: {json.loads(out)['error']}\n" == err
+    assert json.loads(out)["exit"] == code
 
 
 def test_a_message_of_several_lines_becomes_one(program, capsys):

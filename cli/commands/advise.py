@@ -1,0 +1,160 @@
+"""`labelstore advise`: what calibration would do for a grid of thresholds and quantiles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import typer
+
+from cli.frame_output import Format, Out, chosen_format, frame_reader, write_rows
+from cli.options import Json, LabelSet, Store, numbers
+from cli.output import print_json, say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labelstore.analysis import Advice
+
+
+def advise(
+    store: Store,
+    label_set: LabelSet = None,
+    low: Annotated[
+        str | None,
+        typer.Option(metavar="P,P", help="Values of low to try.", show_default="0,0.1,0.15,0.2"),
+    ] = None,
+    middle: Annotated[
+        str | None,
+        typer.Option(metavar="P,P", help="Values of middle to try.", show_default="0.2,0.3,0.4"),
+    ] = None,
+    top: Annotated[
+        str | None,
+        typer.Option(metavar="P,P", help="Values of top to try.", show_default="0.9,0.95,1"),
+    ] = None,
+    quantiles: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LOW,MIDDLE,TOP", help="Shares of the crops to try; may be given several times."
+        ),
+    ] = None,
+    criterion: Annotated[
+        str,
+        typer.Option(
+            metavar="max_probability|ground_truth_probability",
+            help="Which probability is compared.",
+        ),
+    ] = "max_probability",
+    per_class: Annotated[
+        bool,
+        typer.Option("--per-class", help="One row per rule and class instead of one per rule."),
+    ] = False,
+    hardest: Annotated[int, typer.Option(help="Classes hit hardest to name per rule.")] = 3,
+    examples: Annotated[
+        int, typer.Option(help="Example crops per region of the first rule, in a second table.")
+    ] = 0,
+    format: Format = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Show what many choices of thresholds and quantiles would discard, calibrate and keep, overall and by class.
+
+    Nothing is written; the counts are those that `labelstore calibrate` with the same choice comes to.
+    """
+    import labelstore
+    from labelstore.analysis import advice, example_crops
+    from labelstore.calibration import Criterion, RegionThresholds
+    from labelstore.errors import UsageError
+
+    form = chosen_format(format, out, json=json)
+    if criterion not in get_args(Criterion):
+        raise UsageError(f"--criterion {criterion}: choose {' or '.join(get_args(Criterion))}")
+    if hardest < 0 or examples < 0:
+        raise UsageError(f"--hardest {hardest} --examples {examples}: give numbers from 0 on")
+    with labelstore.open(store, readonly=True) as opened:
+        labels = opened.label_set(label_set)
+        found = advice.advise(
+            labels,
+            low=_values(low, "--low", advice.LOW),
+            middle=_values(middle, "--middle", advice.MIDDLE),
+            top=_values(top, "--top", advice.TOP),
+            quantiles=_shares(quantiles, advice.QUANTILES),
+            criterion=cast("Criterion", criterion),
+        )
+        first = found.choices[0].rule
+        assert isinstance(first, RegionThresholds)
+        shown = example_crops(labels, first, per_region=examples) if examples else None
+    if json:
+        record = found.to_record(hardest=hardest, per_class=per_class)
+        more = {} if shown is None else {"examples": shown.to_dict("records")}
+        print_json({"store": store} | record | more)
+        return
+    frame = _by_class(found) if per_class else _overall(found, hardest)
+    write_rows(
+        frame_reader(frame), form, out, title=f"{found.label_set}: what each choice would do"
+    )
+    if shown is not None:
+        title = f"crops under {found.choices[0].title}"
+        write_rows(frame_reader(shown), "table" if out else form, None, title=title)
+    if not found.is_complete:
+        say("unfinished label set: only committed crops are counted")
+
+
+def _overall(found: Advice, hardest: int) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+    for choice in found.choices:
+        counts = choice.counts
+        rows.append(
+            {
+                "choice": choice.title,
+                "low / middle / top": choice.rule.describe(),
+                **{
+                    name: f"{counts.share(count):.2%}"
+                    for name, count in (
+                        ("too hard", counts.too_hard),
+                        ("too easy", counts.too_easy),
+                        ("calibrated", counts.hard),
+                        ("kept", counts.important),
+                        ("usable", counts.usable),
+                    )
+                },
+                "usable crops": counts.usable,
+                "images left out": counts.images_without_crop,
+                "hit hardest": ", ".join(
+                    f"{effect.name} {effect.discarded_share + effect.calibrated_share:.0%}"
+                    for effect in found.hit_hardest(choice, hardest)
+                ),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _by_class(found: Advice) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {"choice": choice.title, **effect.to_record()}
+            for choice in found.choices
+            for effect in found.by_class(choice)
+        ]
+    )
+
+
+def _values(text: str | None, flag: str, usual: tuple[float, ...]) -> tuple[float, ...]:
+    if text is None:
+        return usual
+    return numbers(text, flag, *(["P"] * (text.count(",") + 1)))
+
+
+def _shares(
+    given: list[str] | None, usual: tuple[tuple[float, float, float], ...]
+) -> list[tuple[float, float, float]]:
+    if not given:
+        return list(usual)
+    found = []
+    for text in given:
+        low, middle, top = numbers(text, "--quantiles", "LOW", "MIDDLE", "TOP")
+        found.append((low, middle, top))
+    return found

@@ -1,0 +1,88 @@
+"""`labelstore export`: a label set as files that other code reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import DryRun, Json, LabelSet, Store
+from cli.output import print_json, say
+from cli.progress import Progress
+
+
+def export(
+    format_: Annotated[str, typer.Argument(metavar="FORMAT", help="fkd, npz or parquet.")],
+    store: Store,
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="Folder to make; it must not exist.")
+    ],
+    label_set: LabelSet = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Only images of these classes.", show_default="all"),
+    ] = None,
+    image_list: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Only these images: a text file with a key per line."),
+    ] = None,
+    crops: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIRST-LAST", help="Only these crops of each image.", show_default="all"
+        ),
+    ] = None,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Export what an unfinished store has.")
+    ] = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Write labels in another project's format: FKD's files for FKD's own training script, or plain tables."""
+    import labelstore
+    from labelstore.errors import RejectedInput, UsageError
+    from labelstore.exchange import EXPORTS, Selection, export_labels
+
+    if format_ not in EXPORTS:
+        raise UsageError(f"no format {format_!r} to export: choose one of {', '.join(EXPORTS)}")
+    images: list[str] = []
+    if image_list is not None:
+        try:
+            lines = image_list.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RejectedInput(f"--image-list {image_list}: cannot be read ({error})") from None
+        images = [line.strip() for line in lines if line.strip()]
+        if not images:
+            raise RejectedInput(f"--image-list {image_list}: holds no key")
+    selection = Selection(
+        classes=[] if classes is None else classes.split(","),
+        images=images,
+        crops=None if crops is None else _crop_range(crops),
+    )
+    with labelstore.open(store, readonly=True) as opened, Progress("export", "images") as progress:
+        found = export_labels(
+            opened.label_set(label_set),
+            format_name=format_,
+            target=target,
+            selection=selection,
+            allow_incomplete=allow_incomplete,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if json:
+        print_json({"store": store, "dry_run": dry_run} | found.to_record())
+        return
+    would = "would write" if dry_run else "wrote"
+    print(f"{would} {found.crops:,} crops of {found.images:,} images as {format_} to {target}")
+    if found.left_out:
+        say(f"{found.left_out:,} images have no labels and are left out")
+
+
+def _crop_range(text: str) -> range:
+    from labelstore.errors import UsageError
+
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise UsageError(f"--crops {text}: give FIRST-LAST, for example 0-99")
+    return range(int(first), int(last) + 1)

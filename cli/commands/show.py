@@ -1,0 +1,82 @@
+"""`labelstore show`: one image's hardest and easiest crops, as a table or a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import Json, LabelSet, Store
+from cli.output import print_json, print_table
+from cli.picture_output import check_picture, write_picture
+
+if TYPE_CHECKING:
+    from labelstore.report import ShownCrop
+
+
+def show(
+    store: Store,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Key, or number of the image row.")],
+    label_set: LabelSet = None,
+    count: Annotated[int, typer.Option(help="Crops of each kind.")] = 3,
+    top: Annotated[int, typer.Option(help="Classes of each crop.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw a picture there; needs --images.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder that the store was made from.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show an image's hardest and easiest crops with what the teacher says of them (FerKD Fig. 3 and 9)."""
+    import labelstore
+    from labelstore import report
+    from labelstore.errors import RejectedInput, UsageError
+
+    if out is not None:
+        check_picture(out)
+        if images is None:
+            raise UsageError("--out draws the image itself: give its folder with --images DIR")
+    with labelstore.open(store, readonly=True) as opened:
+        labels = opened.label_set(label_set)
+        (row,) = opened.image_rows([int(image)] if image.isdecimal() else [image])
+        found = report.shown_crops(labels, int(row), count=count, top=top)
+        key = str(opened.image_columns["key"][row])
+        names, truth = opened.class_names, int(opened.image_columns["class_id"][row])
+    name = names[truth] if 0 <= truth < len(names) else "none"
+    if json:
+        crops = [crop.to_record() for crop in found]
+        print_json({"store": store, "image": int(row), "key": key, "class": name, "crops": crops})
+    else:
+        _print_crops(key, name, found)
+    if out is not None:
+        assert images is not None
+        path = images / key
+        if not path.is_file():
+            raise RejectedInput(f"no image at {path}: give the folder that the store was made from")
+        figure = report.draw_image(path, found, title=f"{key} ({name})")
+        write_picture(figure, out)
+
+
+def _print_crops(key: str, name: str, found: Sequence[ShownCrop]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(f"{key}: ground truth {name}"), title_justify="left")
+    for column in (
+        "",
+        "crop",
+        "top, left, height, width",
+        "flip",
+        "max",
+        "the teacher's first classes",
+    ):
+        table.add_column(column, justify="right" if column in ("crop", "max") else "left")
+    for crop in found:
+        box = f"{crop.top}, {crop.left}, {crop.height}, {crop.width}"
+        words = "  ".join(f"{escape(name)} {value:.3f}" for name, value in crop.classes)
+        flip = "yes" if crop.flip else ""
+        table.add_row(crop.kind, str(crop.crop), box, flip, f"{crop.max_probability:.3f}", words)
+    print_table(table)

@@ -1,0 +1,218 @@
+"""Rows of a table on stdout or in a file: as a table for people, CSV, Parquet, JSON or Markdown, batch by batch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from cli.output import print_table, say
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+FORMATS = ("table", "csv", "parquet", "json", "md")
+ENDINGS = {".csv": "csv", ".parquet": "parquet", ".json": "json", ".md": "md"}
+TABLE_ROWS = 60
+"""Rows that a table for people shows; the other formats have all."""
+
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="|".join(FORMATS),
+        help="Form of the rows; by --out's ending, else a table.",
+    ),
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the rows there.")]
+
+
+def chosen_format(form: str | None, out: Path | None, *, json: bool = False) -> str:
+    """The format asked for by --format, --json or the file's ending; UsageError for one that is none."""
+    from labelstore.errors import UsageError
+
+    if json:
+        return "json"
+    if form is None:
+        return "table" if out is None else ENDINGS.get(out.suffix.lower(), "csv")
+    if form not in FORMATS:
+        raise UsageError(f"--format {form}: choose one of {', '.join(FORMATS)}")
+    if form == "parquet" and out is None:
+        raise UsageError("--format parquet is no text: give --out FILE")
+    return form
+
+
+def write_rows(
+    reader: pa.RecordBatchReader, form: str, out: Path | None, *, title: str = ""
+) -> int:
+    """Write every batch in that format, to a file or stdout; the number of rows. A file appears when it is whole."""
+    if out is None:
+        if form == "table":
+            return _print_rows(reader, title)
+        with _stdout() as file:
+            return _write(reader, form, file)
+    if out.is_dir():
+        from labelstore.errors import UsageError
+
+        raise UsageError(f"--out {out} is a folder: name a file in it")
+    if out.exists() and not out.is_file():
+        # a device or a pipe is written to, never replaced by a file
+        with out.open("wb") as file:
+            return _write(reader, "md" if form == "table" else form, file)
+    building = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with building.open("wb") as file:
+            rows = _write(reader, "md" if form == "table" else form, file)
+        building.replace(out)
+    finally:
+        building.unlink(missing_ok=True)
+    say(f"{rows:,} rows written to {out}")
+    return rows
+
+
+def frame_reader(frame: pd.DataFrame) -> pa.RecordBatchReader:
+    """The rows of a DataFrame as `write_rows` wants them."""
+    import pyarrow as pa
+
+    return pa.Table.from_pandas(frame, preserve_index=False).to_reader()
+
+
+@contextlib.contextmanager
+def _stdout() -> Iterator[IO[bytes]]:
+    """Stdout's bytes, with what was printed before in front of them."""
+    sys.stdout.flush()
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is not None:
+        yield binary
+        binary.flush()
+        return
+    # stdout that was replaced by text, as tests do
+    import io
+
+    file = io.BytesIO()
+    yield file
+    sys.stdout.write(file.getvalue().decode())
+
+
+def _write(reader: pa.RecordBatchReader, form: str, file: BinaryIO | IO[bytes]) -> int:
+    write = {"csv": _write_csv, "parquet": _write_parquet, "json": _write_json, "md": _write_md}[
+        form
+    ]
+    return write(reader, file)
+
+
+def _write_csv(reader: pa.RecordBatchReader, file: IO[bytes]) -> int:
+    from pyarrow import csv
+
+    plain = _plain(reader)
+    rows = 0
+    with csv.CSVWriter(file, plain.schema) as writer:
+        for batch in plain:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+def _write_parquet(reader: pa.RecordBatchReader, file: IO[bytes]) -> int:
+    from pyarrow import parquet
+
+    rows = 0
+    with parquet.ParquetWriter(file, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+def _write_json(reader: pa.RecordBatchReader, file: IO[bytes]) -> int:
+    """One object on one line: the columns' names, and a list of rows."""
+    names = reader.schema.names
+    file.write(f'{{"columns": {json.dumps(names)}, "rows": ['.encode())
+    rows = 0
+    for batch in reader:
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            text = json.dumps([_finite(value) for value in row], default=str)
+            file.write((", " if rows else "").encode() + text.encode())
+            rows += 1
+    file.write(b"]}\n")
+    return rows
+
+
+def _write_md(reader: pa.RecordBatchReader, file: IO[bytes]) -> int:
+    names = reader.schema.names
+    lines = [_md_row(names), _md_row(["---"] * len(names))]
+    rows = 0
+    for batch in reader:
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            lines.append(_md_row([_cell(value) for value in row]))
+            rows += 1
+        file.write(("\n".join(lines) + "\n").encode())
+        lines = []
+    file.write("".join(f"{line}\n" for line in lines).encode())
+    return rows
+
+
+def _md_row(cells: list[str]) -> str:
+    escaped = (cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def _print_rows(reader: pa.RecordBatchReader, title: str) -> int:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title) if title else None)
+    for field in reader.schema:
+        table.add_column(Text(field.name), justify="right" if _is_number(field.type) else "left")
+    rows = 0
+    for batch in reader:
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if rows == TABLE_ROWS:
+                break
+            table.add_row(*(Text(_cell(value)) for value in row))
+            rows += 1
+        else:
+            continue
+        break
+    else:
+        print_table(table)
+        return rows
+    print_table(table)
+    say(f"the first {TABLE_ROWS} rows: --format csv, json or --out FILE gives all")
+    return rows
+
+
+def _is_number(kind: Any) -> bool:  # noqa: ANN401 - pyarrow's types have no stubs
+    return str(kind).startswith(("int", "uint", "float", "double", "halffloat", "decimal"))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 100_000 else str(value)
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """The same rows without dictionaries, which CSV cannot write."""
+    import pyarrow as pa
+
+    fields = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in reader.schema
+    ]
+    schema = pa.schema(fields)
+    return pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in reader))
