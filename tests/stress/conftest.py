@@ -5,24 +5,36 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from labelstore import MarginalSmoothing
+from labelstore.catalogue import Catalogue
+from labelstore.catalogue.digests import insert_tuples, verified_rows
+from labelstore.catalogue.tables import DIGESTED
 from labelstore.integrity import verify
 from labelstore.store import open_store
 from labelstore.testing.filled_store import filled_store
+from tests.catalogue.conftest import postgresql
 from tests.stress.workers import GROUP, soft_labels
+
+__all__ = ["postgresql"]
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES, NUM_CROPS, IMAGES_PER_SHARD = 24, 4, 4
+
+
+FAILED = pytest.StashKey[bool]()
 
 
 def pytest_collection_modifyitems(items):
@@ -31,9 +43,51 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(3600))
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+
+
 @pytest.fixture(scope="session")
 def scale(request) -> float:
     return float(request.config.getoption("--stress-scale"))
+
+
+class Matrix:
+    """What one test adds to the matrix of reliability: counts, which `benchmarks.reliability` puts together."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, dict[str, float]]] = []
+
+    def record(self, row: str, **figures: float) -> None:
+        """Counts under their names, of row R1 to R21; numbers of tests of one row are added up."""
+        self.records.append((row, figures))
+
+
+@pytest.fixture
+def matrix(request):
+    """Takes a test's figures; `--matrix-report FILE` keeps them, and that the test failed, if it did."""
+    matrix = Matrix()
+    started = time.monotonic()
+    yield matrix
+    path = request.config.getoption("--matrix-report")
+    if path is None:
+        return
+    said = f"{request.function.__doc__} {request.module.__doc__}"
+    rows = matrix.records or [(row, {}) for row in re.findall(r"\bR\d+\b", said)[:1]]
+    with Path(path).open("a") as file:
+        for row, figures in rows:
+            record = {
+                "row": row,
+                "test": request.node.nodeid.rpartition("/")[2],
+                "figures": figures,
+                "failed": request.node.stash.get(FAILED, True),
+                "seconds": round(time.monotonic() - started, 1),
+                "scale": request.config.getoption("--stress-scale"),
+            }
+            file.write(json.dumps(record) + "\n")
 
 
 class Nursery:
@@ -111,6 +165,34 @@ def make_empty(path: Path, backend: str, num_images: int = NUM_IMAGES) -> Path:
         blocks=[],
     ).close()
     return path
+
+
+@pytest.fixture
+def on_server(postgresql):
+    """Moves a store's catalogue into a schema of its own on the tests' PostgreSQL server."""
+    from sqlalchemy import create_engine, text
+
+    def move(path: Path) -> Path:
+        schema = f"stress{secrets.token_hex(4)}"
+        engine = create_engine(postgresql)
+        with engine.begin() as conn:
+            conn.execute(text(f"CREATE SCHEMA {schema}"))
+        engine.dispose()
+        url = f"{postgresql}&options=-csearch_path%3D{schema}"
+        with (
+            Catalogue.open(f"sqlite:///{path / 'catalogue.db'}") as old,
+            Catalogue.create(url, uuid=old.uuid) as new,
+            old.reading() as reading,
+            new.transaction() as writing,
+        ):
+            for table in DIGESTED:
+                if table.name != "store":
+                    insert_tuples(writing, table, verified_rows(reading, table))
+        (path / "catalogue.db").unlink()
+        (path / "catalogue.url").write_text(url)
+        return path
+
+    return move
 
 
 @pytest.fixture(scope="session")

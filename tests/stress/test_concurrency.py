@@ -29,7 +29,8 @@ def opened(path, clock) -> Store:
 
 
 @pytest.mark.parametrize("when", ["before the other's commit", "after it"])
-def test_a_zombie_changes_nothing(empty, scale, when):
+def test_a_zombie_changes_nothing(empty, scale, matrix, when):
+    """R11."""
     path, clock = empty(), Clock()
     zombie, heir = opened(path, clock), opened(path, clock)
     labels = soft_labels(zombie.num_rows, zombie.num_crops)
@@ -57,9 +58,11 @@ def test_a_zombie_changes_nothing(empty, scale, when):
         rows = range(store.label_set().layout.rows(block).stop)
         found = store.label_set().recover(rows).argmax(-1)
         assert (found == labels.argmax(-1)[rows.start : rows.stop]).all()
+    matrix.record("R11", zombies=block + 1, overwritten=0)
 
 
-def test_readers_beside_a_writer(nursery, scale, tmp_path):
+def test_readers_beside_a_writer(nursery, scale, matrix, tmp_path):
+    """R12."""
     seconds = 4 * scale
     path = make_empty(tmp_path / "store", "zarr", max(10, round(25 * scale)) * IMAGES_PER_SHARD)
     reads = [tmp_path / f"read{n}" for n in range(4)]
@@ -75,3 +78,5 @@ def test_readers_beside_a_writer(nursery, scale, tmp_path):
         assert (record["code"], record["wrong"]) == (0, 0), record
         assert record["read"]
     assert verify(path).is_sound
+    reads_done = sum(record["read"] for result in reads for record in told(result))
+    matrix.record("R12", seconds=seconds, readers=4, reads=reads_done, wrong=0, locked=0)

@@ -3,18 +3,22 @@
 import random
 import shutil
 from functools import partial
+from typing import Any
 
 import pytest
 
 import labelstore
+from labelstore import Full
+from labelstore.catalogue.records import ResultRow, RunRow
 from labelstore.errors import DamagedShard, LabelStoreError
 from labelstore.integrity import freeze, verify
+from labelstore.stats import storage
 from labelstore.store import open_store
-from labelstore.testing.filled_store import fill_blocks
-from tests.stress.workers import soft_labels
+from labelstore.testing.filled_store import add_label_set, fill_blocks
+from tests.stress.workers import NUM_CLASSES, soft_labels
 
-FLIPS = 60
-FILES = 8
+FLIPS = 50
+FILES = 5
 
 
 def refusal(call) -> LabelStoreError | None:
@@ -56,11 +60,6 @@ def check_read(group, row, expected):
     assert read(group, row) == expected
 
 
-def check_labels(path, expected):
-    with labelstore.open(path, readonly=True) as store:
-        assert (store.label_set("teacher").recover([0, 9]) == expected).all()
-
-
 def problems(store, group, row):
     found = store.arrays.verify(
         tuple(group.specs.values()), (row.block, row.crop_shard), row.files, "digest"
@@ -68,7 +67,8 @@ def problems(store, group, row):
     return [problem for problem in found if problem.in_ledger]
 
 
-def test_flipped_bits_in_shards(full, scale):
+def test_flipped_bits_in_shards(full, scale, matrix):
+    """R6."""
     rng = random.Random(4)
     files = shard_files(full)
     seen_by_read = 0
@@ -92,12 +92,17 @@ def test_flipped_bits_in_shards(full, scale):
     assert seen_by_read == round(FLIPS * scale) or full.arrays.name == "hdf5"
     assert seen_by_read
     assert verify(full).is_sound
+    flips = round(FLIPS * scale)
+    matrix.record(
+        "R6", **{f"{full.arrays.name}_flips": flips}, unnoticed=0, seen_by_read=seen_by_read
+    )
 
 
 @pytest.mark.parametrize(
     "damage", ["missing", "empty", "truncated", "swapped", "stale", "duplicated", "folder"]
 )
-def test_files_that_are_not_what_they_were(full, scale, damage):
+def test_files_that_are_not_what_they_were(full, scale, matrix, damage):
+    """R8."""
     rng = random.Random(damage)
     files = shard_files(full)
     for _ in range(round(FILES * scale)):
@@ -129,6 +134,7 @@ def test_files_that_are_not_what_they_were(full, scale, damage):
         path.write_bytes(good)
         other.write_bytes(others)
     assert verify(full).is_sound
+    matrix.record("R8", **{damage: round(FILES * scale)}, wrong=0)
 
 
 def test_extra_files_are_named_and_harmless(full):
@@ -141,43 +147,95 @@ def test_extra_files_are_named_and_harmless(full):
     assert (full.path / found.path, found.kind) == (extra, "orphan")
 
 
-def test_flipped_bits_in_metadata_and_manifest(full, scale, tmp_path):
+@pytest.fixture
+def masked(full):
+    """The store with all that can be asked of one: two label sets, a mask, a run."""
+    labels = soft_labels(full.num_rows, full.num_crops)
+    add_label_set(full, Full(dtype="float32"), NUM_CLASSES, name="full")
+    fill_blocks(full, labels, name="full")
+    labelstore.calibrate(full.label_set("teacher"), name="ferkd")
+    run = RunRow(
+        name="r", folder="runs/r", label_sets=("teacher",), masks=("ferkd",), config={}, started=1.0
+    )
+    full.catalogue.add_run(run)
+    full.catalogue.add_result(ResultRow(run="r", name="top1", epoch=3, value=76.5))
+    return full
+
+
+def everything(path) -> list[Any]:
+    """What every read and query of a store returns."""
+    with labelstore.open(path, readonly=True) as store:
+        found: list[Any] = [
+            store.uuid, store.class_names, store.plan(), store.label_sets, store.masks,
+            store.images().to_csv(), store.teachers().to_csv(), store.shards().to_csv(),
+            store.catalogue.runs(), store.catalogue.results(), store.image_rows(store.images()["key"][:3]).tolist(),
+            repr(storage(store)),
+        ]  # fmt: skip
+        for name in store.label_sets:
+            held = store.label_set(name)
+            found.append((held.row, held.ground_truth.tolist(), held.present.tolist()))
+            for block in held.blocks:
+                boxes, flips = held.crops(block)
+                found.append((held.dense(block).tobytes(), boxes.tobytes(), flips.tobytes()))
+        for name in store.masks:
+            mask = store.mask(name)
+            found.append((mask.row, [mask.regions(block).tobytes() for block in mask.blocks]))
+    return found
+
+
+def check_everything(path, expected):
+    assert everything(path) == expected
+
+
+def flipped(path, rng) -> bytes:
+    """Flip one bit of a file; what it held before."""
+    good = path.read_bytes()
+    bad, bit = bytearray(good), rng.randrange(8 * len(good))
+    bad[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bad)
+    return good
+
+
+def test_flipped_bits_in_metadata_and_manifest(masked, scale, matrix, tmp_path):
+    """R7."""
     frozen = tmp_path / "frozen"
-    freeze(full, frozen)
-    rng = random.Random(6)
+    freeze(masked, frozen)
+    rng, counts = random.Random(6), {"metadata": 0, "manifest": 0}
+    expected = everything(frozen)
     with open_store(frozen) as store:
-        expected = store.label_set("teacher").recover([0, 9])
         paths = [store.arrays.root / key for key in store.catalogue.metadata_digests()]
     for path in [*paths, frozen / "labelstore.json"]:
         path.chmod(0o644)
-    for number in range(round(10 * scale)):
-        path = frozen / "labelstore.json" if number % 3 == 0 else rng.choice(paths)
-        good = path.read_bytes()
-        bad = bytearray(good)
-        bit = rng.randrange(8 * len(good))
-        bad[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(bad)
-        error = refusal(lambda: check_labels(frozen, expected))
+    refused = 0
+    for number in range(round(26 * scale)):
+        kind = ("metadata", "manifest")[number % 2]
+        path = frozen / "labelstore.json" if kind == "manifest" else rng.choice(paths)
+        good = flipped(path, rng)
+        counts[kind] += 1
+        error = refusal(lambda: check_everything(frozen, expected))
+        refused += error is not None
         assert error is None or str(path) in str(error)
         assert error is None or error.exit_code in (3, 4)
-        assert str(path) in {problem.path for problem in verify(frozen).problems}
+        found = verify(frozen).problems
+        # a size in the manifest that is wrong shows where it disagrees: with the file, or the ledger's row of it
+        assert found if kind == "manifest" else str(path) in {problem.path for problem in found}
         path.write_bytes(good)
     assert verify(frozen).is_sound
+    matrix.record("R7", **counts, refused=refused, changed=0)
 
 
-def test_flipped_bits_in_the_catalogue(full, scale, tmp_path):
+def test_flipped_bits_in_the_catalogue(masked, scale, matrix, tmp_path):
+    """R7."""
     copy = tmp_path / "copy"
-    expected = full.label_set("teacher").recover([0, 9])
-    shutil.copytree(full.path, copy)
+    shutil.copytree(masked.path, copy)
+    expected = everything(copy)
     catalogue = copy / "catalogue.db"
-    good = catalogue.read_bytes()
-    rng = random.Random(7)
-    for _ in range(round(25 * scale)):
-        bad = bytearray(good)
-        bit = rng.randrange(8 * len(good))
-        bad[bit // 8] ^= 1 << bit % 8
-        catalogue.write_bytes(bad)
-        error = refusal(lambda: check_labels(copy, expected))
+    rng, refused = random.Random(7), 0
+    for _ in range(round(13 * scale)):
+        good = flipped(catalogue, rng)
+        error = refusal(lambda: check_everything(copy, expected))
         assert error is None or error.exit_code in (3, 4), error
-    catalogue.write_bytes(good)
+        refused += error is not None
+        catalogue.write_bytes(good)
     assert verify(copy).is_sound
+    matrix.record("R7", catalogue=round(13 * scale), refused=refused, changed=0)

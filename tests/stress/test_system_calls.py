@@ -16,7 +16,7 @@ from tests.stress.strace import CHANGING, calls, needs_strace, traced
 
 pytestmark = needs_strace
 
-POINTS = 12
+POINTS = 8
 ERRORS = ("ENOSPC", "EIO", "EMFILE", "EACCES")
 
 
@@ -33,13 +33,15 @@ def counted(empty, nursery, tmp_path):
 
 def points(counted: Counter, number: int, seed: int) -> list[tuple[str, int]]:
     """(call, how many-th) spread over all of them; every one where there are no more."""
+    # at full size every one, once with each seed
     every = [(name, n) for name, count in sorted(counted.items()) for n in range(1, count + 1)]
     chosen = random.Random(seed).sample(every, min(number, len(every)))
     assert len(chosen) >= min(number, 10)
     return chosen
 
 
-def test_killed_at_a_system_call(empty, nursery, counted, scale, tmp_path):
+def test_killed_at_a_system_call(empty, nursery, counted, scale, matrix, tmp_path):
+    """R2."""
     killed = 0
     chosen = points(counted, round(POINTS * scale), 2)
     for number, (name, n) in enumerate(chosen):
@@ -55,10 +57,12 @@ def test_killed_at_a_system_call(empty, nursery, counted, scale, tmp_path):
             assert_complete_and_right(path)
     # a call or two may not be made again: how often the heartbeat runs is a matter of time
     assert killed > 0.8 * len(chosen)
+    matrix.record("R2", points=len(chosen), of=counted.total(), kills=killed, violations=0)
 
 
-def test_refused_system_call(empty, nursery, counted, scale, tmp_path):
-    refused = 0
+def test_refused_system_call(empty, nursery, counted, scale, matrix, tmp_path):
+    """R3."""
+    refused = injected = 0
     chosen = points(counted, round(POINTS * scale), 3)
     for number, (name, n) in enumerate(chosen):
         path, result = empty(), tmp_path / f"result{number}"
@@ -71,6 +75,7 @@ def test_refused_system_call(empty, nursery, counted, scale, tmp_path):
         ours = hit and str(path) in hit[0]
         if not ours:
             continue  # not a file of the store, or the call was not made again
+        injected += 1
         assert status == 0, (*where, hit)
         last = told(result)[-1]
         committed = assert_nothing_lost(path, acknowledged(result))
@@ -88,9 +93,14 @@ def test_refused_system_call(empty, nursery, counted, scale, tmp_path):
             assert told(result)[-1]["code"] == 0, (*where, told(result))
             assert_complete_and_right(path)
     assert refused > 0.5 * len(chosen)
+    matrix.record(
+        "R3", points=len(chosen), of=counted.total(), injected=injected, refused=refused, silent=0
+    )
 
 
-def test_fsync_comes_before_rename_and_the_folder_before_the_commit(empty, nursery, tmp_path):
+def test_fsync_comes_before_rename_and_the_folder_before_the_commit(
+    empty, nursery, matrix, tmp_path
+):
     """R5: for every file of every commit."""
     path, log = empty(), tmp_path / "log"
     trace = "-etrace=openat,write,fsync,fdatasync,rename,unlink"
@@ -121,3 +131,4 @@ def test_fsync_comes_before_rename_and_the_folder_before_the_commit(empty, nurse
     assert not renames
     # six blocks, each published inside one transaction: labels and boxes of two crop shards
     assert sum(count > 0 for count in commits) == 6
+    matrix.record("R5", commits=6, renames=sum(commits), unordered=0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import tempfile
 import threading
@@ -20,12 +21,14 @@ import numpy as np
 import labelstore
 from cli.errors import outcome
 from labelstore import MarginalSmoothing
-from labelstore.errors import NotGenerated
+from labelstore.errors import DamagedShard, NotGenerated
 from labelstore.integrity import verify
+from labelstore.store.dropping import drop
 from labelstore.store.leases import LeaseKeeper
-from labelstore.testing.filled_store import fill_block, filled_store
+from labelstore.testing.filled_store import add_label_set, fill_block, fill_blocks, filled_store
 
 GROUP = "labels/teacher"
+SECOND = "labels/second"
 NUM_CLASSES = 10
 
 
@@ -73,6 +76,31 @@ def write(result: str, path: str, go: str = "", pause: str = "0") -> None:
         say(result, code=code, message=message)
 
 
+def alter(result: str, path: str, go: str = "") -> None:
+    """Everything that changes a store beside filling it: a further label set, two blocks of each, dropping it."""
+    if go:
+        say(result, ready=os.getpid())
+        wait_for(go)
+    try:
+        with labelstore.open(path) as store:
+            labels = labels_of(store)
+            fill_blocks(store, labels, name="teacher", blocks=[0])
+            say(result, committed=0)
+            add_label_set(store, MarginalSmoothing(k=2), NUM_CLASSES, name="second")
+            for block in (0, 3):
+                fill_blocks(store, labels, name="second", blocks=[block])
+                say(result, second=block)
+            say(result, dropping="second")
+            drop(store, "label-set", "second")
+            say(result, dropped="second")
+            fill_blocks(store, labels, name="teacher", blocks=[3])
+            say(result, committed=3)
+        say(result, code=0, message="")
+    except Exception as error:  # noqa: BLE001 - as the program reports it
+        code, message = outcome(error)
+        say(result, code=code, message=message)
+
+
 def read(result: str, path: str, seconds: str, seed: str) -> None:
     """Read random committed blocks; says how many were read, were not there yet, and were wrong."""
     rng = np.random.default_rng(int(seed))
@@ -107,7 +135,62 @@ def check(result: str, path: str) -> None:
     say(result, problems=[str(problem) for problem in report.problems])
 
 
-TASKS = {"write": write, "read": read, "check": check}
+def use(result: str, path: str) -> None:
+    """Everything that one does with a store from elsewhere, within 1 GiB more and 10 s; says how each went."""
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 30),) * 2)
+    expected = soft_labels(24, 4).argmax(-1)
+
+    def opened() -> bool:
+        labelstore.open(path, readonly=True).close()
+        return True
+
+    def images() -> bool:
+        with labelstore.open(path, readonly=True) as store:
+            return len(store.image_columns["key"]) == 24 and store.class_names is not None
+
+    def read_all() -> bool:
+        with labelstore.open(path, readonly=True) as store:
+            found = store.label_set().recover(range(24))
+            return bool((found.argmax(-1) == expected).all())
+
+    def verified() -> bool:
+        report = verify(path, "deep", workers=1)
+        if not report.is_sound:
+            raise DamagedShard(str(report.problems[0]))
+        return True
+
+    def frozen() -> bool:
+        with labelstore.open(path, readonly=True) as store:
+            labelstore.freeze(store, f"{result}.frozen")
+        return True
+
+    def written() -> bool:
+        with labelstore.open(path) as store:
+            store.write_metadata()
+            labelstore.gc(store, min_age_seconds=0)
+        return True
+
+    for name, action in {
+        "open": opened,
+        "images": images,
+        "read": read_all,
+        "verify": verified,
+        "freeze": frozen,
+        "write": written,
+    }.items():
+        code, message, right = 0, "", True
+        # 10 s each, as a command of its own would have
+        spent = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        resource.setrlimit(resource.RLIMIT_CPU, (int(spent) + 10, resource.RLIM_INFINITY))
+        try:
+            right = action()
+        except BaseException as error:  # noqa: BLE001 - as the program reports it
+            code, message = outcome(error)
+        say(result, action=name, code=code, message=message, right=right)
+
+
+TASKS = {"use": use, "write": write, "alter": alter, "read": read, "check": check}
 
 
 def warm_up() -> None:
@@ -118,6 +201,9 @@ def warm_up() -> None:
         write(str(Path(folder) / "result"), str(path))
         read(str(Path(folder) / "result"), str(path), "0.01", "0")
         check(str(Path(folder) / "result"), str(path))
+        with labelstore.open(path) as store:
+            labelstore.freeze(store, Path(folder) / "frozen", allow_incomplete=True)
+            labelstore.gc(store)
 
 
 def nursery() -> None:

@@ -1,0 +1,295 @@
+"""R16: any sequence of what one does with a store, kills among it, beside a model of sets and dictionaries."""
+
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import labelstore
+from labelstore import MarginalSmoothing, RegionThresholds
+from labelstore.arrays import durable
+from labelstore.generation import repair
+from labelstore.integrity import freeze, gc, verify
+from labelstore.store import BlockArrays, ImageFacts, open_store, write_block
+from labelstore.store.dropping import drop
+from labelstore.testing.filled_store import IMAGE_SIZE, add_label_set, filled_store
+from tests.stress.workers import NUM_CLASSES, soft_labels
+
+EXAMPLES, STEPS = 5, 16
+NUM_IMAGES, CROPS, MOST_CROPS, BLOCKS = 6, 2, 6, 3
+NAMES = ("teacher", "second")
+THRESHOLDS = RegionThresholds(low=0.2, middle=0.4, top=0.9)
+LABELS = soft_labels(NUM_IMAGES, MOST_CROPS)
+# file operations of Python after which a kill comes; SQLite's own are the matter of R2
+POINTS = ("write", "fsync", "replace", "mkdir", "unlink", "rename", "open")
+
+
+def commit(path: Path, name: str, block: int) -> None:
+    """Commit what a block has no labels for yet."""
+    with open_store(path) as store:
+        group = f"labels/{name}"
+        layout = store.group_specs(group)[1]
+        lease = store.catalogue.acquire(
+            group, [block], f"{os.getpid()}", 600.0, layout.num_crop_shards
+        )
+        if lease is None:
+            return
+        there = store.catalogue.committed(group).get(block, ())
+        rows = layout.rows(block)
+        codec = store.label_set(name).codec
+        keys = [store.image_columns["key"][row] for row in rows]
+        shards = []
+        for shard in (s for s in range(layout.num_crop_shards) if s not in there):
+            part = range(shard * layout.crops_per_shard, (shard + 1) * layout.crops_per_shard)
+            dense = LABELS[rows.start : rows.stop, part.start : part.stop]
+            arrays = codec.encode(labelstore.codecs.top_k(dense, 3), NUM_CLASSES)
+            shards.append(BlockArrays(group=group, crop_shard=shard, arrays=arrays))
+            numbers = np.broadcast_to(np.array(part), (len(rows), len(part)))
+            sizes = np.broadcast_to(np.array(IMAGE_SIZE), (len(rows), 2))
+            boxes, flips = store.crop_plan().crops_of_images(keys, sizes, numbers)
+            crops = {"box": boxes, "flip": flips.astype(np.uint8)}
+            shards.append(BlockArrays(group="crops/plan", crop_shard=shard, arrays=crops))
+        facts = ImageFacts(decoded=[(row, *IMAGE_SIZE[::-1], bytes(16)) for row in rows])
+        write_block(store, lease, shards, facts=facts, num_images=len(rows))
+        store.catalogue.release(lease)
+
+
+def add(path: Path, name: str) -> None:
+    with open_store(path) as store:
+        add_label_set(store, MarginalSmoothing(k=3), NUM_CLASSES, name=name)
+
+
+def remove(path: Path, name: str) -> None:
+    with open_store(path) as store:
+        drop(store, "label-set", name)
+
+
+def calibrate(path: Path, name: str) -> None:
+    with open_store(path) as store:
+        labelstore.calibrate(store.label_set(name), THRESHOLDS, name=f"of-{name}")
+
+
+def killed(action, at: int) -> bool:
+    """Run it in a child that dies at its `at`-th file operation; whether it died."""
+    child = os.fork()
+    if child:
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    try:
+        left = at
+
+        def counting(function):
+            def counted(*arguments, **options):
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*arguments, **options)
+
+            return counted
+
+        for name in POINTS:
+            setattr(durable.os, name, counting(getattr(os, name)))
+        action()
+    except BaseException:  # noqa: BLE001 - a child must not come back into the test
+        os._exit(1)
+    os._exit(0)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """`self.labels`: label set -> committed (block, crop shard); `self.masks`: masks there are."""
+
+    empty: ClassVar[dict[str, Path]] = {}
+    counts = {"sequences": 0, "steps": 0, "kills": 0}  # noqa: RUF012
+
+    @initialize(backend=st.sampled_from(["zarr", "hdf5"]))
+    def make(self, backend):
+        self.folder = Path(tempfile.mkdtemp(prefix="stateful"))
+        self.path = self.folder / "store"
+        shutil.copytree(self.empty[backend], self.path)
+        self.crops, self.labels, self.masks = CROPS, {"teacher": set()}, set()
+        self.held = open_store(self.path)
+        self.counts["sequences"] += 1
+
+    def teardown(self):
+        if not hasattr(self, "held"):
+            return
+        report = verify(self.path, "deep", workers=1)
+        assert report.is_sound, [str(problem) for problem in report.problems]
+        self.held.close()
+        shutil.rmtree(self.folder)
+
+    def outcome(self, action, kill, after) -> None:
+        """Do it, or be killed on the way: then it was done or not, and nothing between; the store says which."""
+        self.counts["steps"] += 1
+        before = (self.labels, self.masks)
+        if kill is not None and killed(action, kill):
+            self.counts["kills"] += 1
+            found = self.stored()
+            assert found in (before, after)
+            self.labels, self.masks = found
+            return
+        if kill is None:
+            action()
+        self.labels, self.masks = after
+
+    def stored(self):
+        with open_store(self.path) as store:
+            committed = {
+                name: {
+                    (block, shard)
+                    for block, shards in store.catalogue.committed(f"labels/{name}").items()
+                    for shard in shards
+                }
+                for name in store.label_sets
+            }
+            return committed, {mask.removeprefix("of-") for mask in store.masks}
+
+    # None is not to be killed; an operation makes some ten changes of files
+    kills = st.integers(-4, 12).map(lambda n: None if n < 0 else n)
+
+    @rule(name=st.sampled_from(NAMES), block=st.integers(0, BLOCKS - 1), kill=kills)
+    def commit(self, name, block, kill):
+        if name not in self.labels:
+            return
+        new = {(block, shard) for shard in range(self.crops // 2)}
+        after = {**self.labels, name: self.labels[name] | new}
+        self.wait_for_leases()
+        self.outcome(lambda: commit(self.path, name, block), kill, (after, self.masks))
+
+    def wait_for_leases(self):
+        """Leases of killed owners, as if they had run out."""
+        for lease in self.held.catalogue.all_live_leases():
+            self.held.catalogue.release(lease)
+
+    @precondition(lambda self: len(getattr(self, "labels", NAMES)) < len(NAMES))
+    @rule(kill=kills)
+    def add(self, kill):
+        name = next(name for name in NAMES if name not in self.labels)
+        self.outcome(lambda: add(self.path, name), kill, ({**self.labels, name: set()}, self.masks))
+
+    @rule(name=st.sampled_from(NAMES), kill=kills)
+    def drop(self, name, kill):
+        if name not in self.labels or len(self.labels) == 1 or name in self.masks:
+            return
+        self.wait_for_leases()
+        after = {other: found for other, found in self.labels.items() if other != name}
+        self.outcome(lambda: remove(self.path, name), kill, (after, self.masks))
+
+    @rule(name=st.sampled_from(NAMES))
+    def calibrate(self, name):
+        if not self.labels.get(name) or name in self.masks or self.crops > CROPS:
+            return
+        self.outcome(lambda: calibrate(self.path, name), None, (self.labels, {*self.masks, name}))
+
+    @precondition(lambda self: getattr(self, "crops", MOST_CROPS) < MOST_CROPS)
+    @rule()
+    def grow(self):
+        self.crops += 2
+        with open_store(self.path) as store:
+            with store.catalogue.transaction() as connection:
+                store.catalogue.update_plan_crops(connection, "plan", self.crops)
+            store.refresh()
+            store.write_metadata()
+        self.counts["steps"] += 1
+
+    @rule()
+    def reopen(self):
+        self.held.close()
+        self.held = open_store(self.path)
+        self.counts["steps"] += 1
+
+    @rule()
+    def gc(self):
+        with open_store(self.path) as store:
+            gc(store, min_age_seconds=0)
+        self.counts["steps"] += 1
+
+    @rule(data=st.data())
+    def repair(self, data):
+        """Boxes and metadata that were damaged come back; labels would need the teacher."""
+        with open_store(self.path) as store:
+            files = [
+                store.arrays.root / file.key
+                for row in store.catalogue.shards("crops/plan")
+                for file in row.files
+            ]
+            files += [store.arrays.root / key for key in store.catalogue.metadata_digests()]
+        path = data.draw(st.sampled_from(sorted(files)))
+        good = path.read_bytes()
+        path.write_bytes(good[: len(good) // 2])
+        with open_store(self.path, checked=False) as store:
+            report = repair(store)
+        assert report.remaining == ()
+        assert path.read_bytes() == good
+        self.counts["steps"] += 1
+
+    @rule()
+    def freeze(self):
+        self.wait_for_leases()
+        with open_store(self.path) as store:
+            freeze(store, self.folder / "frozen", allow_incomplete=True)
+        report = verify(self.folder / "frozen", workers=1)
+        assert report.is_sound, [str(problem) for problem in report.problems]
+        shutil.rmtree(self.folder / "frozen")
+        self.counts["steps"] += 1
+
+    @invariant()
+    def the_store_holds_what_the_model_holds(self):
+        if not hasattr(self, "held"):
+            return
+        assert self.stored() == (self.labels, self.masks)
+        self.held.refresh()  # a handle that was opened long ago sees it, too
+        for name, shards in self.labels.items():
+            whole = [
+                b for b in range(BLOCKS) if all((b, s) in shards for s in range(self.crops // 2))
+            ]
+            labels = self.held.label_set(name)
+            assert labels.blocks == tuple(whole)
+            for block in whole:
+                found = labels.dense(block).argmax(-1)
+                assert (found == LABELS[2 * block : 2 * block + 2, : self.crops].argmax(-1)).all()
+
+
+def test_any_sequence_of_operations(scale, matrix, tmp_path):
+    for backend in ("zarr", "hdf5"):
+        StoreMachine.empty[backend] = tmp_path / backend
+        filled_store(
+            tmp_path / backend,
+            LABELS[:, :CROPS],
+            MarginalSmoothing(k=3),
+            images_per_shard=2,
+            crops_per_shard=2,
+            backend=backend,
+            blocks=[],
+        ).close()
+    examples, steps = (1000, 50) if scale >= 20 else (max(3, round(EXAMPLES * scale)), STEPS)
+    StoreMachine.counts = {"sequences": 0, "steps": 0, "kills": 0}
+    run_state_machine_as_test(
+        StoreMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            # the steps that failed are shown; to look for fewer would take hours
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    assert StoreMachine.counts["sequences"] >= examples
+    matrix.record("R16", **StoreMachine.counts, violations=0)
