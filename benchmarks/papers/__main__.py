@@ -1,0 +1,117 @@
+"""The papers' claims in miniature: train what is missing, write the report.
+
+    make papers
+    make papers PAPERS_ARGS="--only fkd-table7 --smoke"
+
+Every finished run is kept in the folder, so that an interrupted call goes on where it was. Seeds come one after another,
+so that a report after any time compares all arms over the seeds that all have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from benchmarks.papers import report, tables_ferkd, tables_fkd
+from benchmarks.papers.runs import (
+    Arm,
+    Outcome,
+    is_there,
+    outcome,
+    torch_of_one_thread,
+    train_one,
+)
+from benchmarks.papers.setting import SMOKE, Setting
+from benchmarks.papers.stage import Stage
+from benchmarks.papers.tables import Table
+
+RESULTS = Path(__file__).parent / "results"
+"""One file per finished run, committed: work of several days adds up."""
+
+TABLES: tuple[Table, ...] = (*tables_fkd.TABLES, *tables_ferkd.TABLES)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="benchmarks.papers", description=__doc__.splitlines()[0])
+    names = [table.name for table in TABLES]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="TABLE")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true", help="one tiny run of each arm, no report")
+    parser.add_argument("--folder", type=Path, default=Path("papers"))
+    parser.add_argument("--minutes", type=float, help="stop after so long and report what is there")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each")
+    parser.add_argument("--report-only", action="store_true")
+    arguments = parser.parse_args()
+    chosen = [table for table in TABLES if table.name in arguments.only]
+    if arguments.smoke:
+        folder = arguments.folder / "smoke"
+        stage, seeds = Stage(SMOKE, folder, folder / "results"), 1
+    else:
+        stage, seeds = Stage(Setting(), arguments.folder, RESULTS), arguments.seeds
+    stage.prepare()
+    deadline = time.time() + 60 * (arguments.minutes or 1e9)
+    if not arguments.report_only:
+        train_missing(stage, chosen, seeds, deadline, jobs=arguments.jobs)
+    if not arguments.smoke:
+        write_report(stage, seeds)
+
+
+def train_missing(
+    stage: Stage, tables: list[Table], seeds: int, deadline: float, *, jobs: int
+) -> None:
+    """Train every arm for every seed, an arm of several tables once."""
+    wanted: list[tuple[str, Arm, int]] = []
+    for seed in range(seeds):
+        for table in tables:
+            wanted += [(table.name, arm, seed) for arm in table.arms]
+    first = {
+        str((arm.options, arm.needs, seed)): (name, arm, seed)
+        for name, arm, seed in reversed(wanted)
+        if not is_there(stage, arm, seed)
+    }
+    waiting = list(reversed(first.values()))
+    for what in sorted({what for _, arm, _ in waiting for what in arm.needs.values()}):
+        stage.make(what)
+    folders, setting = (stage.folder, stage.results), stage.setting
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch_of_one_thread) as pool:
+        running = [
+            pool.submit(train_one, setting, folders, arm, seed, deadline)
+            for _, arm, seed in waiting
+        ]
+        for done, ((table_name, arm, seed), future) in enumerate(
+            zip(waiting, running, strict=True), start=1
+        ):
+            reached = future.result()
+            if reached is not None:
+                print(
+                    f"{done}/{len(waiting)} {table_name} {arm.name} seed {seed}: {reached.top1:.2f} % "
+                    f"in {reached.train_seconds:.0f} CPU s",
+                    flush=True,
+                )
+
+
+def write_report(stage: Stage, seeds: int) -> None:
+    """Gather what is kept and write benchmarks/reports/papers.*"""
+    gathered: dict[str, dict[str, dict[int, Outcome]]] = {}
+    distinct: dict[tuple[str, int], float] = {}
+    for table in TABLES:
+        gathered[table.name] = {}
+        for arm in table.arms:
+            kept = [seed for seed in range(seeds) if is_there(stage, arm, seed)]
+            gathered[table.name][arm.name] = {seed: outcome(stage, arm, seed) for seed in kept}
+            for seed in kept:
+                distinct[str((arm.options, arm.needs)), seed] = outcome(
+                    stage, arm, seed
+                ).train_seconds
+    minutes = sum(distinct.values()) / 60
+    report.write(TABLES, gathered, stage.setting, command="make papers", minutes=minutes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

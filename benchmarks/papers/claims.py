@@ -1,0 +1,93 @@
+"""What a paper claims, and whether the miniature bears it out: paired differences and their 95 % interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Literal
+
+Verdict = Literal["holds", "reversed", "undecided"]
+
+STUDENT_T = {
+    2: 12.706,
+    3: 4.303,
+    4: 3.182,
+    5: 2.776,
+    6: 2.571,
+    7: 2.447,
+    8: 2.365,
+    9: 2.306,
+    10: 2.262,
+}
+"""97.5 % point of Student's t for n values, n - 1 degrees of freedom."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """`above` reaches more than `below`, as the paper's table says."""
+
+    text: str
+    above: str
+    """Name of an arm, or several names joined by " | ": the best of them by its mean (hardest to beat when below)."""
+    below: str
+    paper: float | None
+    """The paper's own difference in points of top-1; None where it gives an order only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A claim, measured."""
+
+    claim: Claim
+    mean: float
+    """Points of top-1 (or the table's own unit), above minus below."""
+    ci95: float
+    """Half width of the 95 % interval of the mean of the paired differences; NaN for one seed."""
+    seeds: int
+    verdict: Verdict
+
+    @property
+    def smallest_visible(self) -> float:
+        """Difference that this many pairs of this scatter would have shown: the interval's half width."""
+        return self.ci95
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half width of the 95 % interval of the mean of n values (Student's t); NaN for fewer than two."""
+    if len(values) < 2:
+        return math.nan
+    return STUDENT_T[min(len(values), max(STUDENT_T))] * stdev(values) / math.sqrt(len(values))
+
+
+def judge(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> Finding | None:
+    """The finding over the seeds that both arms have; None where there is none. `values`: arm -> seed -> top-1.
+
+    >>> claim = Claim(text="b above a", above="b", below="a", paper=None)
+    >>> runs = {"a": {0: 50.0, 1: 60.0, 2: 55.0}, "b": {0: 53.0, 1: 63.5, 2: 57.5}}
+    >>> found = judge(claim, runs)
+    >>> round(found.mean, 2), round(found.ci95, 2), found.seeds, found.verdict
+    (3.0, 1.24, 3, 'holds')
+    """
+    above, below = _best(claim.above, values), _best(claim.below, values)
+    if above is None or below is None:
+        return None
+    shared = sorted(set(values[above]) & set(values[below]))
+    if not shared:
+        return None
+    differences = [values[above][seed] - values[below][seed] for seed in shared]
+    centre, half = mean(differences), half_width(differences)
+    verdict: Verdict = "undecided"
+    if centre - half > 0:
+        verdict = "holds"
+    elif centre + half < 0:
+        verdict = "reversed"
+    return Finding(claim=claim, mean=centre, ci95=half, seeds=len(shared), verdict=verdict)
+
+
+def _best(names: str, values: Mapping[str, Mapping[int, float]]) -> str | None:
+    there = [name for name in names.split(" | ") if values.get(name)]
+    if len(there) < len(names.split(" | ")):
+        return None
+    return max(there, key=lambda name: mean(values[name].values()))

@@ -1,0 +1,134 @@
+"""The scale benchmarks at toy size: every promised key, finite ratios, other layouts read back what was written."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import label_model, other_layouts
+from benchmarks.scale_report import TARGETS, markdown, verdict
+
+ROOT = Path(__file__).parents[2]
+KEYS = [
+    "images",
+    "crops",
+    "label_model",
+    "distinct_ids_per_image_mean",
+    "bytes_per_crop_float16",
+    "bytes_per_crop_uint8",
+    "bytes_per_crop_seeded_uint8",
+    "write_crops_per_s",
+    "pass_seconds",
+    "pass_mb",
+    "pass_ratio_vs_fkd",
+    "draw_file_seconds",
+    "stats_ratio_vs_decode",
+    "calibrate_ratio_vs_decode",
+    "random_image_ms",
+]
+
+
+@pytest.mark.slow
+def test_the_scale_run_ends_with_every_promised_figure(tmp_path):
+    options = ["--images", "100", "--crops", "20", "--compared-images", "20", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.imagenet_scale", *options, "--work", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(KEYS) <= result.keys()
+    assert (result["images"], result["crops"], result["label_model"]) == (100, 20, "reference/1")
+    for key in set(KEYS) - {"label_model"}:
+        assert math.isfinite(result[key]), key
+        assert result[key] > 0 or key == "pass_mb", key
+    stored, eight, seeded = (
+        result["bytes_per_crop"][n] for n in ("float16", "uint8", "seeded_uint8")
+    )
+    assert {"box", "flip"} <= stored.keys()
+    assert not {"box", "flip"} & seeded.keys()
+    for parts in (stored, eight, seeded):
+        whole = sum(size for name, size in parts.items() if name != "total")
+        assert parts["total"] == pytest.approx(whole, abs=0.01)
+    disk = sum(p.stat().st_size for p in (tmp_path / "seeded.labels").rglob("*") if p.is_file())
+    assert seeded["total"] * 100 * 20 == pytest.approx(disk, rel=0.01), (
+        "bytes that were not counted"
+    )
+    page = markdown(result)
+    assert all(target.words in page for target in TARGETS)
+    assert "first 20 images" in page
+
+
+@pytest.mark.parametrize("layout", other_layouts.LAYOUTS, ids=lambda layout: layout.name)
+def test_other_layouts_give_back_what_they_were_given(layout, tmp_path):
+    labels = label_model.labels(0, 6, 10)
+    parts = lambda: iter([(range(6), labels)])
+    found = other_layouts.measure(
+        layout,
+        tmp_path / "there",
+        parts,
+        num_images=6,
+        num_crops=10,
+        crops_per_image=4,
+        samples=3,
+    )
+    assert found["bytes_per_crop"] > 10
+    assert found["pass_crops_per_s"] > 0
+    reader = layout.reader(tmp_path / "there")
+    for row in (5, 0, 3):
+        ids, probs, box, flip = reader.image(row)
+        np.testing.assert_array_equal(ids, labels.class_ids[row])
+        np.testing.assert_allclose(probs, labels.probs[row], rtol=1e-3, atol=1e-6)
+        if not isinstance(layout, other_layouts.Fkd):
+            np.testing.assert_array_equal(box, labels.box[row])
+        np.testing.assert_array_equal(flip.astype(bool), labels.flip[row])
+    reader.close()
+
+
+def test_a_verdict_says_by_how_much():
+    by_key = {target.key: target for target in TARGETS}
+    assert verdict(by_key["pass_ratio_vs_fkd"], 200, 10) == "**met**"
+    assert "2.00 times" in verdict(by_key["pass_ratio_vs_fkd"], 50, 10)
+    assert verdict(by_key["pass_seconds"], 1.2, 1_281_167) == "**met**"
+    assert verdict(by_key["pass_seconds"], 1.2, 640_000) != "**met**", (
+        "half the images, half the time"
+    )
+    assert verdict(by_key["random_image_ms"], 19, 10) == "**met**"
+
+
+@pytest.mark.parametrize("option", ["--images", "--compared-images"])
+def test_nonsense_is_refused(option):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.imagenet_scale", option, "0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "at least 1" in done.stderr
+
+
+@pytest.mark.slow
+def test_real_networks_keep_the_laws_of_the_eight_bit_form():
+    from benchmarks import real_tail
+
+    result = real_tail.run(num_images=8, num_crops=10, steps=4)
+    assert set(result["teachers"]) == {"numbers", "places", "label model reference/1"}
+    for teacher in result["teachers"].values():
+        assert teacher["uint8_kl_mean"] <= 1e-4
+        assert teacher["uint8_kl_worst"] <= 1e-3
+        assert teacher["uint8_max_probability_error"] <= 0.01
+        for row in teacher["kl"].values():
+            assert all(math.isfinite(value) for value in row.values())
+            assert row["uint8"] == pytest.approx(row["float32"], rel=0.05)
+            assert row["float16"] == pytest.approx(row["float32"], rel=0.1)
+    page = real_tail.markdown(result)
+    assert "places" in page
