@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install demo test stress lint format clean
+.PHONY: install demo papers test stress lint format clean
 
 install: $(STAMP)
 
@@ -17,9 +17,12 @@ test: install
 
 # the whole matrix of kills, refused system calls and damaged files; `make test` runs a sample of it
 STRESS_SCALE ?= 20
+MATRIX ?= matrix.jsonl
 
 stress: install
-	$(BIN)/python -m pytest tests/stress --stress-scale=$(STRESS_SCALE)
+	rm -f $(MATRIX)
+	$(BIN)/python -m pytest tests/stress --stress-scale=$(STRESS_SCALE) --matrix-report=$(MATRIX); \
+	status=$$?; $(BIN)/python -m benchmarks.reliability $(MATRIX) && exit $$status
 
 lint: install
 	$(BIN)/ruff check .
@@ -32,6 +35,10 @@ format: install
 
 demo: install
 	$(BIN)/python -m benchmarks.demo
+
+# the papers' claims in miniature; finished runs are kept, so that an interrupted call goes on
+papers: install
+	$(BIN)/python -m benchmarks.papers $(PAPERS_ARGS)
 
 clean:
 	rm -rf demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

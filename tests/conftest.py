@@ -31,3 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=1.0,
         help="size of the tests in tests/stress; `make stress` gives a larger one",
     )
+    parser.addoption(
+        "--matrix-report",
+        metavar="FILE",
+        help="file to which the tests in tests/stress append their figures, a JSON object a line",
+    )

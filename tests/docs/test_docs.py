@@ -33,7 +33,7 @@ from typer.main import get_command
 from cli import errors, labelstore_app, trainer_app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "labelstore/FORMAT.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "labelstore/FORMAT.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = {"labelstore": labelstore_app.commands, "trainer": trainer_app.commands}
 MODULES = {"cli.labelstore_app": "labelstore", "cli.trainer_app": "trainer"}
 BLOCK = re.compile(
