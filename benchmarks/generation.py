@@ -314,7 +314,7 @@ def report(result: dict[str, Any]) -> str:
     slow, fast = min(result["ratios_vs_fkd_loop"]), max(result["ratios_vs_fkd_loop"])
     return f"""# Label generation
 
-`python -m benchmarks.generation --output benchmarks/reports`, {result["date"]}. {result["cpu"]}, {result["threads"]} threads, load \
+`python -m benchmarks.generation --output benchmarks/reports`, {result["date"]}. {result["cpu"]}, {result["threads"]} thread(s), load \
 average {result["load_average"]}; {versions}. {result["images"]} real photographs as JPEG files of {WIDTH} x {HEIGHT}, crops of {SIZE}, \
 batches of {result["batch_size"]}, ms with K={K}; medians of {result["rounds"]} rounds in which both sides take turns.
 

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.output import say
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -33,4 +31,3 @@ def write_picture(figure: Figure, path: Path) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    say(f"wrote {path}")

@@ -10,10 +10,10 @@ from cli.options import Version
 
 COMMANDS = {
     "run": "Train a student from stored labels, or from the ground truth.",
-    "recipes": "List the settings of the papers' tables, to start a run from.",
+    "recipes": "List the recipes that `trainer run --recipe NAME` knows; with a name, one of them in full.",
     "evaluate": "Measure the top-1 and top-5 of a model on a folder of validation images.",
-    "probe": "Measure a linear classifier on a network's frozen features.",
-    "export": "Write a student's weights for timm, torchvision or others.",
+    "probe": "Train a linear classifier on a network's frozen features, and measure its top-1 and top-5.",
+    "export": "Write a trained network's weights for other programs.",
 }
 
 commands = typer.Typer(

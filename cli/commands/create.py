@@ -115,7 +115,9 @@ def create(
             rich_help_panel=CROPS,
         ),
     ] = None,
-    reference_path: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    reference_path: Annotated[
+        Path | None, typer.Option(hidden=True, help="FKD's name for --plan-from.")
+    ] = None,
     plan_name: Annotated[
         str, typer.Option(metavar="NAME", help="Name of the crop plan.", rich_help_panel=CROPS)
     ] = "plan",

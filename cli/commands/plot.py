@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cli.options import LabelSet, Store
+from cli.options import Json, LabelSet, Store
+from cli.output import print_json
 from cli.picture_output import check_picture, write_picture
 
 
@@ -29,6 +30,7 @@ def plot(
         int, typer.Option(metavar="CROPS", help="Crops of a picture that shows single ones.")
     ] = 20_000,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    json: Json = False,
 ) -> None:
     """Draw a label set: how sure the teacher is, where the crops lie, what a mask does (FerKD Fig. 1 and 2)."""
     import labelstore
@@ -39,3 +41,7 @@ def plot(
     with labelstore.open(store, readonly=True) as opened:
         figure = report.plot(opened.label_set(label_set), name, mask=mask, sample=sample, seed=seed)
     write_picture(figure, path)
+    if json:
+        print_json({"store": store, "plot": name, "out": path})
+    else:
+        print(f"wrote {path}")

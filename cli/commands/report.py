@@ -61,6 +61,6 @@ def report(
     if json:
         print_json(page.to_record())
         return
-    say(f"wrote {out}, {size(page.bytes)}: {page.crops:,} crops of {page.label_set}")
+    print(f"wrote {out}, {size(page.bytes)}: {page.crops:,} crops of {page.label_set}")
     if page.sampled_crops < page.crops:
         say(f"figures per class are from a sample of {page.sampled_crops:,} crops")

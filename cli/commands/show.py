@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import Json, LabelSet, Store
-from cli.output import print_json, print_table
+from cli.output import print_json, print_table, say
 from cli.picture_output import check_picture, write_picture
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def show(
             raise RejectedInput(f"no image at {path}: give the folder that the store was made from")
         figure = report.draw_image(path, found, title=f"{key} ({name})")
         write_picture(figure, out)
+        say(f"wrote {out}")
 
 
 def _print_crops(key: str, name: str, found: Sequence[ShownCrop]) -> None:

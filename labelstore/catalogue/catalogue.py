@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Table, insert, inspect, select
 
 from labelstore.catalogue import image_table, leases, ledger, metadata_files, server
-from labelstore.catalogue.connection import Database
+from labelstore.catalogue.connection import OLDER, Database
 from labelstore.catalogue.digests import (
     delete_rows,
     insert_rows,
@@ -173,6 +173,8 @@ class Catalogue:
             raise DamagedShard(
                 f"{database.name}: table store holds no format version: restore the catalogue from a copy"
             )
+        if version < FORMAT_VERSION:
+            database.readonly, database.why_readonly = True, OLDER
         return cls(database, uuid=uuid, format_version=version)
 
     @classmethod

@@ -49,6 +49,9 @@ CONNECT_SECONDS = 10
 MAX_CELL_BYTES = 64 << 20
 """Largest value of a SQLite catalogue: no row of ours comes near, and a wicked one is not read into memory."""
 
+OLDER = "is of an older format: `labelstore migrate STORE` brings it up to date"
+"""Why nothing is written to a catalogue that this version has grown out of."""
+
 QUERY = ("host", "port", "options", "sslmode", "connect_timeout", "application_name")
 """What a URL may say after its `?`."""
 
@@ -223,9 +226,8 @@ class Database:
 
         FormatVersionError on a server, where a copy would be one more catalogue.
         """
-        hint = "is of an older format: `labelstore migrate STORE` brings it up to date"
         if not self.is_sqlite:
-            raise FormatVersionError(f"{self.name}: the catalogue {hint}")
+            raise FormatVersionError(f"{self.name}: the catalogue {OLDER}")
         folder = Path(tempfile.mkdtemp(prefix="labelstore-"))
         try:
             self.copy_to(folder / "catalogue.db")
@@ -234,7 +236,7 @@ class Database:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         weakref.finalize(copy, shutil.rmtree, folder, ignore_errors=True)
-        copy.name, copy.why_readonly = self.name, hint
+        copy.name, copy.why_readonly = self.name, OLDER
         return copy
 
     def _refuse_if_frozen(self) -> None:

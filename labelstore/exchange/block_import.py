@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -126,21 +127,32 @@ class BlockImport:
         columns = self.store.image_columns
         if columns["has_digest"][image] and columns["digest"][image].tobytes() != mark:
             raise RejectedInput(f"{path}: changed since the store was made")
-        found = self.source.read(image, height, width)
+        place = self._place(image)
+        found = self.source.read(place, height, width)
+        if found.mixed is not None:
+            partners = self._rows[found.mixed["mix_image"]]
+            found = replace(found, mixed={**found.mixed, "mix_image": partners.astype(np.uint32)})
         try:
             labels = self.conversion(found.labels)
-        except RejectedInput as error:
-            raise RejectedInput(f"{self.source.file_of(image)}: {error}") from None
-        try:
             block.add(image, found, labels, height, width, mark)
         except RejectedInput as error:
-            raise RejectedInput(f"{self.source.file_of(image)}: {error}") from None
+            raise RejectedInput(f"{self.source.file_of(place)}: {error}") from None
+
+    @cached_property
+    def _rows(self) -> NDArray[np.int64]:
+        """Image rows in the order of the folder: where a store grew, rows without an image stand in between."""
+        return np.flatnonzero(~self.store.free)
+
+    def _place(self, image: int) -> int:
+        """Where an image row's image is in the folder."""
+        return int(np.searchsorted(self._rows, image))
 
     def _bad_file(self, image: int, key: str, message: str) -> BadFile:
-        for path in (self.source.file_of(image), self.folder.path(key)):
+        file = self.source.file_of(self._place(image))
+        for path in (file, self.folder.path(key)):
             if message.startswith(f"{path}: "):
                 return BadFile(file=str(path), reason=message.removeprefix(f"{path}: "), image=key)
-        return BadFile(file=str(self.source.file_of(image)), reason=message, image=key)
+        return BadFile(file=str(file), reason=message, image=key)
 
     def _truth(self, block: _Block) -> tuple[float, int]:
         if not self.has_truth or isinstance(block.labels, MapTopK):

@@ -242,7 +242,7 @@ class _Run:
             skip_bad=self.skip_bad,
             has_truth=target.num_classes == len(store.class_names),
         )
-        total = store.num_rows
+        total = store.num_rows  # progress counts rows, of which a few may have no image
         before = layout.num_blocks - len(open_blocks())
         rejected: set[int] = set()
         waited = 0.0

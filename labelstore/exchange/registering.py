@@ -195,7 +195,7 @@ def _map_plan(stated: Stated) -> CropPlan:
 
 def _teacher(stated: Stated, format_name: str, num_classes: int, label_set: str) -> TeacherRow:
     """The teacher as far as it is known: what was not said has a usual value, and no weights stand behind it."""
-    said = stated.teacher or f"unknown, imported from {format_name}"
+    said = stated.teacher or "unknown"
     if stated.teacher is not None and not (
         stated.teacher.isprintable() and len(stated.teacher) <= 200
     ):
@@ -207,9 +207,8 @@ def _teacher(stated: Stated, format_name: str, num_classes: int, label_set: str)
     words = re.sub(r"[^A-Za-z0-9._-]+", "-", (stated.teacher or label_set).rpartition(":")[2])
     name = words.strip("-._")[:100] or format_name
     # whose weights are unknown is nobody else's teacher
-    identity = (
-        f"imported/{said}/{'' if stated.teacher else label_set}/{num_classes}/{stated.input_size}"
-    )
+    whose = said if stated.teacher else f"{said}/{format_name}/{label_set}"
+    identity = f"imported/{whose}/{num_classes}/{stated.input_size}"
     return TeacherRow(
         name=name,
         source=f"imported:{said}",

@@ -447,3 +447,38 @@ def test_a_teacher_labels_imported_crops(made, imported, tmp_path, command):
     with labelstore.open(store) as opened:
         np.testing.assert_array_equal(opened.label_set("teacher").boxes(range(10)), made.boxes)
         assert opened.label_set("teacher").is_complete
+
+
+def test_a_store_that_grew_by_images_is_imported_into(made, labels, imported, tmp_path):
+    """Growth begins a new image block, so that rows without an image stand in between."""
+    grown = tmp_path / "train"
+    shutil.copytree(made.root, grown)
+    for name in ("c04/im_100.png", "c04/im_101.png"):
+        (grown / name).parent.mkdir(exist_ok=True)
+        shutil.copy(made.root / made.keys[0], grown / name)
+    images = labelstore.images.scan_folder(grown)
+    store = tmp_path / "s"
+    with labelstore.create(store, images=made.root, num_crops=4, images_per_shard=4) as opened:
+        new = images.keys[10:]
+        opened.catalogue.append_images(
+            new, [0, 0], images.sizes[10:], images.mtimes_ns[10:], multiple=4
+        )
+    source = tmp_path / "fkd"
+    shutil.copytree(labels / "train", source)
+    for name in new:
+        path = source / name.replace(".png", ".tar")
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(file_of(labels, made, 0), path)
+    import_labels(
+        store,
+        format="fkd",
+        source=source,
+        images=images,
+        stated=MS,
+        plan_name="fkd",
+        dtype="float32",
+    )
+    with labelstore.open(store) as opened:
+        found = opened.label_set()
+        np.testing.assert_array_equal(found.boxes(range(10)), made.boxes)
+        np.testing.assert_array_equal(found.boxes([12, 13]), made.boxes[[0, 0]])

@@ -89,7 +89,8 @@ def test_stored_labels_are_the_teachers(
 def test_every_codec_and_seeded_crops(
     tmp_path: Path, photographs: Path, run_folder: Path, compression: str, stored_crops: bool
 ) -> None:
-    codec = codec_from_options(compression, 2 if compression in ("ms", "mr") else None, "float16")
+    k = 2 if compression in ("ms", "mr") else None
+    codec = codec_from_options(compression, k, None if compression == "hard" else "float16")
     create(tmp_path / "s", photographs, run_folder, codec=codec, stored_crops=stored_crops)
     labels = labelstore.open(tmp_path / "s").label_set()
     recovered = labels.recover(["cat/2.jpg"])[0]

@@ -92,13 +92,18 @@ def test_damaged_shards_come_back_bit_for_bit_and_nothing_else_is_touched(store,
     assert repair(store).shards == ()
 
 
-def test_crops_masks_and_metadata_need_no_images(store):
+def test_crops_masks_and_metadata_need_no_images(store, photographs):
     damage(store, "crops", "masks")
     assert len(repair(store).shards) == 2
     assert verify(store).is_sound
     damage(store, "labels")
-    with pytest.raises(UsageError, match="--images"):
-        repair(store)
+    away = photographs.rename(photographs.with_name("away"))
+    try:
+        with pytest.raises(UsageError, match="--images"):
+            repair(store)
+    finally:
+        away.rename(photographs)
+    assert len(repair(store).shards) == 1  # the folder that was recorded with the label set
 
 
 def test_other_weights_and_changed_images_are_refused(store, photographs, tmp_path):

@@ -131,6 +131,11 @@ CASES = {
         "--output", w.folder / "run",
     ],
     ("labelstore", "crops"): lambda w: ["crops", w.store],
+    ("labelstore", "show"): lambda w: ["show", w.store, "0"],
+    ("labelstore", "plot"): lambda w: ["plot", w.store, "histogram", "--out", w.folder / "plot.png"],
+    ("labelstore", "report"): lambda w: ["report", w.store, "--out", w.folder / "report.html"],
+    ("labelstore", "export"): lambda w: ["export", "fkd", w.store, w.folder / "exported"],
+    ("labelstore", "migrate"): lambda w: ["migrate", w.store],
     ("labelstore", "sql"): lambda w: ["sql", w.store, "select count(*) as n from images"],
     ("labelstore", "quality"): lambda w: ["quality", w.store],
     ("labelstore", "noise"): lambda w: ["noise", w.store],
@@ -157,6 +162,8 @@ STAND_INS = {
     "name": "x",
     "compression": "hard",
     "query": "select 1",
+    "format_": "fkd",
+    "image": "0",
 }
 MEANT = {"mask": ("--discard", "area < 0.1")}
 """What a command needs beside its required arguments before it looks for the store."""

@@ -19,7 +19,8 @@ def test_the_importers_corpus(scale, matrix):
     """Their own tests, counted here; `make test` runs them where they are."""
     if scale < 2:
         pytest.skip("tests/exchange runs in the same command")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, CORPORA)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += [f"--stress-scale={scale}", *map(str, CORPORA)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     passed = int(done.stdout.split(" passed")[0].split()[-1])
