@@ -261,10 +261,10 @@ class _Stored:
     def top1(self) -> NDArray[np.int64]:
         """(s,) class with the largest probability."""
         if self.class_ids is None:
-            return self.probs.argmax(1).astype(np.int64)
+            first: NDArray[np.int64] = self.probs.argmax(1)
+            return first
         best = self.probs[:, :-1].argmax(1)
-        found: NDArray[np.int64] = np.take_along_axis(self.class_ids, best[:, None], axis=1)[:, 0]
-        return found.astype(np.int64)
+        return np.take_along_axis(self.class_ids, best[:, None], axis=1)[:, 0].astype(np.int64)
 
     def overlooked(self, fresh: NDArray[np.float32]) -> NDArray[np.float32]:
         """(s,) how much more probable a class that is not stored is than one that is; 0 for the K largest."""
