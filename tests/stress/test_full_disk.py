@@ -13,7 +13,12 @@ import pytest
 from labelstore.integrity import verify
 from tests.stress.commands import CASES, COMMANDS, PREPARE, copy_world, flags, make_given, run
 
-WRITERS = [each for each in COMMANDS if each in CASES and "--dry-run" in flags(*each)]
+# a new store has nothing to migrate: that command has its kills in tests/catalogue
+WRITERS = [
+    each
+    for each in COMMANDS
+    if each in CASES and "--dry-run" in flags(*each) and each != ("labelstore", "migrate")
+]
 # they only take away, and need no room for that where the catalogue stays as it is
 FREES_SPACE = {("labelstore", "gc")}
 NOBODY = 65534
