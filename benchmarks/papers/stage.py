@@ -12,17 +12,20 @@ from typing import Any
 
 import labelstore
 import trainer
+from benchmarks.papers import ssl_teacher
 from benchmarks.papers.pictures import make_images
 from benchmarks.papers.setting import Setting
 from labelstore import (
     Full,
     Hard,
     LabelMap,
+    Logits,
     MarginalRenorm,
     MarginalSmoothing,
     RegionThresholds,
     Smoothing,
 )
+from labelstore.generation import load_teacher
 from trainer.config import TrainConfig
 
 VARIANTS = {
@@ -110,19 +113,23 @@ class Stage:
         return run / "model_best.pth.tar"
 
     def store(self, name: str) -> Path:
-        """A store of train/: "main" with every label set, or "crops-M" with M crops of teacher a."""
+        """A store of train/: "main" with every label set, "crops-M" with M crops of teacher a, "ssl" of SimCLR's head."""
         path = self.folder / f"{name}.labels"
         done = path / "made"
         if done.exists():
             return path
-        num_crops = self.setting.num_crops if name == "main" else int(name.removeprefix("crops-"))
+        num_crops = self.setting.num_crops
+        if name.startswith("crops-"):
+            num_crops = int(name.removeprefix("crops-"))
         train = self.images / "train"
         if (path / "catalogue.db").exists():
             store = labelstore.open(path)
         else:
             store = labelstore.create(path, images=train, num_crops=num_crops, flip_prob=0.0)
         with store:
-            if name != "main":
+            if name == "ssl":
+                self._label_with_head(store)
+            elif name != "main":
                 self._label(store, "a", MarginalSmoothing(k=5, dtype="float16"), "ms5")
             else:
                 full = self._label(store, "a", Full(dtype="float32"), "full")
@@ -159,6 +166,26 @@ class Stage:
             workers=1,
         )
         return store.label_set(name)
+
+    def _label_with_head(self, store: Any) -> None:
+        weights = ssl_teacher.pretrain(
+            self.setting, self.images / "teacher", self.folder / "teacher-ssl" / "model.safetensors"
+        )
+        teacher = load_teacher(
+            str(weights),
+            name="simclr",
+            architecture=ssl_teacher.ARCHITECTURE,
+            model_options=ssl_teacher.options(self.setting),
+            input_size=self.setting.input_size,
+        )
+        labelstore.generate(
+            store,
+            teacher=teacher,
+            codec=Logits(),
+            images=self.images / "train",
+            name="head",
+            workers=1,
+        )
 
     def _trained(self, name: str, **given: Any) -> Path:
         folder = self.folder / name

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -36,6 +37,9 @@ _SHUFFLES = {
     "bitshuffle": blosc.BITSHUFFLE,
 }
 _HEADER_BYTES = 16
+_KEPT_BYTES = 1 << 22
+"""Largest decoded chunk that a thread keeps memory for."""
+_THREAD = threading.local()
 _ZSTD_FORMAT = 4
 _MEMCPY_FLAG = 0x02
 
@@ -90,13 +94,25 @@ def decode_chunk(spec: ArraySpec, data: NDArray[np.uint8], out: NDArray[Any]) ->
     _check_frame(frame, spec.chunk_bytes)
     order = axis_order(spec)
     in_place = not spec.row_axes_first and out.flags.c_contiguous
-    target = out if in_place else np.empty([spec.chunk[axis] for axis in order], spec.dtype)
+    target = out if in_place else _between(spec, order)
     try:
         blosc.decompress(frame, target)
     except (RuntimeError, ValueError) as error:
         raise Damage(f"blosc cannot decode it ({error})") from None
     if not in_place:
         _store_in_order(target, order, out)
+
+
+def _between(spec: ArraySpec, order: tuple[int, ...]) -> NDArray[Any]:
+    """Memory of this thread for one decoded chunk in the order of the disk, used again by the next one."""
+    shape = [spec.chunk[axis] for axis in order]
+    if spec.chunk_bytes > _KEPT_BYTES:
+        return np.empty(shape, spec.dtype)
+    # asked for anew, each chunk's pages would be handed over by the system and cleared first
+    held: NDArray[np.uint8] | None = getattr(_THREAD, "memory", None)
+    if held is None or held.nbytes < spec.chunk_bytes:
+        held = _THREAD.memory = np.empty(spec.chunk_bytes, np.uint8)
+    return held[: spec.chunk_bytes].view(spec.dtype).reshape(shape)
 
 
 def _check_frame(frame: NDArray[np.uint8], raw_bytes: int) -> None:

@@ -16,6 +16,7 @@ from labelstore.catalogue import image_table, leases, ledger, metadata_files, se
 from labelstore.catalogue.connection import OLDER, Database
 from labelstore.catalogue.digests import (
     delete_rows,
+    digest_text,
     insert_rows,
     num_rows,
     verified_rows,
@@ -349,6 +350,11 @@ class Catalogue:
         """The images as NumPy columns over rows: see `image_table.image_columns`."""
         with self.reading() as conn:
             return image_table.image_columns(conn)
+
+    def images_digest(self) -> str:
+        """Hexadecimal digest of the images table as it is written down: another one after any change."""
+        with self.reading() as conn:
+            return digest_text(conn, images)
 
     def find_image(self, key: str) -> int | None:
         """Row of an image by key, or None."""

@@ -171,6 +171,12 @@ def num_rows(conn: Connection, table: Table) -> int:
     return recorded[0] if recorded else 0
 
 
+def digest_text(conn: Connection, table: Table) -> str:
+    """A table's rows and digest as written down, in one hexadecimal text, without reading the rows."""
+    count, total = _recorded(conn, table, None) or (0, 0)
+    return f"{count:x}-{total:032x}"
+
+
 def verify_tables(conn: Connection, tables: Iterable[Table] = DIGESTED) -> None:
     """Read every row of these tables; DamagedShard names the first that does not match its digest."""
     for table in tables:

@@ -18,12 +18,12 @@ from labelstore.arrays.durable import TEMPORARY_SUFFIX, make_folders, storage_er
 from labelstore.arrays.s3_bucket import Bucket, Missing, S3Folder
 from labelstore.catalogue import Catalogue
 from labelstore.errors import DamagedShard, StoreNotFound, UsageError
+from labelstore.store.cache_folder import default_cache
 from labelstore.store.manifest import Manifest, ManifestFile, file_digest, parse_manifest
 from labelstore.store.metadata import check_metadata
 from labelstore.store.store import Store
 from labelstore.store.untrusted import refuse_rows
 
-CACHE_VARIABLE = "LABELSTORE_CACHE"
 MANIFEST_KEY = "labelstore.json"
 CATALOGUE_KEY = "catalogue.db"
 ARRAYS = {"arrays.zarr/zarr.json": "zarr", "arrays/arrays.json": "hdf5"}
@@ -45,15 +45,6 @@ def refuse_remote(path: str | Path, what: str) -> None:
         raise UsageError(
             f"{url}: {what}; a frozen store in object storage can be read, copy it to a disk for everything else"
         )
-
-
-def default_cache() -> Path:
-    """LABELSTORE_CACHE, or the user's cache folder."""
-    given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "labelstore"
 
 
 def open_remote(url: str, *, cache: Path | None = None) -> Store:

@@ -20,6 +20,7 @@ from labelstore.errors import ConflictError, NotGenerated, UsageError
 from labelstore.images import check_key
 from labelstore.schema import REGION, Layout, label_layout, plan_fields, specs
 from labelstore.store.group import Group
+from labelstore.store.image_cache import image_columns
 from labelstore.store.label_set import Images, LabelSet
 from labelstore.store.mask import Mask
 from labelstore.store.metadata import replace_metadata
@@ -101,7 +102,9 @@ class Store:
     @cached_property
     def image_columns(self) -> dict[str, NDArray[Any]]:
         """The images table as columns, one entry per image row: key, class_id, width, height, digest, bad, ..."""
-        return self.catalogue.image_columns()
+        rows = self.num_rows
+        # what was added since belongs to the next refresh: rows are never renumbered
+        return {name: column[:rows] for name, column in image_columns(self.catalogue).items()}
 
     @cached_property
     def bad(self) -> NDArray[np.bool_]:
@@ -116,12 +119,13 @@ class Store:
         if images:
             self.__dict__.pop("image_columns", None)
             self.__dict__.pop("bad", None)
+            self.__dict__.pop("num_rows", None)
         self._groups.clear()
 
-    @property
+    @cached_property
     def num_rows(self) -> int:
         """Image rows: N, and those that are free."""
-        return len(self.image_columns["class_id"])
+        return self.catalogue.num_rows()
 
     @property
     def num_images(self) -> int:

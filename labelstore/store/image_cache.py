@@ -1,0 +1,127 @@
+"""The table of images of a large store, kept as columns: checking a million rows takes seconds, every command would.
+
+A file of the user's cache folder is named by the store and by the digest that the catalogue keeps of the table, so a
+table that has changed is never met again. Only tables that were read and found sound are kept, and only those that are
+settled: every image decoded or left out. A file that is damaged or cannot be written makes a command slower, never wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import secrets
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.catalogue import Catalogue
+from labelstore.errors import RejectedInput
+from labelstore.images import check_keys
+from labelstore.store.cache_folder import default_cache
+
+MIN_ROWS = 100_000
+"""Smaller tables are read in about a second."""
+FORMAT = 1
+DIGEST_BYTES = 32
+"""A file begins with the digest of the rest, a npz archive."""
+_PLAIN = {
+    "class_id": "<i4",
+    "width": "<i4",
+    "height": "<i4",
+    "digest": "|u1",
+    "has_digest": "|b1",
+    "size": "<i8",
+    "mtime_ns": "<i8",
+    "free": "|b1",
+}
+_SEPARATOR = "\n"
+
+
+def image_columns(
+    catalogue: Catalogue, *, min_rows: int = MIN_ROWS, cache: Path | None = None
+) -> dict[str, NDArray[Any]]:
+    """`Catalogue.image_columns`, from the cache where the same table was read before."""
+    if catalogue.num_images() < min_rows:
+        return catalogue.image_columns()
+    digest = catalogue.images_digest()
+    folder = (cache or default_cache()) / "images"
+    path = folder / f"{catalogue.uuid}-{digest}.npz"
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    columns = catalogue.image_columns()
+    # another process may have changed the table between the two: then the name would be wrong
+    if _is_settled(columns) and catalogue.images_digest() == digest:
+        _write(path, columns, catalogue.uuid)
+    return columns
+
+
+def _is_settled(columns: dict[str, NDArray[Any]]) -> bool:
+    left_out = np.array([reason is not None for reason in columns["bad"]], bool)
+    return bool((columns["has_digest"] | left_out).all())
+
+
+def _write(path: Path, columns: dict[str, NDArray[Any]], uuid: str) -> None:
+    keys = _SEPARATOR.join(columns["key"])
+    if keys.count(_SEPARATOR) != max(0, len(columns["key"]) - 1):
+        return
+    reasons = {row: why for row, why in enumerate(columns["bad"]) if why is not None}
+    texts = {"keys": keys, "bad": json.dumps(list(reasons.values()))}
+    arrays = {name: columns[name] for name in _PLAIN}
+    arrays |= {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
+    arrays |= {"bad_rows": np.array(list(reasons), np.int64), "format": np.array(FORMAT)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            packed = io.BytesIO()
+            np.savez(packed, **arrays)  # type: ignore[arg-type]
+            data = packed.getbuffer()
+            with temporary.open("wb") as file:
+                file.write(_digest(data))
+                file.write(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        for older in path.parent.glob(f"{uuid}-*.npz"):
+            if older != path:
+                older.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]] | None:
+    """The columns of a file, None where it is not there or not what `_write` wrote."""
+    try:
+        data = memoryview(path.read_bytes())
+        if _digest(data[DIGEST_BYTES:]) != data[:DIGEST_BYTES]:
+            return None
+        with np.load(io.BytesIO(data[DIGEST_BYTES:]), allow_pickle=False) as file:
+            return _columns({name: file[name] for name in file.files})
+    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile, RejectedInput):
+        return None
+
+
+def _digest(data: memoryview) -> bytes:
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+def _columns(found: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    if int(found["format"]) != FORMAT:
+        raise ValueError(found["format"])
+    columns = {name: found[name] for name in _PLAIN}
+    keys = found["keys"].tobytes().decode().split(_SEPARATOR)
+    total = len(keys)
+    for name, dtype in _PLAIN.items():
+        shape = (total, 16) if name == "digest" else (total,)
+        if columns[name].shape != shape or columns[name].dtype.str != dtype:
+            raise ValueError(name)
+    columns["key"] = np.array(keys, dtype=object)
+    check_keys(columns["key"][~columns["free"]].tolist())
+    columns["bad"] = np.full(total, None, dtype=object)
+    columns["bad"][found["bad_rows"]] = json.loads(found["bad"].tobytes())
+    return columns

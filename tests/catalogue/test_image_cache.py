@@ -1,0 +1,115 @@
+"""Large tables of images are kept as columns in a cache folder: never another table's, and never wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import numpy as np
+import pytest
+
+from labelstore.store.image_cache import DIGEST_BYTES, image_columns
+
+DIGEST = bytes(range(16))
+
+
+@pytest.fixture
+def settled(catalogue):
+    """Four images and a free row: two decoded, two left out."""
+    catalogue.add_images(["a/ä.jpg", "a/2.jpg", "b/3.jpg"], [0, 0, 1], [10, 20, 30], [1, 2, 3])
+    catalogue.append_images(["b/4.jpg"], [1], [40], [4], multiple=4)
+    with catalogue.transaction() as conn:
+        catalogue.record_image_facts(conn, [(0, 640, 480, DIGEST), (4, 3, 4, DIGEST[::-1])])
+        catalogue.mark_bad(conn, 1, 'its header says "\n"')
+        catalogue.mark_bad(conn, 2, "truncated")
+    return catalogue
+
+
+def read(catalogue, cache, **given):
+    return image_columns(catalogue, min_rows=1, cache=cache, **given)
+
+
+def files(cache):
+    return sorted((cache / "images").glob("*")) if (cache / "images").exists() else []
+
+
+def assert_same(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, column in wanted.items():
+        assert found[name].dtype == column.dtype, name
+        np.testing.assert_array_equal(found[name], column, err_msg=name)
+
+
+def test_kept_columns_are_the_tables(settled, tmp_path, monkeypatch):
+    wanted = settled.image_columns()
+    assert_same(read(settled, tmp_path), wanted)
+    assert len(files(tmp_path)) == 1
+    monkeypatch.setattr(type(settled), "image_columns", lambda self: pytest.fail("read again"))
+    assert_same(read(settled, tmp_path), wanted)
+
+
+def test_a_changed_table_is_read_again_and_the_old_file_goes(settled, tmp_path):
+    read(settled, tmp_path)
+    (before,) = files(tmp_path)
+    with settled.transaction() as conn:
+        settled.mark_bad(conn, 4, "is gone")
+    assert_same(read(settled, tmp_path), settled.image_columns())
+    (after,) = files(tmp_path)
+    assert before != after
+
+
+def test_tables_that_are_small_or_still_change_are_not_kept(catalogue, tmp_path):
+    catalogue.add_images(["a/1.jpg"], [0], [10], [1])
+    read(catalogue, tmp_path)
+    assert not files(tmp_path)
+    with catalogue.transaction() as conn:
+        catalogue.record_image_facts(conn, [(0, 640, 480, DIGEST)])
+    image_columns(catalogue, cache=tmp_path)
+    assert not files(tmp_path)
+    read(catalogue, tmp_path)
+    assert files(tmp_path)
+
+
+def test_any_flipped_byte_leads_back_to_the_table(settled, tmp_path):
+    wanted = settled.image_columns()
+    read(settled, tmp_path)
+    (path,) = files(tmp_path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, len(whole), 60).tolist():
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        assert_same(read(settled, tmp_path), wanted)
+    for length in (0, 1, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert_same(read(settled, tmp_path), wanted)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keys": np.frombuffer(b"../../etc/x\na/2.jpg\nb/3.jpg\n\nb/4.jpg", np.uint8)},
+        {"keys": np.frombuffer(b"a/1.jpg", np.uint8)},
+        {"bad_rows": np.array([99], np.int64)},
+        {"digest": np.array([{}], dtype=object)},
+        {"format": np.array(2)},
+    ],
+)
+def test_a_made_up_file_is_not_believed(settled, tmp_path, change):
+    wanted = settled.image_columns()
+    read(settled, tmp_path)
+    (path,) = files(tmp_path)
+    with np.load(io.BytesIO(path.read_bytes()[DIGEST_BYTES:])) as file:
+        arrays = {name: file[name] for name in file.files}
+    made_up = io.BytesIO()
+    np.savez(made_up, **(arrays | change))
+    digest = hashlib.blake2b(made_up.getvalue(), digest_size=DIGEST_BYTES).digest()
+    path.write_bytes(digest + made_up.getvalue())
+    assert_same(read(settled, tmp_path), wanted)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(settled, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    assert_same(read(settled, blocked), settled.image_columns())
