@@ -24,6 +24,8 @@ Version = Annotated[
         "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
     ),
 ]
+IMAGES = "DIR|LIST|SHARDS"
+"""What `--images` takes: a folder, a list (.csv, .parquet), or tar shards; `labelstore.image_sources` opens it."""
 Cache = Annotated[
     Path | None,
     typer.Option(

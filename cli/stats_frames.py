@@ -1,4 +1,4 @@
-"""What `labelstore stats` found as DataFrames: rows of FerKD Table 1, of measures, of classes."""
+"""What `labelstore stats` found as DataFrames: rows of FerKD Table 1, of measures, of classes, of pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from labelstore.stats import Histogram, Profile
+    from labelstore.stats import Disagreements, Histogram, Profile
 
 
 def histogram_rows(found: Sequence[Histogram]) -> pd.DataFrame:
@@ -57,5 +57,24 @@ def class_rows(found: Sequence[Profile]) -> pd.DataFrame:
             {"label_set": profile.label_set, **asdict(row)}
             for profile in found
             for row in profile.classes
+        ]
+    )
+
+
+def pair_rows(found: Disagreements) -> pd.DataFrame:
+    """One row per pair of label sets."""
+    names = ("first", "second")
+    return pd.DataFrame(
+        [
+            {
+                **dict(zip(names, pair.label_sets, strict=True)),
+                **{f"{n}_teacher": t for n, t in zip(names, pair.teachers, strict=True)},
+                **{
+                    name: value
+                    for name, value in asdict(pair).items()
+                    if name not in ("label_sets", "teachers")
+                },
+            }
+            for pair in found.pairs
         ]
     )

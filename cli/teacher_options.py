@@ -1,4 +1,4 @@
-"""Options of the commands that run a teacher on a store that exists, and what they say at the end."""
+"""Options of the commands that run a teacher, and what they say at the end."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Self, TypedDict
 
 import typer
 
+from cli.options import IMAGES
 from cli.output import say
 from cli.progress import Progress, duration
 from labelstore.errors import RejectedInput, UsageError
@@ -23,8 +24,8 @@ WORK = "How it works"
 Images = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR",
-        help="Image folder that the store was made from.",
+        metavar=IMAGES,
+        help="What the store was made from: a folder, list or shards.",
         show_default="as recorded",
     ),
 ]
@@ -60,6 +61,53 @@ ClassMap = Annotated[
         metavar="FILE",
         help="CSV lines `class name,teacher output`, or wnid for ImageNet folders.",
         rich_help_panel=TEACHER,
+    ),
+]
+Temperature = Annotated[
+    float,
+    typer.Option("--temperature", "--temp", help="Of the softmax.", rich_help_panel=TEACHER),
+]
+Compression = Annotated[
+    str,
+    typer.Option(
+        metavar="CODEC",
+        help="Form of a label: full, hard, smoothing, ms, mr (FKD 3.5), logits or labelmap.",
+        rich_help_panel=LABELS,
+    ),
+]
+KeptClasses = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="Classes that ms and mr keep, and labelmap in each cell.",
+        show_default="5",
+        rich_help_panel=LABELS,
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE",
+        help="Of the probabilities: float32, float16 or uint8.",
+        show_default="float16",
+        rich_help_panel=LABELS,
+    ),
+]
+LabelSetName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Name of the label set.",
+        show_default="the teacher's",
+        rich_help_panel=LABELS,
+    ),
+]
+SameTeacher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="The same weights from another place.",
+        show_default="as recorded",
     ),
 ]
 PlanName = Annotated[
@@ -99,8 +147,8 @@ Compile = Annotated[
 Val = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR",
-        help="Validation images, one folder per class: the teacher is measured on them first.",
+        metavar=IMAGES,
+        help="Validation images of the same classes: the teacher is measured on them first.",
         rich_help_panel=TEACHER,
     ),
 ]
@@ -165,8 +213,10 @@ def teacher_check(val: Path | None, expect_top1: float | None, images: int) -> C
         raise UsageError(f"--expect-top1 {expect_top1}: give a share between 0 and 1, such as 0.88")
     if images < 1:
         raise UsageError(f"--val-images {images}: at least 1")
-    if not val.is_dir():
-        raise RejectedInput(f"--val {val} is not a folder: give one with one subfolder per class")
+    from labelstore.image_sources import are_there
+
+    if not are_there(val):
+        raise RejectedInput(f"--val {val} is not there: give a folder with one subfolder per class")
     return {"val": val, "expect_top1": expect_top1, "num_images": images}
 
 

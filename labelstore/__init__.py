@@ -31,11 +31,16 @@ if TYPE_CHECKING:
         MarginalSmoothing,
         Smoothing,
     )
+    from labelstore.crop_augmentation import CropAugmentation
+    from labelstore.crop_mixing import CropMixing
     from labelstore.crop_plan import CropPlan
     from labelstore.ensembles import ensemble
     from labelstore.errors import LabelStoreError
+    from labelstore.exchange import Selection, Stated, export_labels, import_labels
+    from labelstore.exchange.hub import pull, push
     from labelstore.generation import audit, generate, grow, repair
     from labelstore.integrity import freeze, gc, verify
+    from labelstore.merging import merge
     from labelstore.store import LabelSet, Mask, Store, create
     from labelstore.store import open_store as open
     from labelstore.variants import derive
@@ -58,9 +63,18 @@ _HOMES = {
     "audit": ("labelstore.generation", "audit"),
     "gc": ("labelstore.integrity", "gc"),
     "freeze": ("labelstore.integrity", "freeze"),
+    "merge": ("labelstore.merging", "merge"),
+    "import_labels": ("labelstore.exchange", "import_labels"),
+    "Stated": ("labelstore.exchange", "Stated"),
+    "export_labels": ("labelstore.exchange", "export_labels"),
+    "Selection": ("labelstore.exchange", "Selection"),
+    "push": ("labelstore.exchange.hub", "push"),
+    "pull": ("labelstore.exchange.hub", "pull"),
     "Region": ("labelstore.calibration", "Region"),
     "RegionThresholds": ("labelstore.calibration", "RegionThresholds"),
     "RegionQuantiles": ("labelstore.calibration", "RegionQuantiles"),
+    "CropAugmentation": ("labelstore.crop_augmentation", "CropAugmentation"),
+    "CropMixing": ("labelstore.crop_mixing", "CropMixing"),
     "CropPlan": ("labelstore.crop_plan", "CropPlan"),
     "Full": ("labelstore.codecs", "Full"),
     "Hard": ("labelstore.codecs", "Hard"),
@@ -74,6 +88,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "CropAugmentation",
+    "CropMixing",
     "CropPlan",
     "Full",
     "Hard",
@@ -87,7 +103,9 @@ __all__ = [
     "Region",
     "RegionQuantiles",
     "RegionThresholds",
+    "Selection",
     "Smoothing",
+    "Stated",
     "Store",
     "audit",
     "calibrate",
@@ -96,11 +114,16 @@ __all__ = [
     "crops",
     "derive",
     "ensemble",
+    "export_labels",
     "freeze",
     "gc",
     "generate",
     "grow",
+    "import_labels",
+    "merge",
     "open",
+    "pull",
+    "push",
     "repair",
     "sql",
     "verify",

@@ -187,6 +187,9 @@ class CropPlan:
         """The plan that `to_record` described; FormatVersionError for a law that this version lacks."""
         parameters = dict(record)
         law = parameters.pop("law", None)
+        # these decide what becomes of a crop's pixels, and nothing about its box
+        for other in ("augmentation", "mixing", "mixed"):
+            parameters.pop(other, None)
         if law == IMPORTED_LAW:
             raise UsageError(
                 "these crops were imported with their labels: they are stored and follow from no seed, so that no "

@@ -1,4 +1,8 @@
-"""Which images there are: a folder's images in torchvision's order, their keys, sizes and digests; no pixels."""
+"""Which images there are, whatever they lie in: keys, classes, sizes, digests, encoded bytes; no pixels.
+
+`ImageSource` is what all else is written for. A folder in torchvision's order is here; lists, tar shards and data
+sets of Hugging Face are in `image_sources`, whose `open_images` tells by a path which it is.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ import io
 import os
 import stat
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,28 +33,63 @@ JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
+class EncodedImage(ABC):
+    """The bytes of one image that is not a file of its own; `str` of it is what messages call it."""
+
+    @abstractmethod
+    def read_bytes(self) -> bytes:
+        """All of them. OSError as reading a file raises it, RejectedInput where they are not there any more."""
+
+    @abstractmethod
+    def read_head(self, num_bytes: int) -> bytes:
+        """The first ones."""
+
+
+ImageFile: TypeAlias = Path | EncodedImage
+"""Where one image is: `read_bytes()` from any thread or process, and `str` for messages."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder:
-    """The images of one folder with one subfolder per class, in torchvision's ImageFolder order."""
+class ImageSource(ABC):
+    """N images of C classes, each known by its key; can be pickled, and read by many threads at once."""
+
+    kind: ClassVar[str]
+    """What the images lie in, as a label set's facts record it."""
 
     root: Path
+    """Where they are, as it was given."""
     classes: tuple[str, ...]
-    """C class names: the subfolders, sorted."""
+    """C class names."""
     keys: tuple[str, ...]
-    """N paths relative to the root, NFC, POSIX."""
+    """N relative POSIX paths, NFC, unique."""
     class_ids: NDArray[np.int64]
     """(N,) index into `classes`."""
     sizes: NDArray[np.int64]
     """(N,) bytes, or -1 where only the keys were asked for."""
     mtimes_ns: NDArray[np.int64]
     """(N,) nanoseconds since 1970, or -1 where only the keys were asked for."""
-    spellings: Mapping[str, str] = field(default_factory=dict)
-    """Key -> relative path on this disk, where the disk spells it differently (not NFC)."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def path(self, key: str) -> Path:
+    @abstractmethod
+    def file(self, key: str) -> ImageFile:
+        """Where the image of that key is; FileNotFoundError, here or when it is read, where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder(ImageSource):
+    """The images of one folder with one subfolder per class, in torchvision's ImageFolder order.
+
+    `classes` are the subfolders, sorted; `keys` are relative to the root.
+    """
+
+    kind = "folder"
+
+    spellings: Mapping[str, str] = field(default_factory=dict)
+    """Key -> relative path on this disk, where the disk spells it differently (not NFC)."""
+
+    def file(self, key: str) -> Path:
         """Where the image of that key lies."""
         return self.root / self.spellings.get(key, key)
 
@@ -111,7 +152,7 @@ def scan_folder(root: Path, *, keys_only: bool = False) -> ImageFolder:
         # torchvision sorts whole folder paths, so "a-b" comes before the subfolders of "a"
         for folder in sorted(_folders(root, name, ancestors=())):
             for entry in sorted(_entries(root / folder), key=lambda entry: entry.name):
-                if not _is_image_name(entry.name) or entry.is_dir():
+                if not is_image_name(entry.name) or entry.is_dir():
                     continue
                 spelling = f"{folder}/{entry.name}"
                 key = check_key(spelling)
@@ -140,6 +181,11 @@ def scan_folder(root: Path, *, keys_only: bool = False) -> ImageFolder:
     )
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file of that name is an image by its ending."""
+    return name[name.rfind(".") :].lower() in EXTENSIONS if "." in name else False
+
+
 def sniff(data: bytes) -> str | None:
     """Format by the first bytes, never by the name: jpeg, png, webp, gif, bmp, tiff, or None.
 
@@ -160,14 +206,18 @@ def sniff(data: bytes) -> str | None:
     return "bmp" if head.startswith(b"BM") else None
 
 
-def image_size(data: bytes | Path) -> tuple[int, int]:
+def image_size(data: bytes | ImageFile) -> tuple[int, int]:
     """Height and width in pixels from the header alone, EXIF orientation not applied.
 
     Raises RejectedInput, naming the file, if it is not an image.
     """
-    if not isinstance(data, Path):
+    if isinstance(data, bytes):
         return _size_of_bytes(data, "image data")
     try:
+        if isinstance(data, EncodedImage):
+            return _quick_size(data.read_head(HEADER_BYTES)) or _size_of_bytes(
+                data.read_bytes(), str(data)
+            )
         with data.open("rb") as file:
             head = file.read(HEADER_BYTES)
             size = _quick_size(head)
@@ -250,10 +300,6 @@ def _folders(root: Path, folder: str, ancestors: tuple[tuple[int, int], ...]) ->
     for entry in _entries(root / folder):
         if entry.is_dir():
             yield from _folders(root, f"{folder}/{entry.name}", (*ancestors, identity))
-
-
-def _is_image_name(name: str) -> bool:
-    return name[name.rfind(".") :].lower() in EXTENSIONS if "." in name else False
 
 
 def _size_and_time(entry: os.DirEntry[str], keys_only: bool) -> tuple[int, int]:

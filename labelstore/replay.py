@@ -1,6 +1,6 @@
 """Pixels: decode an image and replay its crops. The only code that makes crop pixels, for teacher and student alike.
 
-A crop is cut out, resized with antialiasing on uint8, then flipped. Bilinear and bicubic are Pillow's filters with
+A crop is cut out, resized with antialiasing on uint8, flipped, then augmented where its plan says so. Bilinear and bicubic are Pillow's filters with
 coarser weights: values differ by more than 1/255 from Pillow's in 1 of 100,000 (bilinear), and for bicubic in
 3 of 10,000 of pure noise and 3 of 100,000 of a photograph (`tests/replay`). Other interpolations are Pillow's own.
 
@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from labelstore.crop_augmentation import Operations
 from labelstore.errors import RejectedInput, StorageError, UsageError
-from labelstore.images import jpeg_frame, sniff
+from labelstore.images import ImageFile, jpeg_frame, sniff
+from labelstore.pixel_operations import apply_operations
 
 # torchvision's Python wrapper of its JPEG decoder is deprecated since 0.29 and warns at every call; the
 # operator is the same. Where a later torchvision has none, Pillow decodes: equal pixels, more slowly.
@@ -53,7 +54,7 @@ INTERPOLATIONS = (*TORCH_KERNELS, *PILLOW_FILTERS)
 Box = Sequence[int] | NDArray[np.integer[Any]]
 
 
-def read_image(path: Path) -> torch.Tensor:
+def read_image(path: ImageFile) -> torch.Tensor:
     """Pixels (3, H, W) of an image file; StorageError if it cannot be read, RejectedInput if not decoded."""
     try:
         data = path.read_bytes()
@@ -91,21 +92,17 @@ def replay(
     size: int,
     interpolation: str = "bilinear",
     out: torch.Tensor | None = None,
+    operations: Operations = (),
 ) -> torch.Tensor:
     """Pixels (3, size, size) of one crop of an image (3, H, W); `box` is top, left, height, width in pixels.
 
+    `operations` are what a plan records beyond box and flip, in order.
     Written into `out` if given: fastest where it is channels-last memory, e.g. one image of
     `torch.empty(B, 3, size, size, dtype=torch.uint8, memory_format=torch.channels_last)`.
     Raises RejectedInput where the box leaves the image, UsageError for an unknown interpolation.
     """
     top, left, height, width = (int(edge) for edge in box)
-    if not (
-        0 <= top < top + height <= image.shape[1] and 0 <= left < left + width <= image.shape[2]
-    ):
-        raise RejectedInput(
-            f"box (top {top}, left {left}, height {height}, width {width}) leaves an image of "
-            f"{image.shape[1]} x {image.shape[2]} pixels: the crops belong to another copy of it"
-        )
+    _check_box(top, left, height, width, image.shape[1], image.shape[2])
     target = _channels_last(size, size) if out is None else out
     if target.shape != (3, size, size) or target.dtype != torch.uint8:
         raise UsageError(
@@ -113,12 +110,13 @@ def replay(
         )
     rows_columns = image.permute(1, 2, 0).numpy()
     crop = np.ascontiguousarray(rows_columns[top : top + height, left : left + width])
-    if not flip and target.stride(0) == 1:
-        _resize(crop, target, interpolation)
-        return target
-    resized = _channels_last(size, size)
+    resized = target if target.stride(0) == 1 else _channels_last(size, size)
     _resize(crop, resized, interpolation)
-    return target.copy_(resized.flip(2) if flip else resized)
+    if flip:
+        # a new tensor, so that the mirrored pixels may go where the others lie
+        resized = resized.flip(2)
+    apply_operations(resized, operations)
+    return resized if resized is target else target.copy_(resized)
 
 
 def replay_many(
@@ -128,12 +126,73 @@ def replay_many(
     size: int,
     interpolation: str,
     out: torch.Tensor,
+    operations: Sequence[Operations] | None = None,
 ) -> None:
-    """Write m crops of an image (3, H, W) into `out`, uint8 (m, 3, size, size); boxes (m, 4), flips (m,)."""
+    """Write m crops of an image (3, H, W) into `out`, uint8 (m, 3, size, size); boxes (m, 4), flips (m,).
+
+    `operations` (m) where the plan records any.
+    """
     if not len(boxes) == len(flips) == len(out):
         raise UsageError(f"{len(boxes)} boxes, {len(flips)} flips, room for {len(out)} crops")
-    for box, flip, target in zip(boxes.tolist(), flips.tolist(), out, strict=True):
-        replay(image, box, flip, size, interpolation, target)
+    kernel = TORCH_KERNELS.get(interpolation)
+    plain = out.dtype == torch.uint8 and out.shape[1:] == (3, size, size) and out.stride(1) == 1
+    if kernel is not None and operations is None and plain:
+        _replay_plain(image, boxes.tolist(), flips.tolist(), kernel, out)
+        return
+    each = [()] * len(out) if operations is None else operations
+    for box, flip, target, todo in zip(boxes.tolist(), flips.tolist(), out, each, strict=True):
+        replay(image, box, flip, size, interpolation, target, todo)
+
+
+def _replay_plain(
+    image: torch.Tensor,
+    boxes: list[list[int]],
+    flips: list[bool],
+    kernel: Callable[..., torch.Tensor],
+    out: torch.Tensor,
+) -> None:
+    """`replay` of each crop into channels-last memory, with little around it.
+
+    After a resize nothing is in a cache any more, so that a call of NumPy or torch costs several times what it does alone.
+    """
+    rows_columns = image.permute(1, 2, 0).numpy()
+    image_height, image_width, _ = rows_columns.shape
+    side = out.shape[2:]
+    for nth, (top, left, height, width) in enumerate(boxes):
+        _check_box(top, left, height, width, image_height, image_width)
+        crop = np.ascontiguousarray(rows_columns[top : top + height, left : left + width])
+        target = out[nth : nth + 1]
+        source = torch.from_numpy(crop[None]).permute(0, 3, 1, 2)
+        kernel(source, side, False, None, None, out=target)
+        if flips[nth]:
+            target.copy_(target.flip(3))
+
+
+def _check_box(
+    top: int, left: int, height: int, width: int, image_height: int, image_width: int
+) -> None:
+    if not (0 <= top < top + height <= image_height and 0 <= left < left + width <= image_width):
+        raise RejectedInput(
+            f"box (top {top}, left {left}, height {height}, width {width}) leaves an image of "
+            f"{image_height} x {image_width} pixels: the crops belong to another copy of it"
+        )
+
+
+def mix_pixels(
+    crop: torch.Tensor, partner: torch.Tensor, share: float, box: Sequence[int], side: int
+) -> None:
+    """Mix a partner into a uint8 crop (3, S, S) in place: paste a box of it, or blend where the box is empty.
+
+    `box` is top, left, height, width in pixels of a crop of `side`, scaled to S with edges rounded; `share` is the
+    crop's own, values are rounded to the nearest.
+    """
+    top, left, height, width = box
+    if not height:
+        crop.copy_(torch.lerp(partner.float(), crop.float(), share).round_())
+        return
+    edges = (top, left, top + height, left + width)
+    top, left, bottom, right = (round(edge * crop.shape[-1] / side) for edge in edges)
+    crop[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
 
 
 def centre_crop(

@@ -8,70 +8,25 @@ pixels are theirs. Colours first, then RandAugment (Cubuk et al. 2020; timm's "r
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from PIL import Image
 from PIL.Image import Image as Picture
-from timm.data.auto_augment import NAME_TO_OP
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
+from labelstore.crop_augmentation import COLOURS, MAX_MAGNITUDE, OPERATIONS
+from labelstore.pixel_operations import change_colour, operate
 from trainer.config import TrainConfig
 
 OP_PROB = 0.5
 """Probability that a chosen operation of RandAugment is applied (timm)."""
-MAX_MAGNITUDE = 10.0
 ERASED_AREA = (0.02, 1 / 3)
 """Share of the crop that random erasing takes (timm)."""
+HUE = COLOURS.index("hue")
 ERASED_RATIO = 0.3
 """Smallest width over height of an erased box; the largest is its inverse (timm)."""
-Arguments = Callable[[float, int], tuple[float, ...]]
-"""Level within 0 and 1, sign -1 or 1 -> arguments of timm's function of that name."""
-
-
-def _nothing(level: float, sign: int) -> tuple[float, ...]:
-    return ()
-
-
-def _up_to(largest: float) -> Arguments:
-    return lambda level, sign: (sign * level * largest,)
-
-
-def _enhance(level: float, sign: int) -> tuple[float, ...]:
-    # away from 1, which changes nothing
-    return (max(0.1, 1 + sign * 0.9 * level),)
-
-
-OPERATIONS: dict[str, Arguments] = {
-    "AutoContrast": _nothing,
-    "Equalize": _nothing,
-    "Invert": _nothing,
-    "Rotate": _up_to(30.0),
-    "PosterizeIncreasing": lambda level, sign: (4 - int(4 * level),),
-    "SolarizeIncreasing": lambda level, sign: (256 - int(256 * level),),
-    "SolarizeAdd": lambda level, sign: (int(110 * level),),
-    "ColorIncreasing": _enhance,
-    "ContrastIncreasing": _enhance,
-    "BrightnessIncreasing": _enhance,
-    "SharpnessIncreasing": _enhance,
-    "ShearX": _up_to(0.3),
-    "ShearY": _up_to(0.3),
-    "TranslateXRel": _up_to(0.45),
-    "TranslateYRel": _up_to(0.45),
-}
-"""timm's name of an operation -> its arguments: severities grow with the level."""
-
-_COLOURS: tuple[tuple[Callable[[Picture, float], Picture], float], ...] = (
-    (tv.adjust_brightness, 1.0),
-    (tv.adjust_contrast, 1.0),
-    (tv.adjust_saturation, 1.0),
-    (tv.adjust_hue, 0.0),
-)
-"""Function and the factor that changes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +85,9 @@ def color_jitter(
 ) -> Picture:
     """Brightness, contrast, saturation and hue in random order, factors drawn as torchvision's ColorJitter does."""
     for nth in rng.permutation(4):
-        change, centre = _COLOURS[nth]
         by = rng.uniform(-strength[nth], strength[nth])
         if strength[nth]:
-            picture = change(picture, centre + by)
+            picture = change_colour(picture, int(nth), by if nth == HUE else 1 + by)
     return picture
 
 
@@ -147,15 +101,12 @@ def rand_augment(
     fill: tuple[int, ...],
 ) -> Picture:
     """`num_ops` of `OPERATIONS`, each applied with probability `OP_PROB`; uncovered pixels get the colour `fill`."""
-    names = tuple(OPERATIONS)
-    for nth in rng.integers(0, len(names), num_ops):
+    for nth in rng.integers(0, len(OPERATIONS), num_ops):
         level = float(np.clip(rng.normal(magnitude, std), 0, MAX_MAGNITUDE)) / MAX_MAGNITUDE
         sign = 1 if rng.random() < 0.5 else -1
-        resample = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)[rng.integers(2)]
+        bicubic = bool(rng.integers(2))
         if rng.random() < OP_PROB:
-            arguments = OPERATIONS[names[nth]](level, sign)
-            apply = cast("Callable[..., Picture]", NAME_TO_OP[names[nth]])
-            picture = apply(picture, *arguments, resample=resample, fillcolor=fill)
+            picture = operate(picture, OPERATIONS[nth], level, sign, bicubic=bicubic, fill=fill)
     return picture
 
 

@@ -18,6 +18,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from labelstore.errors import RejectedInput, UsageError
+from trainer.config_checks import check_config
 
 Supervision = Literal["ground-truth", "fkd", "ferkd", "ensemble", "labelmap", "teacher", "ssl"]
 Order = Literal["random", "easy-to-hard", "hard-to-easy"]
@@ -29,30 +30,6 @@ Log = Literal["tensorboard", "wandb"]
 Autocast = Literal["auto", "none", "bf16", "fp16"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
-_FRACTIONS = (
-    "flip_prob",
-    "label_smoothing",
-    "mixing_prob",
-    "crop_pct",
-    "momentum",
-    "ground_truth_weight",
-    "erasing_prob",
-)
-_POSITIVE = (
-    "input_size",
-    "crops_per_image",
-    "batch_size",
-    "epochs",
-    "lr",
-    "temperature",
-    "decay_epochs",
-    "workers",
-    "eval_every",
-    "eval_batch_size",
-    "accumulation_steps",
-    "mixup_alpha",
-    "cutmix_alpha",
-)
 _WITHOUT_EFFECT = (
     "data",
     "train",
@@ -68,20 +45,6 @@ _WITHOUT_EFFECT = (
     "keep_draws",
     "loggers",
 )
-_NOT_NEGATIVE = (
-    "keep_draws",
-    "weight_decay",
-    "min_lr",
-    "warmup_lr",
-    "warmup_epochs",
-    "seed",
-    "decay_rate",
-    "single_crop_first",
-    "single_crop_last",
-    "rand_augment",
-    "rand_augment_std",
-    "rand_augment_ops",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +55,10 @@ class TrainConfig:
     data: Path | None = None
     """Folder of images with train/ (and val/) inside, one folder per class."""
     train: Path | None = None
-    """Folder to train on; None is train/ in `data`, or `data` itself where there is none."""
+    """Images to train on: a folder, list, tar shards or data set, as `labelstore create --images` takes them; None is
+    train/ in `data`, or `data` itself where there is none."""
     val: Path | None = None
-    """Folder to evaluate on; None is val/ in `data`, where there is one."""
+    """Images to evaluate on, of any such kind; None is val/ in `data`, where there is one."""
     store: Path | None = None
     """Label store; None for `labels="ground-truth"` only."""
     labels: Supervision = "fkd"
@@ -165,6 +129,8 @@ class TrainConfig:
     """selfmix mixes crops of one image (FerKD 3.4), the others any two crops of a batch."""
     mixing_prob: float = 1.0
     """Probability that a batch (mixup, cutmix) or an image (selfmix) is mixed."""
+    mix_again: bool = False
+    """Mix crops that were mixed already before the teacher saw them (`labelstore create --mix`); refused without."""
     mixup_alpha: float = 0.8
     """Beta(alpha, alpha) of mixup's weight."""
     cutmix_alpha: float = 1.0
@@ -280,150 +246,7 @@ class TrainConfig:
         for name in ("data", "train", "val", "store", "initial_checkpoint", "output", "scratch"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
-        for name in _POSITIVE:
-            self._require(name, getattr(self, name) > 0, "it must be above 0")
-        for name in _NOT_NEGATIVE:
-            self._require(name, getattr(self, name) >= 0, "it must not be negative")
-        for name in _FRACTIONS:
-            self._require(name, 0 <= getattr(self, name) <= 1, "it must be within 0 and 1")
-        self._require("crop_pct", self.crop_pct > 0, "it must be above 0")
-        self._require(
-            "num_classes", self.num_classes is None or self.num_classes > 1, "give 2 or more"
-        )
-        for name in ("clip_grad", "layer_decay"):
-            value = getattr(self, name)
-            self._require(name, value is None or value > 0, "it must be above 0, or left out")
-        self._require("std", min(self.std) > 0, "each must be above 0")
-        self._require(
-            "ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "give above 0, below 1"
-        )
-        self._require("rand_augment", self.rand_augment <= 10, "it must be within 0 and 10")
-        *factors, hue = self.color_jitter
-        self._require(
-            "color_jitter",
-            all(0 <= factor <= 1 for factor in factors) and 0 <= hue <= 0.5,
-            "give three values within 0 and 1, and a hue within 0 and 0.5",
-        )
-        self._require("betas", all(0 <= beta < 1 for beta in self.betas), "each must be in [0, 1)")
-        low, high = self.scale
-        self._require("scale", 0 < low <= high <= 1, "give (low, high) with 0 < low <= high <= 1")
-        low, high = self.ratio
-        self._require("ratio", 0 < low <= high, "give (low, high) with 0 < low <= high")
-        self._check_together()
-
-    def _check_together(self) -> None:
-        m = self.crops_per_image
-        self._require(
-            "batch_size",
-            self.batch_size % m == 0,
-            f"it must be a multiple of crops_per_image={m}, e.g. {-(-self.batch_size // m) * m}",
-        )
-        self._require(
-            "epochs",
-            self.epochs >= self.single_crop_first + self.single_crop_last,
-            f"it must be at least single_crop_first + single_crop_last = "
-            f"{self.single_crop_first + self.single_crop_last}",
-        )
-        self._require(
-            "warmup_epochs",
-            self.warmup_epochs < self.epochs,
-            f"give less than epochs={self.epochs}",
-        )
-        self._require(
-            "milestones", list(self.milestones) == sorted(self.milestones), "give them in order"
-        )
-        if self.scheduler == "multistep" and not self.milestones:
-            raise UsageError(
-                "scheduler='multistep' without milestones: give the epochs where it decays"
-            )
-        self._check_supervision()
-        if self.labels == "ground-truth" and self.temperature != 1:
-            raise UsageError(
-                f"temperature={self.temperature} with ground-truth labels: they have none; leave it at 1"
-            )
-        if self.mixing == "selfmix" and m == 1:
-            raise UsageError(
-                "mixing='selfmix' with crops_per_image=1: there is nothing to mix with; give 2 or more"
-            )
-        if self.pretrained and self.initial_checkpoint is not None:
-            raise UsageError("pretrained and initial_checkpoint together: give one of them")
-        if self.loggers and self.output is None:
-            raise UsageError(
-                f"loggers={','.join(self.loggers)} without a run folder: give output, where its files go"
-            )
-        if self.class_names and self.num_classes not in (None, len(self.class_names)):
-            raise UsageError(
-                f"num_classes={self.num_classes} with {len(self.class_names)} class_names: leave one out"
-            )
-
-    def _check_supervision(self) -> None:
-        kind, names = self.labels, split_names(self.label_set)
-        if kind not in ("ground-truth", "teacher") and self.store is None:
-            raise UsageError(
-                f"labels={kind!r} without a store: give store, or labels='ground-truth'"
-            )
-        if kind == "ferkd" and self.mask is None:
-            raise UsageError(
-                "labels='ferkd' without a mask: give one that `labelstore info` lists, or labels='fkd'"
-            )
-        if self.mask is not None and (
-            kind not in ("ferkd", "ensemble", "teacher") or not self.store
-        ):
-            raise UsageError(
-                f"mask={self.mask!r} with labels={kind!r}: masks belong to labels='ferkd' or 'ensemble'"
-            )
-        if kind == "ensemble" and not names:
-            raise UsageError(
-                "labels='ensemble' without label_set: give the names of its label sets, joined by commas"
-            )
-        if kind != "ensemble" and len(names) > 1:
-            raise UsageError(
-                f"label_set={self.label_set!r} with labels={kind!r}: several label sets are labels='ensemble'"
-            )
-        for what, given in (
-            ("mask", split_names(self.mask)),
-            ("ensemble_weights", self.ensemble_weights),
-        ):
-            if kind == "ensemble" and given and len(given) != len(names):
-                raise UsageError(
-                    f"{len(given)} values of {what} for {len(names)} label sets: give one for each, in the same order"
-                )
-        if self.ensemble_weights and kind != "ensemble":
-            raise UsageError(
-                f"ensemble_weights with labels={kind!r}: they belong to labels='ensemble'"
-            )
-        self._require(
-            "ensemble_weights",
-            all(math.isfinite(weight) and weight > 0 for weight in self.ensemble_weights),
-            "each must be above 0",
-        )
-        if (self.teacher is not None) != (kind == "teacher"):
-            raise UsageError(
-                f"teacher={self.teacher!r} with labels={kind!r}: an online teacher and labels='teacher' go together"
-            )
-        if self.teacher_model is not None and self.teacher is None:
-            raise UsageError("teacher_model without teacher: it is the network of a checkpoint")
-        low, high = self.probability_range
-        self._require(
-            "probability_range",
-            0 <= low <= high <= 1,
-            "give (low, high) with 0 <= low <= high <= 1",
-        )
-        picks = self.order != "random" or self.probability_range != (0, 1)
-        if picks and self.store is None:
-            raise UsageError(
-                f"order={self.order!r}, probability_range={low:g},{high:g} with labels={kind!r} and no store: they "
-                "are of stored crops"
-            )
-        if kind == "ssl" and self.ground_truth_weight:
-            raise UsageError(
-                f"ground_truth_weight={self.ground_truth_weight} with labels='ssl': a projection head's outputs are no "
-                "classes; leave it at 0"
-            )
-
-    def _require(self, name: str, holds: bool, advice: str) -> None:
-        if not holds:
-            raise UsageError(f"{name}={getattr(self, name)!r}: {advice}")
+        check_config(self)
 
     @property
     def images_per_batch(self) -> int:
@@ -522,15 +345,6 @@ class TrainConfig:
         if not isinstance(values, Mapping):
             raise RejectedInput(f"{path} is no mapping of settings: give the config.yaml of a run")
         return cls.from_mapping(values)
-
-
-def split_names(text: str | None) -> tuple[str, ...]:
-    """Names joined by commas.
-
-    >>> split_names("a, b"), split_names(None)
-    (('a', 'b'), ())
-    """
-    return () if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _plain(value: object) -> object:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.images import ImageFolder, scan_folder
+from labelstore.image_sources import open_images
+from labelstore.images import ImageFile, ImageSource
 from labelstore.replay import centre_crop, read_image
 from trainer.config import TrainConfig
 from trainer.models import Normalise, autocast
@@ -94,10 +95,10 @@ def evaluate(
     class: folders are matched to `class_names` by name, or by order where there are none.
     RejectedInput names an image that cannot be decoded or a folder that is no class.
     """
-    images = scan_folder(folder, keys_only=True)
+    images = open_images(folder, keys_only=True)
     outputs = output_of_class(images, config)
     classes = torch.from_numpy(outputs[images.class_ids[rank::world_size]])
-    paths = [image_path(images, key) for key in images.keys[rank::world_size]]
+    paths = [images.file(key) for key in images.keys[rank::world_size]]
     counts = Counts(config.num_classes or len(images.classes))
     for chosen, logits in forward_all(model, paths, config, device=device, report=report):
         counts.add(logits, classes[chosen])
@@ -106,7 +107,7 @@ def evaluate(
 
 def forward_all(
     model: nn.Module,
-    paths: Sequence[Path],
+    paths: Sequence[ImageFile],
     config: TrainConfig,
     *,
     device: torch.device | str = "cpu",
@@ -134,11 +135,6 @@ def forward_all(
                     report(start, len(paths))
     finally:
         model.train(training)
-
-
-def image_path(images: ImageFolder, key: str) -> Path:
-    """Where the image of a key lies."""
-    return images.root / images.spellings.get(key, key)
 
 
 class Counts:
@@ -173,7 +169,7 @@ class Counts:
         )
 
 
-def output_of_class(images: ImageFolder, config: TrainConfig) -> NDArray[np.int64]:
+def output_of_class(images: ImageSource, config: TrainConfig) -> NDArray[np.int64]:
     """Network output of each class folder; UsageError or RejectedInput where they do not belong together."""
     if not config.class_names:
         if config.num_classes not in (None, len(images.classes)):
@@ -186,17 +182,17 @@ def output_of_class(images: ImageFolder, config: TrainConfig) -> NDArray[np.int6
     unknown = [name for name in images.classes if name not in output]
     if unknown:
         raise RejectedInput(
-            f"{images.root} has a folder {unknown[0]!r} that is none of the network's {len(output)} classes"
-            f" ({len(unknown)} such): give a folder with the classes it was trained on"
+            f"{images.root} has a class {unknown[0]!r} that is none of the network's {len(output)}"
+            f" ({len(unknown)} such): give images of the classes it was trained on"
         )
     return np.array([output[name] for name in images.classes])
 
 
-def _centre_crops(paths: Sequence[Path], config: TrainConfig) -> Iterator[Tensor]:
+def _centre_crops(paths: Sequence[ImageFile], config: TrainConfig) -> Iterator[Tensor]:
     """uint8 (B, 3, S, S) batches in order, decoded by threads a few batches ahead."""
     batch, size = config.eval_batch_size, config.input_size
 
-    def load(path: Path, out: Tensor) -> None:
+    def load(path: ImageFile, out: Tensor) -> None:
         out.copy_(centre_crop(read_image(path), size, config.crop_pct, config.interpolation))
 
     with ThreadPoolExecutor(config.workers, thread_name_prefix="evaluate") as pool:

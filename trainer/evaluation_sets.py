@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.images import scan_folder
+from labelstore.image_sources import open_images
 from trainer.config import TrainConfig
 from trainer.evaluation import (
     Counts,
     Evaluation,
     Report,
     forward_all,
-    image_path,
     output_of_class,
 )
 
@@ -60,11 +59,11 @@ def evaluate_real(
     first), or a mapping from file names to class lists. RejectedInput for a file that is neither, or an image
     that it does not know.
     """
-    images = scan_folder(folder, keys_only=True)
+    images = open_images(folder, keys_only=True)
     outputs = output_of_class(images, config)
     labels = _read_real(real, len(outputs))
     right = [_right_classes(key, labels, real) for key in images.keys]
-    paths = [image_path(images, key) for key in images.keys]
+    paths = [images.file(key) for key in images.keys]
     hits = counted = 0
     for chosen, logits in forward_all(model, paths, config, device=device, report=report):
         best = logits.argmax(1).cpu().tolist()
@@ -88,7 +87,7 @@ def evaluate_numbered(
 
     RejectedInput for a folder that is no number, UsageError for a class that the network does not have.
     """
-    images = scan_folder(folder, keys_only=True)
+    images = open_images(folder, keys_only=True)
     wrong = [name for name in images.classes if re.fullmatch(r"\d{1,6}", name) is None]
     if wrong:
         raise RejectedInput(
@@ -104,7 +103,7 @@ def evaluate_numbered(
         )
     classes = torch.from_numpy(outputs[numbers[images.class_ids]])
     counts = Counts(len(outputs))
-    paths = [image_path(images, key) for key in images.keys]
+    paths = [images.file(key) for key in images.keys]
     for chosen, logits in forward_all(model, paths, config, device=device, report=report):
         counts.add(logits, classes[chosen])
     return counts.result()

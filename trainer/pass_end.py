@@ -42,6 +42,7 @@ def end_pass(
     row: dict[str, Any] = {
         "epoch": epoch,
         "crops_seen": epoch * len(data.source.table),
+        "step": state.step,
         "lr": lr,
         "train_loss": loss,
         **_columns("eval", found),
@@ -57,6 +58,9 @@ def end_pass(
     if outputs.folder is not None:
         outputs.folder.add_summary(row)
         outputs.folder.log(words)
+        if is_best and found is not None:
+            counts = (found.images, found.correct, found.correct5)
+            outputs.folder.save_classes(config.class_names, *counts)
         # without a validation folder the last weights are the ones to keep
         keep = data.val is None and is_last
         outputs.folder.save(

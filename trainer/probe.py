@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.images import ImageFolder, scan_folder
+from labelstore.image_sources import open_images
+from labelstore.images import ImageSource
 from trainer.config import TrainConfig
-from trainer.evaluation import Counts, Evaluation, Report, forward_all, image_path
+from trainer.evaluation import Counts, Evaluation, Report, forward_all
 from trainer.features import without_classifier
 
 Solver = Literal["lbfgs", "sgd"]
@@ -66,7 +67,7 @@ def linear_probe(
     has a class that `train` lacks.
     """
     settings = settings or ProbeSettings()
-    images, others = (scan_folder(folder, keys_only=True) for folder in (train, val))
+    images, others = (open_images(folder, keys_only=True) for folder in (train, val))
     unknown = sorted(set(others.classes) - set(images.classes))
     if unknown:
         raise RejectedInput(
@@ -83,7 +84,7 @@ def linear_probe(
         head.bias.sub_(head.weight @ mean.to(device))
     truth = torch.tensor([images.classes.index(others.classes[c]) for c in others.class_ids])
     counts = Counts(len(images.classes))
-    paths = [image_path(others, key) for key in others.keys]
+    paths = [others.file(key) for key in others.keys]
     for chosen, outputs in forward_all(bare, paths, config, device=device):
         with torch.no_grad():
             counts.add(head(outputs), truth[chosen])
@@ -92,7 +93,7 @@ def linear_probe(
 
 def _features(
     bare: nn.Module,
-    images: ImageFolder,
+    images: ImageSource,
     width: int,
     config: TrainConfig,
     device: torch.device | str,
@@ -100,7 +101,7 @@ def _features(
 ) -> Tensor:
     """(N, D) float32 on the CPU."""
     features = torch.empty(len(images.keys), width)
-    paths = [image_path(images, key) for key in images.keys]
+    paths = [images.file(key) for key in images.keys]
     for chosen, outputs in forward_all(bare, paths, config, device=device, report=report):
         features[chosen] = outputs.cpu()
     return features

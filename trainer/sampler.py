@@ -306,7 +306,18 @@ class Deal:
 def image_order(seed: int, pass_index: int, streams: U64) -> NDArray[np.intp]:
     """(n,) indices into `streams`: the order in which one pass loads the images, over all ranks."""
     keys = hash_words(seed, IMAGES, pass_index, streams)
-    return np.argsort(keys, kind="stable")
+    # the index rides in the low bits: a sort of numbers is ten times faster than an argsort
+    low = np.uint64((1 << max(len(keys) - 1, 1).bit_length()) - 1)
+    packed = (keys & ~low) | np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    order = (packed & low).astype(np.intp)
+    packed |= low
+    tied = np.flatnonzero(packed[1:] == packed[:-1])
+    if len(tied):
+        # their upper bits are equal, so that it is the low ones that decide
+        at = np.union1d(tied, tied + 1)
+        order[at] = order[at][np.argsort(keys[order[at]], kind="stable")]
+    return order
 
 
 def check_seed(seed: int) -> int:

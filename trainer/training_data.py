@@ -14,9 +14,11 @@ import numpy as np
 
 import labelstore
 from labelstore.crop_plan import CropPlan
+from labelstore.ensembles import Ensemble
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.generation.image_check import check_images
-from labelstore.images import ImageFolder, scan_folder
+from labelstore.image_sources import open_images
+from labelstore.images import ImageSource
 from trainer.config import TrainConfig
 from trainer.loader import GroundTruthPasses, PassSource, StoredPasses, read_sizes
 from trainer.loader.supervision import chosen_labels
@@ -31,7 +33,7 @@ class TrainingData:
     config: TrainConfig
     """With `num_classes`, `class_names` and `provenance` filled in."""
     source: PassSource
-    images: ImageFolder
+    images: ImageSource
     val: Path | None
 
 
@@ -49,7 +51,7 @@ def open_training_data(
     UsageError or RejectedInput name what does not fit: no such folder, images that are not the store's,
     a number of classes that is not the labels'.
     """
-    images = scan_folder(_training_folder(config))
+    images = open_images(_training_folder(config))
     schedule = PassSchedule.of(
         passes=config.multi_crop_passes,
         crops_per_image=config.crops_per_image,
@@ -113,7 +115,7 @@ def _check_ground_truth(config: TrainConfig, source: PassSource) -> None:
 
 
 def _ground_truth(
-    config: TrainConfig, images: ImageFolder, schedule: PassSchedule, attach: Path | None
+    config: TrainConfig, images: ImageSource, schedule: PassSchedule, attach: Path | None
 ) -> tuple[PassSource, TrainConfig]:
     config = _with_classes(config, len(images.classes), images.classes, {})
     assert config.num_classes is not None
@@ -139,7 +141,7 @@ def _ground_truth(
 
 def _stored(
     config: TrainConfig,
-    images: ImageFolder,
+    images: ImageSource,
     schedule: PassSchedule,
     note: Callable[[str], None],
     attach: Path | None,
@@ -147,6 +149,7 @@ def _stored(
     assert config.store is not None
     store = labelstore.open(config.store)
     labels = chosen_labels(store, config)
+    _check_again(config, labels, note)
     if attach is None:
         check_images(store, images, note)
     teachers = [store.teacher(member.labels.row.teacher) for member in labels.members]
@@ -185,6 +188,21 @@ def _stored(
         threads=config.workers,
     )
     return source, config
+
+
+def _check_again(config: TrainConfig, labels: Ensemble, note: Callable[[str], None]) -> None:
+    """UsageError where crops that were mixed for the teacher would be mixed again; a note where they change again."""
+    parameters = labels.plan.parameters
+    if parameters.get("mixed") and config.mixing != "none" and not config.mix_again:
+        raise UsageError(
+            f"--mixing {config.mixing}: the crops of plan {labels.plan.name} were mixed before the teacher saw them and "
+            "are shown so; leave it out, or mix them once more with --mix-again"
+        )
+    if parameters.get("augmentation") and (any(config.color_jitter) or config.rand_augment):
+        note(
+            f"the crops of plan {labels.plan.name} are augmented as the teacher saw them; --color-jitter and "
+            "--rand-augment come on top, for the student alone"
+        )
 
 
 def _one_or_all(values: list[Any]) -> object:

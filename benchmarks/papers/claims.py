@@ -34,6 +34,13 @@ class Claim:
     below: str
     paper: float | None
     """The paper's own difference in points of top-1; None where it gives an order only."""
+    of: Literal["top1", "train_seconds"] = "top1"
+    """Which figure of the runs is compared."""
+
+    @property
+    def unit(self) -> str:
+        """What the difference is measured in."""
+        return "points" if self.of == "top1" else "CPU s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +49,7 @@ class Finding:
 
     claim: Claim
     mean: float
-    """Points of top-1 (or the table's own unit), above minus below."""
+    """In the claim's unit, above minus below."""
     ci95: float
     """Half width of the 95 % interval of the mean of the paired differences; NaN for one seed."""
     seeds: int
@@ -62,7 +69,7 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def judge(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> Finding | None:
-    """The finding over the seeds that both arms have; None where there is none. `values`: arm -> seed -> top-1.
+    """The finding over the seeds that both arms have; None where there is none. `values`: arm -> seed -> figure.
 
     >>> claim = Claim(text="b above a", above="b", below="a", paper=None)
     >>> runs = {"a": {0: 50.0, 1: 60.0, 2: 55.0}, "b": {0: 53.0, 1: 63.5, 2: 57.5}}

@@ -25,8 +25,13 @@ Outcomes = Mapping[str, Mapping[str, Mapping[int, Outcome]]]
 
 def findings(table: Table, outcomes: Mapping[str, Mapping[int, Outcome]]) -> list[Finding]:
     """Every claim of the table that can be judged from the runs that are there."""
-    top1 = {arm: {seed: run.top1 for seed, run in runs.items()} for arm, runs in outcomes.items()}
-    found = (judge(claim, top1) for claim in table.claims)
+    found = []
+    for claim in table.claims:
+        values = {
+            arm: {seed: float(getattr(run, claim.of)) for seed, run in runs.items()}
+            for arm, runs in outcomes.items()
+        }
+        found.append(judge(claim, values))
     return [finding for finding in found if finding is not None]
 
 
@@ -40,6 +45,7 @@ def write(
             "table": table.name,
             "claim": found.claim.text,
             "paper": found.claim.paper,
+            "unit": found.claim.unit,
             "mean": round(found.mean, 3),
             "ci95": None if math.isnan(found.ci95) else round(found.ci95, 3),
             "seeds": found.seeds,
@@ -70,7 +76,7 @@ def as_markdown(
         "",
         f"{images['train']:,} train pictures of 20 classes at {setting.input_size} px. Every student sees",
         f"{images['train'] * setting.epochs:,} crops unless its row says otherwise; top-1 on {images['val']:,} val pictures.",
-        "Choices (network, epochs, learning rate, the rule of FerKD's mask) were made on",
+        "Choices (network, epochs, learning rate, crops of an image in a batch, the rule of FerKD's mask) were made on",
         f"{images['tune']:,} other pictures. The teacher learnt from {images['teacher']:,} pictures, the train ones among them.",
         "",
         "A claim *holds* when the 95 % interval of the paired differences (same seed: initial weights and drawing",
@@ -103,10 +109,15 @@ def _table_lines(table: Table, outcomes: Mapping[str, Mapping[int, Outcome]]) ->
     lines.append("")
     for found in findings(table, outcomes):
         paper = "" if found.claim.paper is None else f" (paper {found.claim.paper:+.2f})"
+        within = (
+            "one pair" if math.isnan(found.ci95) else f"± {found.ci95:.2f}, {found.seeds} pairs"
+        )
         lines.append(
-            f"- {found.claim.text}: {found.mean:+.2f} ± {found.ci95:.2f} points over {found.seeds} pairs{paper}: "
+            f"- {found.claim.text}: {found.mean:+.2f} {found.claim.unit} ({within}){paper}: "
             f"**{found.verdict}**"
         )
+    if table.found:
+        lines += ["", table.found]
     return [*lines, ""]
 
 
@@ -117,7 +128,12 @@ def draw(tables: Sequence[Table], outcomes: Outcomes, path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = [(table, found) for table in tables for found in findings(table, outcomes[table.name])]
+    rows = [
+        (table, found)
+        for table in tables
+        for found in findings(table, outcomes[table.name])
+        if found.claim.of == "top1"
+    ]
     if not rows:
         return
     colours = {"holds": "#1b7837", "reversed": "#b2182b", "undecided": "#777777"}

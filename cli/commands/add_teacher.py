@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from cli.options import DryRun, Json, Store, seconds
 from cli.output import print_json
 from cli.teacher_options import (
-    LABELS,
-    TEACHER,
     Amp,
     BatchSize,
     ClassMap,
     Compile,
+    Compression,
     CropDevice,
     Device,
+    Dtype,
     ExpectTop1,
     Images,
+    KeptClasses,
+    LabelSetName,
     MaxTime,
     PlanName,
     SkipBad,
     TeacherModel,
     TeacherSource,
+    Temperature,
     Val,
     ValImages,
     Workers,
@@ -44,48 +45,14 @@ def add_teacher(
     images: Images = None,
     teacher_model: TeacherModel = None,
     class_map: ClassMap = None,
-    temperature: Annotated[
-        float,
-        typer.Option("--temperature", "--temp", help="Of the softmax.", rich_help_panel=TEACHER),
-    ] = 1.0,
+    temperature: Temperature = 1.0,
     val: Val = None,
     expect_top1: ExpectTop1 = None,
     val_images: ValImages = 2000,
-    compression: Annotated[
-        str,
-        typer.Option(
-            metavar="CODEC",
-            help="Form of a label: full, hard, smoothing, ms, mr (FKD 3.5), logits or labelmap.",
-            rich_help_panel=LABELS,
-        ),
-    ] = "ms",
-    k: Annotated[
-        int | None,
-        typer.Option(
-            metavar="K",
-            help="Classes that ms and mr keep, and labelmap in each cell.",
-            show_default="5",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE",
-            help="Of the probabilities: float32, float16 or uint8.",
-            show_default="float16",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Name of the label set.",
-            show_default="the teacher's",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
+    compression: Compression = "ms",
+    k: KeptClasses = None,
+    dtype: Dtype = None,
+    name: LabelSetName = None,
     plan_name: PlanName = None,
     batch_size: BatchSize = 64,
     device: Device = None,

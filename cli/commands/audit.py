@@ -11,7 +11,16 @@ import typer
 from cli.options import Json, LabelSet, Store
 from cli.output import print_json, say
 from cli.progress import Progress, duration
-from cli.teacher_options import Amp, BatchSize, Device, Images, TeacherModel, Workers, one_of
+from cli.teacher_options import (
+    Amp,
+    BatchSize,
+    Device,
+    Images,
+    SameTeacher,
+    TeacherModel,
+    Workers,
+    one_of,
+)
 
 if TYPE_CHECKING:
     from labelstore.generation import AuditReport
@@ -24,14 +33,7 @@ NAMED = 20
 def audit(
     store: Store,
     images: Images = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="The same weights from another place.",
-            show_default="as recorded",
-        ),
-    ] = None,
+    teacher: SameTeacher = None,
     teacher_model: TeacherModel = None,
     label_set: LabelSet = None,
     sample: Annotated[int, typer.Option(metavar="N", help="Crops to look at.")] = 1000,

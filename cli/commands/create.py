@@ -8,22 +8,37 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.options import DryRun, Json, Store, numbers, seconds
+from cli.augmentation_options import (
+    ColorJitter,
+    Mix,
+    MixAlpha,
+    MixProb,
+    RandAugment,
+    RandAugmentOps,
+    RandAugmentStd,
+    augmentation,
+    mixing,
+)
+from cli.options import IMAGES, DryRun, Json, Store, numbers, seconds
 from cli.output import print_json
 from cli.teacher_options import (
-    LABELS,
-    TEACHER,
     WORK,
     Amp,
     BatchSize,
     ClassMap,
     Compile,
+    Compression,
     CropDevice,
     Device,
+    Dtype,
     ExpectTop1,
+    KeptClasses,
+    LabelSetName,
     MaxTime,
     SkipBad,
     TeacherModel,
+    TeacherSource,
+    Temperature,
     Val,
     ValImages,
     Workers,
@@ -44,16 +59,14 @@ def create(
     store: Store,
     images: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Image folder, one folder per class.", show_default=False),
-    ],
-    teacher: Annotated[
-        str,
         typer.Option(
-            metavar="SOURCE",
-            help="timm:NAME, torchvision:NAME, a run folder of `trainer run`, or a checkpoint.",
-            rich_help_panel=TEACHER,
+            metavar=IMAGES,
+            help="Folder with one folder per class, .csv or .parquet list of path and class, tar shards "
+            "(FILE.tar, s-{000..009}.tar), or a folder that `datasets` saved.",
+            show_default=False,
         ),
     ],
+    teacher: TeacherSource,
     num_crops: Annotated[
         int | None,
         typer.Option(
@@ -65,10 +78,7 @@ def create(
     ] = None,
     teacher_model: TeacherModel = None,
     class_map: ClassMap = None,
-    temperature: Annotated[
-        float,
-        typer.Option("--temperature", "--temp", help="Of the softmax.", rich_help_panel=TEACHER),
-    ] = 1.0,
+    temperature: Temperature = 1.0,
     val: Val = None,
     expect_top1: ExpectTop1 = None,
     val_images: ValImages = 2000,
@@ -98,6 +108,13 @@ def create(
         float | None,
         typer.Option(help="Share of flipped crops.", show_default="0.5", rich_help_panel=CROPS),
     ] = None,
+    color_jitter: ColorJitter = None,
+    rand_augment: RandAugment = None,
+    rand_augment_std: RandAugmentStd = None,
+    rand_augment_ops: RandAugmentOps = None,
+    mix: Mix = None,
+    mix_alpha: MixAlpha = None,
+    mix_prob: MixProb = None,
     crops: Annotated[
         str | None,
         typer.Option(
@@ -121,41 +138,10 @@ def create(
     plan_name: Annotated[
         str, typer.Option(metavar="NAME", help="Name of the crop plan.", rich_help_panel=CROPS)
     ] = "plan",
-    compression: Annotated[
-        str,
-        typer.Option(
-            metavar="CODEC",
-            help="Form of a label: full, hard, smoothing, ms, mr (FKD 3.5), logits or labelmap.",
-            rich_help_panel=LABELS,
-        ),
-    ] = "ms",
-    k: Annotated[
-        int | None,
-        typer.Option(
-            metavar="K",
-            help="Classes that ms and mr keep, and labelmap in each cell.",
-            show_default="5",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE",
-            help="Of the probabilities: float32, float16 or uint8.",
-            show_default="float16",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Name of the label set.",
-            show_default="the teacher's",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
+    compression: Compression = "ms",
+    k: KeptClasses = None,
+    dtype: Dtype = None,
+    name: LabelSetName = None,
     batch_size: BatchSize = 64,
     device: Device = None,
     amp: Amp = None,
@@ -208,6 +194,10 @@ def create(
         "flip_prob": flip_prob,
     }
     _check_plan(plan, plan_of, crops, backend)
+    plan["augmentation"] = augmentation(
+        color_jitter, rand_augment, rand_augment_std, rand_augment_ops
+    )
+    plan["mixing"] = mixing(mix, mix_alpha, mix_prob, crops)
     if catalogue is not None:
         from labelstore.catalogue.server import check_server_url
 
@@ -278,7 +268,7 @@ def _check_plan(
 def _report_plan(
     store: Path, images: Path, num_crops: int | None, plan_of: Path | None, *, json: bool
 ) -> None:
-    from labelstore.images import scan_folder
+    from labelstore.image_sources import open_images
 
     if plan_of is not None:
         import labelstore
@@ -286,7 +276,7 @@ def _report_plan(
         with labelstore.open(plan_of, readonly=True) as other:
             num_crops = other.num_crops
     assert num_crops is not None
-    folder = scan_folder(images)
+    folder = open_images(images)
     record: dict[str, Any] = {
         "store": store,
         "exists": store.exists(),

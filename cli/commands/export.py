@@ -7,16 +7,25 @@ from typing import Annotated
 
 import typer
 
-from cli.options import DryRun, Json, LabelSet, Store
+from cli.options import IMAGES, DryRun, Json, LabelSet, Store
 from cli.output import print_json, say
 from cli.progress import Progress
 
 
 def export(
-    format_: Annotated[str, typer.Argument(metavar="FORMAT", help="fkd, npz or parquet.")],
+    format_: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            help="fkd, relabel, tokenlabeling, ml-dr, npz, parquet, hdf5 or webdataset.",
+        ),
+    ],
     store: Store,
     target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help="Folder to make; it must not exist.")
+        Path,
+        typer.Argument(
+            metavar="TARGET", help="Folder (hdf5: file) to make; nothing may have that name."
+        ),
     ],
     label_set: LabelSet = None,
     classes: Annotated[
@@ -33,16 +42,41 @@ def export(
             metavar="FIRST-LAST", help="Only these crops of each image.", show_default="all"
         ),
     ] = None,
+    axis_order: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORDER",
+            help="Of label maps: rows-first or columns-first.",
+            show_default="rows-first",
+        ),
+    ] = None,
+    images_: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            metavar=IMAGES,
+            help="Put the images themselves beside their labels (webdataset).",
+        ),
+    ] = None,
+    shard_mb: Annotated[
+        int | None,
+        typer.Option(
+            metavar="MB", help="Largest file of webdataset, 10^6 bytes.", show_default="256"
+        ),
+    ] = None,
     allow_incomplete: Annotated[
         bool, typer.Option("--allow-incomplete", help="Export what an unfinished store has.")
     ] = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Write labels in another project's format: FKD's files for FKD's own training script, or plain tables."""
+    """Write labels for other code: FKD, ReLabel, ml-dr, plain tables, HDF5, WebDataset.
+
+    TARGET appears when all of it is written; until then it has a hidden name.
+    """
     import labelstore
     from labelstore.errors import RejectedInput, UsageError
-    from labelstore.exchange import EXPORTS, Selection, export_labels
+    from labelstore.exchange import EXPORTS, Form, Selection, export_labels
 
     if format_ not in EXPORTS:
         raise UsageError(f"no format {format_!r} to export: choose one of {', '.join(EXPORTS)}")
@@ -63,9 +97,10 @@ def export(
     with labelstore.open(store, readonly=True) as opened, Progress("export", "images") as progress:
         found = export_labels(
             opened.label_set(label_set),
-            format_name=format_,
+            format=format_,
             target=target,
             selection=selection,
+            form=Form(axis_order=axis_order, images=images_, shard_mb=shard_mb),
             allow_incomplete=allow_incomplete,
             dry_run=dry_run,
             progress=progress,

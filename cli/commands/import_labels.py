@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import Dask, DryRun, Json, Processes, numbers
+from cli.options import IMAGES, Dask, DryRun, Json, Processes, numbers
 from cli.output import print_json, say
 from cli.progress import Progress, duration
+from cli.teacher_options import LABELS, WORK, Dtype
 
 if TYPE_CHECKING:
     from labelstore.exchange import ImportPlan, ImportReport
 
 STATED = "What the files cannot tell"
-LABELS = "Labels"
 CROPS = "Crops"
-WORK = "How it works"
 LISTED = 20
 """Unusable files that are listed on stderr; `--report` lists them all."""
 
@@ -39,8 +38,8 @@ def import_labels(
     images: Annotated[
         Path,
         typer.Option(
-            metavar="DIR",
-            help="Image folder that the labels were made from, one folder per class.",
+            metavar=IMAGES,
+            help="Images that the labels were made from: a folder with one folder per class, or as `create` has it.",
             show_default=False,
         ),
     ],
@@ -59,15 +58,7 @@ def import_labels(
             metavar="K", help="Classes to keep.", show_default="the files'", rich_help_panel=LABELS
         ),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE",
-            help="Of the probabilities: float32, float16 or uint8.",
-            show_default="float16",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
+    dtype: Dtype = None,
     name: Annotated[
         str | None,
         typer.Option(

@@ -154,6 +154,7 @@ def _print(record: dict[str, Any]) -> None:
         | {
             f"plan {plan['name']}": f"{plan['num_crops']} crops per image, "
             + (_progress(plan) if plan["stored"] else "boxes computed from the seed")
+            + _augmented(plan["parameters"])
             for plan in record["plans"]
         }
         | {
@@ -172,6 +173,16 @@ def _print(record: dict[str, Any]) -> None:
             for mask in record["masks"]
         }
     )
+
+
+def _augmented(parameters: dict[str, Any]) -> str:
+    """What a plan does to the pixels of its crops."""
+    from labelstore.crop_augmentation import planned_augmentation
+    from labelstore.crop_mixing import planned_mixing
+
+    planned, mixing = planned_augmentation(parameters), planned_mixing(parameters)
+    augmented = "" if planned is None else f", augmented: {planned.settings}"
+    return augmented if mixing is None else f"{augmented}, mixed: {mixing.settings}"
 
 
 def _codec(codec: dict[str, Any]) -> str:

@@ -8,9 +8,10 @@ from typing import Annotated, cast
 
 import typer
 
-from cli.options import DryRun, Json, Store
+from cli.options import IMAGES, DryRun, Json, Store
 from cli.output import print_json, say
 from cli.progress import Progress, duration
+from cli.teacher_options import SameTeacher
 
 DAMAGE = 3
 
@@ -20,17 +21,12 @@ def repair(
     images: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Images that the labels were made from.", show_default="as recorded"
-        ),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="The same weights from another place.",
+            metavar=IMAGES,
+            help="Images that the labels were made from.",
             show_default="as recorded",
         ),
     ] = None,
+    teacher: SameTeacher = None,
     class_map: Annotated[
         str | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Dask, Json, LabelSet, Processes, Store
+from cli.options import IMAGES, Dask, Json, LabelSet, Processes, Store
 from cli.output import print_json, say, size
 
 
@@ -18,7 +18,7 @@ def report(
     ),
     images: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder that the store was made from, for thumbnails."),
+        typer.Option(metavar=IMAGES, help="What the store was made from, for thumbnails."),
     ] = None,
     label_set: LabelSet = None,
     mask: Annotated[
@@ -28,6 +28,12 @@ def report(
     sample: Annotated[
         int, typer.Option(metavar="CROPS", help="Crops behind the figures per class and the plots.")
     ] = 200_000,
+    all_crops: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Count all crops also of a label set with more than 40 million."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     workers: Processes = None,
     dask: Dask = None,
@@ -35,15 +41,16 @@ def report(
 ) -> None:
     """Write one HTML file with what a store holds, how sure the teacher is and what a calibration would do.
 
-    It needs no server and no network. Counts are over all crops; what is a sample says so.
+    It needs no server and no network. Counts are over all crops, of a very large store over a part; what is a sample
+    says so.
     """
     import labelstore
-    from labelstore.errors import UsageError
     from labelstore.parallel import block_map
     from labelstore.report import write_page
+    from labelstore.report.page import COUNTED
+    from labelstore.report.shell import check_page
 
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--out {out}: give a file that ends in .html")
+    check_page(out)
     with (
         labelstore.open(store, readonly=True) as opened,
         block_map(workers=workers, dask=dask) as map_blocks,
@@ -55,6 +62,7 @@ def report(
             mask=mask,
             images=images,
             sample=sample,
+            counted=None if all_crops else COUNTED,
             seed=seed,
             map_blocks=map_blocks,
         )
@@ -62,5 +70,9 @@ def report(
         print_json(page.to_record())
         return
     print(f"wrote {out}, {size(page.bytes)}: {page.crops:,} crops of {page.label_set}")
+    if page.counted_crops < page.crops:
+        say(
+            f"Table 1 and thresholds are counted over {page.counted_crops:,} crops: --all counts all"
+        )
     if page.sampled_crops < page.crops:
         say(f"figures per class are from a sample of {page.sampled_crops:,} crops")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Json, LabelSet, Store
+from cli.options import IMAGES, Json, LabelSet, Store
 from cli.output import print_json, print_table, say
 from cli.picture_output import check_picture, write_picture
 
@@ -26,7 +26,7 @@ def show(
         Path | None, typer.Option(metavar="FILE", help="Draw a picture there; needs --images.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder that the store was made from.")
+        Path | None, typer.Option(metavar=IMAGES, help="What the store was made from.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -34,11 +34,14 @@ def show(
     import labelstore
     from labelstore import report
     from labelstore.errors import RejectedInput, UsageError
+    from labelstore.image_sources import file_finder
 
     if out is not None:
         check_picture(out)
         if images is None:
-            raise UsageError("--out draws the image itself: give its folder with --images DIR")
+            raise UsageError(
+                "--out draws the image itself: give what the store was made from with --images"
+            )
     with labelstore.open(store, readonly=True) as opened:
         labels = opened.label_set(label_set)
         (row,) = opened.image_rows([int(image)] if image.isdecimal() else [image])
@@ -53,10 +56,12 @@ def show(
         _print_crops(key, name, found)
     if out is not None:
         assert images is not None
-        path = images / key
-        if not path.is_file():
-            raise RejectedInput(f"no image at {path}: give the folder that the store was made from")
-        figure = report.draw_image(path, found, title=f"{key} ({name})")
+        try:
+            figure = report.draw_image(file_finder(images)(key), found, title=f"{key} ({name})")
+        except FileNotFoundError:
+            raise RejectedInput(
+                f"no image {key} in {images}: give what the store was made from"
+            ) from None
         write_picture(figure, out)
         say(f"wrote {out}")
 

@@ -45,10 +45,18 @@ def stats(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also the same by class: one row per class.")
     ] = False,
+    disagreement: Annotated[
+        bool,
+        typer.Option(
+            "--disagreement",
+            help="Also how far every two label sets on one plan disagree: top-1, KL, Jensen-Shannon.",
+        ),
+    ] = False,
     sample: Annotated[
         float,
         typer.Option(
-            metavar="SHARE", help="Share of the image blocks that --all and --per-class read."
+            metavar="SHARE",
+            help="Share of the image blocks that --all, --per-class and --disagreement read.",
         ),
     ] = 1.0,
     workers: Processes = None,
@@ -60,7 +68,7 @@ def stats(
     """Show how sure the teacher is of its crops (FerKD Table 1) and what the labels weigh.
 
     Without --label-set, for every label set of the store. With --storage, sizes only. With --format csv, parquet or md the rows are those of
-    Table 1, or with --all the measures, or with --per-class the classes.
+    Table 1, or with --all the measures, with --per-class the classes, with --disagreement the pairs of label sets.
     """
     import labelstore
     from labelstore import stats
@@ -93,6 +101,11 @@ def stats(
             for labels in map(opened.label_set, names)
             if everything or per_class
         ]
+        compared = (
+            stats.disagreements(opened, label_set=label_set, share=sample, map_blocks=map_blocks)
+            if disagreement
+            else None
+        )
     if form == "json" and out is None:
         record: dict[str, Any] = {"store": store, "storage": weights.to_record()}
         record["label_sets"] = [
@@ -101,15 +114,19 @@ def stats(
         ]
         if codecs is not None:
             record["codecs"] = codecs.to_record()
+        if compared is not None:
+            record["disagreement"] = compared.to_record()
         for entry, profile in zip(record["label_sets"], profiles, strict=False):
             entry["profile"] = profile.to_record(per_class=per_class)
         print_json(record)
         return
     if form != "table" or out is not None:
         from cli.frame_output import frame_reader, write_rows
-        from cli.stats_frames import class_rows, histogram_rows, measure_rows
+        from cli.stats_frames import class_rows, histogram_rows, measure_rows, pair_rows
 
-        if not profiles:
+        if compared is not None:
+            frame = pair_rows(compared)
+        elif not profiles:
             frame = histogram_rows([histogram for _, histogram in found])
         else:
             frame = class_rows(profiles) if per_class else measure_rows(profiles)
@@ -126,6 +143,10 @@ def stats(
         print_table(render_profile(profile))
         if per_class:
             print_table(render_classes(profile))
+    if compared is not None:
+        from cli.render_disagreement import render_disagreements
+
+        print_table(render_disagreements(compared))
     print_table(render_storage(weights))
     if codecs is not None:
         from cli.render_codec_sizes import render_codec_table

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import Json
+from cli.options import IMAGES, Json
 from cli.output import print_fields, print_json
 from cli.progress import Progress
 
@@ -28,8 +28,8 @@ def trainer_evaluate(
     val: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
-            help="Images to evaluate on, one folder per class.",
+            metavar=IMAGES,
+            help="Images to evaluate on: a folder with one folder per class, a list or tar shards.",
             show_default="the run's own",
         ),
     ] = None,
@@ -77,7 +77,7 @@ def trainer_evaluate(
 
             raise RejectedInput(f"{path} does not exist: give ReaL's file, ImageNetV2's folders")
 
-    from labelstore.images import scan_folder
+    from labelstore.image_sources import open_images
     from trainer.evaluation import evaluate
     from trainer.evaluation_sets import evaluate_numbered, evaluate_real
     from trainer.models import choose_device
@@ -115,7 +115,7 @@ def trainer_evaluate(
         **more,
     }
     if per_class:
-        names = config.class_names or scan_folder(folder, keys_only=True).classes
+        names = config.class_names or open_images(folder, keys_only=True).classes
         record["top1_per_class"] = dict(zip(names, found.top1_per_class.tolist(), strict=False))
     if json:
         print_json(record)
@@ -166,7 +166,7 @@ def _load(
 ) -> tuple[nn.Module, TrainConfig]:
     from cli.run_options import assemble
     from labelstore.errors import UsageError
-    from labelstore.images import scan_folder
+    from labelstore.image_sources import open_images
     from trainer.config import TrainConfig
     from trainer.models import create_model, load_run
 
@@ -194,7 +194,7 @@ def _load(
         )
     )
     if config.num_classes is None:
-        classes = scan_folder(_folder(config), keys_only=True).classes
+        classes = open_images(_folder(config), keys_only=True).classes
         config = changed(config, num_classes=len(classes))
     return create_model(config), config
 

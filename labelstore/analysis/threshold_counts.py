@@ -77,13 +77,17 @@ def count_thresholds(
     *,
     pairs: Sequence[tuple[float, float]] = (),
     criterion: Criterion = "max_probability",
+    columns: range | None = None,
     map_blocks: MapBlocks = map_in_threads,
 ) -> ThresholdCounts:
-    """Counts for all `values`; for `pairs` (low, top) also images that would be left without a crop. One walk."""
+    """Counts for all `values`; for `pairs` (low, top) also images that would be left without a crop. One walk.
+
+    With `columns`, over the crops of these chunk columns only: as many of every image, a fair sample of its crops.
+    """
     ordered = tuple(sorted({*values, *(value for pair in pairs for value in pair)}))
     wanted = tuple(dict.fromkeys(pairs))
     total: dict[str, Any] = {}
-    job = partial(_count_block, labels, criterion, ordered, wanted)
+    job = partial(_count_block, labels, criterion, ordered, wanted, columns)
     for found in map_blocks(job, labels.blocks):
         for name, value in found.items():
             total[name] = total[name] + value if name in total else value
@@ -104,20 +108,20 @@ def _count_block(
     criterion: Criterion,
     values: tuple[float, ...],
     pairs: tuple[tuple[float, float], ...],
+    wanted: range | None,
     block: int,
 ) -> dict[str, Any]:
     rows = labels.block_rows(block)
     labelled = np.zeros(len(rows), np.int64)
     below, above = (np.zeros((len(rows), len(values)), np.int64) for _ in range(2))
     crops = 0
-    for columns in slabs(labels):
+    for columns in slabs(labels, wanted):
         probability = probabilities(labels, criterion, block, columns)
         crops += probability.size
-        labelled += _per_image(probability == probability)  # noqa: PLR0124 - not NaN
-        for i, value in enumerate(values):
-            threshold = np.float32(value)
-            below[:, i] += _per_image(probability < threshold)
-            above[:, i] += _per_image(probability > threshold)
+        own_below, own_above, own_labelled = compared(probability, values)
+        below += own_below
+        above += own_above
+        labelled += own_labelled
     found = _zeros(labels, len(values), len(pairs))
     # -1, no ground truth, is the last row
     truth = labels.ground_truth[rows.start : rows.stop]
@@ -132,7 +136,27 @@ def _count_block(
     return found
 
 
-def _per_image(holds: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(n, m) -> (n,) counts; by way of bits, ten times as fast as a sum of booleans."""
-    bits = np.bitwise_count(np.packbits(holds, axis=1))
-    return np.asarray(bits.sum(axis=1, dtype=np.int64))
+def compared(
+    probability: NDArray[np.float32], values: Sequence[float]
+) -> tuple[Counts, Counts, Counts]:
+    """Of each row of (n, m) the numbers below and above each value, (n, G), and those that are not NaN, (n,).
+
+    Every number is looked up among the values once, which for 200 of them is four times as fast as comparing it with each.
+    """
+    sorted_values, place = np.unique(np.array(values, np.float32), return_inverse=True)
+    rows, last = len(probability), len(sorted_values)
+    flat = probability.reshape(-1)
+    # how many values do not exceed it; NaN has a bin of its own at the end
+    bins = np.searchsorted(sorted_values, flat, side="right")
+    equal = np.flatnonzero(sorted_values[np.maximum(bins - 1, 0)] == flat)
+    bins[np.isnan(flat)] = last + 1
+    bins += np.repeat(np.arange(rows) * (last + 2), probability.shape[1])
+
+    def per_row(chosen: NDArray[np.int64]) -> Counts:
+        return np.bincount(chosen, minlength=rows * (last + 2)).reshape(rows, last + 2)
+
+    counts = per_row(bins)
+    below = np.cumsum(counts[:, :last], axis=1)
+    labelled = counts[:, : last + 1].sum(axis=1)
+    above = labelled[:, None] - below - per_row(bins[equal])[:, 1 : last + 1]
+    return below[:, place], above[:, place], labelled

@@ -28,6 +28,8 @@ Columns = dict[str, NDArray[Any] | Text]
 
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _STEP = np.uint64(0x9E3779B97F4A7C15)
+MANY = 10_000
+"""Crops that are held beyond twice those wanted, so that small samples are not sorted at every block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,18 +154,18 @@ def draw(query: CropQuery, wanted: float, *, seed: int = 0) -> Columns:
     order = np.random.default_rng([seed, 1]).permutation(layout.num_columns).tolist()
     # as many chunk columns as would do, then one more at a time where the condition left too few
     count = -(-number // (query.num_images * layout.crops_per_chunk))
-    best: Part | None = None
+    held = _Smallest(number, seed)
     while order:
         columns, order = sorted(order[:count]), order[count:]
         for block in query.blocks:
-            parts = [] if best is None else [best]
             for column in columns:
                 part = read(query, block, range(column, column + 1))
-                parts.append(part if is_share else part.take(part.holds))
-            best = _smallest(join(parts), number, seed)
+                held.add(part if is_share else part.take(part.holds))
+        best = held.settle()
         if best is None or is_share or len(best.position) >= number:
             break
         count = 1
+    best = held.settle()
     if best is None:
         return empty(query)
     return best.take(best.holds).sorted().columns
@@ -230,11 +232,37 @@ def crop_numbers(position: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
         return state ^ (state >> np.uint64(31))
 
 
-def _smallest(part: Part, number: int, seed: int) -> Part:
-    if len(part.position) <= number:
+class _Smallest:
+    """The crops with the smallest numbers among all that were added, and a few more until `settle`."""
+
+    def __init__(self, number: int, seed: int) -> None:
+        self._number, self._seed = number, seed
+        self._parts: list[Part] = []
+        self._size = 0
+        self._most: np.uint64 | None = None
+
+    def add(self, part: Part) -> None:
+        """Crops that were not added before."""
+        if self._most is not None:
+            # most crops of a large store are out of the question at once
+            part = part.take(np.flatnonzero(crop_numbers(part.position, self._seed) < self._most))
+        self._parts.append(part)
+        self._size += len(part.position)
+        if self._size > 2 * self._number + MANY:
+            self.settle()
+
+    def settle(self) -> Part | None:
+        """As many as were wanted, or as there are; None before anything was added."""
+        if not self._parts:
+            return None
+        part = join(self._parts)
+        if len(part.position) > self._number:
+            numbers = crop_numbers(part.position, self._seed)
+            chosen = np.argpartition(numbers, self._number - 1)[: self._number]
+            self._most = numbers[chosen].max()
+            part = part.take(chosen)
+        self._parts, self._size = [part], len(part.position)
         return part
-    numbers = crop_numbers(part.position, seed)
-    return part.take(np.argpartition(numbers, number - 1)[:number])
 
 
 def _sample_size(wanted: float, total: int) -> int:

@@ -64,7 +64,7 @@ class PlanRow:
     stored: bool
     """False: `--crops seeded`, boxes and flips are computed from the plan instead of read."""
     parameters: Mapping[str, Any]
-    """`CropPlan.to_record()`: seed, scale, ratio, flip_prob."""
+    """`CropPlan.to_record()`: seed, scale, ratio, flip_prob; `augmentation` where crops are augmented."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class LabelSetRow:
     temperature: float = 1.0
     """Softmax temperature at generation."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """How the labels came about and what nothing else here says: autocast, class map, image folder as given,
+    """How the labels came about and what nothing else here says: autocast, class map, images as given and their kind,
     `imported_from`, and under `stated` what a user said of imported labels."""
 
 

@@ -3,7 +3,8 @@
 Each format has a module; `importing` does what all of them share. Nothing that a file names is ever run.
 """
 
-from labelstore.exchange.exporting import EXPORTS, ExportReport, Selection, export_labels
+from labelstore.exchange.exported import Form, Selection
+from labelstore.exchange.exporting import EXPORTS, ExportReport, export_labels
 from labelstore.exchange.formats import FORMATS
 from labelstore.exchange.importing import (
     ImportPlan,
@@ -19,6 +20,7 @@ __all__ = [
     "FORMATS",
     "BadFile",
     "ExportReport",
+    "Form",
     "ImportPlan",
     "ImportReport",
     "RejectedFiles",

@@ -34,7 +34,7 @@ from labelstore.exchange.refusal import Refused, named, read_bytes
 from labelstore.exchange.scattered import Piece, Scattered
 from labelstore.exchange.source import Stated
 from labelstore.exchange.torch_archive import load_torch
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 
 MAX_JSON_BYTES = 1 << 30
 MAX_EPOCHS = 10_000
@@ -61,17 +61,17 @@ class Batch:
     box: tuple[int, int, int, int] | None
 
 
-def open_sre2l(source: Path, images: ImageFolder, stated: Stated) -> Scattered:
+def open_sre2l(source: Path, images: ImageSource, stated: Stated) -> Scattered:
     """SRe2L's labels; the order of the images is found out."""
     return _open(source, images, stated, "sre2l")
 
 
-def open_lpld(source: Path, images: ImageFolder, stated: Stated) -> Scattered:
+def open_lpld(source: Path, images: ImageSource, stated: Stated) -> Scattered:
     """LPLD's labels."""
     return _open(source, images, stated, "lpld")
 
 
-def open_lpqld(source: Path, images: ImageFolder, stated: Stated) -> Scattered:
+def open_lpqld(source: Path, images: ImageSource, stated: Stated) -> Scattered:
     """LPQLD's labels."""
     return _open(source, images, stated, "lpqld")
 
@@ -152,6 +152,9 @@ def _mixing(
     top, left, bottom, right = (round(_number(edge, "mixing box")) for edge in bbox)
     if not (0 <= top <= bottom <= 65_534 and 0 <= left <= right <= 65_534):
         raise Refused(f"holds mixing box {top}, {left}, {bottom}, {right}")
+    if top == bottom:
+        # nothing was pasted; without height, the share would say that the two were blended
+        share = 1.0
     return partner.astype(np.int64), share, (top, left, bottom - top, right - left)
 
 
@@ -166,7 +169,7 @@ def _number(value: Value, what: str) -> float:
     return float(value)
 
 
-def _open(source: Path, images: ImageFolder, stated: Stated, flavour: Flavour) -> Scattered:
+def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -> Scattered:
     batches = _list_batches(source, flavour)
     paths = list(batches)
     with named(paths[0]):
@@ -329,7 +332,7 @@ def _list_batches(source: Path, flavour: Flavour) -> dict[Path, tuple[int, int]]
 
 
 def _listed(
-    source: Path, batches: Mapping[Path, tuple[int, int]], flavour: Flavour, images: ImageFolder
+    source: Path, batches: Mapping[Path, tuple[int, int]], flavour: Flavour, images: ImageSource
 ) -> dict[Path, NDArray[np.int64]]:
     """Image rows of every batch, as the sampler's file says."""
     path = source / f"sampler_indices_{'batch' if flavour == 'lpqld' else 'epoch'}.json"
@@ -368,7 +371,7 @@ def _indices(value: Value, count: int) -> NDArray[np.int64]:
 
 
 def _sampled(
-    batches: Mapping[Path, tuple[int, int]], images: ImageFolder, stated: Stated, size: int
+    batches: Mapping[Path, tuple[int, int]], images: ImageSource, stated: Stated, size: int
 ) -> tuple[dict[Path, NDArray[np.int64]], int]:
     """Image rows of every batch by the sampler's seed, and how many permutations it drew per epoch."""
     size = stated.batch_size or size
@@ -410,7 +413,7 @@ def permutations(count: int, epochs: int, seed: int, draws: int) -> list[NDArray
     return orders
 
 
-def _truth(order: Mapping[Path, NDArray[np.int64]], images: ImageFolder) -> float:
+def _truth(order: Mapping[Path, NDArray[np.int64]], images: ImageSource) -> float:
     """Mean probability of the images' classes in the last few batches, under one order."""
     found = []
     for path in list(order)[-4:]:

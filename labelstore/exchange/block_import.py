@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,14 +17,16 @@ from labelstore.codecs.base import LabelCodec, MapTopK, TopK
 from labelstore.crop_plan import MAX_SIDE, is_imported
 from labelstore.errors import LeaseLost, RejectedInput
 from labelstore.exchange.labels import Conversion, ImageLabels, Labels
-from labelstore.exchange.source import BadFile, LabelSource
-from labelstore.images import ImageFolder, digest, image_size
+from labelstore.exchange.source import BadFile, LabelSource, read_together
+from labelstore.images import ImageFile, ImageSource, digest, image_size
 from labelstore.schema import Layout, label_layout, plan_fields
 from labelstore.store import BlockArrays, ImageFacts, Store, write_block
 from labelstore.store.leases import LeaseKeeper
 
 KnownCrops: TypeAlias = Callable[[int, int, int, int], tuple[NDArray[np.uint16], NDArray[np.bool_]]]
 """(place in the block, image row, height, width) -> boxes and flips."""
+TOGETHER = 32
+"""Images whose labels are read and checked together."""
 DEVICE = "imported"
 """Stands in the ledger for the device that made the labels, which nobody knows."""
 
@@ -49,7 +50,7 @@ class BlockImport:
 
     store: Store
     source: LabelSource
-    folder: ImageFolder
+    folder: ImageSource
     conversion: Conversion
     label_set: str
     skip_bad: bool
@@ -80,12 +81,10 @@ class BlockImport:
         block = _Block(self.store, self.label_set, self.conversion, rows)
         keys, known_bad = self.store.image_columns["key"], self.store.bad
         bad: dict[int, BadFile] = {}
-        for image in rows:
-            if known_bad[image]:
-                continue
-            try:
-                self._read(block, image, self.folder.path(keys[image]))
-            except RejectedInput as error:
+        wanted = [image for image in rows if not known_bad[image]]
+        for first in range(0, len(wanted), TOGETHER):
+            problems = self._read(block, wanted[first : first + TOGETHER])
+            for image, error in sorted(problems.items()):
                 bad[image] = self._bad_file(image, str(keys[image]), str(error))
         truth = self._truth(block)
         if bad and not self.skip_bad:
@@ -112,7 +111,31 @@ class BlockImport:
             truth=truth,
         )
 
-    def _read(self, block: _Block, image: int, path: Path) -> None:
+    def _read(self, block: _Block, images: Sequence[int]) -> dict[int, RejectedInput]:
+        """Put the labels of some images into the block; those that cannot be used, with the reason."""
+        keys = self.store.image_columns["key"]
+        facts: dict[int, tuple[int, int, bytes]] = {}
+        problems: dict[int, RejectedInput] = {}
+        for image in images:
+            try:
+                facts[image] = self._facts(image, self.folder.file(keys[image]))
+            except RejectedInput as error:
+                problems[image] = error
+        places = [self._place(image) for image in facts]
+        sizes = [(height, width) for height, width, _ in facts.values()]
+        for image, place, found in zip(
+            facts, places, read_together(self.source, places, sizes), strict=True
+        ):
+            try:
+                if isinstance(found, RejectedInput):
+                    raise found
+                self._add(block, image, place, found, facts[image])
+            except RejectedInput as error:
+                problems[image] = error
+        return problems
+
+    def _facts(self, image: int, path: ImageFile) -> tuple[int, int, bytes]:
+        """Height, width and digest of an image; RejectedInput where it cannot be the labelled one."""
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -127,8 +150,17 @@ class BlockImport:
         columns = self.store.image_columns
         if columns["has_digest"][image] and columns["digest"][image].tobytes() != mark:
             raise RejectedInput(f"{path}: changed since the store was made")
-        place = self._place(image)
-        found = self.source.read(place, height, width)
+        return height, width, mark
+
+    def _add(
+        self,
+        block: _Block,
+        image: int,
+        place: int,
+        found: ImageLabels,
+        facts: tuple[int, int, bytes],
+    ) -> None:
+        height, width, mark = facts
         if found.mixed is not None:
             partners = self._rows[found.mixed["mix_image"]]
             found = replace(found, mixed={**found.mixed, "mix_image": partners.astype(np.uint32)})
@@ -149,7 +181,7 @@ class BlockImport:
 
     def _bad_file(self, image: int, key: str, message: str) -> BadFile:
         file = self.source.file_of(self._place(image))
-        for path in (file, self.folder.path(key)):
+        for path in (file, self.folder.file(key)):
             if message.startswith(f"{path}: "):
                 return BadFile(file=str(path), reason=message.removeprefix(f"{path}: "), image=key)
         return BadFile(file=str(file), reason=message, image=key)

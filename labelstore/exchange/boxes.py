@@ -46,6 +46,36 @@ class BoxShares:
             raise Refused(problem)
         return np.ascontiguousarray(boxes.T.astype(np.uint16))
 
+    def pixels_of_images(
+        self, shares: NDArray[Any], sides: NDArray[np.int64]
+    ) -> NDArray[np.uint16]:
+        """`pixels` of boxes (m, 4) of several images, with each box's height and width (m, 2).
+
+        Refused, without a word, where `pixels` would refuse one of them or move it.
+        """
+        if shares.ndim != 2 or shares.shape[1] != 4 or shares.dtype.kind != "f" or self.round_boxes:
+            raise Refused("differ")
+        height, width = sides.T.astype(np.float64)
+        order = (width, height) if self.axis_order == "swapped" else (height, width)
+        exact = shares.T.astype(np.float64, order="C")
+        exact *= np.stack((*order, *order))
+        boxes = np.rint(exact)
+        with np.errstate(invalid="ignore"):  # infinite boxes are refused, as NaN is
+            exact -= boxes
+            off = np.abs(exact, out=exact).max(axis=0)
+        allowed = np.maximum(height, width) * _ROUNDING[shares.dtype.itemsize] + 1e-6
+        top, left, tall, wide = boxes
+        if not (
+            (off <= allowed).all()
+            and allowed.max() < 0.5
+            and boxes[:2].min() >= 0
+            and boxes[2:].min() >= 1
+            and (top + tall <= height).all()
+            and (left + wide <= width).all()
+        ):
+            raise Refused("differ")
+        return np.ascontiguousarray(boxes.T.astype(np.uint16))
+
     def _boxes(
         self, shares: NDArray[Any], height: int, width: int
     ) -> tuple[NDArray[np.float64], float]:

@@ -5,79 +5,42 @@ Each format writes one image block after the other; what it loses is said where 
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.arrays.durable import storage_errors
-from labelstore.codecs.base import SparseLabels
-from labelstore.errors import ConflictError, IncompleteError, UsageError
+from labelstore.errors import IncompleteError, NotGenerated, UsageError
+from labelstore.exchange.block_export import read_block
+from labelstore.exchange.delivering import delivered, refuse_existing
+from labelstore.exchange.exported import Export, Form, Selection, Writer
 from labelstore.exchange.source import Progress
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
 
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which images and crops go out; everything by default."""
-
-    classes: Sequence[str] = ()
-    """Names of classes of the ground truth."""
-    images: Sequence[str] = ()
-    """Keys."""
-    crops: range | None = None
-    """Crop numbers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportedBlock:
-    """The chosen images of one image block: n images, m crops, K kept classes."""
-
-    keys: Sequence[str]
-    first_crop: int
-    sides: NDArray[np.int64]
-    """(n, 2) height and width of the images, pixels."""
-    boxes: NDArray[np.uint16]
-    """(n, m, 4) top, left, height, width."""
-    flips: NDArray[np.bool_]
-    """(n, m)."""
-    labels: SparseLabels | NDArray[np.float32]
-    """(n, m, K) classes and probabilities, or dense (n, m, C)."""
-
-
-class Writer(Protocol):
-    """One format: makes its files below a folder."""
-
-    def write(self, block: ExportedBlock) -> int:
-        """Write some images; the number of files."""
-
-
-MakeWriter: TypeAlias = Callable[[Path, "LabelSet"], Writer]
-"""(folder, label set) -> a writer."""
-
-
 EXPORTS = {
     "fkd": ("fkd_export", "FkdWriter"),
+    "relabel": ("map_export", "ReLabelWriter"),
+    "tokenlabeling": ("map_export", "TokenLabelingWriter"),
+    "ml-dr": ("ml_dr_export", "MlDrWriter"),
     "npz": ("table_export", "NpzWriter"),
     "parquet": ("table_export", "ParquetWriter"),
+    "hdf5": ("hdf5_export", "Hdf5Writer"),
+    "webdataset": ("webdataset_export", "WebDatasetWriter"),
 }
 """Name -> module of this package and its writer."""
 
 
-def writer_of(format_name: str) -> MakeWriter:
-    """What makes the writer of a format; UsageError for an unknown one."""
+def writer_of(format_name: str) -> type[Writer]:
+    """What writes a format; UsageError for an unknown one."""
     if format_name not in EXPORTS:
         raise UsageError(f"no format {format_name!r} to export: choose one of {', '.join(EXPORTS)}")
     module, writer = EXPORTS[format_name]
-    found: MakeWriter = getattr(import_module(f"labelstore.exchange.{module}"), writer)
+    found: type[Writer] = getattr(import_module(f"labelstore.exchange.{module}"), writer)
     return found
 
 
@@ -101,54 +64,59 @@ class ExportReport:
 def export_labels(
     labels: LabelSet,
     *,
-    format_name: str,
+    format: str,
     target: str | Path,
     selection: Selection | None = None,
+    form: Form | None = None,
     allow_incomplete: bool = False,
     dry_run: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> ExportReport:
-    """Write the chosen crops of a label set into the folder `target`, which must not exist.
+    """Write the chosen crops of a label set to `target`, a folder or a file that must not exist.
 
-    ConflictError where it does, UsageError for a selection that is not the store's, IncompleteError for an
-    unfinished label set without `allow_incomplete`, StorageError where the disk refuses.
+    ConflictError where it does, UsageError for a selection that is not the store's or labels that the format
+    cannot hold, IncompleteError for an unfinished label set without `allow_incomplete`, StorageError where the
+    disk refuses. Until all is written and synced, nothing has the target's name.
     """
-    make_writer = writer_of(format_name)
-    target = Path(target)
-    if target.exists():
-        raise ConflictError(f"{target} exists already: give another path, or remove it first")
+    writer_type, target, selection = writer_of(format), Path(target), selection or Selection()
+    form = form or Form()
+    _check_form(form, writer_type, format)
+    refuse_existing(target)
     if not labels.is_complete and not allow_incomplete:
         raise IncompleteError(
             f"label set {labels.name} has {len(labels.blocks)} of {labels.layout.num_blocks} image blocks: finish "
             "it with `labelstore create`, or export what is there with --allow-incomplete"
         )
-    chosen = _chosen_rows(labels, selection or Selection())
-    crops = _chosen_crops(labels, selection or Selection())
+    if writer_type.wants_maps and selection.crops is not None:
+        raise UsageError(f"--crops with {format}: a map is of a whole image, leave it out")
+    chosen, crops = _chosen_rows(labels, selection), _chosen_crops(labels, selection)
     present = labels.present & chosen
-    building = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    files = images = 0
     total = int(present.sum())
+    if not total:
+        raise NotGenerated(
+            f"none of the {int(chosen.sum())} chosen images has labels in {labels.name}"
+        )
+    export = _export(labels, writer_type, format, crops, total, form)
+    images = files = 0
     if dry_run:
-        return ExportReport(
-            format=format_name, target=target, images=total, crops=total * len(crops), files=0,
-            left_out=int(chosen.sum()) - total,
-        )  # fmt: skip
-    with storage_errors(target):
-        try:
-            building.mkdir(parents=True)
-            writer = make_writer(building, labels)
-            for block in labels.blocks:
-                rows = np.array(labels.block_rows(block))
-                inside = np.flatnonzero(present[rows])
-                if len(inside):
-                    files += writer.write(_block(labels, block, rows, inside, crops))
-                    images += len(inside)
-                    progress(images, total)
-            building.rename(target)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+        writer_type(target, export)
+        images = total
+    else:
+        with delivered(target, is_file=writer_type.single_file) as place:
+            writer = writer_type(place, export)
+            try:
+                for block in labels.blocks:
+                    rows = np.array(labels.block_rows(block))
+                    inside = np.flatnonzero(present[rows])
+                    if len(inside):
+                        files += writer.write(read_block(export, block, rows, inside))
+                        images += len(inside)
+                        progress(images, total)
+                files += writer.finish()
+            finally:
+                writer.abandon()
     return ExportReport(
-        format=format_name,
+        format=format,
         target=target,
         images=images,
         crops=images * len(crops),
@@ -157,37 +125,49 @@ def export_labels(
     )
 
 
-def _block(
+def _export(
     labels: LabelSet,
-    block: int,
-    rows: NDArray[np.int64],
-    inside: NDArray[np.int64],
+    writer_type: type[Writer],
+    format_name: str,
     crops: range,
-) -> ExportedBlock:
-    per = labels.plan.crops_per_chunk
-    columns = range(crops.start // per, -(-crops.stop // per))
-    within = slice(crops.start - columns.start * per, crops.stop - columns.start * per)
-    boxes, flips = labels.crops(block, columns)
-    found: SparseLabels | NDArray[np.float32]
-    if labels.codec.kept(labels.num_classes) is None:
-        found = labels.dense(block, columns)[inside, within]
-    else:
-        whole = labels.sparse(block, columns)
-        found = SparseLabels(
-            class_ids=whole.class_ids[inside, within],
-            probs=whole.probs[inside, within],
-            rest=whole.rest[inside, within],
+    num_images: int,
+    form: Form,
+) -> Export:
+    codec = labels.codec
+    if writer_type.wants_maps and codec.takes != "map":
+        raise UsageError(
+            f"label set {labels.name} is {codec.name}: {format_name} files are maps of whole images, as "
+            "`labelstore create --compression labelmap` makes them"
         )
-    facts: Mapping[str, NDArray[Any]] = labels.store.image_columns
-    chosen = rows[inside]
-    return ExportedBlock(
-        keys=[str(facts["key"][row]) for row in chosen],
-        first_crop=crops.start,
-        sides=np.stack([facts["height"][chosen], facts["width"][chosen]], 1).astype(np.int64),
-        boxes=boxes[inside, within],
-        flips=flips[inside, within],
-        labels=found,
+    is_mixed = bool(labels.plan.parameters.get("mixed"))
+    if is_mixed and not writer_type.keeps_mixing:
+        raise UsageError(
+            f"crop plan {labels.plan.name} has crops that were mixed with others before the teacher saw them, which "
+            f"{format_name} cannot say: ml-dr and hdf5 can"
+        )
+    if labels.plan.parameters.get("augmentation") and not writer_type.keeps_augmentation:
+        raise UsageError(
+            f"crops of {labels.plan.name} were augmented as the plan records, which {format_name} cannot say: hdf5 "
+            "has the plan's parameters"
+        )
+    kept = None if writer_type.wants_maps else labels.listed
+    return Export(
+        labels=labels,
+        crops=crops,
+        num_images=num_images,
+        form=form,
+        kept=kept,
+        as_maps=writer_type.wants_maps,
+        is_mixed=is_mixed,
     )
+
+
+def _check_form(form: Form, writer_type: type[Writer], format_name: str) -> None:
+    for field, value in vars(form).items():
+        if value is not None and field not in writer_type.form:
+            raise UsageError(
+                f"--{field.replace('_', '-')} {value}: {format_name} has no such choice, leave it out"
+            )
 
 
 def _chosen_rows(labels: LabelSet, selection: Selection) -> NDArray[np.bool_]:
@@ -196,6 +176,8 @@ def _chosen_rows(labels: LabelSet, selection: Selection) -> NDArray[np.bool_]:
     if selection.images:
         chosen[:] = False
         chosen[store.image_rows(list(selection.images))] = True
+    else:
+        chosen[store.free] = False
     if selection.classes:
         unknown = sorted(set(selection.classes) - set(store.class_names))
         if unknown:
@@ -212,7 +194,6 @@ def _chosen_rows(labels: LabelSet, selection: Selection) -> NDArray[np.bool_]:
 def _chosen_crops(labels: LabelSet, selection: Selection) -> range:
     crops = range(labels.num_crops) if selection.crops is None else selection.crops
     if not (0 <= crops.start < crops.stop <= labels.num_crops and crops.step == 1):
-        raise UsageError(
-            f"crops {crops.start}-{crops.stop - 1}: this plan has crops 0-{labels.num_crops - 1}"
-        )
+        given = f"{crops.start}-{crops.stop - 1}" if len(crops) else "of an empty range"
+        raise UsageError(f"crops {given}: this plan has crops 0-{labels.num_crops - 1}")
     return crops

@@ -2,40 +2,37 @@
 
 The files are those of `exchange.fkd`, with tensors in the place of pickled arrays (which `weights_only=True` refuses).
 Boxes are shares of the image's sides in float32, which `replay` and the importer turn back into the same pixels.
-Lost: the tail of `ms` (FKD spreads one minus the sum), class table, digests, the teacher. Probabilities are float32:
-what float16 and 8-bit labels recover to.
+Lost: the tail of `ms` (FKD spreads one minus the sum), class table, digests, the teacher. Probabilities are float32: as
+stored, or what float16 and 8-bit labels recover to.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from labelstore.codecs.base import SparseLabels
+from labelstore.codecs.base import TopK
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.exchange.exporting import ExportedBlock
+from labelstore.exchange.exported import Export, ExportedBlock, Labels, Writer
 from labelstore.exchange.fkd import label_file
-
-if TYPE_CHECKING:
-    from labelstore.store import LabelSet
+from labelstore.exchange.torch_files import save_torch
 
 KINDS = ("hard", "smoothing", "ms", "mr", "full")
 
 
-class FkdWriter:
+class FkdWriter(Writer):
     """Writes one file per image."""
 
-    def __init__(self, folder: Path, labels: LabelSet) -> None:
+    def __init__(self, place: Path, export: Export) -> None:
         """UsageError for a codec that FKD does not have."""
-        self.folder, self.kind = folder, labels.codec.name
+        self.folder, self.kind = place, export.labels.codec.name
         if self.kind not in KINDS:
             raise UsageError(
-                f"label set {labels.name} is {self.kind}: FKD's files hold {', '.join(KINDS)}; derive one with "
-                "`labelstore variants`"
+                f"label set {export.labels.name} is {self.kind}: FKD's files hold {', '.join(KINDS)}; derive one "
+                "with `labelstore variants`"
             )
         self._written: set[str] = set()
 
@@ -56,14 +53,12 @@ class FkdWriter:
                 torch.from_numpy(np.ascontiguousarray(block.flips[at])),
                 self._labels(block.labels, at),
             ]
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                torch.save(value, file)
+            save_torch(value, self.folder / name)
         return len(block.keys)
 
-    def _labels(self, labels: SparseLabels | np.ndarray, at: int) -> Tensor:
-        if not isinstance(labels, SparseLabels):
+    def _labels(self, labels: Labels, at: int) -> Tensor:
+        if not isinstance(labels, TopK):
+            assert isinstance(labels, np.ndarray)
             return torch.from_numpy(np.ascontiguousarray(labels[at], np.float32))
         ids, probs = labels.class_ids[at], labels.probs[at]
         if self.kind == "hard":

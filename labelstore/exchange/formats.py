@@ -7,7 +7,7 @@ from pathlib import Path
 
 from labelstore.errors import UsageError
 from labelstore.exchange.source import LabelSource, OpenSource, Stated
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 
 FORMATS = {
     "fkd": ("fkd", "open_fkd"),
@@ -25,7 +25,7 @@ FORMATS = {
 """Name -> module of this package and its function."""
 
 
-def open_source(format_name: str, source: Path, images: ImageFolder, stated: Stated) -> LabelSource:
+def open_source(format_name: str, source: Path, images: ImageSource, stated: Stated) -> LabelSource:
     """The labels that `source` holds for the images of a folder; UsageError for an unknown format."""
     if format_name not in FORMATS:
         raise UsageError(f"no format {format_name!r}: choose one of {', '.join(FORMATS)}")

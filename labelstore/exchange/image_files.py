@@ -10,9 +10,9 @@ from typing import Any
 
 from labelstore.errors import RejectedInput, StorageError
 from labelstore.exchange.labels import Contents, ImageLabels
-from labelstore.exchange.refusal import named
+from labelstore.exchange.refusal import Refused, named
 from labelstore.exchange.source import BadFile, Progress
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 
 LOOKED_AT = 16
 """Label files that are tried for what the source holds; the first that can be read decides."""
@@ -30,6 +30,10 @@ class ImageFiles:
     contents: Contents
     parse: Callable[[Path, int, int, int], ImageLabels]
     """(path, image row, height, width) -> labels."""
+    parse_many: Callable[[Sequence[Path], Sequence[tuple[int, int]]], list[ImageLabels]] | None = (
+        None
+    )
+    """(paths, heights and widths) -> labels, of all or Refused."""
     unmatched: Sequence[str] = ()
     lost: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -47,6 +51,17 @@ class ImageFiles:
         path = self.file_of(image)
         with named(path):
             return self.parse(path, image, height, width)
+
+    def read_many(
+        self, images: Sequence[int], sizes: Sequence[tuple[int, int]]
+    ) -> list[ImageLabels] | None:
+        """Labels of several images, where the format checks them together and finds nothing wrong."""
+        if self.parse_many is None:
+            return None
+        try:
+            return self.parse_many([self.file_of(image) for image in images], sizes)
+        except (Refused, MemoryError):
+            return None  # one of them is to be named
 
     def close(self) -> None:
         """Nothing was laid out."""
@@ -69,7 +84,7 @@ def first_contents(
     raise problem
 
 
-def label_folder(source: Path, images: ImageFolder, names: Sequence[str], format_name: str) -> Path:
+def label_folder(source: Path, images: ImageSource, names: Sequence[str], format_name: str) -> Path:
     """The folder below which label files are named like images; RejectedInput where there is none.
 
     It is `source`, or inside it the last one, two or three folders of the image folder's path: FKD keeps
@@ -90,7 +105,7 @@ def label_folder(source: Path, images: ImageFolder, names: Sequence[str], format
     )
 
 
-def refuse_shared(names: Sequence[str], images: ImageFolder) -> None:
+def refuse_shared(names: Sequence[str], images: ImageSource) -> None:
     """RejectedInput where two images would have the same label file."""
     if len(set(names)) == len(names):
         return

@@ -14,7 +14,8 @@ from labelstore.exchange.formats import open_source
 from labelstore.exchange.labels import Conversion
 from labelstore.exchange.registering import Target, existing_plan, prepared, target_of
 from labelstore.exchange.source import BadFile, LabelSource, Stated
-from labelstore.images import ImageFolder, scan_folder
+from labelstore.image_sources import open_images
+from labelstore.images import ImageSource
 from labelstore.parallel import MapBlocks
 from labelstore.schema import label_layout
 from labelstore.store import Store
@@ -66,7 +67,7 @@ class ImportPlan:
     """What an import would do; nothing was written."""
 
     source: LabelSource
-    folder: ImageFolder
+    folder: ImageSource
     target: Target
 
     def to_record(self) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def plan_import(
     *,
     format: str,
     source: str | Path,
-    images: str | Path | ImageFolder,
+    images: str | Path | ImageSource,
     stated: Stated | None = None,
     dtype: str | None = None,
     name: str | None = None,
@@ -108,7 +109,7 @@ def plan_import(
     are none of the format's.
     """
     stated = stated or Stated()
-    folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
+    folder = open_images(images)
     found = open_source(format, Path(source), folder, stated)
     target = target_of(
         found,
@@ -129,7 +130,7 @@ def import_labels(
     *,
     format: str,
     source: str | Path,
-    images: str | Path | ImageFolder,
+    images: str | Path | ImageSource,
     stated: Stated | None = None,
     dtype: str | None = None,
     name: str | None = None,
@@ -207,7 +208,7 @@ def import_labels(
 class _Run:
     store: Store
     source: LabelSource
-    folder: ImageFolder
+    folder: ImageSource
     target: Target
     skip_bad: bool
     map_blocks: MapBlocks

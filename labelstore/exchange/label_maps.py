@@ -35,7 +35,7 @@ from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.refusal import Refused, named
 from labelstore.exchange.source import Stated
 from labelstore.exchange.torch_archive import load_torch
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 
 ENDING = ".pt"
 MEASURED_IMAGES = 200
@@ -54,17 +54,17 @@ def label_file(key: str) -> str:
     return str(PurePosixPath(key).with_suffix(ENDING))
 
 
-def open_relabel(source: Path, images: ImageFolder, stated: Stated) -> ImageFiles:
+def open_relabel(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
     """ReLabel's maps for the images of a folder."""
     return _open(source, images, stated, "relabel")
 
 
-def open_tokenlabeling(source: Path, images: ImageFolder, stated: Stated) -> ImageFiles:
+def open_tokenlabeling(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
     """TokenLabeling's maps for the images of a folder."""
     return _open(source, images, stated, "tokenlabeling")
 
 
-def _open(source: Path, images: ImageFolder, stated: Stated, format_name: str) -> ImageFiles:
+def _open(source: Path, images: ImageSource, stated: Stated, format_name: str) -> ImageFiles:
     if stated.axis_order not in (None, *ORDERS):
         raise UsageError(f"--axis-order {stated.axis_order}: label maps are {' or '.join(ORDERS)}")
     names = [label_file(key) for key in images.keys]
@@ -130,7 +130,7 @@ class MapFile:
 
 
 def measured(
-    folder: Path, names: Sequence[str], images: ImageFolder, parse: MapFile
+    folder: Path, names: Sequence[str], images: ImageSource, parse: MapFile
 ) -> tuple[float, float]:
     """Mean probability of the images' classes over random crops, with rows first and with columns first.
 

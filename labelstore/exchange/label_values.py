@@ -109,6 +109,24 @@ def kept_probabilities(ids: NDArray[Any], values: NDArray[Any]) -> TopK:
     return TopK(class_ids=ids, probs=probs, tail=np.maximum(1 - total, 0).astype(np.float32))
 
 
+def tail_mass(values: NDArray[Any], probs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mass (m,) of the classes that are not kept, beside kept probabilities (m, K).
+
+    Refused for numbers that are no mass, or do not make one together with what is kept.
+    """
+    if values.shape != probs.shape[:1]:
+        raise Refused(f"has tails of shape {values.shape} for {len(probs)} crops")
+    tail = finite(values, "tails")
+    tolerance = SUM_TOLERANCE[2]  # the probabilities may have been float16
+    total = probs.sum(-1, dtype=np.float64) + tail
+    if not (tail.min() >= 0 and np.abs(total - 1).max() <= tolerance):
+        worst = total[np.abs(total - 1).argmax()]
+        raise Refused(
+            f"has tails from {tail.min():.4g} to {tail.max():.4g}, with which a crop's label sums to {worst:.4g}, not 1"
+        )
+    return tail
+
+
 def refuse_twice(ids: NDArray[Any]) -> None:
     """Refused where a class is listed twice along the last axis."""
     kept = ids.shape[-1]

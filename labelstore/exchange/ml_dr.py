@@ -31,7 +31,7 @@ from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.refusal import Refused, named, shown
 from labelstore.exchange.source import Stated
 from labelstore.exchange.torch_archive import load_torch
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 
 ENDING = ".pth.tar"
 CONFIG = "config.pth.tar"
@@ -50,7 +50,7 @@ MIXING = ("mixup", "cutmix")
 AUGMENTING = ("rand_augment", "random_erase")
 
 
-def open_ml_dr(source: Path, images: ImageFolder, stated: Stated) -> ImageFiles:
+def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
     """ml-dr's labels for the images of a folder, in the folder's order."""
     if not source.is_dir():
         raise RejectedInput(f"{source} is not a folder: give the folder with {CONFIG}")
@@ -294,7 +294,8 @@ def _blend(mixup: Value, cutmix: Value) -> tuple[float, tuple[int, int, int, int
     lam, top, left, bottom, right = flat
     if not (0 <= lam <= 1 and top <= bottom and left <= right):
         raise Refused("holds a mixing box that is none")
-    return float(lam), (top, left, bottom - top, right - left)
+    # without height nothing was pasted, and the share would say that the two were blended
+    return float(lam) if top < bottom else 1.0, (top, left, bottom - top, right - left)
 
 
 def _is_nested(cutmix: Value) -> bool:

@@ -3,7 +3,8 @@
     key      (n,) texts               paths relative to the image folder
     box      (n, M, 4)                top, left, height, width: integers in pixels, or floats as shares of the sides
     flip     (n, M)                   0 or 1; none where it is missing
-    class_id (n, M, K), prob (n, M, K)      the K largest probabilities, or
+    class_id (n, M, K), prob (n, M, K)      the K largest probabilities, with
+    tail     (n, M)                   the mass of all other classes; one minus the sum where it is missing; or
     prob     (n, M, C)                      all of them, or
     logit    (n, M, C)                      outputs before softmax
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from labelstore.exchange.label_values import (
     class_ids,
     finite,
     kept_probabilities,
+    tail_mass,
     truths,
     whole_probabilities,
 )
@@ -36,7 +38,7 @@ from labelstore.exchange.refusal import Refused, named, read_bytes, shown
 from labelstore.exchange.scattered import Piece, Scattered
 from labelstore.exchange.source import Stated
 from labelstore.exchange.stored_zip import ZIP_MAGIC, ZipEntries
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 
 MAX_NPZ_BYTES = 4 << 30
 MAX_INFLATED = 16
@@ -45,7 +47,7 @@ MAX_HEADER = 4096
 _KINDS = "iufbU"
 
 
-def open_npz(source: Path, images: ImageFolder, stated: Stated) -> Scattered:
+def open_npz(source: Path, images: ImageSource, stated: Stated) -> Scattered:
     """Labels of NumPy archives."""
     paths = sorted(source.glob("*.npz")) if source.is_dir() else [source]
     if not paths:
@@ -58,7 +60,7 @@ def open_npz(source: Path, images: ImageFolder, stated: Stated) -> Scattered:
 @dataclass(frozen=True)
 class _Reader:
     paths: list[Path]
-    images: ImageFolder
+    images: ImageSource
 
     def __call__(self, number: int) -> Piece:
         table = dict(read_npz(self.paths[number]))
@@ -78,7 +80,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not data.startswith(ZIP_MAGIC):
         raise Refused("is no .npz file")
     entries = ZipEntries(data, inflate=MAX_INFLATED * len(data))
-    known = ("key", "box", "flip", "class_id", "prob", "logit")
+    known = ("key", "box", "flip", "class_id", "prob", "tail", "logit")
     table = {}
     for name in entries:
         field = name.removesuffix(".npy")
@@ -116,7 +118,8 @@ def read_npy(data: memoryview, name: str) -> NDArray[Any]:
         shape, fortran = header["shape"], header["fortran_order"]
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
         raise Refused(f"has an array {name} with a damaged header") from None
-    if dtype.kind not in _KINDS or dtype.byteorder == ">" or dtype.names is not None:
+    is_long = dtype.kind == "f" and dtype.itemsize > 8  # a float of its machine's own kind
+    if dtype.kind not in _KINDS or dtype.byteorder == ">" or dtype.names is not None or is_long:
         raise Refused(f"has an array {name} of dtype {shown(dtype, 20)}")
     if not (
         isinstance(shape, tuple)
@@ -140,7 +143,7 @@ def read_npy(data: memoryview, name: str) -> NDArray[Any]:
 
 def table_source(
     source: Path,
-    images: ImageFolder,
+    images: ImageSource,
     stated: Stated,
     format_name: str,
     paths: list[Path],
@@ -194,6 +197,8 @@ def _kind(table: Mapping[str, NDArray[Any]]) -> tuple[Kind, int | None, int | No
         raise Refused(f"has labels of shape {values.shape}, not (images, crops, classes)")
     if "logit" in table:
         return "outputs", None, values.shape[2]
+    if "tail" in table and "class_id" not in table:
+        raise Refused("has a tail, which only labels with class_id have")
     if "class_id" not in table:
         return "probabilities", None, values.shape[2]
     if table["class_id"].shape != values.shape:
@@ -230,4 +235,6 @@ class _Finish:
         if values["prob"].dtype.kind != "f":
             raise Refused(f"has probabilities of dtype {values['prob'].dtype}")
         labels = kept_probabilities(class_ids(values["class_id"], self.num_classes), values["prob"])
+        if "tail" in values:
+            labels = replace(labels, tail=tail_mass(values["tail"], labels.probs))
         return ImageLabels(labels=labels, boxes=boxes, flips=flips)

@@ -1,8 +1,9 @@
 """Parquet: a row per crop, one file or a folder of them.
 
 Columns: `key` (path relative to the image folder), `crop` (0 to M - 1; where it is missing, the order of the rows counts),
-`top`, `left`, `height`, `width` (pixels), `flip`, and `class_ids` with `probs` (lists of K), `probs` alone (lists of C), or
-`logits` (lists of C). Other columns are left alone. Files are read row group by row group.
+`top`, `left`, `height`, `width` (pixels), `flip`, and `class_ids` with `probs` (lists of K) and `tail` (the mass of all
+other classes; one minus the sum where it is missing), `probs` alone (lists of C), or `logits` (lists of C). Other columns
+are left alone. Files are read row group by row group.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from labelstore.exchange.npz import table_source
 from labelstore.exchange.refusal import Refused, named, shown
 from labelstore.exchange.scattered import Piece, Scattered
 from labelstore.exchange.source import Stated
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 
 BOX = ("top", "left", "height", "width")
 LISTS = {"class_ids": "class_id", "probs": "prob", "logits": "logit"}
@@ -28,7 +29,7 @@ MAX_GROUP_VALUES = 1 << 28
 MAX_THRIFT = 64 << 20
 
 
-def open_parquet(source: Path, images: ImageFolder, stated: Stated) -> Scattered:
+def open_parquet(source: Path, images: ImageSource, stated: Stated) -> Scattered:
     """Labels of Parquet files."""
     files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     if not files:
@@ -54,7 +55,7 @@ def open_parquet(source: Path, images: ImageFolder, stated: Stated) -> Scattered
 @dataclass(frozen=True)
 class _Reader:
     parts: list[tuple[Path, int]]
-    images: ImageFolder
+    images: ImageSource
 
     def __call__(self, number: int) -> Piece:
         path, group = self.parts[number]
@@ -115,6 +116,8 @@ def _read(path: Path, group: int) -> dict[str, NDArray[Any]]:
     """One row group as fields (rows, ...)."""
     names = set(_opened(path).schema_arrow.names)
     wanted = [name for name in ("key", "crop", *BOX, "flip", *LISTS) if name in names]
+    if "class_ids" in names and "tail" in names:
+        wanted.append("tail")
     found = _columns(path, group, wanted)
     boxes = [name for name in BOX if name in found]
     if boxes and len(boxes) < len(BOX):
@@ -169,7 +172,8 @@ def _values(column: Any, name: str) -> NDArray[Any]:  # noqa: ANN401
             if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
                 raise Refused("has keys that are no texts")
             return np.array(array.to_pylist(), dtype=object)
-        if not (pa.types.is_integer(array.type) or pa.types.is_boolean(array.type)):
+        number = pa.types.is_floating if name == "tail" else pa.types.is_integer
+        if not (number(array.type) or pa.types.is_boolean(array.type)):
             raise Refused(f"has a column {name} of {array.type}")
         return np.asarray(array.to_numpy(zero_copy_only=False))
     kind = array.type

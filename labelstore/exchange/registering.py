@@ -23,7 +23,7 @@ from labelstore.crop_plan import CropPlan, imported_record
 from labelstore.errors import ConflictError, UsageError
 from labelstore.exchange.labels import Contents, check_conversion
 from labelstore.exchange.source import LabelSource, Stated
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 from labelstore.schema import check_num_crops, choose_layout, plan_fields
 from labelstore.store import Store, create, open_store
 from labelstore.store.opening import exists
@@ -70,7 +70,7 @@ class Target:
 
 def target_of(
     found: LabelSource,
-    images: ImageFolder,
+    images: ImageSource,
     stated: Stated,
     *,
     format_name: str,
@@ -125,7 +125,7 @@ def target_of(
     )
 
 
-def existing_plan(path: Path, target: Target, images: ImageFolder) -> None:
+def existing_plan(path: Path, target: Target, images: ImageSource) -> None:
     """ConflictError where a store is there and holds something else under the names of the target."""
     if not exists(path):
         return
@@ -136,7 +136,7 @@ def existing_plan(path: Path, target: Target, images: ImageFolder) -> None:
 @contextmanager
 def prepared(
     path: Path,
-    images: ImageFolder,
+    images: ImageSource,
     target: Target,
     *,
     images_per_shard: int | None,
@@ -245,7 +245,7 @@ def _bytes_per_crop(target: Target) -> float:
     return per_crop + crops
 
 
-def _check(store: Store, target: Target, images: ImageFolder) -> None:
+def _check(store: Store, target: Target, images: ImageSource) -> None:
     keys = store.image_columns["key"][~store.free]
     if len(keys) != len(images) or any(a != b for a, b in zip(keys, images.keys, strict=True)):
         raise ConflictError(
@@ -262,6 +262,11 @@ def _check(store: Store, target: Target, images: ImageFolder) -> None:
     if plan is not None and mixed != bool(plan.parameters.get("mixed")):
         raise ConflictError(
             f"{store.path}: crop plan {plan.name} keeps {'no ' if mixed else ''}mixing of crops: give another --plan-name"
+        )
+    if plan is not None and plan.parameters.get("augmentation"):
+        raise ConflictError(
+            f"{store.path}: crops of plan {plan.name} are augmented, which imported labels know nothing of: give another "
+            "--plan-name"
         )
     row = next((row for row in store.catalogue.label_sets() if row.name == target.name), None)
     if row is None:

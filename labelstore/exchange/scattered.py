@@ -21,7 +21,7 @@ from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.refusal import Refused, named
 from labelstore.exchange.source import BadFile, Progress
-from labelstore.images import ImageFolder, image_size
+from labelstore.images import ImageSource, image_size
 
 MAX_SCRATCH = 1 << 44
 HAVE = "have"
@@ -48,7 +48,7 @@ class Scattered:
     """A source of pieces. `read_piece(number)` raises Refused or RejectedInput."""
 
     source: Path
-    images: ImageFolder
+    images: ImageSource
     pieces: Sequence[Path]
     """A file per piece; one that is read in parts stands here several times."""
     read_piece: Callable[[int], Piece] | None
@@ -114,6 +114,12 @@ class Scattered:
             }
             sizes = self._array("size") if self.needs_sizes else np.zeros((0, 2), np.int64)
             return self.finish(values, image, height, width, sizes)
+
+    def read_many(
+        self, images: Sequence[int], sizes: Sequence[tuple[int, int]]
+    ) -> list[ImageLabels] | None:
+        """None: rows are laid out by image already."""
+        return None
 
     def close(self) -> None:
         """Remove the scratch folder."""
@@ -197,7 +203,7 @@ class Scattered:
         sizes = self._array("size", "w+")
         for row, key in enumerate(self.images.keys):
             try:
-                sizes[row] = image_size(self.images.path(key))
+                sizes[row] = image_size(self.images.file(key))
             except RejectedInput:
                 sizes[row] = 0  # refused where it is needed
 

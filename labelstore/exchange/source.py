@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from labelstore.errors import UsageError
+from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +99,35 @@ class LabelSource(Protocol):
         """Labels of an image of this size, M crops. RejectedInput naming the file."""
         ...
 
+    def read_many(
+        self, images: Sequence[int], sizes: Sequence[tuple[int, int]]
+    ) -> list[ImageLabels] | None:
+        """`read` of several images of these heights and widths at once, the same labels in less time.
+
+        None where a format has no faster way, or anything about them is not as it must be: `read` then says what.
+        """
+        ...
+
     def close(self) -> None:
         """Remove what was laid out."""
         ...
 
 
+def read_together(
+    source: LabelSource, images: Sequence[int], sizes: Sequence[tuple[int, int]]
+) -> list[ImageLabels | RejectedInput]:
+    """Labels of several images, and in the place of those that cannot be used the reason."""
+    many = source.read_many(images, sizes) if len(images) > 1 else None
+    if many is not None:
+        return [*many]
+    found: list[ImageLabels | RejectedInput] = []
+    for image, (height, width) in zip(images, sizes, strict=True):
+        try:
+            found.append(source.read(image, height, width))
+        except RejectedInput as error:
+            found.append(error)
+    return found
+
+
 Progress: TypeAlias = Callable[[int, int], None]
-OpenSource: TypeAlias = Callable[[Path, ImageFolder, Stated], LabelSource]
+OpenSource: TypeAlias = Callable[[Path, ImageSource, Stated], LabelSource]

@@ -30,7 +30,7 @@ from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.refusal import Refused, named, read_bytes
 from labelstore.exchange.scattered import Piece, Scattered
 from labelstore.exchange.source import Stated
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 
 MAX_VALUES_BYTES = 16 << 30
 MAX_KEYS_BYTES = 4 << 30
@@ -38,7 +38,7 @@ ATTEMPTS = 10
 LOST = ("RandAugment, colour jitter and random erasing: what follows the crop and the flip",)
 
 
-def open_tinyvit(source: Path, images: ImageFolder, stated: Stated) -> Scattered:
+def open_tinyvit(source: Path, images: ImageSource, stated: Stated) -> Scattered:
     """TinyViT's labels; boxes and flips are computed from the seeds."""
     folders, k = _epochs(source)
     stated.need(
@@ -200,7 +200,7 @@ def _epochs(source: Path) -> tuple[list[Path], int]:
     return [path for _, _, path in found], kept.pop()
 
 
-def _rows_by_name(images: ImageFolder) -> dict[str, int]:
+def _rows_by_name(images: ImageSource) -> dict[str, int]:
     """Image rows by whatever a key may be: place, key, file name, each with and without the ending."""
     found: dict[str, int] = {}
     names: dict[str, int] = {}

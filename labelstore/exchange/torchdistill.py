@@ -21,7 +21,7 @@ from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.refusal import Refused
 from labelstore.exchange.source import Stated
 from labelstore.exchange.torch_archive import load_torch
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 
 LOST = ("outputs of inner layers (extracted_outputs)", "which crop the teacher saw")
 
@@ -36,7 +36,7 @@ def cache_file(index: int) -> str:
     return f"{digits[-4:]}/{digits}.pt"
 
 
-def open_torchdistill(source: Path, images: ImageFolder, stated: Stated) -> ImageFiles:
+def open_torchdistill(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
     """torchdistill's labels, one crop per image."""
     stated.need(
         "whole_images",

@@ -22,25 +22,31 @@ from numpy.typing import NDArray
 from labelstore.catalogue.records import LabelSetRow
 from labelstore.codecs import codec_from_record, is_map
 from labelstore.codecs.base import LabelCodec, TopK
-from labelstore.errors import NotGenerated, RejectedInput, UsageError
+from labelstore.codecs.tolerances import tolerance_of
+from labelstore.crop_augmentation import Operations, planned_augmentation
+from labelstore.errors import NotGenerated, UsageError
 from labelstore.generation.device_crops import crops_on_device
 from labelstore.generation.generate import default_workers
 from labelstore.generation.image_check import check_images
 from labelstore.generation.label_facts import recorded_images
 from labelstore.generation.labeller import Autocast
+from labelstore.generation.map_audit import (
+    DrawnCrops,
+    StoredMaps,
+    decoded_image,
+    fresh_maps,
+)
+from labelstore.generation.mixed_crops import MixedCrops, Mixes, mixed_crops
 from labelstore.generation.relabelling import Relabeller
 from labelstore.generation.teachers import Teacher, load_recorded_teacher
-from labelstore.images import ImageFolder, digest, scan_folder
-from labelstore.replay import decode, replay
+from labelstore.image_sources import open_images
+from labelstore.images import ImageSource
+from labelstore.replay import replay
 from labelstore.store import LabelSet, Store
 from labelstore.store.leases import Progress
 
 CELLS = 64
 """Chunks that the sample is drawn from: each costs the decoding of a chunk, whatever is taken of it."""
-TOLERANCES = {"float32": 0.001, "float16": 0.002, "uint8": 0.02}
-"""By dtype, where nothing is asked for: twice the largest rounding step, and what another device's kernels add."""
-AUTOCAST_TOLERANCE = 0.05
-"""More where the teacher ran in 8 or 11 bits of mantissa."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +89,7 @@ def audit(
     store: Store,
     *,
     label_set: str | None = None,
-    images: str | Path | ImageFolder | None = None,
+    images: str | Path | ImageSource | None = None,
     teacher: str | Teacher | None = None,
     sample: int = 1000,
     tolerance: float | None = None,
@@ -98,7 +104,7 @@ def audit(
 
     Images and teacher are as recorded where they are not given; boxes and flips are the stored ones. ConflictError
     for other weights, RejectedInput for an image that is missing, has changed or is left by a stored box,
-    NotGenerated where nothing is committed, UsageError for label maps, which belong to no crop.
+    NotGenerated where nothing is committed. Of label maps, labels of drawn crops are pooled from a fresh map of the image.
     """
     started = time.monotonic()
     row = store.label_set_row(label_set)
@@ -109,7 +115,7 @@ def audit(
         raise NotGenerated(f"label set {row.name} has no committed labels yet: nothing to audit")
     if images is None:
         images = recorded_images(store, row)
-    folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
+    folder = open_images(images)
     check_images(store, folder, lambda message: None)
     held = store.teacher(row.teacher)
     if not isinstance(teacher, Teacher):
@@ -130,15 +136,14 @@ def audit(
     if getattr(codec, "dtype", "float32") != "float32":
         exact = dataclasses.replace(codec, dtype="float32")  # type: ignore[type-var]
     if tolerance is None:
-        tolerance = TOLERANCES[getattr(codec, "dtype", "float32")]
-        if (autocast or row.facts.get("autocast", "none")) != "none":
-            tolerance += AUTOCAST_TOLERANCE
+        ran = {"autocast": autocast} if autocast else {}
+        tolerance = tolerance_of(codec, {**row.facts, **ran})
     found: list[AuditedCrop] = []
     rounding, done, total = 0.0, 0, sum(len(cell.rows) for cell in cells)
     progress(0, total)
     for cell in cells:
         fresh = _fresh(asker, labels, cell)
-        stored = _Stored.of(labels, cell)
+        stored = (StoredMaps if is_map(row.codec) else _Stored).of(labels, cell)
         again = stored.through(codec, fresh)
         rounding = max(rounding, float(np.abs(again - stored.through(exact, fresh)).max()))
         found += _differences(store, cell, stored, again, fresh)
@@ -164,31 +169,9 @@ def _check(row: LabelSetRow, sample: int, tolerance: float | None) -> None:
         raise UsageError(f"--sample {sample}: audit at least one crop")
     if tolerance is not None and not 0 <= tolerance <= 1:
         raise UsageError(f"--tolerance {tolerance}: a difference of probabilities is 0 to 1")
-    if is_map(row.codec):
-        raise UsageError(
-            f"label set {row.name} holds label maps, which belong to images and not to crops: "
-            "`labelstore verify --deep` checks them"
-        )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Cell:
-    """Crops drawn from one chunk."""
-
-    block: int
-    column: int
-    rows: NDArray[np.int64]
-    """(s,) image rows."""
-    offsets: NDArray[np.int64]
-    """(s,) crops within the chunk column."""
-    first_crop: int
-
-    @property
-    def columns(self) -> range:
-        return range(self.column, self.column + 1)
-
-
-def _cells(labels: LabelSet, sample: int, seed: int) -> list[_Cell]:
+def _cells(labels: LabelSet, sample: int, seed: int) -> list[DrawnCrops]:
     """Random crops of images that have labels, about as many from each of up to `CELLS` chunks."""
     rng = np.random.default_rng(seed)
     layout = labels.layout
@@ -205,7 +188,7 @@ def _cells(labels: LabelSet, sample: int, seed: int) -> list[_Cell]:
             continue
         drawn = np.sort(rng.choice(len(rows) * layout.crops_per_chunk, count, replace=False))
         cells.append(
-            _Cell(
+            DrawnCrops(
                 block=block,
                 column=column,
                 rows=rows[drawn // layout.crops_per_chunk],
@@ -227,7 +210,7 @@ class _Stored:
     num_classes: int
 
     @classmethod
-    def of(cls, labels: LabelSet, cell: _Cell) -> _Stored:
+    def of(cls, labels: LabelSet, cell: DrawnCrops) -> _Stored:
         at = (cell.rows - labels.block_rows(cell.block).start, cell.offsets)
         if labels.codec.kept(labels.num_classes) is None:
             dense = labels.dense(cell.block, cell.columns)[at]
@@ -266,6 +249,11 @@ class _Stored:
         best = self.probs[:, :-1].argmax(1)
         return np.take_along_axis(self.class_ids, best[:, None], axis=1)[:, 0].astype(np.int64)
 
+    def fresh_top1(self, fresh: NDArray[np.float32]) -> NDArray[np.int64]:
+        """(s,) class that the teacher finds now."""
+        first: NDArray[np.int64] = fresh.argmax(1)
+        return first
+
     def overlooked(self, fresh: NDArray[np.float32]) -> NDArray[np.float32]:
         """(s,) how much more probable a class that is not stored is than one that is; 0 for the K largest."""
         if self.class_ids is None:
@@ -280,8 +268,8 @@ class _Stored:
 
 def _differences(
     store: Store,
-    cell: _Cell,
-    stored: _Stored,
+    cell: DrawnCrops,
+    stored: _Stored | StoredMaps,
     again: NDArray[np.float32],
     fresh: NDArray[np.float32],
 ) -> Iterator[AuditedCrop]:
@@ -294,7 +282,7 @@ def _differences(
         cell.offsets.tolist(),
         difference.tolist(),
         stored.top1.tolist(),
-        fresh.argmax(1).tolist(),
+        stored.fresh_top1(fresh).tolist(),
         strict=True,
     ):
         yield AuditedCrop(
@@ -307,19 +295,24 @@ def _differences(
         )
 
 
-def _fresh(asker: Relabeller, labels: LabelSet, cell: _Cell) -> NDArray[np.float32]:
-    """(s, C) what the teacher says now: probabilities, or outputs where the codec takes them."""
+def _fresh(asker: Relabeller, labels: LabelSet, cell: DrawnCrops) -> NDArray[np.float32]:
+    """(s, C) what the teacher says now: probabilities, or outputs where the codec takes them; of maps `fresh_maps`."""
+    if is_map(labels.row.codec):
+        return fresh_maps(asker, cell.rows)
     boxes, flips = labels.crops(cell.block, cell.columns)
     at = (cell.rows - labels.block_rows(cell.block).start, cell.offsets)
-    boxes, flips = boxes[at], flips[at]
+    boxes, flips, crops = boxes[at], flips[at], cell.first_crop + cell.offsets
     per_image = [np.flatnonzero(cell.rows == image) for image in np.unique(cell.rows)]
     size = asker.teacher.row.input_size
     pixels = torch.empty(
         (len(cell.rows), 3, size, size), dtype=torch.uint8, device=asker.crop_device
     )
+    mixed = mixed_crops(asker.store, asker.store.plan(asker.row.plan), asker.folder)
     with ThreadPoolExecutor(asker.workers, thread_name_prefix="audit") as pool:
         jobs = [
-            pool.submit(_fill, asker, int(cell.rows[these[0]]), these, boxes, flips, pixels)
+            pool.submit(
+                _fill, asker, int(cell.rows[these[0]]), these, crops, boxes, flips, pixels, mixed
+            )
             for these in per_image
         ]
         for job in jobs:
@@ -337,25 +330,36 @@ def _fill(
     asker: Relabeller,
     image: int,
     these: Sequence[int] | NDArray[np.int64],
+    crops: NDArray[np.int64],
     boxes: NDArray[np.uint16],
     flips: NDArray[np.bool_],
     pixels: torch.Tensor,
+    mixed: MixedCrops | None,
 ) -> None:
     """Pixels of the drawn crops of one image."""
-    columns = asker.store.image_columns
-    path = asker.folder.path(str(columns["key"][image]))
-    data = path.read_bytes()
-    if columns["has_digest"][image] and columns["digest"][image].tobytes() != digest(data):
-        raise RejectedInput(
-            f"{path} changed since it was labelled: its labels cannot be audited with it"
-        )
-    decoded = decode(data, str(path))
+    key = str(asker.store.image_columns["key"][image])
+    decoded = decoded_image(asker, image)
     interpolation = asker.teacher.row.interpolation
+    augmentation = planned_augmentation(asker.store.plan(asker.row.plan).parameters)
+    mixes = {} if mixed is None else _mixes(asker, mixed, image)
     for at in these:
         if asker.crop_device is None:
             size = pixels.shape[-1]
-            replay(decoded, boxes[at], bool(flips[at]), size, interpolation, pixels[at])
+            todo: Operations = ()
+            if augmentation is not None:
+                (todo,) = augmentation.operations(key, [int(crops[at])])
+            replay(decoded, boxes[at], bool(flips[at]), size, interpolation, pixels[at], todo)
+            if mixed is not None:
+                one = {name: values[crops[at]][None] for name, values in mixes.items()}
+                mixed.mix_in(pixels[at][None], crops[at : at + 1], one, interpolation)
         else:
             here = slice(int(at), int(at) + 1)
             on_device = decoded.to(asker.crop_device)
             crops_on_device(on_device, boxes[here], flips[here], interpolation, pixels[here])
+
+
+def _mixes(asker: Relabeller, mixed: MixedCrops, image: int) -> Mixes:
+    """What all crops of an image were mixed with, as it is stored."""
+    labels = asker.store.label_set(asker.row.name)
+    boxes, flips = labels.boxes([image])[0], labels.flips([image])[0]
+    return mixed.of(image, 0, boxes, flips)

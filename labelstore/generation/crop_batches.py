@@ -12,16 +12,17 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from labelstore.crop_augmentation import PlannedAugmentation
 from labelstore.errors import RejectedInput, StorageError
 from labelstore.generation.device_crops import crops_on_device
-from labelstore.images import digest
+from labelstore.generation.mixed_crops import MixedCrops, Mixes
+from labelstore.images import ImageFile, digest
 from labelstore.replay import decode, replay_many
 
 SPAN = 16
@@ -47,7 +48,7 @@ class ImageJob:
 
     image: int
     key: str
-    path: Path
+    path: ImageFile
     first_crop: int = 0
     """Crops before it have labels already."""
 
@@ -64,6 +65,8 @@ class OpenedImage:
     boxes: NDArray[np.uint16] | None = None
     flips: NDArray[np.bool_] | None = None
     bad: str | None = None
+    mixes: Mixes | None = None
+    """What its M crops are mixed with, where they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,7 @@ class CropBatches:
     """Iterates batches of `batch_size` crops over jobs; the last batch may be smaller.
 
     Of every image the crops from its job's `first_crop` up to `num_crops`. `crop_device` is where crops are made,
-    None for `replay` on the CPU. `most_ahead` limits the images that are decoded before they are needed.
+    None for `replay` on the CPU, which `augmentation` and `mixed` need. `most_ahead` limits the images that are decoded before they are needed.
     """
 
     def __init__(
@@ -106,6 +109,8 @@ class CropBatches:
         pin_memory: bool = False,
         crop_device: torch.device | None = None,
         most_ahead: int | None = None,
+        augmentation: PlannedAugmentation | None = None,
+        mixed: MixedCrops | None = None,
     ) -> None:
         self._jobs = iter(jobs)
         self._plan = plan
@@ -113,6 +118,7 @@ class CropBatches:
         self._batch_size = batch_size
         self._interpolation = interpolation
         self._check = check
+        self._augmentation, self._mixed = augmentation, mixed
         shape = (batch_size, 3, input_size, input_size)
         self._crop_device = crop_device
         self._free = deque(
@@ -202,6 +208,8 @@ class CropBatches:
         )
         if self._check is not None:
             self._check(opened)
+        if self._mixed is not None:
+            opened.mixes = self._mixed.of(job.image, job.first_crop, boxes, flips)
         if self._crop_device is not None:
             opened.pixels = pixels.to(self._crop_device)
         return opened
@@ -243,4 +251,11 @@ class CropBatches:
             size=pixels.shape[-1],
             interpolation=self._interpolation,
             out=out,
+            operations=None
+            if self._augmentation is None
+            else self._augmentation.operations(opened.job.key, range(first, last)),
         )
+        if self._mixed is not None:
+            assert opened.mixes is not None
+            mixes = {name: values[first:last] for name, values in opened.mixes.items()}
+            self._mixed.mix_in(out, np.arange(first, last), mixes, self._interpolation)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from labelstore.codecs.base import LabelCodec
 from labelstore.errors import RejectedInput, UsageError
 
 CropDevice = Literal["cpu", "cuda"]
@@ -31,6 +32,24 @@ def check_crop_device(crop_device: str, interpolation: str) -> None:
         raise UsageError(
             f"--crop-device {crop_device} with a teacher that wants {interpolation}: there are only "
             f"{' and '.join(DEVICE_INTERPOLATIONS)} on the device, use --crop-device cpu"
+        )
+
+
+def check_augmented(
+    augmentation: object | None,
+    codec: LabelCodec,
+    crop_device: str | None,
+) -> None:
+    """UsageError for augmented or mixed crops where the teacher would not see them: on a GPU, and in maps of images."""
+    if not augmentation:
+        return
+    if crop_device not in (None, "cpu"):
+        raise UsageError(
+            f"--crop-device {crop_device} with recorded augmentation or mixing: these run on the CPU, leave it out"
+        )
+    if codec.takes == "map":
+        raise UsageError(
+            "label maps are of whole images, and this plan's crops are augmented or mixed: make them on a plan whose are not"
         )
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from labelstore.codecs.base import LabelCodec
+from labelstore.crop_augmentation import planned_augmentation
+from labelstore.crop_mixing import planned_mixing
 from labelstore.errors import UsageError
 from labelstore.generation.dense_head import with_dense_head
-from labelstore.generation.device_crops import CropDevice, check_crop_device
+from labelstore.generation.device_crops import CropDevice, check_augmented, check_crop_device
 from labelstore.generation.image_check import check_images
 from labelstore.generation.label_facts import facts_for, recorded_images
 from labelstore.generation.labeller import Autocast, Labeller, check_temperature
@@ -22,7 +24,8 @@ from labelstore.generation.registration import find_label_set, register
 from labelstore.generation.teacher_check import TeacherCheck, TeacherEvaluation
 from labelstore.generation.teachers import Teacher, load_teacher
 from labelstore.generation.worker import GenerationReport, Worker
-from labelstore.images import ImageFolder, scan_folder
+from labelstore.image_sources import open_images
+from labelstore.images import ImageSource
 from labelstore.store import Store
 from labelstore.store.leases import Progress
 
@@ -32,7 +35,7 @@ def generate(
     *,
     teacher: str | Teacher,
     codec: LabelCodec,
-    images: str | Path | ImageFolder | None = None,
+    images: str | Path | ImageSource | None = None,
     name: str | None = None,
     plan: str | None = None,
     dtype: str | None = None,
@@ -52,7 +55,7 @@ def generate(
 ) -> GenerationReport:
     """Label every crop of the store's plan with one teacher, or finish what was begun.
 
-    `images` is the folder that the store was made from; where it, `class_map`, `autocast` or `crop_device` is not
+    `images` is what the store was made from (`image_sources.open_images` says what it may be); where it, `class_map`, `autocast` or `crop_device` is not
     given, it is as the label set recorded it. A label set of the same name is resumed when teacher weights, codec,
     dtype, temperature, classes, autocast and crop device are the same, and refused with ConflictError when not.
     Workers that run this on the same store share the blocks. `check` measures the teacher before anything is
@@ -71,7 +74,7 @@ def generate(
     held = find_label_set(store, name)
     if images is None:
         images = recorded_images(store, held)
-    folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
+    folder = open_images(images)
     check_images(store, folder, note)
     if dtype is not None:
         codec = dataclasses.replace(codec, dtype=dtype)  # type: ignore[type-var]
@@ -80,13 +83,16 @@ def generate(
         held,
         teacher,
         codec,
-        images=folder.root,
+        images=folder,
         class_map=class_map,
         autocast=autocast,
         crop_device=crop_device,
         compile_teacher=compile_teacher,
     )
     check_crop_device(facts.crop_device, teacher.row.interpolation)
+    parameters = store.plan(plan).parameters
+    changed = planned_augmentation(parameters) or planned_mixing(parameters)
+    check_augmented(changed, codec, facts.crop_device)
     num_classes = teacher.row.num_classes if facts.outputs is None else len(facts.outputs)
     settings: dict[str, Any] = {
         "device": device or default_device(),

@@ -23,7 +23,8 @@ from labelstore.generation.label_facts import recorded_images
 from labelstore.generation.new_images import add_images
 from labelstore.generation.teachers import Teacher, load_teacher
 from labelstore.generation.worker import GenerationReport
-from labelstore.images import ImageFolder, scan_folder
+from labelstore.image_sources import open_images
+from labelstore.images import ImageSource
 from labelstore.store import Store
 from labelstore.store.writing import DERIVED
 
@@ -48,7 +49,7 @@ def grow(
     *,
     num_crops: int | None = None,
     teacher: str | Teacher,
-    images: str | Path | ImageFolder | None = None,
+    images: str | Path | ImageSource | None = None,
     label_set: str | None = None,
     plan: str | None = None,
     note: Callable[[str], None] = lambda message: None,
@@ -70,7 +71,7 @@ def grow(
     row = _label_set_of(store, teacher, growth.plan, label_set)
     if images is None:
         images = recorded_images(store, row)
-    folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
+    folder = open_images(images)
     if adds_images:
         add_images(store, folder)
     check_images(store, folder, lambda message: None)  # generate() says it

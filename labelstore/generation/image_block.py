@@ -15,6 +15,7 @@ from labelstore.codecs import missing_labels
 from labelstore.codecs.base import LabelCodec, MapTopK, TopK
 from labelstore.codecs.topk import id_dtype, missing_id
 from labelstore.generation.crop_batches import OpenedImage
+from labelstore.schema import plan_fields
 from labelstore.store import BlockArrays, ImageFacts
 from labelstore.store.spool import LabelledImage, Spool
 
@@ -105,6 +106,7 @@ class ImageBlock:
             arrays={
                 "box": opened.boxes[self.first_crop :],
                 "flip": opened.flips[self.first_crop :],
+                **{n: values[self.first_crop :] for n, values in (opened.mixes or {}).items()},
                 **arrays,
             },
             first_crop=self.first_crop,
@@ -167,14 +169,16 @@ class ImageBlock:
         return shards
 
     def crop_arrays(self, plan: PlanRow) -> list[BlockArrays]:
-        """The crop plan's shards of this block: boxes and flips."""
+        """The crop plan's shards of this block: boxes, flips, and what crops are mixed with."""
         return [
             BlockArrays(
                 group=f"crops/{plan.name}",
                 crop_shard=crop_shard,
                 arrays={
-                    "box": self._gather("box", crops, (4,), np.dtype(np.uint16), 65535),
-                    "flip": self._gather("flip", crops, (), np.dtype(np.uint8), 255),
+                    field.name: self._gather(
+                        field.name, crops, field.shape, np.dtype(field.dtype), field.fill
+                    )
+                    for field in plan_fields(plan.parameters)
                 },
             )
             for crop_shard, crops in self.crop_shards()

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 
 from labelstore.errors import RejectedInput
-from labelstore.images import ImageFolder, digest
+from labelstore.images import ImageSource, digest
 from labelstore.store import Store
 
 DIGESTS_CHECKED = 1000
 
 
-def check_images(store: Store, folder: ImageFolder, note: Callable[[str], None]) -> None:
+def check_images(store: Store, folder: ImageSource, note: Callable[[str], None]) -> None:
     """Compare size and modification time of every image, and digests of up to 1,000 that were touched.
 
     RejectedInput naming the first image that is missing or changed. Images that are new in the folder are
@@ -39,7 +39,7 @@ def check_images(store: Store, folder: ImageFolder, note: Callable[[str], None])
     if len(touched) > DIGESTS_CHECKED:
         touched = np.random.default_rng(0).choice(touched, DIGESTS_CHECKED, replace=False)
     for row in [*resized.tolist(), *touched.tolist()]:  # of `columns`
-        path = folder.path(columns["key"][row])
+        path = folder.file(columns["key"][row])
         known = columns["digest"][row].tobytes() if columns["has_digest"][row] else None
         if row in resized or (known is not None and digest(path.read_bytes()) != known):
             raise RejectedInput(

@@ -19,6 +19,8 @@ from labelstore.generation.class_map import columns_for, is_projection
 from labelstore.generation.device_crops import CropDevice
 from labelstore.generation.labeller import Autocast
 from labelstore.generation.teachers import Teacher
+from labelstore.image_sources import are_there
+from labelstore.images import ImageSource
 from labelstore.store import Store
 
 PACKAGES = ("labelstore", "torch", "torchvision", "timm", "numpy", "pillow")
@@ -34,7 +36,9 @@ class LabelFacts:
     """`source` as given, and `outputs`: the teacher's output of each class. None where all are kept as they are."""
     compile: bool
     images: str
-    """The image folder as it was given."""
+    """Where the images are, as it was given."""
+    images_kind: str
+    """What they lie in: folder, list, tar or datasets."""
     interpolation: str
     versions: Mapping[str, str]
 
@@ -65,7 +69,7 @@ def facts_for(
     teacher: Teacher,
     codec: LabelCodec,
     *,
-    images: str | Path,
+    images: ImageSource,
     class_map: str | Path | None = None,
     autocast: str | None = None,
     crop_device: str | None = None,
@@ -82,7 +86,8 @@ def facts_for(
         crop_device=cast("CropDevice", crop_device or held.get("crop_device", "cpu")),
         class_map=_class_map(store, row, teacher, codec, class_map),
         compile=compile_teacher or bool(held.get("compile", False)),
-        images=str(images),
+        images=str(images.root),
+        images_kind=images.kind,
         interpolation=teacher.row.interpolation,
         versions=versions(),
     )
@@ -118,14 +123,14 @@ def check_same(
 
 
 def recorded_images(store: Store, row: LabelSetRow | None = None) -> Path:
-    """The image folder that a label set (or any, the named one first) was made from; UsageError where it is not there."""
+    """The images that a label set (or any, the named one first) was made from; UsageError where they are not there."""
     rows = [*([] if row is None else [row]), *store.catalogue.label_sets()]
     given = list(dict.fromkeys(str(r.facts["images"]) for r in rows if r.facts.get("images")))
-    for folder in given:
-        if Path(folder).is_dir():
-            return Path(folder)
+    for images in given:
+        if are_there(images):
+            return Path(images)
     was = f" ({', '.join(given)} is not there)" if given else ""
-    raise UsageError(f"--images DIR is needed: the folder that {store.path} was made from{was}")
+    raise UsageError(f"--images DIR is needed: what {store.path} was made from{was}")
 
 
 def _class_map(

@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import numpy as np
 from labelstore.catalogue.named_rows import check_name
 from labelstore.catalogue.server import check_server_url, drop_catalogue, same_server
 from labelstore.codecs.base import LabelCodec
+from labelstore.crop_augmentation import CropAugmentation
+from labelstore.crop_mixing import CropMixing
 from labelstore.errors import ConflictError, LabelStoreError
 from labelstore.generation.dense_head import with_dense_head
-from labelstore.generation.device_crops import check_crop_device
+from labelstore.generation.device_crops import check_augmented, check_crop_device
 from labelstore.generation.generate import default_device, generate
 from labelstore.generation.label_facts import class_map_record
 from labelstore.generation.labeller import Labeller, check_temperature
@@ -25,7 +28,8 @@ from labelstore.generation.plan_choice import PlanChoice, PlanOptions, own_plan,
 from labelstore.generation.teacher_check import TeacherCheck, TeacherEvaluation
 from labelstore.generation.teachers import Teacher, load_teacher
 from labelstore.generation.worker import GenerationReport
-from labelstore.images import ImageFolder, scan_folder
+from labelstore.image_sources import open_images
+from labelstore.images import ImageSource
 from labelstore.schema import PLAN_FIELDS
 from labelstore.store import Store, create, open_store
 from labelstore.store.opening import catalogue_server, exists
@@ -43,6 +47,8 @@ def label_images(
     scale: tuple[float, float] | None = None,
     ratio: tuple[float, float] | None = None,
     flip_prob: float | None = None,
+    augmentation: CropAugmentation | None = None,
+    mixing: CropMixing | None = None,
     plan_name: str = "plan",
     plan_of: str | Path | None = None,
     stored_crops: bool | None = None,
@@ -73,17 +79,22 @@ def label_images(
         stored_crops=stored_crops,
         images_per_shard=images_per_shard,
         crops_per_shard=crops_per_shard,
+        augmentation=augmentation,
+        mixing=mixing,
     )
     check_temperature(generation.get("temperature", 1.0))
     check_name(plan_name)
     _check_catalogue(path, catalogue)
-    folder = scan_folder(Path(images))
+    folder = open_images(images)
     choice = (
         own_plan(options)
         if plan_of is None
         else plan_from(Path(plan_of), options, folder, name=plan_name, note=note)
     )
+    check_augmented(choice.augmentation or choice.mixing, codec, generation.get("crop_device"))
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
+    if choice.mixing is not None:
+        choice = replace(choice, mixing=replace(choice.mixing, side=teacher.row.input_size))
     made = False
     measured: TeacherCheck | TeacherEvaluation | None = check
     if not exists(path):
@@ -135,7 +146,7 @@ def _labeller(
 
 def _make(
     path: Path,
-    folder: ImageFolder,
+    folder: ImageSource,
     choice: PlanChoice,
     plan_name: str,
     backend: str,
@@ -158,6 +169,8 @@ def _make(
             scale=choice.plan.scale,
             ratio=choice.plan.ratio,
             flip_prob=choice.plan.flip_prob,
+            augmentation=choice.augmentation,
+            mixing=choice.mixing,
             plan_name=plan_name,
             stored_crops=choice.stored_crops,
             images_per_shard=choice.images_per_shard,
@@ -198,12 +211,12 @@ def _same_plan(store: Store, name: str, choice: PlanChoice) -> None:
     row = held[name]
     old = {**row.parameters, "num_crops": row.num_crops, "stored": row.stored}
     new = {
-        **choice.plan.to_record(),
+        **choice.parameters(row.parameters),
         "num_crops": choice.num_crops,
         "stored": choice.stored_crops,
     }
-    for what, value in new.items():
-        before = old.get(what)
+    for what in old | new:
+        before, value = old.get(what), new.get(what)
         if (list(before) if isinstance(before, tuple) else before) != value:
             raise ConflictError(
                 f"{store.path} exists with {what.replace('_', '-')} {before}, asked for {value}: "

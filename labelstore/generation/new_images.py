@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from labelstore.crop_plan import is_imported
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.generation.image_check import check_images
-from labelstore.images import ImageFolder, scan_folder
+from labelstore.image_sources import open_images
+from labelstore.images import ImageSource
 from labelstore.schema import Layout, label_layout
 from labelstore.store import Store
 
@@ -42,9 +43,9 @@ class NewImages:
     """Masks that do not cover all images."""
 
 
-def plan_new_images(store: Store, images: str | Path | ImageFolder) -> NewImages:
+def plan_new_images(store: Store, images: str | Path | ImageSource) -> NewImages:
     """What `add_images` would do. Refuses what it refuses, and writes nothing."""
-    new = _new_rows(store, _folder(images))
+    new = _new_rows(store, open_images(images))
     first = -(-store.num_rows // _multiple(store)) * _multiple(store)
     return NewImages(
         num_new=len(new),
@@ -56,7 +57,7 @@ def plan_new_images(store: Store, images: str | Path | ImageFolder) -> NewImages
     )
 
 
-def add_images(store: Store, images: str | Path | ImageFolder) -> NewImages:
+def add_images(store: Store, images: str | Path | ImageSource) -> NewImages:
     """Register the images of the folder that the store does not have; called again it finds nothing to do.
 
     Rows are never renumbered and no file of labels is touched. RejectedInput, naming it, for an image of the
@@ -64,7 +65,7 @@ def add_images(store: Store, images: str | Path | ImageFolder) -> NewImages:
     teachers' outputs belong to the classes that it was made with. UsageError for a plan of imported crops, which
     has none for other images. Nothing is written then.
     """
-    folder = _folder(images)
+    folder = open_images(images)
     for attempt in range(ATTEMPTS):
         new = _new_rows(store, folder)
         before = store.num_rows
@@ -87,7 +88,7 @@ def add_images(store: Store, images: str | Path | ImageFolder) -> NewImages:
     )
 
 
-def _append(store: Store, folder: ImageFolder, new: NDArray[np.int64]) -> range:
+def _append(store: Store, folder: ImageSource, new: NDArray[np.int64]) -> range:
     if not len(new):
         return range(0)
     ids = {name: number for number, name in enumerate(store.class_names)}
@@ -102,17 +103,13 @@ def _append(store: Store, folder: ImageFolder, new: NDArray[np.int64]) -> range:
     return rows
 
 
-def _folder(images: str | Path | ImageFolder) -> ImageFolder:
-    return images if isinstance(images, ImageFolder) else scan_folder(Path(images))
-
-
-def _new_rows(store: Store, folder: ImageFolder) -> NDArray[np.int64]:
+def _new_rows(store: Store, folder: ImageSource) -> NDArray[np.int64]:
     """Positions in the folder of the images that the store does not have."""
     strange = [name for name in folder.classes if name not in set(store.class_names)]
     if strange:
         raise RejectedInput(
-            f"{folder.root / strange[0]} is a class that {store.path} does not have ({len(strange)} new): class ids "
-            "and teachers' outputs belong to the classes that it was made with; move the folder elsewhere, or make "
+            f"{folder.root}: {strange[0]} is a class that {store.path} does not have ({len(strange)} new): class ids "
+            "and teachers' outputs belong to the classes that it was made with; leave its images out, or make "
             "another store"
         )
     check_images(store, folder, lambda message: None)

@@ -6,17 +6,19 @@ boxes for equal keys and sizes, whatever else the two stores hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from labelstore.catalogue.records import PlanRow
+from labelstore.crop_augmentation import CropAugmentation, planned_augmentation
+from labelstore.crop_mixing import CropMixing, plan_record, planned_mixing
 from labelstore.crop_plan import CropPlan
 from labelstore.errors import FormatVersionError, RejectedInput, UsageError
-from labelstore.images import ImageFolder, image_size
+from labelstore.images import ImageSource, image_size
 from labelstore.schema import check_num_crops
 from labelstore.store import open_store
 
@@ -42,6 +44,8 @@ class PlanOptions:
     stored_crops: bool | None = None
     images_per_shard: int | None = None
     crops_per_shard: int | None = None
+    augmentation: CropAugmentation | None = None
+    mixing: CropMixing | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no plan can have, before anything is read."""
@@ -73,6 +77,16 @@ class PlanChoice:
     images_per_shard: int | None
     """None: by size."""
     crops_per_shard: int | None
+    augmentation: CropAugmentation | None = None
+    mixing: CropMixing | None = None
+
+    def parameters(self, held: Mapping[str, Any]) -> dict[str, Any]:
+        """As the catalogue keeps them; of a mixing the images and the side as `held` by a plan that is there."""
+        mixing, known = self.mixing, planned_mixing(held)
+        rows = 0
+        if mixing is not None and known is not None:
+            mixing, rows = replace(mixing, side=known.settings.side), known.rows
+        return plan_record(self.plan, self.augmentation, mixing, rows=rows)
 
 
 def own_plan(options: PlanOptions) -> PlanChoice:
@@ -88,13 +102,15 @@ def own_plan(options: PlanOptions) -> PlanChoice:
         stored_crops=DEFAULTS["stored_crops"] if stored is None else stored,
         images_per_shard=options.images_per_shard,
         crops_per_shard=options.crops_per_shard,
+        augmentation=options.augmentation or None,
+        mixing=options.mixing,
     )
 
 
 def plan_from(
     path: Path,
     options: PlanOptions,
-    folder: ImageFolder,
+    folder: ImageSource,
     *,
     name: str,
     note: Callable[[str], None] = lambda message: None,
@@ -109,11 +125,23 @@ def plan_from(
         row = plans[0] if len(plans) == 1 else store.plan(name)
         try:
             plan = CropPlan.from_record(row.parameters)
+            planned = planned_augmentation(row.parameters)
         except (FormatVersionError, UsageError) as error:
             raise RejectedInput(
                 f"--plan-from {path}: its crops cannot be computed ({error}): choose another store"
             ) from None
+        if planned_mixing(row.parameters) is not None or options.mixing is not None:
+            raise UsageError(
+                f"--plan-from {path} with mixed crops: their partners are images of one store, so that no other "
+                "store can have the same; leave --plan-from or --mix out"
+            )
+        augmentation = None if planned is None else planned.settings
         _refuse_other_options(path, options, plan, row)
+        if options.augmentation is not None and (options.augmentation or None) != augmentation:
+            raise UsageError(
+                f"--plan-from {path}, whose crops are {'augmented otherwise' if augmentation else 'not augmented'}: "
+                "leave --color-jitter and --rand-augment out"
+            )
         _check_images(path, store.image_columns, folder, note)
     return PlanChoice(
         plan=plan,
@@ -121,6 +149,7 @@ def plan_from(
         stored_crops=row.stored if options.stored_crops is None else options.stored_crops,
         images_per_shard=options.images_per_shard or row.images_per_shard,
         crops_per_shard=options.crops_per_shard or row.crops_per_shard,
+        augmentation=augmentation,
     )
 
 
@@ -137,7 +166,7 @@ def _refuse_other_options(path: Path, options: PlanOptions, plan: CropPlan, row:
 
 
 def _check_images(
-    path: Path, columns: dict[str, Any], folder: ImageFolder, note: Callable[[str], None]
+    path: Path, columns: dict[str, Any], folder: ImageSource, note: Callable[[str], None]
 ) -> None:
     row_of = {key: row for row, key in enumerate(columns["key"]) if key}
     common = [key for key in folder.keys if key in row_of]
@@ -158,9 +187,9 @@ def _check_images(
     for key in known:
         row = row_of[key]
         was = (int(columns["height"][row]), int(columns["width"][row]))
-        if image_size(folder.path(key)) != was:
-            height, width = image_size(folder.path(key))
+        if image_size(folder.file(key)) != was:
+            height, width = image_size(folder.file(key))
             raise RejectedInput(
-                f"--plan-from {path}: {folder.path(key)} has {width} x {height} pixels, there it has {was[1]} x "
+                f"--plan-from {path}: {folder.file(key)} has {width} x {height} pixels, there it has {was[1]} x "
                 f"{was[0]}, so that boxes would differ: give the same images"
             )

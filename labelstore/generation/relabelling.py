@@ -14,6 +14,7 @@ from labelstore.catalogue.records import LabelSetRow, ShardRow
 from labelstore.codecs import codec_from_record, is_map, missing_labels
 from labelstore.codecs.base import MapTopK, TopK
 from labelstore.codecs.topk import missing_id
+from labelstore.crop_augmentation import planned_augmentation
 from labelstore.errors import ConflictError, RejectedInput
 from labelstore.generation.crop_batches import CropBatches, ImageJob, OpenedImage
 from labelstore.generation.dense_head import with_dense_head
@@ -21,9 +22,10 @@ from labelstore.generation.device_crops import check_crop_device
 from labelstore.generation.generate import default_device
 from labelstore.generation.label_facts import facts_for
 from labelstore.generation.labeller import Autocast, Labeller
+from labelstore.generation.mixed_crops import mixed_crops
 from labelstore.generation.teachers import Teacher
 from labelstore.generation.whole_images import WholeImages
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 from labelstore.schema import label_layout
 from labelstore.store import Store
 
@@ -34,7 +36,7 @@ class Relabeller:
 
     store: Store
     row: LabelSetRow
-    folder: ImageFolder
+    folder: ImageSource
     teacher: Teacher
     """With the preprocessing that the store recorded."""
     labeller: Labeller
@@ -48,7 +50,7 @@ class Relabeller:
         cls,
         store: Store,
         row: LabelSetRow,
-        folder: ImageFolder,
+        folder: ImageSource,
         teacher: Teacher,
         *,
         class_map: str | None,
@@ -70,7 +72,7 @@ class Relabeller:
         codec = codec_from_record(row.codec)
         teacher = Teacher(module=teacher.module, row=held, class_names=teacher.class_names)
         facts = facts_for(
-            store, row, teacher, codec, images=folder.root, class_map=class_map, autocast=autocast
+            store, row, teacher, codec, images=folder, class_map=class_map, autocast=autocast
         )
         check_crop_device(facts.crop_device, held.interpolation)
         teacher, _ = with_dense_head(teacher, codec)
@@ -108,7 +110,7 @@ class Relabeller:
         keys, bad = self.store.image_columns["key"], self.store.bad
         batches = CropBatches(
             [
-                ImageJob(image=i, key=keys[i], path=self.folder.path(keys[i]), first_crop=first)
+                ImageJob(image=i, key=keys[i], path=self.folder.file(keys[i]), first_crop=first)
                 for i in rows
                 if not bad[i]
             ],
@@ -120,6 +122,8 @@ class Relabeller:
             workers=self.workers,
             check=self._check_unchanged,
             crop_device=self.crop_device,
+            augmentation=planned_augmentation(plan.parameters),
+            mixed=mixed_crops(self.store, plan, self.folder),
         )
         found: dict[str, NDArray[Any]] = {}
         for batch in batches:

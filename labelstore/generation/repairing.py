@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from labelstore.arrays.durable import StagedFiles, storage_errors
 from labelstore.calibration import rule_from_record
 from labelstore.catalogue.records import ShardRow
+from labelstore.crop_mixing import Partner, planned_mixing
 from labelstore.crop_plan import is_imported
 from labelstore.errors import ConflictError, UsageError
 from labelstore.generation.image_check import check_images
@@ -26,8 +27,10 @@ from labelstore.generation.label_facts import recorded_images
 from labelstore.generation.labeller import Autocast
 from labelstore.generation.relabelling import Relabeller
 from labelstore.generation.teachers import Teacher, load_recorded_teacher
-from labelstore.images import ImageFolder, scan_folder
+from labelstore.image_sources import open_images
+from labelstore.images import ImageSource
 from labelstore.integrity import Problem, VerifyReport, verify
+from labelstore.schema import plan_fields
 from labelstore.store import Store
 from labelstore.store.group import Group
 from labelstore.store.leases import LeaseKeeper, Progress
@@ -66,7 +69,7 @@ class RepairReport:
 def repair(
     store: Store,
     *,
-    images: str | Path | ImageFolder | None = None,
+    images: str | Path | ImageSource | None = None,
     teacher: str | Teacher | None = None,
     class_map: str | None = None,
     whole_shards: bool = False,
@@ -125,7 +128,7 @@ def repair(
 class _Repair:
     store: Store
     report: VerifyReport
-    images: str | Path | ImageFolder | None
+    images: str | Path | ImageSource | None
     teacher: str | Teacher | None
     whole_shards: bool
     dry_run: bool
@@ -151,7 +154,7 @@ class _Repair:
                 raise UsageError(
                     f"{len(damaged)} damaged shards hold labels, made again from images: {error}"
                 ) from None
-        folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
+        folder = open_images(images)
         check_images(self.store, folder, self.note)
         for name in dict.fromkeys(group.partition("/")[2] for group, _, _ in damaged):
             row = self.store.label_set_row(name)
@@ -293,7 +296,7 @@ class _Repair:
         return self.relabellers[name].arrays(row, alive)
 
     def _crops(self, group: Group, plan: str, row: ShardRow) -> dict[str, NDArray[Any]]:
-        """Boxes and flips, a function of the plan and of what is recorded of each image."""
+        """Boxes, flips and mixtures, a function of the plan and of what is recorded of each image."""
         layout = group.layout
         rows = layout.rows(row.block)
         known = self.store.image_columns
@@ -302,16 +305,42 @@ class _Repair:
         first = row.crop_shard * layout.crops_per_shard
         crops = np.arange(first, first + layout.crops_per_shard)
         shape = (len(rows), layout.crops_per_shard)
-        boxes = np.full((*shape, 4), group.specs["box"].fill, np.uint16)
-        flips = np.full(shape, group.specs["flip"].fill, np.uint8)
+        made: dict[str, NDArray[Any]] = {
+            field.name: np.full((*shape, *field.shape), field.fill, field.dtype)
+            for field in plan_fields(self.store.plan(plan).parameters)
+        }
+        boxes, flips = made["box"], made["flip"]
         if good:
-            at = [i - rows.start for i in good]
-            boxes[at], flips[at] = self.store.crop_plan(plan).crops_of_images(
+            places = [i - rows.start for i in good]
+            boxes[places], flips[places] = self.store.crop_plan(plan).crops_of_images(
                 [str(known["key"][i]) for i in good],
                 np.stack([known["height"][good], known["width"][good]], axis=1),
                 np.broadcast_to(crops, (len(good), len(crops))),
             )
-        return {"box": boxes, "flip": flips}
+        mixing = planned_mixing(self.store.plan(plan).parameters)
+        for image in good:
+            if mixing is None:
+                break
+            at = image - rows.start
+            fields = mixing.fields(
+                image, str(known["key"][image]), crops, boxes[at], flips[at], self._recorded_image
+            )
+            for name, values in fields.items():
+                made[name][at] = values
+        return made
+
+    def _recorded_image(self, row: int) -> Partner | None:
+        """Key and size of an image as the catalogue has it; None for one that was left out."""
+        known = self.store.image_columns
+        if self.store.bad[row]:
+            return None
+        height, width = int(known["height"][row]), int(known["width"][row])
+        if height < 1 or width < 1:
+            raise ConflictError(
+                f"{known['key'][row]}: crops of a damaged shard are mixed with it, and its size is not recorded yet: "
+                "finish the label set first (`labelstore create` again)"
+            )
+        return str(known["key"][row]), height, width
 
     def _regions(self, group: Group, name: str, row: ShardRow) -> dict[str, NDArray[Any]]:
         """Region codes, a function of the labels and the rule."""

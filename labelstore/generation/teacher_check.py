@@ -22,7 +22,8 @@ from labelstore.catalogue.records import TeacherRow
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.generation.labeller import Labeller
 from labelstore.generation.teachers import Teacher
-from labelstore.images import scan_folder
+from labelstore.image_sources import open_images
+from labelstore.images import ImageFile
 from labelstore.replay import centre_crop, read_image
 
 STANDARD_ERRORS = 3.0
@@ -121,13 +122,13 @@ def evaluate_teacher(
     num_images: int = 2000,
     workers: int | None = None,
 ) -> TeacherEvaluation:
-    """Top-1 among `classes` on up to `num_images` images of a folder whose subfolders are some of these classes."""
-    folder = scan_folder(val, keys_only=True)
+    """Top-1 among `classes` on up to `num_images` images of `val`, whose classes are some of these."""
+    folder = open_images(val, keys_only=True)
     known = {name: at for at, name in enumerate(classes)}
     strange = [name for name in folder.classes if name not in known]
     if strange:
         raise RejectedInput(
-            f"{val} has a folder {strange[0]!r} that is no class of these images ({len(strange)} such): give "
+            f"{val} has a class {strange[0]!r} that is no class of these images ({len(strange)} such): give "
             "validation images of the same classes"
         )
     class_of = np.array([known[name] for name in folder.classes], np.int64)
@@ -135,7 +136,7 @@ def evaluate_teacher(
     if len(folder) > num_images:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, num_images, replace=False))
     truth = torch.from_numpy(class_of[folder.class_ids[chosen]])
-    paths = [folder.path(folder.keys[i]) for i in chosen]
+    paths = [folder.file(folder.keys[i]) for i in chosen]
     correct, done = 0, 0
     for pixels in _centre_crops(paths, teacher, workers or min(16, os.cpu_count() or 1)):
         best = labeller.logits(pixels).argmax(dim=1).cpu()
@@ -150,11 +151,13 @@ def evaluate_teacher(
     )
 
 
-def _centre_crops(paths: Sequence[Path], teacher: Teacher, workers: int) -> Iterator[torch.Tensor]:
+def _centre_crops(
+    paths: Sequence[ImageFile], teacher: Teacher, workers: int
+) -> Iterator[torch.Tensor]:
     """uint8 (B, 3, S, S) in order; threads decode a few batches ahead."""
     row = teacher.row
 
-    def load(path: Path) -> torch.Tensor:
+    def load(path: ImageFile) -> torch.Tensor:
         return centre_crop(read_image(path), row.input_size, row.crop_pct, row.interpolation)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:

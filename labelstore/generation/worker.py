@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 from labelstore.catalogue.records import PlanRow
 from labelstore.codecs import choose_class_ids, codec_from_record, is_map
 from labelstore.codecs.base import LabelCodec, TopK
+from labelstore.crop_augmentation import planned_augmentation
 from labelstore.errors import DamagedShard, IncompleteError, LeaseLost, RejectedInput
 from labelstore.generation.crop_batches import CropBatch, CropBatches, ImageJob, OpenedImage
 from labelstore.generation.image_block import ImageBlock, Stopwatch
 from labelstore.generation.labeller import Labeller
+from labelstore.generation.mixed_crops import mixed_crops
 from labelstore.generation.teachers import Teacher
 from labelstore.generation.whole_images import WholeImages, crop_shards_of
-from labelstore.images import ImageFolder
+from labelstore.images import ImageSource
 from labelstore.schema import label_layout
 from labelstore.store import BlockArrays, ImageFacts, Store, write_block
 from labelstore.store.leases import LeaseKeeper, Progress
@@ -59,7 +61,7 @@ class Worker:
     """One process at work on a label set; `run` returns when every block is committed, by whomever."""
 
     store: Store
-    folder: ImageFolder
+    folder: ImageSource
     plan: PlanRow
     label_set: str
     labeller: Labeller
@@ -138,6 +140,8 @@ class Worker:
             crop_device=self.crop_device,
             # no more than a block: what is leased ahead, nobody else can take
             most_ahead=self._layout.images_per_shard,
+            augmentation=planned_augmentation(self.plan.parameters),
+            mixed=mixed_crops(self.store, self.plan, self.folder),
         )
         watch = Stopwatch()
         with closing(iter(batches)) as ready, closing(self._labelled_batches(ready)) as labelled:
@@ -219,7 +223,7 @@ class Worker:
                 yield ImageJob(
                     image=image,
                     key=keys[image],
-                    path=self.folder.path(keys[image]),
+                    path=self.folder.file(keys[image]),
                     first_crop=block.first_crop,
                 )
 

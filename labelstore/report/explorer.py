@@ -5,19 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from labelstore.errors import UsageError
+from labelstore.images import ImageFile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from labelstore.store import LabelSet
 
+FindFile: TypeAlias = Callable[[str], ImageFile]
 IMAGES = 200
 CROPS = 40_000
 """Crops that the explorer shows at most: with more crops per image, fewer images."""
@@ -29,9 +30,9 @@ MAX_PIXELS = 64_000_000
 
 
 def explorer(
-    labels: LabelSet, *, seed: int = 0, images: Path | None = None, also: Iterable[int] = ()
+    labels: LabelSet, *, seed: int = 0, images: FindFile | None = None, also: Iterable[int] = ()
 ) -> dict[str, Any]:
-    """Sampled image rows and those in `also`, as JSON values; `images` is the folder for thumbnails.
+    """Sampled image rows and those in `also`, as JSON values; `images` finds an image by its key, for thumbnails.
 
     Boxes are (top, left, height, width) in pixels of the image, labels the first five classes in 1/10,000.
     """
@@ -71,7 +72,7 @@ def sample_rows(labels: LabelSet, *, seed: int) -> NDArray[np.int64]:
     return np.sort(chosen).astype(np.int64)
 
 
-def thumbnail(folder: Path, key: str, size: tuple[int, int]) -> str | None:
+def thumbnail(find: FindFile, key: str, size: tuple[int, int]) -> str | None:
     """A small JPEG as a data URI, EXIF orientation not applied; None where there is no such image of that size."""
     from PIL import Image
 
@@ -82,7 +83,7 @@ def thumbnail(folder: Path, key: str, size: tuple[int, int]) -> str | None:
         with warnings.catch_warnings():
             # metadata that Pillow finds odd is no matter here
             warnings.simplefilter("ignore")
-            with Image.open(folder / key) as opened:
+            with Image.open(io.BytesIO(find(key).read_bytes())) as opened:
                 if opened.size != size or size[0] * size[1] > MAX_PIXELS:
                     return None
                 opened.draft("RGB", (2 * EDGE, 2 * EDGE))
@@ -94,12 +95,6 @@ def thumbnail(folder: Path, key: str, size: tuple[int, int]) -> str | None:
         # Pillow's parsers raise whatever they stumble over, and one picture less is no harm
         return None
     return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
-
-
-def check_images(folder: Path) -> None:
-    """UsageError unless it is a folder."""
-    if not folder.is_dir():
-        raise UsageError(f"--images {folder}: give the folder that the store was made from")
 
 
 def _crops(labels: LabelSet, row: int) -> dict[str, Any]:

@@ -1,108 +1,6 @@
-"use strict";
-// Every name reaches the page through textContent or setAttribute on fixed attributes: none is ever parsed as markup.
-(() => {
-const D = JSON.parse(document.getElementById("data").textContent);
-const SVG = "http://www.w3.org/2000/svg";
-const main = document.getElementById("main");
-const tip = document.getElementById("tip");
-
-// ---- small tools -------------------------------------------------------------------------------------------------
-function el(name, attributes, ...children) {
-  const made = document.createElement(name);
-  return fill(made, attributes, children);
-}
-function svg(name, attributes, ...children) {
-  const made = document.createElementNS(SVG, name);
-  return fill(made, attributes, children);
-}
-function fill(made, attributes, children) {
-  for (const [key, value] of Object.entries(attributes || {})) if (value !== null && value !== undefined) made.setAttribute(key, value);
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
-const count = (value) => value === null || value === undefined ? "-" : Math.round(value).toLocaleString("en-US");
-const percent = (share, digits = 2) => share === null || share === undefined || Number.isNaN(share) ? "-" : (100 * share).toFixed(digits) + " %";
-const fixed = (value, digits = 3) => value === null || value === undefined || Number.isNaN(value) ? "-" : value.toFixed(digits);
-function size(bytes) {
-  if (bytes === null || bytes === undefined) return "-";
-  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
-  let at = 0;
-  while (bytes >= 999.5 && at < units.length - 1) { bytes /= 1000; at += 1; }
-  return (at === 0 ? bytes : bytes.toPrecision(3)) + " " + units[at];
-}
-function seconds(value) {
-  if (value === null || value === undefined) return "-";
-  if (value < 120) return value.toFixed(value < 10 ? 1 : 0) + " s";
-  if (value < 7200) return (value / 60).toFixed(0) + " min";
-  return (value / 3600).toFixed(value < 360000 ? 1 : 0) + " h";
-}
+// The page of a store; `shell.js` stands before it in the same function.
 const className = (id) => id >= 0 && id < D.class_names.length ? D.class_names[id] : "no ground truth";
 const teacherClass = (id) => { const name = D.explorer.names[String(id)]; return name === undefined ? "class " + id : name; };
-
-function showTip(text, x, y) {
-  tip.textContent = text;
-  tip.hidden = false;
-  const box = tip.getBoundingClientRect();
-  tip.style.left = Math.max(4, Math.min(x + 14, innerWidth - box.width - 6)) + "px";
-  tip.style.top = (y + 18 + box.height > innerHeight ? y - box.height - 10 : y + 18) + "px";
-}
-const hideTip = () => { tip.hidden = true; };
-addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
-
-// A figure whose marks are reached by the mouse, and by the arrow keys as one stop of the tab order.
-function hoverable(figure, marks, words) {
-  let at = -1;
-  const place = (index, x, y) => {
-    if (at >= 0 && marks[at]) marks[at].classList.remove("pointed");
-    at = index;
-    if (at < 0) return hideTip();
-    marks[at].classList.add("pointed");
-    showTip(words(at), x, y);
-  };
-  figure.setAttribute("tabindex", "0");
-  figure.addEventListener("mousemove", (event) => {
-    const index = marks.indexOf(event.target.mark || event.target);
-    place(index, event.clientX, event.clientY);
-  });
-  figure.addEventListener("mouseleave", () => place(-1));
-  figure.addEventListener("blur", () => place(-1));
-  figure.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity }[event.key];
-    if (step === undefined || !marks.length) return;
-    event.preventDefault();
-    const next = Math.max(0, Math.min(marks.length - 1, step === Infinity ? marks.length - 1 : step === -Infinity ? 0 : at + step));
-    const box = marks[next].getBoundingClientRect();
-    place(next, box.x + box.width / 2, box.y);
-  });
-}
-
-function table(columns, rows, caption) {
-  const head = el("tr", {}, ...columns.map(([title, kind]) => el("th", { scope: "col", class: kind }, title)));
-  const body = rows.map((row) => el("tr", {}, ...row.map((cell, at) => el("td", { class: columns[at][1] }, cell))));
-  const made = el("table", {}, caption ? el("caption", {}, caption) : null, el("thead", {}, head), el("tbody", {}, ...body));
-  return el("div", { class: "scroll" }, made);
-}
-function facts(pairs) {
-  return el("dl", {}, ...pairs.filter((pair) => pair[1] !== "" && pair[1] !== null && pair[1] !== undefined)
-    .flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]));
-}
-function section(id, title, ...children) {
-  document.getElementById("contents").append(el("a", { href: "#" + id }, title));
-  const made = el("section", { id, "aria-labelledby": id + "-title" }, el("h2", { id: id + "-title" }, title), ...children);
-  main.append(made);
-  return made;
-}
-const quiet = (text) => el("p", { class: "quiet" }, text);
-const note = (text) => el("p", { class: "note" }, text);
-const missing = (name) => D[name] ? null : note(D.unavailable[name] || "not there");
-function words(record) {
-  return Object.entries(record || {}).sort(([a], [b]) => (b === "name") - (a === "name")).filter(([, value]) => value !== null).map(([key, value]) => key === "name" ? value
-    : key + "=" + (typeof value === "object" ? JSON.stringify(value) : value)).join(" ");
-}
-function tiles(pairs) {
-  return el("div", { class: "tiles" }, ...pairs.map(([name, value]) => el("div", { class: "tile" }, el("b", {}, value), el("span", {}, name))));
-}
-
 // Colour of a probability: dark red over yellow to blue, readable on photographs.
 const STOPS = [[0, [178, 24, 43]], [0.25, [239, 108, 60]], [0.5, [253, 205, 85]], [0.75, [118, 200, 175]], [1, [44, 123, 200]]];
 function colour(p) {
@@ -120,25 +18,11 @@ function scaleBar() {
     el("span", {}, "largest probability of the label"));
 }
 
-// ---- theme -------------------------------------------------------------------------------------------------------
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const button = document.getElementById("theme");
-let chosenTheme = null;
-function theme() {
-  const isDark = chosenTheme === null ? dark.matches : chosenTheme;
-  document.documentElement.classList.toggle("dark", isDark);
-  button.textContent = isDark ? "light" : "dark";
-}
-dark.addEventListener("change", theme);
-button.addEventListener("click", () => { chosenTheme = !document.documentElement.classList.contains("dark"); theme(); });
-theme();
-
 // ---- head and summary --------------------------------------------------------------------------------------------
-document.title = "Labels of " + D.name;
-document.getElementById("store-name").textContent = D.name;
-document.getElementById("made").textContent = "made " + D.made + " by labelstore " + D.version + ", seed " + D.seed + " of its samples";
+heading("Labels of " + D.name, ", seed " + D.seed + " of its samples");
 const S = D.summary;
 const chosen = D.label_sets.find((row) => row.name === D.chosen);
+const isPart = Boolean(D.counted), partly = isPart ? `${count(D.counted.crops)} of ${count(D.counted.of)} crops` : "";
 const isSampled = D.sample && D.sample.crops < D.sample.of;
 section("summary", "Summary",
   tiles([["images", count(D.images)], ["classes", count(D.class_names.length)], ["crops per image", count(D.num_crops)],
@@ -146,7 +30,7 @@ section("summary", "Summary",
   D.bad_images ? quiet((D.bad_images === 1 ? "One image was" : count(D.bad_images) + " images were") + " left out as bad.") : null,
   D.is_complete ? null : note("Label set " + D.chosen + " is not finished: only committed crops count on this page."),
   isSampled ? note("A large store: figures per class and plots of single crops are from a sample of " + count(D.sample.crops) + " of " +
-    count(D.sample.of) + " crops. Table 1 and what the thresholds do are counted over all crops.") : null,
+    count(D.sample.of) + " crops. " + (isPart ? `Table 1 and what the thresholds do are counted over ${partly}: as many crops of every image.` : "Table 1 and what the thresholds do are counted over all crops.")) : null,
   table([["label set", "name"], ["teacher", "name"], ["plan"], ["compression"], ["classes", "number"], ["shards", "number"], ["labels", "number"]],
     D.label_sets.map((row) => [row.name + (row.name === D.chosen && D.label_sets.length > 1 ? " (looked into below)" : ""), row.teacher, row.plan, words(row.codec),
       count(row.num_classes), row.shards === row.of ? "all " + count(row.of) : count(row.shards) + " of " + count(row.of), size(row.bytes)])),
@@ -202,7 +86,7 @@ function figureOfTable1(rows) {
     (rows[i].paper_ratio === null ? "" : `\npaper: ${percent(rows[i].paper_ratio)}`));
   return el("div", { class: "scroll wide" }, figure);
 }
-section("table1", "FerKD Table 1", quiet("Crops of " + D.chosen + " by the largest probability of their label, counted over all of them, beside the paper's EfficientNet-L2."), missing("table1"),
+section("table1", "FerKD Table 1", quiet("Crops of " + D.chosen + ` by the largest probability of their label, counted over ${isPart ? partly : "all of them"}, beside the paper's EfficientNet-L2.`), missing("table1"),
   ...(D.table1 ? [figureOfTable1(D.table1), table([["range (P)"], ["crops", "number"], ["ratio", "number"], ["agg. ratio", "number"], ["paper ratio", "number"], ["paper agg. ratio", "number"]],
     D.table1.map((row) => ["[" + row.low + ", " + row.high + (row.high === 1 ? "]" : ")"), count(row.count), percent(row.ratio), percent(row.cumulative), percent(row.paper_ratio), percent(row.paper_cumulative)]))] : []));
 
@@ -247,7 +131,7 @@ if (T) {
   const ruled = D.mask ? (D.masks.find((mask) => mask.name === D.mask) || {}).rule : null;
   const fits = ruled && typeof ruled.low === "number" && (ruled.criterion || "max_probability") === "max_probability";
   if (fits) for (const name of Object.keys(at)) at[name] = Math.round(ruled[name] * STEPS);
-  calibration.append(quiet(`Crops of ${D.chosen} by region (FerKD Eq. 4), counted over all ${count(T.labelled)}: the same counts that \`labelstore calibrate --dry-run\` prints for these thresholds. ` +
+  calibration.append(quiet(`Crops of ${D.chosen} by region (FerKD Eq. 4), counted over ${isPart ? partly + ", as many of every image: \`labelstore calibrate --dry-run\` counts all, and finds nearly the same shares" : "all " + count(T.labelled) + ": the same counts that \`labelstore calibrate --dry-run\` prints for these thresholds"}. ` +
     "The epsilon of the ground truth changes no count. Thresholds do not carry over between teachers."));
   if (D.mask && !fits) calibration.append(note(`Mask ${D.mask} is made by another rule than thresholds of the largest probability: the sliders do not show it.`));
   if (fits && Object.keys(at).some((name) => Math.abs(ruled[name] - threshold(name)) > 1e-9))
@@ -327,31 +211,12 @@ if (X) {
     ["entropy", "number", (row) => row.entropy, fixed], ["area", "number", (row) => row.area, fixed],
     ...(byClass ? [["discarded", "number", (row) => { const r = classRegions(row.class); return r && (r.too_hard + r.too_easy) / ((r.too_hard + r.hard + r.important + r.too_easy) || 1); }, percent],
       ["calibrated", "number", (row) => { const r = classRegions(row.class); return r && r.hard / ((r.too_hard + r.hard + r.important + r.too_easy) || 1); }, percent]] : [])];
-  let sorted = withTruth ? 4 : 2, descending = false;
-  const filter = el("input", { type: "search", id: "class-filter", placeholder: "part of a name" });
-  const body = el("tbody"), shownCount = el("span", { class: "quiet", "aria-live": "polite" });
-  const heads = columns.map(([title, kind], i) => {
-    const press = el("button", { type: "button" }, title), head = el("th", { scope: "col", class: kind }, press);
-    press.addEventListener("click", () => { descending = sorted === i ? !descending : false; sorted = i; draw(); });
-    return head;
-  });
-  const MOST = 2000;
-  function draw() {
-    const wanted = filter.value.toLowerCase(), [, , value] = columns[sorted];
-    const rows = X.classes.filter((row) => className(row.class).toLowerCase().includes(wanted));
-    const keyed = rows.map((row) => [value(row), row]);
-    keyed.sort(([a], [b]) => (a === null || a === undefined ? 1 : b === null || b === undefined ? -1 : (a < b ? -1 : a > b ? 1 : 0) * (descending ? -1 : 1)));
-    heads.forEach((head, i) => i === sorted ? head.setAttribute("aria-sort", descending ? "descending" : "ascending") : head.removeAttribute("aria-sort"));
-    body.replaceChildren(...keyed.slice(0, MOST).map(([, row]) => el("tr", {}, ...columns.map(([, kind, of, format]) => el("td", { class: kind }, format(of(row)))))));
-    shownCount.textContent = `${count(Math.min(rows.length, MOST))} of ${count(X.classes.length)} classes`;
-  }
-  filter.addEventListener("input", draw);
+  const { draw, fields, table: sortable } = sortableTable({ id: "class", label: "Classes", things: "classes", columns, rows: X.classes, sorted: withTruth ? 4 : 2 });
   let waiting = 0;
   listeners.push(() => { if (!waiting) waiting = requestAnimationFrame(() => { waiting = 0; draw(); }); });
   classes.append(quiet((isSampled ? `Means over a sample of ${count(X.crops)} of ${count(X.of)} crops` : `Means over all ${count(X.crops)} crops`) + ", by ground truth" +
-    (byClass ? "; discarded and calibrated are shares of all crops of the class, and follow the sliders above." : ".")),
-  el("div", { class: "fields no-print" }, el("label", { for: "class-filter" }, "Filter classes", filter), shownCount),
-  el("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Classes" }, el("table", { id: "class-table" }, el("thead", {}, el("tr", {}, ...heads)), body)));
+    (byClass ? `; discarded and calibrated are shares of ${isPart ? "the counted" : "all"} crops of the class, and follow the sliders above.` : ".")),
+  fields, sortable);
   draw();
 }
 
@@ -515,4 +380,3 @@ if (D.label_sets.length > 1) section("teachers", "Label sets compared",
     D.compared.pairs.map((pair) => [pair.label_sets[0], pair.label_sets[1], count(pair.num_crops), percent(pair.top1_agreement), fixed(pair.kl, 4), fixed(pair.kl_reversed, 4), fixed(pair.js, 4), fixed(pair.js_worst, 4)])) : null,
   ...D.compared.refused.map(quiet));
 document.documentElement.dataset.ready = "yes";
-})();

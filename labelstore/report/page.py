@@ -1,26 +1,17 @@
-"""One HTML file that shows a store to someone who has only a browser: no server, no network, nothing to install.
-
-Data is JSON in a script element that no browser runs; the page's own code, allowed by its digest, writes every name as
-text. So a class or an image may be called anything.
-"""
+"""One HTML file that shows a store to someone who has only a browser; `shell` says what is in such a file."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import os
-import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelstore.arrays.durable import storage_errors
 from labelstore.errors import UsageError
+from labelstore.image_sources import file_finder
 from labelstore.parallel import MapBlocks
-from labelstore.report.explorer import check_images, explorer
+from labelstore.report.explorer import explorer
 from labelstore.report.page_data import Wanted, sections
+from labelstore.report.shell import made_by, render, save
 from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
@@ -28,6 +19,8 @@ if TYPE_CHECKING:
 
 SAMPLE = 200_000
 """Crops behind the figures per class."""
+COUNTED = 40_000_000
+"""Crops that counts are over, about, of a label set that has more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +36,8 @@ class Page:
     """Images of the explorer."""
     sampled_crops: int
     """Crops behind the figures per class."""
+    counted_crops: int
+    """Crops that Table 1 and the thresholds were counted over."""
     crops: int
     unavailable: dict[str, str]
     """Section -> why it is empty."""
@@ -60,38 +55,38 @@ def write_page(
     mask: str | None = None,
     images: Path | None = None,
     sample: int = SAMPLE,
+    counted: int | None = COUNTED,
     seed: int = 0,
     map_blocks: MapBlocks = map_in_threads,
 ) -> Page:
     """Write the report of a store to `path`; the first label set with labels is looked into if none is named.
 
-    `images` is the image folder, for thumbnails. Counts are over all crops; figures per class and plots are from
-    `sample` of them, chosen by `seed`. UsageError for names that do not exist, StorageError where the disk refuses.
+    `images` is what the store was made from, for thumbnails. Counts are over all crops, or of a label set with more than
+    `counted` over as many crops of every image as make up about that number (None counts all); figures per class and
+    plots are from `sample` crops. Both are chosen by `seed`, and the page says so. UsageError for names that do not exist,
+    StorageError where the disk refuses.
     """
     path = Path(path)
     if sample < 1:
         raise UsageError(f"--sample {sample}: give the number of crops to look at, at least 1")
-    if images is not None:
-        check_images(images)
+    if counted is not None and counted < 1:
+        raise UsageError(f"counted={counted}: give the number of crops to count, at least 1")
+    find = None if images is None else file_finder(images)
     labels = _chosen(store, label_set, mask)
-    wanted = Wanted(labels=labels, mask=mask, sample=sample, seed=seed, map_blocks=map_blocks)
+    wanted = Wanted(
+        labels=labels, mask=mask, sample=sample, counted=counted, seed=seed, map_blocks=map_blocks
+    )
     data = sections(wanted)
     suspects = [row["image"] for row in data["noise"]["images"]] if data["noise"] else []
-    shown = explorer(labels, seed=seed, images=images, also=suspects)
+    shown = explorer(labels, seed=seed, images=find, also=suspects)
     data |= {
         "explorer": shown,
-        "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "version": version("labelstore"),
+        **made_by(),
         "seed": seed,
     }
-    text = render(data)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    with storage_errors(path):
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    text = render(data, Path(__file__).with_name("page.js"))
+    save(text, path)
+    crops = int(labels.present.sum()) * labels.num_crops
     return Page(
         path=str(path),
         bytes=len(text.encode()),
@@ -99,38 +94,10 @@ def write_page(
         label_set=labels.name,
         images_shown=len(shown["images"]),
         sampled_crops=data["sample"]["crops"] if data["sample"] else 0,
-        crops=int(labels.present.sum()) * labels.num_crops,
+        counted_crops=data["counted"]["crops"] if data["counted"] else crops,
+        crops=crops,
         unavailable=data["unavailable"],
     )
-
-
-def render(data: dict[str, Any]) -> str:
-    """The page with this data in it.
-
-    >>> "<b>" in render({"name": "<b>"})
-    False
-    """
-    parts = {name: _asset(f"page.{name}") for name in ("html", "css", "js")}
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src {_digest(parts['js'])}",
-            f"style-src {_digest(parts['css'])}",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
-    values = {
-        "POLICY": policy,
-        "STYLE": parts["css"],
-        # ASCII, and no "<": nothing in it can end the element or begin another
-        "DATA": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-        "SCRIPT": parts["js"],
-    }
-    pieces = parts["html"].split("@@")
-    # every second piece is a name; a value is never looked through for names
-    return "".join(values[piece] if at % 2 else piece for at, piece in enumerate(pieces))
 
 
 def _chosen(store: Store, label_set: str | None, mask: str | None) -> LabelSet:
@@ -154,11 +121,3 @@ def _chosen(store: Store, label_set: str | None, mask: str | None) -> LabelSet:
         with_labels = [name for name in store.label_sets if store.label_set(name).blocks]
         label_set = next(iter(with_labels or store.label_sets), None)
     return store.label_set(label_set)
-
-
-def _asset(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

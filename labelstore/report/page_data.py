@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +16,15 @@ from labelstore import stats
 from labelstore.analysis import crops, label_noise
 from labelstore.errors import IncompleteError, NotGenerated, UsageError
 from labelstore.parallel import MapBlocks
-from labelstore.report.threshold_data import choices, thresholds
+from labelstore.report import threshold_data
 from labelstore.schema import label_layout
 from labelstore.stats.codec_sizes import RELABEL_PAPER
 from labelstore.stats.fkd_files import FKD_TABLE_2
 from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from labelstore.store import LabelSet, Store
 
 DOTS = 6_000
@@ -44,6 +45,8 @@ class Wanted:
     labels: LabelSet
     mask: str | None
     sample: int
+    counted: int | None
+    """Crops that counts are over, about, of a label set that has more; None for all."""
     seed: int
     map_blocks: MapBlocks = map_in_threads
 
@@ -60,6 +63,23 @@ def sections(wanted: Wanted) -> dict[str, Any]:
             unavailable[name] = str(error)
             return None
 
+    frame = section("sample", lambda: _frame(wanted))
+    columns = threshold_data.counted_columns(labels, wanted.counted, seed=wanted.seed)
+    rules: dict[str, Any] = {}
+    if columns is not None and frame is not None:
+        largest = frame["max_probability"].to_numpy()
+        rules = threshold_data.sampled_rules(labels, wanted.mask, largest)
+    found = section(
+        "thresholds",
+        lambda: threshold_data.counts(labels, rules, columns=columns, map_blocks=wanted.map_blocks),
+    )
+    is_part = columns is not None and found is not None
+
+    def all_choices() -> list[dict[str, Any]]:
+        if is_part:
+            return threshold_data.sampled_choices(found, rules)
+        return threshold_data.choices(labels, wanted.mask, map_blocks=wanted.map_blocks)
+
     return {
         **_contents(store),
         "chosen": labels.name,
@@ -69,15 +89,19 @@ def sections(wanted: Wanted) -> dict[str, Any]:
         "is_complete": labels.is_complete,
         "summary": section("summary", lambda: stats.summary(labels).to_record()),
         "cost": _cost(store),
-        "table1": section("table1", lambda: _table1(wanted)),
+        "table1": threshold_data.table_1(found)
+        if is_part
+        else section("table1", lambda: _table1(wanted)),
         "sizes": section("sizes", lambda: _sizes(store)),
-        "thresholds": section(
-            "thresholds", lambda: thresholds(labels, map_blocks=wanted.map_blocks)
-        ),
-        "choices": section(
-            "choices", lambda: choices(labels, wanted.mask, map_blocks=wanted.map_blocks)
-        ),
-        "sample": section("sample", lambda: _sample(wanted)),
+        "thresholds": None if found is None else threshold_data.thresholds(found),
+        "choices": section("choices", all_choices),
+        "counted": {
+            "crops": int(found.labelled.sum()),
+            "of": int(labels.present.sum()) * labels.num_crops,
+        }
+        if is_part
+        else None,
+        "sample": None if frame is None else _sample(wanted, frame),
         "noise": section("noise", lambda: _noise(wanted)),
         "compared": _compared(store),
         "unavailable": unavailable,
@@ -144,8 +168,8 @@ def _sizes(store: Store) -> dict[str, Any]:
     return record
 
 
-def _sample(wanted: Wanted) -> dict[str, Any]:
-    """Means per class, and single crops for the plots."""
+def _frame(wanted: Wanted) -> pd.DataFrame:
+    """The sample of crops behind figures per class and plots."""
     labels = wanted.labels
     if not labels.blocks:
         raise NotGenerated(f"label set {labels.name} has no labels yet: run `labelstore create`")
@@ -156,6 +180,13 @@ def _sample(wanted: Wanted) -> dict[str, Any]:
     if of_classes:
         unknown = frame["class_id"] < 0
         frame["agrees"] = frame["agrees"].astype(float).mask(unknown)
+    return frame
+
+
+def _sample(wanted: Wanted, frame: pd.DataFrame) -> dict[str, Any]:
+    """Means per class, and single crops for the plots."""
+    labels = wanted.labels
+    truth = [name for name in ("ground_truth_probability", "agrees") if name in frame]
     grouped = frame.groupby("class_id")
     sizes = grouped.size()
     means = {
@@ -216,18 +247,11 @@ def _noise(wanted: Wanted) -> dict[str, Any]:
 
 
 def _compared(store: Store) -> dict[str, Any]:
-    pairs, refused = [], []
-    names = [name for name in store.label_sets if store.label_set(name).blocks]
-    for first, second in list(combinations(names, 2))[:PAIRS]:
-        try:
-            found = stats.disagreement(
-                store.label_set(first), store.label_set(second), max_blocks=COMPARED_BLOCKS
-            )
-        except UsageError as error:
-            refused.append(str(error))
-        else:
-            pairs.append(found.to_record())
-    return {"pairs": pairs, "refused": refused, "blocks": COMPARED_BLOCKS}
+    try:
+        found = stats.disagreements(store, limit=PAIRS, max_blocks=COMPARED_BLOCKS)
+    except UsageError:
+        return {"pairs": [], "refused": [], "blocks": COMPARED_BLOCKS}  # one label set, or none
+    return {**found.to_record(), "blocks": COMPARED_BLOCKS}
 
 
 def _spread(blocks: Sequence[int], most: int) -> Sequence[int]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from labelstore.errors import NotGenerated, UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from labelstore.images import ImageFile
     from labelstore.store import LabelSet
 
 HARD, EASY = "#d1495b", "#1b6ca8"
@@ -88,13 +89,13 @@ def shown_crops(
     return [*hardest, *easiest]
 
 
-def draw_image(path: Path, shown: Sequence[ShownCrop], *, title: str) -> Figure:
+def draw_image(file: ImageFile, shown: Sequence[ShownCrop], *, title: str) -> Figure:
     """The image with the crops' boxes, hardest in red and easiest in blue, and beside it each crop's classes."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
     from PIL import Image
 
-    with Image.open(path) as opened:
+    with Image.open(io.BytesIO(file.read_bytes())) as opened:
         pixels = np.asarray(opened.convert("RGB"))
     rows = max(sum(crop.kind == kind for crop in shown) for kind in ("hardest", "easiest"))
     figure = Figure(figsize=(11, max(3.6, 1.5 * rows)), dpi=120, layout="constrained")

@@ -9,7 +9,12 @@ from labelstore.stats.bins import (
 )
 from labelstore.stats.codec_sizes import CodecStorage, CodecTable, codec_table
 from labelstore.stats.cost import Cost, DeviceCost, LabelSetCost, ShardCost, TeacherCost, cost
-from labelstore.stats.disagreement import Disagreement, disagreement
+from labelstore.stats.disagreement import (
+    Disagreement,
+    Disagreements,
+    disagreement,
+    disagreements,
+)
 from labelstore.stats.disk import ArrayStorage, LabelSetStorage, Storage, parse_scale, storage
 from labelstore.stats.fkd_files import FKD_TABLE_2, FkdKind, fkd_file_bytes, fkd_kinds
 from labelstore.stats.overview import Summary, summary
@@ -27,6 +32,7 @@ __all__ = [
     "Cost",
     "DeviceCost",
     "Disagreement",
+    "Disagreements",
     "FkdKind",
     "Histogram",
     "HistogramBin",
@@ -42,6 +48,7 @@ __all__ = [
     "codec_table",
     "cost",
     "disagreement",
+    "disagreements",
     "fkd_file_bytes",
     "fkd_kinds",
     "histogram",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -93,11 +93,33 @@ def histogram(
     for found in map_blocks(partial(_count_block, labels, criterion, inner), labels.blocks):
         below += found
     labelled, missing = int(below[-2]), int(below[-1]) - labels.num_free
-    cumulative = [*below[:-2].tolist(), labelled]
+    return Histogram(
+        label_set=labels.name,
+        criterion=criterion,
+        bins=bins_of(
+            below[:-2].tolist(),
+            labelled,
+            edges,
+            is_papers=edges == TABLE_1_EDGES and criterion == "max_probability",
+        ),
+        num_crops=labelled,
+        missing=missing,
+        is_complete=labels.is_complete,
+    )
+
+
+def bins_of(
+    below: Sequence[int],
+    labelled: int,
+    edges: tuple[float, ...] = TABLE_1_EDGES,
+    *,
+    is_papers: bool = True,
+) -> tuple[HistogramBin, ...]:
+    """Bins from the crops below each inner edge and those with a label, beside the paper's where `is_papers`."""
+    cumulative = [*below, labelled]
     counts = np.diff(cumulative, prepend=0).tolist()
-    is_papers = edges == TABLE_1_EDGES and criterion == "max_probability"
     total = max(labelled, 1)
-    bins = tuple(
+    return tuple(
         HistogramBin(
             low=edges[i],
             high=edges[i + 1],
@@ -108,14 +130,6 @@ def histogram(
             paper_cumulative=PAPER_CUMULATIVE[i] if is_papers else None,
         )
         for i in range(len(counts))
-    )
-    return Histogram(
-        label_set=labels.name,
-        criterion=criterion,
-        bins=bins,
-        num_crops=labelled,
-        missing=missing,
-        is_complete=labels.is_complete,
     )
 
 

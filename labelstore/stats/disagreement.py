@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
-    from labelstore.store import LabelSet
+    from labelstore.store import LabelSet, Store
 
 MapBlocks: TypeAlias = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 SMALLEST = 2.0**-26
@@ -97,6 +98,54 @@ def disagreement(
         js=means[3],
         js_worst=worst if crops else None,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disagreements:
+    """Every two label sets of a store that can be compared."""
+
+    pairs: tuple[Disagreement, ...]
+    refused: tuple[str, ...]
+    """Why others cannot be."""
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"pairs": [pair.to_record() for pair in self.pairs], "refused": list(self.refused)}
+
+
+def disagreements(
+    store: Store,
+    *,
+    label_set: str | None = None,
+    limit: int | None = None,
+    share: float = 1.0,
+    max_blocks: int | None = None,
+    map_blocks: MapBlocks = map_in_threads,
+) -> Disagreements:
+    """Compare every two label sets that have labels, or `label_set` with each other one; the first `limit` pairs.
+
+    Of the image blocks a `share`, or `max_blocks`, spread evenly. UsageError where there are no two label sets.
+    """
+    if not 0 < share <= 1:
+        raise UsageError(f"share {share}: give more than 0 and at most 1")
+    names = [name for name in store.label_sets if store.label_set(name).blocks]
+    if label_set is not None:
+        store.label_set_row(label_set)
+    chosen = [pair for pair in combinations(names, 2) if label_set is None or label_set in pair]
+    if not chosen:
+        raise UsageError(
+            f"{store.path} has labels of {', '.join(names) or 'no label set'}: a comparison needs two label sets on "
+            "one plan; make another with `labelstore add-teacher`"
+        )
+    pairs, refused = [], []
+    for first, second in (map(store.label_set, pair) for pair in chosen[:limit]):
+        blocks = len(set(first.blocks) & set(second.blocks))
+        most = math.ceil(share * blocks) if max_blocks is None else max_blocks
+        try:
+            pairs.append(disagreement(first, second, max_blocks=most, map_blocks=map_blocks))
+        except UsageError as error:
+            refused.append(str(error))
+    return Disagreements(pairs=tuple(pairs), refused=tuple(refused))
 
 
 def divergences(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from labelstore.catalogue.server import (
     make_schema,
     own_schema_url,
 )
+from labelstore.crop_augmentation import CropAugmentation
+from labelstore.crop_mixing import CropMixing, plan_record
 from labelstore.crop_plan import CropPlan
 from labelstore.errors import (
     ConflictError,
@@ -31,7 +33,8 @@ from labelstore.errors import (
     StoreNotFound,
     UsageError,
 )
-from labelstore.images import ImageFolder, scan_folder
+from labelstore.image_sources import open_images
+from labelstore.images import ImageSource
 from labelstore.schema import FORMAT_VERSION, check_num_crops, choose_layout
 from labelstore.store.metadata import check_metadata
 from labelstore.store.remote import open_remote, refuse_remote, remote_url
@@ -81,12 +84,14 @@ def open_store(
 def create(
     path: str | Path,
     *,
-    images: str | Path | ImageFolder,
+    images: str | Path | ImageSource,
     num_crops: int,
     seed: int = 0,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip_prob: float = 0.5,
+    augmentation: CropAugmentation | None = None,
+    mixing: CropMixing | None = None,
     plan_name: str = "plan",
     stored_crops: bool = True,
     images_per_shard: int | None = None,
@@ -95,12 +100,16 @@ def create(
     backend: str = "zarr",
     catalogue: str | None = None,
     plan_parameters: Mapping[str, Any] | None = None,
+    plan_row: PlanRow | None = None,
+    fill: Callable[[Store], None] | None = None,
 ) -> Store:
     """A new store with its images registered and one crop plan; no labels yet.
 
-    `images` is a folder with one subfolder per class. The store appears under its name only when it is
+    `images` is a folder with one subfolder per class, or what else `image_sources.open_images` takes. `augmentation`
+    and `mixing` are what is done to the pixels of every crop, for teachers and students; mixtures are stored with boxes. The store appears under its name only when it is
     whole. ConflictError if there is something at `path` already. `plan_parameters` are those of crops that came
-    from elsewhere (`crop_plan.imported_record`), in the place of seed, scale, ratio and flip_prob.
+    from elsewhere (`crop_plan.imported_record`), in the place of seed, scale, ratio and flip_prob; `plan_row` is
+    a whole crop plan, in the place of everything about one. `fill` registers more before the store appears.
     `catalogue` is the URL of a PostgreSQL database, without a password: the store gets a schema of its own
     there, and `catalogue.url` in its folder.
     """
@@ -115,7 +124,11 @@ def create(
         _refuse_lost_catalogue(path)
         raise ConflictError(f"{path} exists already: give another path, or remove it first")
     check_num_crops(num_crops)
-    folder = images if isinstance(images, ImageFolder) else scan_folder(Path(images))
+    if mixing is not None and not stored_crops:
+        raise UsageError(
+            "--mix with --crops seeded: what crops are mixed with is stored with their boxes, leave one out"
+        )
+    folder = open_images(images)
     layout = choose_layout(
         len(folder.keys),
         num_crops,
@@ -141,16 +154,21 @@ def create(
             held.add_classes(folder.classes)
             held.add_images(folder.keys, folder.class_ids, folder.sizes, folder.mtimes_ns)
             held.add_plan(
-                PlanRow(
+                plan_row
+                or PlanRow(
                     name=plan_name,
                     num_crops=num_crops,
                     images_per_shard=layout.images_per_shard,
                     crops_per_shard=layout.crops_per_shard,
                     crops_per_chunk=layout.crops_per_chunk,
                     stored=stored_crops,
-                    parameters=plan.to_record() if plan_parameters is None else plan_parameters,
+                    parameters=plan_record(plan, augmentation, mixing, rows=len(folder.keys))
+                    if plan_parameters is None
+                    else plan_parameters,
                 )
             )
+            if fill is not None:
+                fill(store)
             store.write_metadata()
         with storage_errors(path):
             try:

@@ -12,11 +12,11 @@ SLAB_VALUES = 1 << 23
 """Values decoded at once: 32 MB as float32, with copies about 200 MB."""
 
 
-def slabs(labels: LabelSet) -> tuple[range | None, ...]:
+def slabs(labels: LabelSet, columns: range | None = None) -> tuple[range | None, ...]:
     """The chunk columns to ask for in turn: (None,) where a whole block fits, else ranges of them.
 
     Every block of a label set is walked the same way. Wide labels (`full`, C = 1000) come one chunk
-    column at a time, or a few.
+    column at a time, or a few. With `columns`, only these are asked for.
     """
     layout = labels.layout
     fields = labels.codec.fields(labels.num_classes)
@@ -27,7 +27,7 @@ def slabs(labels: LabelSet) -> tuple[range | None, ...]:
         width = max(prod(field.shape) for field in fields if field.per == "crop")
     column = layout.images_per_shard * layout.crops_per_chunk * width
     together = max(1, SLAB_VALUES // column)
-    if together >= layout.num_columns:
+    if columns is None and together >= layout.num_columns:
         return (None,)
-    starts = range(0, layout.num_columns, together)
-    return tuple(range(s, min(s + together, layout.num_columns)) for s in starts)
+    wanted = range(layout.num_columns) if columns is None else columns
+    return tuple(wanted[at : at + together] for at in range(0, len(wanted), together))

@@ -18,6 +18,8 @@ from labelstore.catalogue import Catalogue
 from labelstore.catalogue.named_rows import check_name
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow
 from labelstore.codecs import codec_from_record
+from labelstore.crop_augmentation import planned_augmentation
+from labelstore.crop_mixing import planned_mixing
 from labelstore.crop_plan import CropPlan, is_imported
 from labelstore.errors import DamagedShard, FormatVersionError, RejectedInput
 from labelstore.schema import (
@@ -152,6 +154,12 @@ def _check_plan(plan: PlanRow, num_rows: int) -> None:
         )
     if not is_imported(plan.parameters):
         CropPlan.from_record(plan.parameters)
+        planned_augmentation(plan.parameters)
+        mixing = planned_mixing(plan.parameters)
+        if bool(plan.parameters.get("mixed")) != (mixing is not None):
+            raise ValueError("mixed crops without a law")
+        if mixing is not None and mixing.rows > num_rows:
+            raise ValueError(f"partners among {mixing.rows} images of {num_rows}")
     elif not plan.stored:
         raise ValueError("imported crops that are not stored")
     # chunks that would not fit into memory are refused where an array is described

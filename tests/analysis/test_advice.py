@@ -6,9 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import labelstore
 from labelstore.analysis import advise, count_thresholds, example_crops
+from labelstore.analysis.threshold_counts import compared
 from labelstore.calibration import Region, RegionThresholds, preview
 from labelstore.codecs import Hard
 from labelstore.errors import UsageError
@@ -120,3 +123,20 @@ def test_a_store_without_labels_counts_nothing(make_store):
     assert not advice.is_complete
     assert {choice.counts.num_crops for choice in advice.choices} == {0}
     assert len(example_crops(labels, RegionThresholds())) == 0
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0.0, -0.0, 0.25, 0.3, 0.5, 1.0, np.nan, 0.123]), min_size=3, max_size=3),
+        max_size=4,
+    ),
+    st.lists(st.sampled_from([0.0, 0.25, 0.3, np.nextafter(0.3, 1), 0.5, 0.9, 1.0]), min_size=1, max_size=6),
+)  # fmt: skip
+def test_looking_up_is_comparing_with_each(rows, values):
+    probability = np.array(rows, np.float32).reshape(-1, 3)
+    values = sorted(values)
+    below, above, labelled = compared(probability, values)
+    for at, value in enumerate(values):
+        np.testing.assert_array_equal(below[:, at], (probability < np.float32(value)).sum(1))
+        np.testing.assert_array_equal(above[:, at], (probability > np.float32(value)).sum(1))
+    np.testing.assert_array_equal(labelled, (~np.isnan(probability)).sum(1))

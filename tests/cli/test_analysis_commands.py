@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import labelstore
 from cli import errors, labelstore_app
 from labelstore.analysis import advise
-from labelstore.codecs import MarginalSmoothing
+from labelstore.codecs import Hard, MarginalSmoothing
 from labelstore.testing.filled_store import filled_store
 from tests.analysis.conftest import soft_labels
 
@@ -241,3 +242,29 @@ def test_rows_replace_no_folder_and_no_device(run, path, tmp_path):
     assert run(*ask, "/dev/full")[0] == 6
     assert Path("/dev/full").is_char_device()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_stats_compares_every_two_label_sets(run, path, tmp_path):
+    from labelstore.stats import disagreement, disagreements
+
+    code, _, err = run("stats", path, "--disagreement")
+    assert code == 2
+    assert "needs two label sets" in err
+    both = tmp_path / "b.labels"
+    shutil.copytree(path, both)
+    with labelstore.open(both) as store:
+        labelstore.derive(store.label_set(), Hard(), name="hard")
+        expected = disagreement(*map(store.label_set, store.label_sets))
+        assert disagreements(store).pairs == (expected,)
+        assert disagreements(store, label_set="hard", share=0.3).pairs[0].num_crops < 23 * 12
+    code, out, _ = run("stats", both, "--disagreement")
+    assert code == 0
+    assert f"{100 * expected.top1_agreement:.2f} %" in out
+    assert f"{expected.kl:.4f}" in out
+    found = json.loads(run("stats", both, "--disagreement", "--json")[1])["disagreement"]
+    assert found["refused"] == []
+    assert found["pairs"][0]["js"] == expected.js
+    (row,) = rows_of(run("stats", both, "--disagreement", "--format", "csv")[1])
+    assert float(row["kl_reversed"]) == expected.kl_reversed
+    assert run("stats", both, "--disagreement", "--label-set", "none")[0] == 2
+    assert run("stats", both, "--disagreement", "--sample", "0")[0] == 2

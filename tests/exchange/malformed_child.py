@@ -1,4 +1,4 @@
-"""Reads files that want to do harm, in a process with 1 GiB of memory and 10 s per file.
+"""Reads files that want to do harm, in a process with 1 GiB of memory and 10 s of processor time per file.
 
 `python -m tests.exchange.malformed_child` reads lines of JSON [mode, format, source, image folder, store, arguments] and
 answers each with a line [exit code, lines on stderr, seconds]: mode "command" runs `labelstore import` as the command
@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 
 MEMORY, SECONDS = 1 << 30, 10
+WAITING = 60
+"""Seconds by the clock: a file may also make its reader wait."""
 
 
 class Hangs(BaseException):
@@ -43,7 +45,7 @@ def read(format_name: str, source: Path, images: Path, arguments: list[str]) -> 
             if found.bad:
                 return 7
             for row, key in enumerate(folder.keys):
-                found.read(row, *image_size(folder.path(key)))
+                found.read(row, *image_size(folder.file(key)))
         finally:
             found.close()
     except RejectedInput as error:
@@ -57,11 +59,13 @@ def main() -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, ring)
+    signal.signal(signal.SIGPROF, ring)
     for line in sys.stdin:
         mode, format_name, source, images, store, arguments = json.loads(line)
         said = io.StringIO()
         started = time.monotonic()
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(WAITING)
         try:
             with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
                 if mode == "read":
@@ -73,6 +77,7 @@ def main() -> None:
             code = -1
         finally:
             signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         lines = said.getvalue().splitlines()
         answer = json.dumps([code, lines, time.monotonic() - started])
         os.write(sys.__stdout__.fileno(), answer.encode() + b"\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ from labelstore.errors import ConflictError, NotGenerated, RejectedInput, UsageE
 from labelstore.exchange import RejectedFiles, Stated, import_labels
 from labelstore.exchange.block_import import BlockImport
 from labelstore.exchange.boxes import BoxShares
+from labelstore.exchange.fkd import open_fkd
 from labelstore.exchange.label_values import class_ids, kept_probabilities
 from labelstore.exchange.refusal import Refused
 from labelstore.generation import plan_growth, repair
+from labelstore.images import scan_folder
 from labelstore.integrity import verify
 from labelstore.parallel import block_map
 from tests.exchange import foreign_files as foreign
@@ -421,16 +424,17 @@ def test_imported_labels_are_not_repaired_by_a_teacher(imported, tmp_path):
         repair(opened)
 
 
-def test_labels_of_mixed_crops_are_not_trained_on_unmixed(tmp_path):
+def test_labels_of_mixed_crops_have_no_one_ground_truth(tmp_path):
     made = foreign.make(tmp_path / "images", num_images=6, num_crops=2)
     source, _ = foreign.write_batches(made, tmp_path / "b", mix="cutmix")
     import_labels(tmp_path / "s", format="sre2l", source=source, images=made.root)
     with labelstore.open(tmp_path / "s") as store:
-        config = TrainConfig(data=str(made.root), store=str(tmp_path / "s"), labels="fkd")
-        with pytest.raises(UsageError, match="mixed before the teacher saw them"):
+        config = TrainConfig(data=str(made.root), store=str(tmp_path / "s"), labels="ssl")
+        assert chosen_labels(store, config).blocks
+        config = replace(config, labels="fkd")
+        config = replace(config, ground_truth_weight=0.5)
+        with pytest.raises(UsageError, match="they have no one class"):
             chosen_labels(store, config)
-        with pytest.raises(UsageError, match="mixed before the teacher saw them"):
-            store.planned_crops()
 
 
 @pytest.mark.slow
@@ -482,3 +486,43 @@ def test_a_store_that_grew_by_images_is_imported_into(made, labels, imported, tm
         found = opened.label_set()
         np.testing.assert_array_equal(found.boxes(range(10)), made.boxes)
         np.testing.assert_array_equal(found.boxes([12, 13]), made.boxes[[0, 0]])
+
+
+def same_labels(one, other):
+    parts = [
+        (found.boxes, found.flips)
+        + (
+            (found.labels,)
+            if isinstance(found.labels, np.ndarray)
+            else (found.labels.class_ids, found.labels.probs, found.labels.tail)
+        )
+        for found in (one, other)
+    ]
+    assert [(a.dtype, a.shape, a.tobytes()) for a in parts[0]] == [
+        (a.dtype, a.shape, a.tobytes()) for a in parts[1]
+    ]
+
+
+@pytest.mark.parametrize("form", [{}, {"half": True}, {"tensors": True}])
+@pytest.mark.parametrize("kind", ["ms", "mr", "smoothing", "hard", "full"])
+def test_files_read_together_are_files_read_one_by_one(made, tmp_path, kind, form):
+    """The faster way gives the same labels, and steps back where a single file is not as it must be."""
+    source = foreign.write_fkd(made, tmp_path / "labels", kind, **form)
+    stated = Stated(compression=kind, num_classes=12, num_crops=3)
+    opened = open_fkd(source, scan_folder(made.root), stated)
+    sizes = [(int(height), int(width)) for height, width in made.sizes]
+    together = opened.read_many(range(10), sizes)
+    for row, found in enumerate(together):
+        same_labels(found, opened.read(row, *sizes[row]))
+    path, turned = opened.file_of(4), [*sizes[:4], sizes[4][::-1], *sizes[5:]]
+    assert opened.read_many(range(10), turned) is None  # an image of another shape
+    value = torch.load(path, weights_only=False)
+    for at, wrong in [(0, 1.5), (0, np.nan), (2, 12 if kind == "hard" else np.nan)]:
+        bad = [torch.as_tensor(each).clone() for each in value]
+        bad[at][0].view(-1)[-1] = wrong
+        torch.save(bad if form.get("tensors") else [np.asarray(each) for each in bad], path)
+        assert opened.read_many(range(10), sizes) is None
+        with pytest.raises(RejectedInput, match=path.name):
+            opened.read(4, *sizes[4])
+    path.unlink()
+    assert opened.read_many(range(10), sizes) is None

@@ -43,7 +43,7 @@ def test_order_equals_torchvision(folder):
     theirs = datasets.ImageFolder(str(folder))
     ours = scan_folder(folder)
     assert list(ours.classes) == theirs.classes
-    assert [str(ours.path(key)) for key in ours.keys] == [path for path, _ in theirs.samples]
+    assert [str(ours.file(key)) for key in ours.keys] == [path for path, _ in theirs.samples]
     assert ours.class_ids.tolist() == theirs.targets
     assert len(ours) == len(theirs) == 10
 
@@ -82,7 +82,7 @@ def test_names_on_disk_that_are_not_nfc(tmp_path):
     (tmp_path / "cafe\u0301" / "1.jpg").write_bytes(b"1")
     ours = scan_folder(tmp_path)
     assert ours.keys == ("caf\u00e9/1.jpg",)
-    assert ours.path(ours.keys[0]).read_bytes() == b"1"
+    assert ours.file(ours.keys[0]).read_bytes() == b"1"
     (tmp_path / "caf\u00e9").mkdir()
     (tmp_path / "caf\u00e9" / "1.jpg").write_bytes(b"2")
     with pytest.raises(RejectedInput, match="two files"):

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from labelstore.ensembles import ensemble
 from labelstore.errors import RejectedInput, UsageError
 from trainer.loader import CropDataset, CropLoader, StoredPasses, collate_crops
 from trainer.losses import SparseSoftCrossEntropy
+from trainer.recover import dense_labels
 from trainer.sampler import PassSchedule
 
 SIZE = 16
@@ -53,14 +55,16 @@ def test_items_are_what_the_loader_makes(dataset, labels, data, tmp_path):
 
 
 SPAWN = pytest.param("spawn", True, marks=pytest.mark.slow)
+SERVER = pytest.param("forkserver", True, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("method", "persistent"), [("fork", True), SPAWN, (None, False)])
+@pytest.mark.parametrize(("method", "persistent"), [("fork", True), SPAWN, SERVER, (None, False)])
 def test_workers_follow_set_pass(dataset, method, persistent):
-    workers = {"num_workers": 2, "multiprocessing_context": method} if method else {}
+    # a new interpreter takes seconds to import torch
+    workers = {"num_workers": 2 if method == "fork" else 1, "multiprocessing_context": method}
     batches = DataLoader(
         dataset, batch_size=5, shuffle=True, collate_fn=collate_crops,
-        persistent_workers=persistent, **workers,
+        persistent_workers=persistent, **(workers if method else {}),
     )  # fmt: skip
     for p in (0, 1, 5):
         dataset.set_pass(p)
@@ -106,6 +110,48 @@ def test_a_mask_is_kept(labels, mask, data, tmp_path):
     item = masked[7]
     assert np.isin(regions[int(item["image"]), item["crops"].numpy()], [1, 2]).all()
     masked.close()
+
+
+@pytest.mark.parametrize("order", ["random", "easy-to-hard", "hard-to-easy"])
+def test_order_and_range_are_those_of_a_run(labels, data, tmp_path, order):
+    """The crops of every pass are those that a run with the same settings draws."""
+    given = {"seed": 3, "order": order, "probability_range": (0.3, 0.9), "allow_empty_images": True}
+    schedule = PassSchedule.of(passes=3, crops_per_image=2)
+    made = CropDataset(
+        labels, data, crops_per_image=2, passes=3, input_size=SIZE, scratch=tmp_path, **given
+    )
+    probabilities = np.concatenate([labels.max_probability(block) for block in labels.blocks])
+    with StoredPasses(labels, schedule=schedule, scratch=tmp_path, **given) as source:
+        assert np.array_equal(made.images, source.table.images)
+        for p in (0, 2):
+            made.set_pass(p)
+            items = collate_crops([made[i] for i in range(len(made))])
+            crops = items["crops"].view(-1, 2).numpy()
+            assert np.array_equal(crops, source.pass_labels(p).crops)
+            drawn = np.take_along_axis(probabilities[made.images], crops, axis=1)
+            assert ((drawn >= np.float32(0.3)) & (drawn <= np.float32(0.9))).all()
+    made.close()
+
+
+def test_an_ensemble_is_a_label_set_too(labels, mask, data, tmp_path):
+    both = ensemble([labels, labels], [None, mask])
+    made = CropDataset(
+        both, data, input_size=SIZE, scratch=tmp_path, passes=2, allow_empty_images=True
+    )
+    item = made[3]
+    row, crops = int(item["image"]), item["crops"].tolist()
+    dense = dense_labels(item["class_ids"], item["probs"], item["rest"], labels.num_classes)
+    np.testing.assert_allclose(dense, both.recover([row], [crops])[0], atol=1e-6)
+    made.close()
+    with pytest.raises(UsageError, match="beside an ensemble"):
+        CropDataset(both, data, mask=mask, scratch=tmp_path)
+
+
+def test_an_order_that_is_none_is_refused(labels, data, tmp_path):
+    with pytest.raises(UsageError, match="choose one of random, easy-to-hard"):
+        CropDataset(labels, data, order="easy", scratch=tmp_path)
+    with pytest.raises(UsageError, match=r"give .low, high."):
+        CropDataset(labels, data, probability_range=(0.9, 0.1), scratch=tmp_path)
 
 
 def test_a_damaged_image_is_named(dataset, data, tmp_path, labels):

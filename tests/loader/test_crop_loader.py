@@ -195,7 +195,7 @@ def test_leaving_early_ends_the_threads(source, data, leave):
 
 def test_worker_threads_run_torch_on_one_core_and_others_do_not(source, data, monkeypatch):
     counts = []
-    import trainer.loader.crop_loader as module
+    import trainer.loader.crop_pixels as module
 
     original = module.replay_many
 
@@ -276,7 +276,7 @@ def test_an_unforeseen_error_names_the_image_too(source, data, monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("trainer.loader.crop_loader.replay_many", broken)
+    monkeypatch.setattr("trainer.loader.crop_pixels.replay_many", broken)
     with pytest.raises(LabelStoreError, match=r"class\S+\.jpg: ZeroDivisionError: oops"):
         next(loader(source, data).batches(0))
 

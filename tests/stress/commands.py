@@ -15,7 +15,7 @@ from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
 PROGRAMS = {"labelstore": labelstore_app, "trainer": trainer_app}
 COMMANDS = [(program, name) for program, app in PROGRAMS.items() for name in app.COMMANDS]
 TEACHING = ("--device", "cpu", "--workers", "1")
-MAKES_A_STORE = {"create", "import", "pull"}
+MAKES_A_STORE = {"create", "import", "merge", "pull"}
 """Commands for which a store that is not there yet is no error."""
 
 
@@ -114,6 +114,7 @@ CASES = {
     ("labelstore", "grow"): lambda w: [
         "grow", w.store, "--images", w.images, "--teacher", w.teacher, "--num-crops", "6", *TEACHING,
     ],
+    ("labelstore", "merge"): lambda w: ["merge", w.folder / "merged", w.store, w.given / "store"],
     ("labelstore", "drop"): lambda w: ["drop", "mask", "kept", w.store, "--yes"],
     ("labelstore", "verify"): lambda w: ["verify", w.store],
     ("labelstore", "repair"): lambda w: ["repair", w.store],
@@ -151,6 +152,11 @@ CASES = {
         "probe", w.teacher, "--data", w.given / "data", "--device", "cpu", "--epochs", "2",
     ],
     ("trainer", "export"): lambda w: ["export", w.teacher, "--out", w.folder / "weights.safetensors"],
+    ("trainer", "attention"): lambda w: [
+        "attention", w.teacher, "--image", "bird/0.jpg", "--images", w.given / "data" / "val", "--input-size", "64",
+        "--device", "cpu", "--out", w.folder / "attention.png",
+    ],
+    ("trainer", "report"): lambda w: ["report", w.teacher, "--out", w.folder / "runs.html"],
     ("trainer", "evaluate"): lambda w: ["evaluate", w.teacher, "--data", w.given / "data", "--device", "cpu"],
 }  # fmt: skip
 """(program, command) -> its arguments in a world."""

@@ -1,27 +1,69 @@
-"""R9: label files of other projects, crafted and mutated: refused in one line, in bounds of memory and time."""
+"""R9: label files of other projects, crafted and mutated: refused in one line, in bounds of memory and time.
 
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
+The files are those of tests/exchange, whose own tests take a sample of them in `make test`; here are all, and counted.
+Each is read by a child with 1 GiB and 10 s, which must outlive it.
+"""
+
+import json
 
 import pytest
 
-EXCHANGE = Path(__file__).parents[1] / "exchange"
-CORPORA = sorted(EXCHANGE.glob("test_*hostile*.py")) + sorted(EXCHANGE.glob("test_*crafted*.py"))
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("labelstore.exchange") is None, reason="no importer exists yet"
+from tests.exchange import malformed_files as malformed
+from tests.exchange.test_crafted_label_files import (
+    ARGUMENTS,
+    FULL,
+    child,
+    fkd_source,
+    refused,
+    samples,
 )
-@pytest.mark.skipif(not CORPORA, reason="tests/exchange has no corpus of crafted files yet")
-def test_the_importers_corpus(scale, matrix):
-    """Their own tests, counted here; `make test` runs them where they are."""
+
+__all__ = ["child", "fkd_source"]
+STATED = json.dumps({"compression": "ms", "num_classes": malformed.C})
+
+
+@pytest.fixture(autouse=True)
+def all_of_them(scale):
     if scale < 2:
-        pytest.skip("tests/exchange runs in the same command")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += [f"--stress-scale={scale}", *map(str, CORPORA)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:]
-    passed = int(done.stdout.split(" passed")[0].split()[-1])
-    matrix.record("R9", tests=passed, crashes=0)
+        pytest.skip("tests/exchange reads a sample in the same command")
+
+
+def test_every_crafted_file(child, fkd_source, tmp_path, matrix):
+    """By the reader and by the command: exit code 7, one line, nothing of it was run."""
+    path = fkd_source / "b" / "other.tar"
+    count = 0
+    for number, (name, data) in enumerate(malformed.fkd_cases(child.folder)):
+        path.write_bytes(data)
+        code, lines = child.ask("read", "fkd", fkd_source, STATED)
+        assert code == 7, f"{name}: {code} {lines}"
+        refused(child.ask("command", "fkd", fkd_source, *ARGUMENTS, "--name", f"c{number}"), name)
+        count += 1
+    path.write_bytes(malformed.good())
+    archive = tmp_path / "l.npz"
+    for name, data in malformed.npz_cases(child.folder):
+        archive.write_bytes(data)
+        code, lines = child.ask("read", "npz", archive, json.dumps({"whole_images": True}))
+        assert code == 7, f"{name}: {code} {lines}"
+        count += 1
+    assert not (child.folder / malformed.CANARY).exists()
+    matrix.record("R9", crafted=count, refused=count, crashes=0)
+
+
+def test_mutated_files_of_every_format(child, tmp_path, scale, matrix):
+    """Damaged at random: read as before or refused, never anything else."""
+    sources = samples(child, tmp_path)
+    each = -(-round(FULL * scale / 20) // len(sources))
+    ends = {0: 0, 7: 0}
+    for name, (format_name, source, file, stated) in sources.items():
+        data = file.read_bytes()
+        for number in range(each):
+            broken = malformed.mutated(data, number)
+            if number % 2 and file.suffix in (".tar", ".pt") and not name.endswith("legacy"):
+                broken = malformed.mutated_pickle(data, number)
+            file.write_bytes(broken)
+            code, lines = child.ask("read", format_name, source, json.dumps(stated))
+            assert code in ends, f"{name}, mutation {number}: {code} {lines}"
+            ends[code] += 1
+        file.write_bytes(data)
+    assert not (child.folder / malformed.CANARY).exists()
+    matrix.record("R9", mutated=sum(ends.values()), refused=ends[7], crashes=0)

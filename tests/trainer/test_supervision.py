@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -267,3 +269,30 @@ def test_images_that_are_not_the_stores_are_refused(store, tmp_path):
     write_photographs(tmp_path / "train", per_class=5)
     with pytest.raises(RejectedInput):
         trainer.run(config(tmp_path, store=store, label_set="full"))
+
+
+def test_more_crops_than_an_image_has_come_twice_and_are_counted(store, data):
+    """m = M + 4: every crop once, then again from the first; said once, as a note."""
+    notes: list[str] = []
+    asked = config(
+        data, store=store, label_set="ms", crops_per_image=M + 4, batch_size=M + 4, epochs=M + 4
+    )
+    run = trainer.run(asked, note=notes.append)
+    assert run.crops_seen == len(CLASSES) * 4 * (M + 4)
+    assert f"12 images have fewer usable crops than m={M + 4}" in " ".join(notes)
+
+
+def test_labels_of_another_plan_are_refused(store, data, tmp_path):
+    copy = tmp_path / "s"
+    shutil.copytree(store, copy)
+    with labelstore.open(copy) as opened:
+        ms = opened.label_set("ms")
+        opened.catalogue.add_plan(replace(opened.plan(), name="p2"))
+        opened.catalogue.add_label_set(replace(ms.row, name="onp2", plan="p2", uuid="0" * 32))
+        opened.write_metadata()
+    for changes, message in (
+        ({"labels": "ensemble", "label_set": "ms,onp2"}, "label sets of one plan"),
+        ({"labels": "ferkd", "label_set": "onp2", "mask": "strict"}, "a mask of the same plan"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            trainer.run(config(data, **{"store": copy, **changes}))

@@ -58,6 +58,7 @@ def test_yaml_has_what_a_teacher_needs_as_flat_plain_values():
         ({"scheduler": "multistep"}, "milestones"),
         ({"num_classes": 3, "class_names": ("a", "b")}, "class_names"),
         ({"std": (0.1, 0.0, 0.1)}, "std"),
+        ({"model_kwargs": {"num_classes": 5}}, "follows from the labels"),
         ({"workers": 0}, "workers"),
     ],
 )

@@ -2,6 +2,7 @@
 
 config.yaml          every setting, class names and provenance: enough to use the folder as a teacher
 summary.csv          one row per pass
+classes.csv          images and hits of every class at the best top-1
 log.txt              what was printed
 last.pth.tar         checkpoint to continue from; previous.pth.tar is the one before it
 model_best.pth.tar   checkpoint of the best top-1
@@ -14,9 +15,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from labelstore.arrays.durable import make_folders, write_file
 from labelstore.errors import ConflictError, RejectedInput, StorageError
@@ -31,6 +35,8 @@ from trainer.config import TrainConfig
 from trainer.models import BEST, LAST, WEIGHTS, WEIGHTS_EMA
 
 PREVIOUS = "previous.pth.tar"
+CLASSES = "classes.csv"
+CLASS_COLUMNS = ("class", "images", "correct", "correct5")
 
 
 class RunFolder:
@@ -99,6 +105,25 @@ class RunFolder:
         writer.writeheader()
         writer.writerows([*rows, row])
         write_file(path, text.getvalue().encode())
+
+    def save_classes(
+        self,
+        names: Sequence[str],
+        images: NDArray[np.int64],
+        correct: NDArray[np.int64],
+        correct5: NDArray[np.int64],
+    ) -> None:
+        """Write classes.csv: of every class its images and how many of them were right, and among the first five.
+
+        `names` may be empty: then classes have their numbers. It belongs to the weights that `save` calls best.
+        """
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(CLASS_COLUMNS)
+        counts = np.stack([images, correct, correct5], axis=1).tolist()
+        named = names or range(len(counts))
+        writer.writerows([name, *row] for name, row in zip(named, counts, strict=True))
+        write_file(self.path / CLASSES, text.getvalue().encode())
 
     def log(self, line: str) -> None:
         """Append a line to log.txt, with the time (UTC)."""

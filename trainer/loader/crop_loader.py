@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labelstore.errors import UsageError
-from labelstore.images import ImageFolder
-from labelstore.replay import replay_many
-from trainer.loader.image_files import load_image, named_errors, path_by_key
+from labelstore.images import ImageSource
+from trainer.loader.crop_pixels import CropPixels
+from trainer.loader.image_files import named_errors, path_by_key
 from trainer.loader.planes import PassLabels, Records, labels_of
 from trainer.loader.ring import BatchRing
 from trainer.loader.source import PassSource
@@ -111,7 +111,7 @@ class CropLoader:
     def __init__(
         self,
         source: PassSource,
-        data: Path | ImageFolder,
+        data: Path | ImageSource,
         *,
         batch_size: int,
         input_size: int = 224,
@@ -135,8 +135,13 @@ class CropLoader:
                 "give at least 1 of the first three, and a rank below the world size"
             )
         self.source, self.seed = source, check_seed(seed)
-        self.path_of = path_by_key(data, source.table.keys[0])
-        self.input_size, self.interpolation = input_size, interpolation
+        self.pixels = CropPixels(
+            path_of=path_by_key(data, source.table.keys[0]),
+            input_size=input_size,
+            interpolation=interpolation,
+            partners=source.partners,
+            augmentation=source.augmentation,
+        )
         self.workers, self.prefetch, self.rank = workers, prefetch, rank
         self.deal = Deal(
             schedule=source.schedule,
@@ -173,7 +178,7 @@ class CropLoader:
         crops = -(-self.deal.batch_size // self.deal.world_size)
         return [
             torch.empty(
-                (crops, 3, self.input_size, self.input_size),
+                (crops, 3, self.pixels.input_size, self.pixels.input_size),
                 dtype=torch.uint8,
                 memory_format=torch.channels_last,
                 pin_memory=self._pin_memory,
@@ -302,25 +307,16 @@ def _ids_on(device: torch.device, class_ids: Tensor) -> Tensor:
 
 
 def _filler(loader: CropLoader, positions: range) -> Callable[[_OpenBatch, int], None]:
-    """What a thread does for one image: read, decode, check, replay m crops into the batch."""
-    table, path_of, m = loader.source.table, loader.path_of, len(positions)
-    size, interpolation, augment = loader.input_size, loader.interpolation, loader.augment
+    """What a thread does for one image: write its m crops into the batch, augment them."""
+    table, made, augment, m = loader.source.table, loader.pixels, loader.augment, len(positions)
 
     def fill(batch: _OpenBatch, nth: int) -> None:
         image = int(batch.indices[nth])
-        records = batch.records[nth]
         crops = batch.pixels[nth * m : (nth + 1) * m]
-        with named_errors(table.keys[image]):
-            pixels = load_image(path_of(table.keys[image]), table.keys[image], table.sizes[image])
-            replay_many(
-                pixels,
-                np.ascontiguousarray(records["box"]),
-                np.ascontiguousarray(records["flip"]),
-                size,
-                interpolation,
-                crops,
-            )
-            if augment is not None:
+        key = table.keys[image]
+        made.write(key, table.sizes[image], batch.records[nth], crops)
+        if augment is not None:
+            with named_errors(key):
                 augment(crops, int(table.streams[image]), positions)
 
     return fill

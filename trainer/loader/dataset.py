@@ -26,15 +26,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from labelstore.errors import UsageError
-from labelstore.images import ImageFolder
-from labelstore.replay import replay_many
-from trainer.loader.image_files import load_image, named_errors, path_by_key
+from labelstore.images import ImageSource
+from trainer.loader.crop_pixels import CropPixels
+from trainer.loader.image_files import path_by_key
 from trainer.loader.planes import PassLabels, labels_of
-from trainer.loader.stored import StoredPasses
+from trainer.loader.stored import EVERYTHING, StoredPasses
 from trainer.sampler import PassSchedule
 
 if TYPE_CHECKING:
+    from labelstore.ensembles import Ensemble
     from labelstore.store import LabelSet, Mask
+    from trainer.config import Order
 
 PASS_FILE = "pass.npy"
 
@@ -48,8 +50,8 @@ class CropDataset(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        labels: LabelSet,
-        data: Path | str | ImageFolder,
+        labels: LabelSet | Ensemble,
+        data: Path | str | ImageSource,
         crops_per_image: int = 4,
         mask: Mask | None = None,
         seed: int = 0,
@@ -57,12 +59,18 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         input_size: int = 224,
         interpolation: str = "bilinear",
         temperature: float = 1.0,
+        order: Order = "random",
+        probability_range: tuple[float, float] = EVERYTHING,
         passes: int = 1000,
         scratch: Path | None = None,
         allow_empty_images: bool = False,
         allow_incomplete: bool = False,
     ) -> None:
-        """`passes` is how many there will be at most; with a mask it bounds what is laid out ahead.
+        """`passes` is how many there will be at most: with anything that picks crops, that many are laid out.
+
+        `order` is random, or a curriculum by how sure the teacher is; `probability_range` (low, high) leaves out crops
+        whose largest probability lies outside (FerKD Fig. 5). The mean of several teachers is a
+        `labelstore.ensemble`, which has its own masks.
 
         Raises what `StoredPasses` raises, and RejectedInput where `data` does not hold the images.
         """
@@ -73,6 +81,8 @@ class CropDataset(Dataset[dict[str, Tensor]]):
             seed=seed,
             mask=mask,
             temperature=temperature,
+            order=order,
+            probability_range=probability_range,
             scratch=scratch,
             allow_empty_images=allow_empty_images,
             allow_incomplete=allow_incomplete,
@@ -80,12 +90,17 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         self._process = os.getpid()
         self.counts = self._source.counts
         self.num_classes = labels.num_classes
-        self.input_size, self.interpolation = input_size, interpolation
         self.images = self._source.table.images
         self._keys, self._sizes = self._source.table.keys, self._source.table.sizes
         self._planes = self._source.planes
-        folder = data if isinstance(data, ImageFolder) else Path(data)
-        self._path_of = path_by_key(folder, self._keys[0])
+        folder = data if isinstance(data, ImageSource) else Path(data)
+        self._pixels = CropPixels(
+            path_of=path_by_key(folder, self._keys[0]),
+            input_size=input_size,
+            interpolation=interpolation,
+            partners=self._source.partners,
+            augmentation=self._source.augmentation,
+        )
         # a file and not an attribute: workers that live on see the next pass, too
         np.save(self._planes.path / PASS_FILE, np.zeros(1, np.int64))
         self._pass = self._map_pass("r+")
@@ -116,15 +131,9 @@ class CropDataset(Dataset[dict[str, Tensor]]):
             raise IndexError(f"image {index} of {len(self)}")
         place = index % len(self)
         records = self._pass_labels().take(np.array([place]))[0]
-        size, key = self.input_size, self._keys[place]
+        size = self._pixels.input_size
         pixels = torch.empty((len(records), 3, size, size), dtype=torch.uint8)
-        with named_errors(key):
-            image = load_image(self._path_of(key), key, self._sizes[place])
-            boxes, flips = (
-                np.ascontiguousarray(records["box"]),
-                np.ascontiguousarray(records["flip"]),
-            )
-            replay_many(image, boxes, flips, size, self.interpolation, pixels)
+        self._pixels.write(self._keys[place], self._sizes[place], records, pixels)
         labels = labels_of(records, self.num_classes)
         return {
             "pixels": pixels,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from labelstore.calibration import Region
 from labelstore.crop_plan import CropPlan, image_streams
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.images import ImageFolder, image_size
+from labelstore.images import ImageSource, image_size
 from trainer.loader.planes import PlaneWriter, Records, make_records, record_dtype
 from trainer.loader.source import DrawCounts, ImageTable, PassSource
 from trainer.loader.threads import for_each
@@ -107,12 +107,12 @@ class GroundTruthPasses(PassSource):
         )
 
 
-def read_sizes(folder: ImageFolder, *, threads: int = 4) -> NDArray[np.int64]:
+def read_sizes(folder: ImageSource, *, threads: int = 4) -> NDArray[np.int64]:
     """(n, 2) height and width of every image of a folder, from headers; RejectedInput for a broken one."""
     sizes = np.empty((len(folder), 2), np.int64)
 
     def read(image: int) -> None:
-        sizes[image] = image_size(folder.path(folder.keys[image]))
+        sizes[image] = image_size(folder.file(folder.keys[image]))
 
     for_each(read, range(len(folder)), threads=threads)
     return sizes

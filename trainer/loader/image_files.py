@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labelstore.errors import LabelStoreError, RejectedInput, StorageError
-from labelstore.images import ImageFolder
+from labelstore.image_sources import file_finder
+from labelstore.images import ImageFile, ImageSource
 from labelstore.replay import decode
 
 
-def load_image(path: Path, key: str, size: NDArray[np.int64]) -> Tensor:
-    """Pixels (3, H, W) of an image file; RejectedInput if it is not of the size that its crops were cut for."""
+def load_image(path: ImageFile, key: str, size: NDArray[np.int64]) -> Tensor:
+    """Pixels (3, H, W) of one image; RejectedInput if it is not of the size that its crops were cut for."""
     image = decode(path.read_bytes(), key)
-    height, width = image.shape[1:]
-    if min(size) > 0 and (height, width) != tuple(size):
+    height, width = size.tolist()
+    if min(height, width) > 0 and image.shape[1:] != (height, width):
         raise RejectedInput(
-            f"{key} has {width} x {height} pixels, its crops were made for {size[1]} x {size[0]}: "
+            f"{key} has {image.shape[2]} x {image.shape[1]} pixels, its crops were made for {width} x {height}: "
             "give --data the images that the store was made from"
         )
     return image
@@ -47,17 +48,23 @@ def named_errors(key: str) -> Iterator[None]:
         raise LabelStoreError(f"{key}: {type(error).__name__}: {reason}") from error
 
 
-def path_by_key(data: Path | ImageFolder, key: str) -> Callable[[str], Path]:
+def path_by_key(data: Path | ImageSource, key: str) -> Callable[[str], ImageFile]:
     """Where an image lies, by its key: in `data` or in train/ inside it, wherever the image `key` is.
 
-    RejectedInput where it is in neither.
+    RejectedInput where it is in neither, and as `open_images` raises it.
     """
-    if isinstance(data, ImageFolder):
-        return data.path
-    for root in (Path(data), Path(data) / "train"):
-        if (root / key).exists():
+    if isinstance(data, ImageSource):
+        return data.file
+    root = Path(data)
+    for folder in (root, root / "train"):
+        if (folder / key).exists():
             # a bound method can be pickled for a worker process
-            return root.joinpath
-    raise RejectedInput(
-        f"{data} has no image {key}, nor has train/ in it: give --data the images that the store was made from"
-    )
+            return folder.joinpath
+    found = file_finder(root / "train" if (root / "train").is_dir() else root)
+    try:
+        found(key).read_bytes()
+    except OSError:
+        raise RejectedInput(
+            f"{data} has no image {key}, nor has train/ in it: give --data the images that the store was made from"
+        ) from None
+    return found

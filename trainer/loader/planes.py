@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,19 +20,27 @@ from numpy.typing import NDArray
 
 from labelstore.codecs.base import SparseLabels
 from labelstore.errors import RejectedInput
+from labelstore.schema import MIX_FIELDS
 from trainer.loader.scratch import storage_errors
 
 Records = NDArray[np.void]
 
 
-def record_dtype(num_kept: int | None, num_classes: int) -> np.dtype[np.void]:
-    """One crop of one image; `num_kept` None is a dense label, which needs no class ids."""
+def record_dtype(
+    num_kept: int | None, num_classes: int, *, mixed: bool = False
+) -> np.dtype[np.void]:
+    """One crop of one image; `num_kept` None is a dense label, which needs no class ids.
+
+    `mixed` crops have the fields of `labelstore.schema.MIX_FIELDS` too.
+    """
     kept = num_classes if num_kept is None else num_kept
     ids = "<u2" if num_classes <= 65_535 else "<u4"
     fields: list[Any] = [("probs", "<f4", (kept,)), ("rest", "<f4"), ("crop", "<u4")]
     if num_kept is not None:
         fields.append(("class_ids", ids, (kept,)))
     fields += [("box", "<u2", (4,)), ("flip", "?"), ("region", "u1")]
+    if mixed:
+        fields += [(field.name, field.dtype, field.shape) for field in MIX_FIELDS]
     return np.dtype(fields, align=True)
 
 
@@ -43,8 +52,9 @@ def make_records(
     flips: NDArray[np.bool_],
     regions: NDArray[np.uint8] | int,
     crops: NDArray[Any],
+    mixes: Mapping[str, NDArray[Any]] | None = None,
 ) -> Records:
-    """Records (n, m) of labels (n, m, ...), sparse or dense as the dtype says."""
+    """Records (n, m) of labels (n, m, ...), sparse or dense as the dtype says; `mixes` if it has their fields."""
     records = np.empty(boxes.shape[:-1], dtype)
     if isinstance(labels, SparseLabels):
         records["class_ids"] = labels.class_ids
@@ -57,6 +67,8 @@ def make_records(
     records["flip"] = flips
     records["region"] = regions
     records["crop"] = crops
+    for name, values in (mixes or {}).items():
+        records[name] = values
     return records
 
 
@@ -184,12 +196,23 @@ class PassLabels:
 
     def take(self, indices: NDArray[np.intp] | slice = slice(None)) -> Records:
         """Records (b, m) of b images, as indices into `images`: a copy."""
-        chosen = [as_bytes(plane)[indices] for plane in self.planes]
+        planes = self._opaque
+        if not isinstance(indices, slice):
+            # "clip" spares NumPy a copy that it keeps for when an index is outside
+            _check_inside(indices, len(planes[0]))
+            chosen = [np.take(plane, indices, mode="clip") for plane in planes]
+        else:
+            chosen = [plane[indices] for plane in planes]
         records = np.empty((len(chosen[0]), len(chosen)), self.planes[0].dtype)
         opaque = as_bytes(records)
         for nth, column in enumerate(chosen):
             opaque[:, nth] = column
         return records
+
+    @cached_property
+    def _opaque(self) -> tuple[NDArray[Any], ...]:
+        # plain arrays over the same memory: NumPy's maps are slow to index
+        return tuple(as_bytes(np.asarray(plane)) for plane in self.planes)
 
     @property
     def crops(self) -> NDArray[np.uint32]:
@@ -218,6 +241,11 @@ class PassLabels:
 
     def _field(self, name: str) -> NDArray[Any]:
         return np.stack([plane[name] for plane in self.planes], axis=1)
+
+
+def _check_inside(indices: NDArray[np.intp], count: int) -> None:
+    if len(indices) and not (indices.min() >= 0 and indices.max() < count):
+        raise IndexError(f"image {indices.max()} of {count}")
 
 
 def labels_of(records: Records, num_classes: int) -> SparseLabels:

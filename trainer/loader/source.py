@@ -16,9 +16,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.crop_augmentation import PlannedAugmentation
 from labelstore.errors import IncompleteError, LabelStoreError, RejectedInput
 from trainer.loader.draws import DrawFolder, KeptPlanes
 from trainer.loader.planes import PassLabels, PlaneFolder
+from trainer.loader.recorded_mixes import Partners
 from trainer.loader.scratch import ScratchFolder
 from trainer.loader.threads import Stopped
 from trainer.sampler import U64, PassSchedule
@@ -69,6 +71,10 @@ class PassSource(ABC):
     counts: DrawCounts
     schedule: PassSchedule
     num_classes: int
+    partners: Partners | None = None
+    """What crops were mixed with before the teacher saw them."""
+    augmentation: PlannedAugmentation | None = None
+    """What the plan does to the pixels of its crops."""
 
     def _set_up(
         self,

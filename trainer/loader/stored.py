@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs import SparseLabels, check_temperature_of, widen
+from labelstore.crop_augmentation import planned_augmentation
 from labelstore.crop_plan import image_streams
 from labelstore.ensembles import Ensemble, ensemble
 from labelstore.errors import IncompleteError, NotGenerated, UsageError
@@ -28,6 +29,7 @@ from trainer.config import Order
 from trainer.curriculum import ranked_crops
 from trainer.loader.draws import DrawFolder
 from trainer.loader.planes import PlaneWriter, Records, as_bytes, make_records, record_dtype
+from trainer.loader.recorded_mixes import Partners, recorded_mixes
 from trainer.loader.source import DrawCounts, ImageTable, PassSource, check_left_out
 from trainer.loader.threads import for_each
 from trainer.sampler import DrawingOrder, PassSchedule
@@ -66,11 +68,17 @@ class StoredPasses(PassSource):
 
         Raises IncompleteError for an unfinished label set or mask without `allow_incomplete`, RejectedInput
         where more than 1 % of the images have no usable crop without `allow_empty_images`, UsageError for a
-        mask of another plan or teacher, a temperature that the labels do not have or a folder in shared memory.
+        mask of another plan or teacher or of mixed crops, a temperature that the labels do not have or a folder in
+        shared memory.
         """
+        if isinstance(labels, Ensemble) and mask is not None:
+            raise UsageError(
+                f"mask {mask.name} beside an ensemble: make the ensemble with its teachers' masks"
+            )
         self.labels = labels if isinstance(labels, Ensemble) else ensemble([labels], [mask])
         self.schedule, self.temperature, self.threads = schedule, temperature, threads
-        self.crop_order, self.probability_range = order, _checked_range(probability_range)
+        self.crop_order = _checked_order(order)
+        self.probability_range = _checked_range(probability_range)
         self.num_classes = labels.num_classes
         for member in self.labels.members:
             check_temperature_of(member.labels.codec, self.num_classes, temperature)
@@ -81,6 +89,7 @@ class StoredPasses(PassSource):
             crops_per_chunk=labels.plan.crops_per_chunk,
         )
         _check_complete(self.labels, allow_incomplete=allow_incomplete)
+        _check_mixed(self.labels)
         self._blocks = list(self.labels.blocks)
         usable = self._usable_counts()
         drawn = np.flatnonzero(usable > 0)
@@ -99,7 +108,9 @@ class StoredPasses(PassSource):
             sizes=np.stack([columns["height"][drawn], columns["width"][drawn]], 1).astype(np.int64),
             ground_truth=labels.ground_truth[drawn].astype(np.int64),
         )
-        dtype = record_dtype(self._listed, self.num_classes)
+        self.partners = Partners.of(self.labels)
+        self.augmentation = planned_augmentation(labels.plan.parameters)
+        dtype = record_dtype(self._listed, self.num_classes, mixed=self.partners is not None)
         draws = None
         if self.is_drawn and scratch is not None and attach is None:
             size = schedule.epochs * len(drawn) * dtype.itemsize
@@ -232,6 +243,7 @@ class StoredPasses(PassSource):
             flips=flips,
             regions=regions,
             crops=np.arange(first, first + boxes.shape[1]),
+            mixes=None if self.partners is None else recorded_mixes(self.labels, block, columns),
         )
 
     def _why(self) -> str:
@@ -283,6 +295,12 @@ class StoredPasses(PassSource):
         }
 
 
+def _checked_order(order: Order) -> Order:
+    if order not in get_args(Order):
+        raise UsageError(f"order={order!r}: choose one of {', '.join(get_args(Order))}")
+    return order
+
+
 def _checked_range(asked: tuple[float, float]) -> tuple[float, float]:
     low, high = asked
     if not 0 <= low <= high <= 1:
@@ -290,6 +308,14 @@ def _checked_range(asked: tuple[float, float]) -> tuple[float, float]:
             f"probability_range={low:g},{high:g}: give (low, high) with 0 <= low <= high <= 1"
         )
     return float(low), float(high)
+
+
+def _check_mixed(labels: Ensemble) -> None:
+    if labels.plan.parameters.get("mixed") and labels.has_masks:
+        raise UsageError(
+            f"label set {labels.name} is of crops that were mixed with other images, a mask calibrates by one image's "
+            "class: train on these labels without a mask"
+        )
 
 
 def _check_complete(labels: Ensemble, *, allow_incomplete: bool) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from labelstore.ensembles import Ensemble, ensemble
 from labelstore.errors import UsageError
 from labelstore.store import LabelSet, Store
-from trainer.config import TrainConfig, split_names
+from trainer.config import TrainConfig
+from trainer.config_checks import split_names
 
 NO_MASK = "-"
 """Stands for a label set without a mask in the list of an ensemble's masks."""
@@ -32,10 +33,10 @@ def chosen_labels(store: Store, config: TrainConfig) -> Ensemble:
 
 def _check_kind(labels: LabelSet, config: TrainConfig) -> None:
     kind, takes = config.labels, labels.codec.takes
-    if labels.plan.parameters.get("mixed"):
+    if labels.plan.parameters.get("mixed") and config.ground_truth_weight:
         raise UsageError(
-            f"label set {labels.name} was imported with crops that were mixed before the teacher saw them: a student "
-            "cannot be shown these mixtures yet, and unmixed crops would not fit the labels"
+            f"ground_truth_weight={config.ground_truth_weight} with label set {labels.name}, whose crops were mixed with "
+            "other images before the teacher saw them: they have no one class; leave it at 0"
         )
     held = f"label set {labels.name} holds {labels.codec.name} labels"
     if kind == "labelmap" and takes != "map":

@@ -40,6 +40,7 @@ from trainer.recipes.others import (
     relabel_resnet50,
     relabel_resnet50_cutmix,
     sre2l_resnet18,
+    sre2l_resnet18_recorded,
 )
 
 _ALL: tuple[Recipe, ...] = (
@@ -69,6 +70,7 @@ _ALL: tuple[Recipe, ...] = (
     relabel_resnet50_cutmix,
     funmatch_resnet50,
     sre2l_resnet18,
+    sre2l_resnet18_recorded,
     lpld_resnet18,
 )
 
@@ -104,6 +106,7 @@ __all__ = [
     "relabel_resnet50_cutmix",
     "s2_bnn_reactnet",
     "sre2l_resnet18",
+    "sre2l_resnet18_recorded",
     "ssl_resnet50",
     "vanilla_resnet50",
 ]

@@ -63,6 +63,7 @@ SRE2L: dict[str, object] = {
     "scheduler": "cosine",
     "temperature": 20.0,
     "soft_loss": "kl",
-    "mixing": "cutmix",
+    "temperature_squared": False,
 }
-"""SRe2L's relabelled training, as its release has it."""
+"""SRe2L's training on relabelled images, every value as its release has it (train_FKD.py and the command that it prints): no
+warm-up, KL at T = 20 without the factor T^2, a rate that is constant within an epoch."""

@@ -1,0 +1,189 @@
+"""`trainer attention`: what several networks look at in the same images, as one picture (FKD Fig. 6)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.options import IMAGES, DryRun, Json
+from cli.output import print_json, say
+from cli.picture_output import check_picture, write_picture
+
+if TYPE_CHECKING:
+    from trainer.attention import Looked
+    from trainer.config import TrainConfig
+
+MOST = 400
+"""Cells of the picture: networks times images."""
+
+
+def trainer_attention(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders, weight files in them, timm:NAME, or package.module:function.",
+        ),
+    ],
+    image: Annotated[
+        list[str],
+        typer.Option(
+            metavar="PATH|KEY",
+            help="Image file, or the key of one in val/ or train/ of the runs; may be repeated.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Picture to write.")] = Path(
+        "attention.png"
+    ),
+    class_: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="NAME|N",
+            help="What speaks for this class.",
+            show_default="the predicted one",
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Module whose map Grad-CAM takes.",
+            show_default="the last with a map",
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar=IMAGES, help="What keys are looked up in.")
+    ] = None,
+    input_size: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Pixels.", show_default="the run's")
+    ] = None,
+    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Draw what networks look at: Grad-CAM and guided backpropagation of several runs side by side (FKD Fig. 6)."""
+    from labelstore.errors import UsageError
+
+    check_picture(out)
+    if len(runs) * len(image) > MOST:
+        raise UsageError(
+            f"{len(runs)} runs x {len(image)} images: a picture holds {MOST}; give fewer, or draw several"
+        )
+
+    from labelstore.replay import centre_crop, read_image
+    from trainer.attention import Looked, attend, draw_attention, find_image, image_folders
+    from trainer.models import choose_device
+
+    on = choose_device(device)
+    configs = {run: _config(run) for run in runs}
+    folders = [images] if images else image_folders([c for c in configs.values() if c])
+    files = [find_image(each, folders) for each in image]
+    pixels = [read_image(path) for path in files]
+    looked: list[list[Looked]] = [[] for _ in files]
+    names = _names(runs)
+    # one network in memory at a time
+    for run in runs:
+        network, config = _network(run)
+        target = None if class_ is None else _class_id(class_, config, names[run])
+        for row, picture in zip(looked, pixels, strict=True):
+            size = input_size or config.input_size
+            crop = centre_crop(picture, size, config.crop_pct, config.interpolation)
+            found = attend(
+                network, crop, config, layer=layer, class_id=target, device=on, name=names[run]
+            )
+            row.append(
+                Looked(
+                    network=names[run],
+                    crop=crop.permute(1, 2, 0).numpy(),
+                    attention=found,
+                    class_names=config.class_names,
+                )
+            )
+    shown = [
+        (given, each.permute(1, 2, 0).numpy()) for given, each in zip(image, pixels, strict=True)
+    ]
+    if not dry_run:
+        write_picture(draw_attention(shown, looked), out)
+    if json:
+        print_json({"out": out, "written": not dry_run, "images": _records(image, looked)})
+        return
+    for record in _records(image, looked):
+        for row in record["networks"]:
+            told = f"{row['class']} {row['probability']:.3f}"
+            other = "" if row["class"] == row["predicted"] else f" (predicted: {row['predicted']})"
+            say(f"{record['image']}: {row['network']}: {told}{other}, map of {row['layer']}")
+    print(f"would write {out}" if dry_run else f"wrote {out}")
+
+
+def _config(run: str) -> TrainConfig | None:
+    """Of a run folder, before its network is built: a wrong image is to be told at once."""
+    from trainer.config import TrainConfig
+
+    path = Path(run)
+    file = (path if path.is_dir() else path.parent) / "config.yaml"
+    return TrainConfig.from_yaml(file) if path.exists() and file.is_file() else None
+
+
+def _network(run: str) -> tuple[Any, TrainConfig]:
+    from labelstore.errors import UsageError
+    from trainer.config import TrainConfig
+    from trainer.models import create_model, load_run
+
+    if Path(run).exists():
+        return load_run(Path(run))
+    if Path(run).suffix in (".pth", ".tar", ".safetensors") or "/" in run.partition(":")[0]:
+        raise UsageError(f"no such file {run}: give a run folder or weights in one, or timm:NAME")
+    config = TrainConfig(labels="ground-truth", model=run, pretrained=True, num_classes=1000)
+    return create_model(config), config
+
+
+def _class_id(text: str, config: TrainConfig, name: str) -> int:
+    from labelstore.errors import UsageError
+
+    if text in config.class_names:
+        return config.class_names.index(text)
+    if text.isdecimal() and len(text) < 10:
+        return int(text)
+    raise UsageError(f"--class {text}: {name} has no class of that name; give its number, from 0")
+
+
+def _names(runs: list[str]) -> dict[str, str]:
+    """The last part of each path, more of it where two are alike."""
+    parts = {run: Path(run).parts or (run,) for run in runs}
+    found = {}
+    for run in runs:
+        others = [parts[other] for other in runs if other != run]
+        length = next(
+            (
+                n
+                for n in range(1, len(parts[run]))
+                if all(o[-n:] != parts[run][-n:] for o in others)
+            ),
+            len(parts[run]),
+        )
+        found[run] = "/".join(parts[run][-length:])
+    return found
+
+
+def _records(images: list[str], looked: list[list[Looked]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "image": name,
+            "networks": [
+                {
+                    "network": found.network,
+                    "class": found.name_of(found.attention.class_id),
+                    "probability": found.attention.probability,
+                    "predicted": found.name_of(found.attention.predicted),
+                    "predicted_probability": found.attention.predicted_probability,
+                    "layer": found.attention.feature_map.layer,
+                    "map": [found.attention.feature_map.height, found.attention.feature_map.width],
+                }
+                for found in row
+            ],
+        }
+        for name, row in zip(images, looked, strict=True)
+    ]

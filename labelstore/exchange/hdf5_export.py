@@ -1,0 +1,167 @@
+"""One HDF5 file out: labels, boxes, flips and keys as plain datasets, for whoever has h5py and not this package.
+
+    key           (n,)         UTF-8 text: path relative to the image folder
+    ground_truth  (n,)         int32, index into class_names, -1 for none
+    height, width (n,)         int32, pixels of the original image
+    box           (n, m, 4)    uint16, top, left, height, width in pixels of the original image
+    flip          (n, m)       uint8, 1: mirrored left to right after cropping
+    class_id      (n, m, K)    uint16 (uint32 above 65,534 classes), descending by probability
+    prob          (n, m, K)    float32, and
+    tail          (n, m)       float32, the mass of the C - K other classes, which share it evenly; or
+    prob          (n, m, C)    float32, of all classes; or
+    logit         (n, m, C)    float32, outputs before softmax
+    crop          (m,)         int32, numbers of the crops in the store
+    class_names                of the ground truth
+
+Where crops were mixed before the teacher saw them, also the fields of `schema.MIX_FIELDS`, with `mix_key` in the place of
+the row. Attributes of the file say what made the labels; each dataset's `about` says what it is. Lost: digests, masks.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.arrays.hdf5_table import Hdf5Table, TableColumn
+from labelstore.codecs import id_dtype
+from labelstore.codecs.base import TopK
+from labelstore.exchange.exported import Export, ExportedBlock, Writer
+
+LAYOUT = "labelstore-hdf5/1"
+_MIXING = {
+    "mix_from": ("<u2", (4,), "box of the other crop, pixels of its image"),
+    "mix_flip": ("u1", (), "1: the other crop was mirrored"),
+    "mix_share": ("<f4", (), "share of this crop; 1: not mixed"),
+    "mix_box": (
+        "<u2",
+        (4,),
+        "top, left, height, width in the teacher's input that the other crop replaced; no height: blended",
+    ),
+}
+
+
+class Hdf5Writer(Writer):
+    """Writes one file."""
+
+    single_file: ClassVar[bool] = True
+    keeps_mixing: ClassVar[bool] = True
+    keeps_augmentation: ClassVar[bool] = True
+
+    def __init__(self, place: Path, export: Export) -> None:
+        self.place, self.export = place, export
+        self._table: Hdf5Table | None = None
+        self._keys: NDArray[Any] = export.labels.store.image_columns["key"]
+
+    def write(self, block: ExportedBlock) -> int:
+        """The rows of some images."""
+        begun = self._table is None
+        if self._table is None:
+            self._table = self._new_table()
+        values: dict[str, NDArray[Any]] = {
+            "key": np.array(block.keys, object),
+            "ground_truth": block.ground_truth,
+            "height": block.sides[:, 0],
+            "width": block.sides[:, 1],
+            "box": block.boxes,
+            "flip": block.flips.astype(np.uint8),
+        }
+        if isinstance(block.labels, TopK):
+            values |= {
+                "class_id": block.labels.class_ids,
+                "prob": block.labels.probs,
+                "tail": block.labels.tail,
+            }
+        else:
+            assert isinstance(block.labels, np.ndarray)
+            values["logit" if self.export.gives_outputs else "prob"] = block.labels
+        if block.mixed is not None:
+            values |= {name: block.mixed[name] for name in _MIXING}
+            values["mix_key"] = self._keys[block.mixed["mix_image"].astype(np.int64)]
+        self._table.append(values)
+        return int(begun)
+
+    def finish(self) -> int:
+        """Close the file."""
+        assert self._table is not None
+        self._table.finish()
+        return 0
+
+    def abandon(self) -> None:
+        """Let go of the file."""
+        if self._table is not None:
+            self._table.abandon()
+
+    def _new_table(self) -> Hdf5Table:
+        export, labels = self.export, self.export.labels
+        return Hdf5Table(
+            self.place,
+            num_rows=export.num_images,
+            columns=self._columns(),
+            whole={
+                "crop": (np.array(export.crops, np.int32), "numbers of the crops in the store"),
+                "class_names": (
+                    np.array(labels.store.class_names, object),
+                    "classes of the ground truth",
+                ),
+            },
+            attributes=self._attributes(),
+        )
+
+    def _columns(self) -> dict[str, TableColumn]:
+        export, labels = self.export, self.export.labels
+        m, classes = len(export.crops), labels.num_classes
+        text = f"S{max(len(str(key).encode()) for key in self._keys if key is not None)}"
+        columns = {
+            "key": TableColumn(dtype=text, about="path relative to the image folder"),
+            "ground_truth": TableColumn(dtype="<i4", about="index into class_names, -1 for none"),
+            "height": TableColumn(dtype="<i4", about="of the original image, pixels"),
+            "width": TableColumn(dtype="<i4", about="of the original image, pixels"),
+            "box": TableColumn(
+                dtype="<u2", shape=(m, 4), about="top, left, height, width in pixels of the image"
+            ),
+            "flip": TableColumn(dtype="u1", shape=(m,), about="1: mirrored left to right"),
+        }
+        if export.kept is not None:
+            kept = (m, export.kept)
+            columns["class_id"] = TableColumn(
+                dtype=id_dtype(classes).str, shape=kept, about="classes of the label"
+            )
+            columns["prob"] = TableColumn(dtype="<f4", shape=kept, about="their probabilities")
+            columns["tail"] = TableColumn(
+                dtype="<f4", shape=(m,), about="mass of all other classes, which share it evenly"
+            )
+        else:
+            name = "logit" if export.gives_outputs else "prob"
+            about = "outputs before softmax" if export.gives_outputs else "of every class"
+            columns[name] = TableColumn(dtype="<f4", shape=(m, classes), about=about)
+        if export.is_mixed:
+            columns["mix_key"] = TableColumn(
+                dtype=text, shape=(m,), about="key of the image that was mixed in"
+            )
+            for name, (dtype, shape, about) in _MIXING.items():
+                columns[name] = TableColumn(dtype=dtype, shape=(m, *shape), about=about)
+        return columns
+
+    def _attributes(self) -> dict[str, str | int | float]:
+        labels = self.export.labels
+        teacher = labels.store.teacher(labels.row.teacher)
+        return {
+            "layout": LAYOUT,
+            "written_by": f"labelstore {version('labelstore')}",
+            "store": labels.store.uuid,
+            "label_set": labels.name,
+            "codec": json.dumps(labels.codec.to_record(), sort_keys=True),
+            "temperature": float(labels.row.temperature),
+            "num_classes": labels.num_classes,
+            "teacher": teacher.name,
+            "teacher_source": teacher.source,
+            "teacher_digest": teacher.digest,
+            "input_size": teacher.input_size,
+            "interpolation": teacher.interpolation,
+            "crop_plan": json.dumps(dict(labels.plan.parameters), sort_keys=True),
+        }

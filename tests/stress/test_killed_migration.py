@@ -1,0 +1,139 @@
+"""R15: `labelstore migrate` killed anywhere leaves the old store or the new one, and the same command finishes."""
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import time
+from contextlib import closing
+
+import numpy as np
+import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+import labelstore
+from labelstore.arrays import durable
+from labelstore.integrity import verify
+from labelstore.integrity.migrating import migrate
+from tests.catalogue.test_migrate import REVISION, make_older
+from tests.data.make_stores import BACKENDS, DATA, answers
+from tests.stress.test_old_formats import as_checked_out
+
+KILLS = 4
+"""Per unit of `--stress-scale`; half of them at a statement or file operation, half at any moment."""
+POINTS = "points"
+
+
+@pytest.fixture
+def scripts(tmp_path, monkeypatch):
+    """A second revision, as if this version had it."""
+    folder = tmp_path / "scripts"
+    (folder / "versions").mkdir(parents=True)
+    for revision, before in (("0001", None), ("0002", "0001")):
+        script = REVISION.format(revision=revision, before=repr(before))
+        (folder / "versions" / f"r{revision}.py").write_text(script)
+    monkeypatch.setattr("labelstore.catalogue.migrations.SCRIPTS", folder)
+    for module in ("migrating", "catalogue"):
+        monkeypatch.setattr(f"labelstore.catalogue.{module}.BASELINE", "0002")
+
+
+@pytest.fixture
+def older(tmp_path, scripts):
+    """Kept stores, no longer frozen, that lack what the second revision brings."""
+    paths = []
+    for backend in BACKENDS:
+        path = as_checked_out(DATA / f"v1-{backend}-ms", tmp_path / backend)
+        (path / "labelstore.json").unlink()
+        make_older(f"sqlite:///{path / 'catalogue.db'}")
+        paths.append(path)
+    return paths
+
+
+def counting(left: list[int], function):
+    def counted(*arguments, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+
+    return counted
+
+
+def migrate_in_child(path, *, at: int | None = None, after: float | None = None) -> bool:
+    """Migrate in a child that dies at the n-th statement, commit or file operation, or after so many seconds.
+
+    Whether it died. Given neither, it writes how many points it passed into the file POINTS beside the store.
+    """
+    child = os.fork()
+    if child:
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    try:
+        left = [10**9 if at is None else at]
+        if after is None:
+            for name in ("before_cursor_execute", "commit"):
+                event.listen(Engine, name, counting(left, lambda *_: None))
+            for name in ("write", "fsync", "replace", "link", "rename"):
+                setattr(durable.os, name, counting(left, getattr(durable.os, name)))
+        if after is not None:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process like kill does
+            signal.setitimer(signal.ITIMER_REAL, max(after, 1e-6))
+        migrate(path)
+        if at is None:
+            path.with_name(POINTS).write_text(str(10**9 - left[0]))
+    except BaseException:  # noqa: BLE001 - a child must not come back into the test
+        os._exit(1)
+    os._exit(0)
+
+
+def revision_of(path):
+    with closing(sqlite3.connect(path / "catalogue.db")) as connection:
+        ((revision,),) = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    return revision
+
+
+def read(path):
+    with labelstore.open(path, readonly=True) as store:
+        return answers(store)
+
+
+def test_killed_anywhere_in_migrate(older, tmp_path, scale, matrix):
+    copy = tmp_path / "copy"
+
+    def fresh(original):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(original, copy)
+        return copy
+
+    expected = read(older[0])
+    assert not migrate_in_child(fresh(older[0]))
+    points = int((tmp_path / POINTS).read_text())
+    assert points > 50
+    started = time.monotonic()
+    assert not migrate_in_child(fresh(older[0]), after=60)
+    seconds = time.monotonic() - started
+    rng = random.Random(15)
+    kills = max(2, round(KILLS * scale))
+    ways = [{"at": points * number // kills} for number in range(kills // 2)]
+    ways += [{"after": rng.uniform(0, seconds)} for _ in range(kills - len(ways))]
+    killed, left_as = 0, set()
+    for number, way in enumerate(ways):
+        killed += migrate_in_child(fresh(older[number % 2]), **way)
+        before = revision_of(copy)
+        left_as.add(before)
+        assert before in ("0001", "0002"), way
+        found = read(copy)
+        assert found.keys() == expected.keys()
+        for name in found:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=str((way, name)))
+        assert migrate(copy).revisions == (("0002",) if before == "0001" else ()), way
+        assert migrate(copy).revisions == ()
+        report = verify(copy, "deep", workers=1)
+        assert report.is_sound, (way, [str(problem) for problem in report.problems])
+        with labelstore.open(copy) as store:
+            assert not store.catalogue.readonly
+            store.catalogue.verify_digests()
+    assert killed
+    assert "0001" in left_as
+    matrix.record("R15", migrate_kills=killed, wrong=0)

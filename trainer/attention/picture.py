@@ -1,0 +1,155 @@
+"""The picture: a row per image, and of every network its Grad-CAM over the crop and its guided backpropagation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.attention.maps import Attention
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CELL = 1.9
+"""Inches of one picture."""
+LETTERS = 24
+"""Of a name above a picture of that size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What one network sees in one image."""
+
+    network: str
+    crop: NDArray[np.uint8]
+    """(S, S, 3), what it was shown."""
+    attention: Attention
+    class_names: tuple[str, ...] = ()
+    """Of its outputs; without, their numbers are shown."""
+
+    def name_of(self, class_id: int) -> str:
+        """A class of this network, for people."""
+        return self.class_names[class_id] if self.class_names else f"class {class_id}"
+
+
+def draw_attention(
+    images: Sequence[tuple[str, NDArray[np.uint8]]], looked: Sequence[Sequence[Looked]]
+) -> Figure:
+    """Images as (name, (H, W, 3) pixels), and for each what every network sees, the same networks in the same order."""
+    from matplotlib.figure import Figure
+
+    networks = [found.network for found in looked[0]]
+    width, height = CELL * (1 + 2 * len(networks)), (CELL + 0.3) * len(images) + 0.85
+    figure = Figure(figsize=(width, height), dpi=120)
+    columns = figure.add_gridspec(
+        len(images), 1 + 2 * len(networks), left=0.01, right=0.99, wspace=0.05,
+        hspace=0.16, top=1 - 0.78 / height, bottom=0.32 / height,
+    )  # fmt: skip
+    for at, ((name, pixels), row) in enumerate(zip(images, looked, strict=True)):
+        _cell(figure, columns[at, 0], pixels, _short(name, end=True), "black")
+        for nth, found in enumerate(row):
+            axes = _cell(
+                figure, columns[at, 1 + 2 * nth], found.crop, _of_class(found), _colour(found)
+            )
+            _overlay(axes, found)
+            axes = _cell(figure, columns[at, 2 + 2 * nth], _saliency(found.attention), "", "black")
+            if at == 0:
+                _heads(figure, axes, found, nth, 1 + 2 * len(networks), height)
+    figure.text(
+        0.01, 0.08 / height, "Each map has its own scale. Above it: class of the map and its probability, red where the network predicts "
+        "another class.",
+        fontsize=7, color="#555555",
+    )  # fmt: skip
+    return figure
+
+
+def _heads(
+    figure: Figure,
+    axes: Any,  # noqa: ANN401 - matplotlib axes
+    found: Looked,
+    nth: int,
+    columns: int,
+    height: float,
+) -> None:
+    """A network's name over its two columns, and what these are."""
+    box = axes.get_position()
+    left = box.x0 - (box.width + 0.05 * box.width)
+    seen, attention = found.attention.feature_map, found.attention
+    figure.text(
+        left, 1 - 0.2 / height, _short(found.network, 2 * LETTERS), fontsize=10, weight="bold"
+    )
+    words = f"Grad-CAM, {_short(seen.layer, 14)} {seen.height} x {seen.width}"
+    figure.text(left, 1 - 0.42 / height, words, fontsize=7, color="#555555")
+    other = "guided backpropagation" if attention.has_relu else "gradient (it has no ReLU)"
+    figure.text(box.x0, 1 - 0.42 / height, other, fontsize=7, color="#555555")
+    if nth:
+        x = left - 0.012 * box.width
+        figure.add_artist(_line(x, 0.3 / height, 1 - 0.05 / height))
+
+
+def _line(x: float, low: float, high: float) -> Any:  # noqa: ANN401 - a matplotlib line
+    from matplotlib.lines import Line2D
+
+    return Line2D([x, x], [low, high], color="#bbbbbb", linewidth=0.8)
+
+
+def _cell(figure: Figure, place: Any, pixels: Any, title: str, colour: str) -> Any:  # noqa: ANN401
+    axes = figure.add_subplot(place)
+    axes.imshow(pixels, interpolation="nearest" if max(pixels.shape[:2]) < 96 else "antialiased")
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=8, color=colour, loc="left", pad=3)
+    return axes
+
+
+def _overlay(axes: Any, found: Looked) -> None:  # noqa: ANN401 - matplotlib axes
+    cam, side = found.attention.cam, found.crop.shape[0]
+    if cam.max() <= 0:
+        axes.text(
+            0.5, 0.5, "nothing speaks for it", transform=axes.transAxes, ha="center", fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+        )  # fmt: skip
+        return
+    axes.imshow(
+        enlarged(cam / cam.max(), side), cmap="turbo", alpha=0.5, vmin=0, vmax=1,
+        extent=(-0.5, side - 0.5, side - 0.5, -0.5),
+    )  # fmt: skip
+
+
+def enlarged(cam: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """(h, w) as (side, side), bilinear between the places' centres."""
+    import torch
+
+    grid = torch.from_numpy(np.ascontiguousarray(cam))[None, None]
+    large = torch.nn.functional.interpolate(grid, size=(side, side), mode="bilinear")
+    found: NDArray[np.float32] = large[0, 0].numpy()
+    return found
+
+
+def _saliency(found: Attention) -> NDArray[np.float32]:
+    """Gradients as colours around grey; the strongest half per cent are cut off."""
+    strongest = float(np.quantile(np.abs(found.guided), 0.995))
+    coloured = 0.5 + 0.5 * found.guided / (strongest or 1.0)
+    shown: NDArray[np.float32] = np.clip(coloured, 0, 1).astype(np.float32)
+    return shown
+
+
+def _of_class(found: Looked) -> str:
+    at = found.attention
+    return f"{_short(found.name_of(at.class_id), LETTERS - 6)}  {at.probability:.2f}"
+
+
+def _colour(found: Looked) -> str:
+    """Red where the network predicts another class than the map is of."""
+    return "black" if found.attention.class_id == found.attention.predicted else "#a83232"
+
+
+def _short(text: str, letters: int = LETTERS, *, end: bool = False) -> str:
+    """A name of bounded length, in which a dollar sign begins no formula and nothing breaks a line."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    if len(text) > letters:
+        text = "…" + text[-letters + 1 :] if end else text[: letters - 1] + "…"
+    return text.replace("$", r"\$")
