@@ -1,27 +1,39 @@
 """Makes the small stores of this format that every later version must open: `python -m tests.data.make_stores`.
 
-Three folders per format and backend, tests/data/v1-zarr-ms and so on, frozen, each below 200 KB, and beside each a file
-NAME.json with SHA-256 digests of everything that a reader gets from it. They are made once per format, by the
-version that releases it, and committed; `tests/stress/test_old_formats.py` opens all that are there.
+Four folders per format and backend, tests/data/v1-zarr-ms and so on, frozen, and beside each a file NAME.npz with
+everything that a reader gets from it. They are made once per format, by the version that releases it, and
+committed; `tests/stress/test_old_formats.py` opens all that are there.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
-import json
 import shutil
+import sqlite3
 import sys
+import uuid
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
 import labelstore
 from labelstore.catalogue import FORMAT_VERSION
-from labelstore.codecs import Full, Hard, LabelCodec, MarginalRenorm, MarginalSmoothing
+from labelstore.catalogue.records import LabelSetRow
+from labelstore.codecs import (
+    Full,
+    Hard,
+    LabelCodec,
+    LabelMap,
+    Logits,
+    MapTopK,
+    MarginalRenorm,
+    MarginalSmoothing,
+    Smoothing,
+)
 from labelstore.integrity import freeze
-from labelstore.store import Store
+from labelstore.store import BlockArrays, Store, write_block
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
 
 DATA = Path(__file__).parent
@@ -29,10 +41,24 @@ BACKENDS = ("zarr", "hdf5")
 NUM_IMAGES, NUM_CROPS, NUM_CLASSES, LEFT_OUT = 6, 4, 12, 4
 PARTS: dict[str, dict[str, LabelCodec]] = {
     "ms": {"ms16": MarginalSmoothing(k=3)},
-    "eight": {"ms8": MarginalSmoothing(k=3, dtype="uint8"), "hard": Hard()},
-    "full": {"full16": Full(), "mr16": MarginalRenorm(k=3)},
+    "eight": {"ms8": MarginalSmoothing(k=3, dtype="uint8", class_ids="table"), "hard": Hard()},
+    "full": {
+        "full16": Full(),
+        "mr16": MarginalRenorm(k=3),
+        "smoothing32": Smoothing(dtype="float32"),
+    },
+    "outputs": {
+        "logits16": Logits(),
+        "map16": LabelMap(k=3, height=4, width=3, image_size=64),
+    },
 }
-"""Several stores per backend, so that each stays small: label set -> codec. The first has the mask."""
+"""Several stores per backend, so that each stays small: label set -> codec."""
+WITH_MASK, SEEDED = "ms", ("full", "outputs")
+"""The part that has a mask, and those whose boxes are computed."""
+WARM = ("ms", "smoothing", "full", "logits", "labelmap")
+"""Codecs whose labels are also read at another temperature."""
+PAGE_BYTES = 1024
+"""Of the catalogue: two dozen tables of a few rows take a quarter of what they would in SQLite's usual pages."""
 
 
 def labels() -> np.ndarray:
@@ -44,52 +70,103 @@ def labels() -> np.ndarray:
     return (probs / probs.sum(-1, keepdims=True)).astype(np.float32)
 
 
+def given(codec: LabelCodec) -> np.ndarray:
+    """(N, M, C) what a codec of crops takes: probabilities, or outputs before softmax."""
+    return np.log(labels()) if codec.takes == "outputs" else labels()
+
+
+def fill_maps(store: Store, codec: LabelMap, *, name: str) -> None:
+    """A label set with label maps: random logits, none for the image that was left out."""
+    first = store.label_set_row()
+    row = LabelSetRow(
+        name=name,
+        plan=first.plan,
+        teacher=first.teacher,
+        num_classes=NUM_CLASSES,
+        codec=codec.to_record(),
+        uuid=uuid.uuid4().hex,
+    )
+    store.catalogue.add_label_set(row)
+    store.write_metadata()
+    shape = (NUM_IMAGES, codec.height, codec.width, NUM_CLASSES)
+    logits = np.random.Generator(np.random.Philox(2)).normal(0, 3, shape).astype(np.float32)
+    ids = np.argsort(-logits, axis=-1)[..., : codec.k]
+    logits = np.take_along_axis(logits, ids, -1)
+    logits[LEFT_OUT] = np.nan
+    group = f"labels/{name}"
+    layout = store.group_specs(group)[1]
+    for block in range(layout.num_blocks):
+        lease = store.catalogue.acquire(group, [block], "make_stores", 60.0, 1)
+        assert lease is not None
+        at = slice(layout.rows(block).start, layout.rows(block).stop)
+        maps = MapTopK(class_ids=ids[at], logits=logits[at])
+        arrays = codec.encode(maps, NUM_CLASSES)
+        shard = BlockArrays(group=group, crop_shard=0, arrays=arrays)
+        write_block(
+            store,
+            lease,
+            [shard],
+            num_images=len(layout.rows(block)) - (LEFT_OUT in layout.rows(block)),
+        )
+        store.catalogue.release(lease)
+    store.refresh()
+
+
 def make(path: Path, backend: str, part: str) -> None:
-    """One frozen store of some codecs, a mask, and an image that was left out."""
+    """One frozen store of some codecs, with an image that was left out."""
     building = path.with_name(f".{path.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     (first, codec), *others = PARTS[part].items()
     store = filled_store(
         building,
-        labels(),
+        given(codec),
         codec,
         name=first,
         images_per_shard=4,
         crops_per_shard=4,
         backend=backend,
+        stored_crops=part not in SEEDED,
         bad={LEFT_OUT},
     )
     with store:
-        for name, codec in others:
-            add_label_set(store, codec, NUM_CLASSES, name=name)
-            fill_blocks(store, labels(), name=name, bad={LEFT_OUT})
-        if part == "ms":
+        for name, other in others:
+            if isinstance(other, LabelMap):
+                fill_maps(store, other, name=name)
+                continue
+            add_label_set(store, other, NUM_CLASSES, name=name)
+            fill_blocks(store, given(other), name=name, bad={LEFT_OUT})
+        if part == WITH_MASK:
             labelstore.calibrate(store.label_set(first), name="ferkd")
+        with closing(sqlite3.connect(building / "catalogue.db")) as catalogue:
+            catalogue.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            catalogue.execute("VACUUM")
         freeze(store, path)
     shutil.rmtree(building)
 
 
-def answers(store: Store) -> dict[str, str]:
-    """Digest of everything that a reader gets; labels to 6 digits, since platforms may round the last ones."""
-
-    def digest(array: np.ndarray) -> str:
-        plain = np.ascontiguousarray(array)
-        if plain.dtype.kind == "f":
-            plain = np.round(plain.astype(np.float64), 6) + 0.0
-        return hashlib.sha256(f"{plain.shape} {plain.dtype}".encode() + plain.tobytes()).hexdigest()
-
-    found = {"images": digest(np.array(list(store.image_columns["key"]), dtype="S"))}
+def answers(store: Store) -> dict[str, np.ndarray]:
+    """Everything that a reader gets from a store, by name."""
+    rows = store.image_columns
+    found = {
+        "format_version": np.array(store.catalogue.format_version),
+        "images/key": rows["key"].astype(str),
+        "images/class": rows["class_id"],
+        "images/size": np.stack([rows["height"], rows["width"]], 1),
+        "images/bad": store.bad,
+    }
     for name in store.label_sets:
         held = store.label_set(name)
         for block in held.blocks:
             boxes, flips = held.crops(block)
-            found[f"{name}/{block}/labels"] = digest(np.nan_to_num(held.dense(block), nan=-1))
-            found[f"{name}/{block}/boxes"] = digest(boxes)
-            found[f"{name}/{block}/flips"] = digest(flips)
+            found[f"{name}/{block}/labels"] = held.dense(block)
+            found[f"{name}/{block}/boxes"] = boxes
+            found[f"{name}/{block}/flips"] = flips
+            if held.codec.name in WARM:
+                found[f"{name}/{block}/warm"] = held.dense(block, temperature=2.0)
     for name in store.masks:
         mask = store.mask(name)
         for block in mask.blocks:
-            found[f"{name}/{block}/regions"] = digest(mask.regions(block))
+            found[f"{name}/{block}/regions"] = mask.regions(block)
     return found
 
 
@@ -104,10 +181,9 @@ def main() -> None:
             continue
         make(path, backend, part)
         with labelstore.open(path) as store:
-            record = {"format_version": store.catalogue.format_version, "answers": answers(store)}
-        path.with_name(f"{path.name}.json").write_text(json.dumps(record, indent=1) + "\n")
+            np.savez_compressed(f"{path}.npz", **answers(store))
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        print(f"{path}: {size:,} bytes, {len(record['answers'])} answers")
+        print(f"{path}: {size:,} bytes")
 
 
 if __name__ == "__main__":
