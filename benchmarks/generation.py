@@ -131,6 +131,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "batch_size": BATCH,
         "rounds": args.rounds,
         "threads": args.threads,
+        "options": " ".join(sys.argv[1:]),
         "load_average": round(os.getloadavg()[0], 1),
         "cpu": processor(),
         "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")}
@@ -314,7 +315,7 @@ def report(result: dict[str, Any]) -> str:
     slow, fast = min(result["ratios_vs_fkd_loop"]), max(result["ratios_vs_fkd_loop"])
     return f"""# Label generation
 
-`python -m benchmarks.generation --output benchmarks/reports`, {result["date"]}. {result["cpu"]}, {result["threads"]} thread(s), load \
+`python -m benchmarks.generation {result["options"]}`, {result["date"]}. {result["cpu"]}, {result["threads"]} thread(s), load \
 average {result["load_average"]}; {versions}. {result["images"]} real photographs as JPEG files of {WIDTH} x {HEIGHT}, crops of {SIZE}, \
 batches of {result["batch_size"]}, ms with K={K}; medians of {result["rounds"]} rounds in which both sides take turns.
 

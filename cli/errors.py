@@ -144,7 +144,12 @@ def _usage_message(error: Exception) -> str:
     click_error = cast("Any", error)
     context = getattr(click_error, "ctx", None)
     hint = f" See: {context.command_path} --help" if context is not None else ""
-    message = one_line(click_error.format_message())
+    message = one_line(click_error.format_message()).removesuffix(".")
+    # what could not be read as the option's type; typer's text may leave it out
+    reasons: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    given = [str(reason["input"])[:80] for reason in reasons if "input" in reason]
+    if given and given[0] not in message:
+        message += f" (given: {given[0]!r})"
     return f"{message}{'' if message.endswith(('.', '?')) else '.'}{hint}"
 
 

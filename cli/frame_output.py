@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from cli.output import print_table, say
+from cli.output import plain, print_table, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,13 +36,27 @@ Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write t
 
 
 def chosen_format(form: str | None, out: Path | None, *, json: bool = False) -> str:
-    """The format asked for by --format, --json or the file's ending; UsageError for one that is none."""
+    """The format asked for by --format, --json or the file's ending; UsageError for one that is none.
+
+    StorageError where the file's folder is not there.
+    """
     from labelstore.errors import UsageError
 
+    if out is not None:
+        from labelstore.arrays.durable import check_place
+
+        check_place(out)
     if json:
         return "json"
+    if form is None and out is None:
+        return "table"
     if form is None:
-        return "table" if out is None else ENDINGS.get(out.suffix.lower(), "csv")
+        assert out is not None
+        if out.suffix.lower() not in ENDINGS:
+            raise UsageError(
+                f"--out {out}: give a file that ends in {', '.join(ENDINGS)}, or its form with --format"
+            )
+        return ENDINGS[out.suffix.lower()]
     if form not in FORMATS:
         raise UsageError(f"--format {form}: choose one of {', '.join(FORMATS)}")
     if form == "parquet" and out is None:
@@ -53,27 +67,29 @@ def chosen_format(form: str | None, out: Path | None, *, json: bool = False) -> 
 def write_rows(
     reader: pa.RecordBatchReader, form: str, out: Path | None, *, title: str = ""
 ) -> int:
-    """Write every batch in that format, to a file or stdout; the number of rows. A file appears when it is whole."""
+    """Write every batch in that format, to a file or stdout; the number of rows. A file appears when it is whole.
+
+    StorageError where the disk refuses, UsageError for values that the format cannot hold.
+    """
     if out is None:
         if form == "table":
             return _print_rows(reader, title)
         with _stdout() as file:
             return _write(reader, form, file)
-    if out.is_dir():
-        from labelstore.errors import UsageError
+    from labelstore.arrays.durable import storage_errors
 
-        raise UsageError(f"--out {out} is a folder: name a file in it")
-    if out.exists() and not out.is_file():
-        # a device or a pipe is written to, never replaced by a file
-        with out.open("wb") as file:
-            return _write(reader, "md" if form == "table" else form, file)
-    building = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with building.open("wb") as file:
-            rows = _write(reader, "md" if form == "table" else form, file)
-        building.replace(out)
-    finally:
-        building.unlink(missing_ok=True)
+    with storage_errors(out):
+        if out.exists() and not out.is_file():
+            # a device or a pipe is written to, never replaced by a file
+            with out.open("wb") as file:
+                return _write(reader, "md" if form == "table" else form, file)
+        building = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        try:
+            with building.open("wb") as file:
+                rows = _write(reader, "md" if form == "table" else form, file)
+            building.replace(out)
+        finally:
+            building.unlink(missing_ok=True)
     say(f"{rows:,} rows written to {out}")
     return rows
 
@@ -112,10 +128,11 @@ def _write(reader: pa.RecordBatchReader, form: str, file: BinaryIO | IO[bytes]) 
 def _write_csv(reader: pa.RecordBatchReader, file: IO[bytes]) -> int:
     from pyarrow import csv
 
-    plain = _plain(reader)
+    _check_csv(reader.schema)
+    texts = _plain(reader)
     rows = 0
-    with csv.CSVWriter(file, plain.schema) as writer:
-        for batch in plain:
+    with csv.CSVWriter(file, texts.schema) as writer:
+        for batch in texts:
             writer.write_batch(batch)
             rows += batch.num_rows
     return rows
@@ -139,7 +156,7 @@ def _write_json(reader: pa.RecordBatchReader, file: IO[bytes]) -> int:
     rows = 0
     for batch in reader:
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            text = json.dumps([_finite(value) for value in row], default=str)
+            text = json.dumps([_json_value(value) for value in row], default=str)
             file.write((", " if rows else "").encode() + text.encode())
             rows += 1
     file.write(b"]}\n")
@@ -199,20 +216,65 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, bytes):
+        return value.hex()
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 100_000 else str(value)
 
 
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _json_value(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    # what lies in lists and structs too
+    return plain(value) if isinstance(value, (bytes, list, dict, tuple)) else value
+
+
+def _check_csv(schema: pa.Schema) -> None:
+    """UsageError for columns of a type that CSV has no text for."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    from labelstore.errors import UsageError
+
+    for field in schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        try:
+            csv.CSVWriter(pa.BufferOutputStream(), pa.schema([pa.field("", kind)])).close()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            what = "lists" if "list" in str(kind) else f"values of type {kind}"
+            raise UsageError(
+                f"column {field.name!r}: CSV holds no {what}, use json or parquet, or make it text in the query"
+            ) from None
 
 
 def _plain(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
-    """The same rows without dictionaries, which CSV cannot write."""
+    """The same rows without dictionaries, which CSV cannot write, and with bytes in hex, as JSON has them."""
     import pyarrow as pa
 
-    fields = [
-        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
-        for field in reader.schema
+    schema = pa.schema([field.with_type(_csv_type(field.type)) for field in reader.schema])
+    return pa.RecordBatchReader.from_batches(schema, (_csv_batch(b, schema) for b in reader))
+
+
+def _csv_type(kind: Any) -> Any:  # noqa: ANN401 - pyarrow's types have no stubs
+    import pyarrow as pa
+
+    if _is_bytes(kind):
+        return pa.string()
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _csv_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    arrays = [
+        pa.array([None if v is None else v.hex() for v in column.to_pylist()], pa.string())
+        if _is_bytes(column.type)
+        else column.cast(field.type)
+        for column, field in zip(batch.columns, schema, strict=True)
     ]
-    schema = pa.schema(fields)
-    return pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in reader))
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _is_bytes(kind: Any) -> bool:  # noqa: ANN401 - pyarrow's types have no stubs
+    return str(kind) in ("binary", "large_binary", "binary_view") or str(kind).startswith(
+        "fixed_size_binary"
+    )

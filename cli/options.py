@@ -64,6 +64,10 @@ Dask = Annotated[
         rich_help_panel="How it works",
     ),
 ]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", min=0, metavar="N", help="Of the sample; another seed draws another."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done and write nothing.")

@@ -18,7 +18,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 def print_json(record: object) -> None:
     """Print one JSON value on one line of stdout; NaN and infinities become null."""
-    print(json.dumps(_plain(record), allow_nan=False))
+    print(json.dumps(plain(record), allow_nan=False))
 
 
 def print_fields(record: Mapping[str, Any]) -> None:
@@ -52,21 +52,35 @@ def size(num_bytes: int | None) -> str:
     return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {_UNITS[unit]}"
 
 
+def percent(share: float | None) -> str:
+    """A share in percent; a half goes up, as it does in the page that a browser draws.
+
+    >>> percent(0.08625), percent(0.5), percent(None)
+    ('8.63%', '50.00%', '-')
+    """
+    if share is None or not math.isfinite(share):
+        return "-"
+    from decimal import ROUND_HALF_UP, Decimal
+
+    return f"{Decimal(100 * share).quantize(Decimal('0.01'), ROUND_HALF_UP)}%"
+
+
 def say(message: str) -> None:
     """Print a message for people, on stderr."""
     print(message, file=sys.stderr)
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """A value as JSON has it: bytes in hex, NaN and infinities as None, arrays as lists."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     # NumPy scalars and arrays, recognised without importing NumPy
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple, set, frozenset, range)):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, bytes):

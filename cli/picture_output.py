@@ -13,8 +13,11 @@ FORMATS = (".png", ".svg", ".pdf", ".webp")
 
 
 def check_picture(path: Path) -> None:
-    """UsageError unless the ending is one of a picture."""
+    """UsageError unless the ending is one of a picture, StorageError where its folder is not there."""
+    from labelstore.arrays.durable import check_place
     from labelstore.errors import UsageError
+
+    check_place(path)
 
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"--out {path}: give a file that ends in {', '.join(FORMATS)}")

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cli.output import percent
 from labelstore.stats import Profile
 
 
@@ -30,8 +31,8 @@ def render_profile(found: Profile) -> RenderableType:
     return Group(
         table,
         Text(
-            f"teacher {found.teacher} at temperature {found.temperature:g}: top-1 {_percent(found.top1)}, "
-            f"top-5 {_percent(found.top5)} of the crops; flipped {_percent(found.flip_rate)}"
+            f"teacher {found.teacher} at temperature {found.temperature:g}: top-1 {percent(found.top1)}, "
+            f"top-5 {percent(found.top5)} of the crops; flipped {percent(found.flip_rate)}"
         ),
         Text(f"images: {sizes}"),
     )
@@ -52,15 +53,11 @@ def render_classes(found: Profile) -> RenderableType:
             _number(row.ground_truth_probability),
             _number(row.entropy),
             _number(row.area),
-            _percent(row.top1),
-            _percent(row.top5),
+            percent(row.top1),
+            percent(row.top5),
         )
     return table
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"

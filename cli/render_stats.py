@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cli.output import size
+from cli.output import percent, size
 from labelstore.calibration import Choice, Preview, RegionThresholds
 from labelstore.stats import Histogram, Storage, Summary
 
@@ -27,9 +27,9 @@ def render_histogram(found: Histogram) -> RenderableType:
     for row in found.bins:
         end = "]" if row.high == 1 else ")"
         cells = [f"[{row.low:g}, {row.high:g}{end}", f"{row.count:,}"]
-        cells += [_percent(row.ratio), _percent(row.cumulative)]
+        cells += [percent(row.ratio), percent(row.cumulative)]
         if with_paper:
-            cells += [_percent(row.paper_ratio), _percent(row.paper_cumulative)]
+            cells += [percent(row.paper_ratio), percent(row.paper_cumulative)]
         table.add_row(*(Text(cell) for cell in cells))
     return table
 
@@ -58,7 +58,7 @@ def render_summary(found: Summary) -> RenderableType:
         "image blocks": f"{found.blocks:,} of {found.blocks_wanted:,}",
         "mean max probability": _number(found.mean_max_probability),
         "mean ground-truth probability": _number(found.mean_ground_truth_probability),
-        "crops above 0.999": _percent(found.certain_crops),
+        "crops above 0.999": percent(found.certain_crops),
         "read from": f"{found.sampled_crops:,} crops of {found.sampled_blocks:,} image blocks",
         "labelling": f"{found.teacher_seconds:,.0f} s on {', '.join(found.devices) or 'unknown devices'}",
     }
@@ -96,7 +96,7 @@ def _choice_cells(choice: Choice) -> list[str]:
     return [
         choice.title,
         rule.describe(),
-        *(f"{count:,}\n{_percent(counts.share(count))}" for count in columns),
+        *(f"{count:,}\n{percent(counts.share(count))}" for count in columns),
         f"{counts.images_without_crop:,}\nof {counts.images:,}",
     ]
 
@@ -181,10 +181,6 @@ def _caption_of_histogram(found: Histogram) -> str | None:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"
 
 
 def _per_crop(value: float | None) -> str:

@@ -37,6 +37,12 @@ class UsageError(LabelStoreError, ValueError):
     exit_code = 2
 
 
+def check_seed(seed: int) -> None:
+    """UsageError for a seed below 0, of which nothing can be drawn."""
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: give a whole number from 0 on")
+
+
 class DamagedShard(LabelStoreError):
     """Bytes on disk differ from the ledger's; names the file, the images and the repair command."""
 

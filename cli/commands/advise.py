@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 
 from cli.frame_output import Format, Out, chosen_format, frame_reader, write_rows
 from cli.options import Json, LabelSet, Store, numbers
 from cli.output import print_json, say
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from labelstore.analysis import Advice
 
 
 def advise(
@@ -61,6 +56,7 @@ def advise(
     Nothing is written; the counts are those that `labelstore calibrate` with the same choice comes to.
     """
     import labelstore
+    from cli.advice_frames import choice_rows, class_rows, shown_rows
     from labelstore.analysis import advice, example_crops
     from labelstore.calibration import Criterion, RegionThresholds
     from labelstore.errors import UsageError
@@ -70,6 +66,11 @@ def advise(
         raise UsageError(f"--criterion {criterion}: choose {' or '.join(get_args(Criterion))}")
     if hardest < 0 or examples < 0:
         raise UsageError(f"--hardest {hardest} --examples {examples}: give numbers from 0 on")
+    if examples and not json and out is None and form in ("csv", "json"):
+        raise UsageError(
+            f"--examples {examples} with --format {form}: they are a second table with columns of its own; use --json, "
+            "a table, or --out FILE for the first"
+        )
     with labelstore.open(store, readonly=True) as opened:
         labels = opened.label_set(label_set)
         found = advice.advise(
@@ -88,7 +89,11 @@ def advise(
         more = {} if shown is None else {"examples": shown.to_dict("records")}
         print_json({"store": store} | record | more)
         return
-    frame = _by_class(found) if per_class else _overall(found, hardest)
+    if per_class:
+        frame = class_rows(found)
+    else:
+        to_read = form in ("table", "md")
+        frame = (shown_rows if to_read else choice_rows)(found, hardest=hardest)
     write_rows(
         frame_reader(frame), form, out, title=f"{found.label_set}: what each choice would do"
     )
@@ -99,52 +104,13 @@ def advise(
         say("unfinished label set: only committed crops are counted")
 
 
-def _overall(found: Advice, hardest: int) -> pd.DataFrame:
-    import pandas as pd
-
-    rows = []
-    for choice in found.choices:
-        counts = choice.counts
-        rows.append(
-            {
-                "choice": choice.title,
-                "low / middle / top": choice.rule.describe(),
-                **{
-                    name: f"{counts.share(count):.2%}"
-                    for name, count in (
-                        ("too hard", counts.too_hard),
-                        ("too easy", counts.too_easy),
-                        ("calibrated", counts.hard),
-                        ("kept", counts.important),
-                        ("usable", counts.usable),
-                    )
-                },
-                "usable crops": counts.usable,
-                "images left out": counts.images_without_crop,
-                "hit hardest": ", ".join(
-                    f"{effect.name} {effect.discarded_share + effect.calibrated_share:.0%}"
-                    for effect in found.hit_hardest(choice, hardest)
-                ),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _by_class(found: Advice) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(
-        [
-            {"choice": choice.title, **effect.to_record()}
-            for choice in found.choices
-            for effect in found.by_class(choice)
-        ]
-    )
-
-
 def _values(text: str | None, flag: str, usual: tuple[float, ...]) -> tuple[float, ...]:
+    from labelstore.errors import UsageError
+
     if text is None:
         return usual
+    if not text.strip():
+        raise UsageError(f"{flag} is empty: give one or more numbers with commas between them")
     return numbers(text, flag, *(["P"] * (text.count(",") + 1)))
 
 

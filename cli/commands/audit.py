@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Json, LabelSet, Store
+from cli.options import Json, LabelSet, Seed, Store
 from cli.output import print_json, say
 from cli.progress import Progress, duration
 from cli.teacher_options import (
@@ -45,7 +45,7 @@ def audit(
             show_default="by dtype and autocast",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
+    seed: Seed = 0,
     batch_size: BatchSize = 64,
     device: Device = None,
     amp: Amp = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from cli.mask_output import say_mask
 from cli.options import Dask, DryRun, Json, LabelSet, Processes, Store, numbers
 from cli.output import print_json, print_table, say
 from cli.progress import Progress
@@ -110,7 +111,7 @@ def calibrate(
         settled = rule_from_record(mask.row.rule)
         counted = preview(labels, {name: settled}, map_blocks=map_blocks)
     _show(counted, json=json, title=f"what mask {name} does", store=store, mask=name)
-    say(f"mask {name} is in {store}: train with --labels ferkd --mask {name}")
+    say_mask(counted, name, store)
 
 
 def _update(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.frame_output import Format, Out, chosen_format, write_rows
-from cli.options import Json, LabelSet, Store
+from cli.options import Json, LabelSet, Seed, Store
 
 
 def crops(
@@ -36,7 +36,7 @@ def crops(
             metavar="NUMBER|SHARE", help="So many of them, or below 1 a share of all crops."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    seed: Seed = 0,
     mask: Annotated[
         str | None, typer.Option(metavar="NAME", help="Mask for the column region.")
     ] = None,

@@ -75,20 +75,18 @@ def export(
     TARGET appears when all of it is written; until then it has a hidden name.
     """
     import labelstore
-    from labelstore.errors import RejectedInput, UsageError
+    from labelstore.errors import UsageError
     from labelstore.exchange import EXPORTS, Form, Selection, export_labels
 
     if format_ not in EXPORTS:
         raise UsageError(f"no format {format_!r} to export: choose one of {', '.join(EXPORTS)}")
     images: list[str] = []
+    if target == Path():
+        raise UsageError(
+            "TARGET is empty, or the folder that this runs in: name what is to be made"
+        )
     if image_list is not None:
-        try:
-            lines = image_list.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise RejectedInput(f"--image-list {image_list}: cannot be read ({error})") from None
-        images = [line.strip() for line in lines if line.strip()]
-        if not images:
-            raise RejectedInput(f"--image-list {image_list}: holds no key")
+        images = _keys(image_list)
     selection = Selection(
         classes=[] if classes is None else classes.split(","),
         images=images,
@@ -112,6 +110,32 @@ def export(
     print(f"{would} {found.crops:,} crops of {found.images:,} images as {format_} to {target}")
     if found.left_out:
         say(f"{found.left_out:,} images have no labels and are left out")
+
+
+def _keys(path: Path) -> list[str]:
+    """The lines of a text file; RejectedInput for what is none, or holds none."""
+    from labelstore.errors import RejectedInput
+
+    wanted = "give a text file (UTF-8) with the key of an image per line, as `labelstore crops --columns key` shows them"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RejectedInput(f"--image-list {path} is no text: {wanted}") from None
+    except OSError as error:
+        what = (
+            "is a folder"
+            if path.is_dir()
+            else f"cannot be read ({error.strerror})"
+            if path.exists()
+            else "is not there"
+        )
+        raise RejectedInput(f"--image-list {path} {what}: {wanted}") from None
+    if "\0" in text:
+        raise RejectedInput(f"--image-list {path} is no text: {wanted}")
+    keys = [line.strip() for line in text.splitlines() if line.strip()]
+    if not keys:
+        raise RejectedInput(f"--image-list {path} holds no key: {wanted}")
+    return keys
 
 
 def _crop_range(text: str) -> range:

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from cli.mask_output import say_mask
 from cli.options import DryRun, Json, LabelSet, Store
-from cli.output import print_json, print_table, say
+from cli.output import print_json, print_table
 from cli.progress import Progress
 
 
@@ -54,4 +55,4 @@ def mask(
         would = "would do" if dry_run else "does"
         print_table(render_preview(counted, f"what mask {name} {would}"))
     if not dry_run:
-        say(f"mask {name} is in {store}: train with --labels ferkd --mask {name}")
+        say_mask(counted, name, store)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Json, LabelSet, Store
+from cli.options import Json, LabelSet, Seed, Store
 from cli.output import print_json
 from cli.picture_output import check_picture, write_picture
 
@@ -29,7 +29,7 @@ def plot(
     sample: Annotated[
         int, typer.Option(metavar="CROPS", help="Crops of a picture that shows single ones.")
     ] = 20_000,
-    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Draw a label set: how sure the teacher is, where the crops lie, what a mask does (FerKD Fig. 1 and 2)."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import IMAGES, Dask, Json, LabelSet, Processes, Store
+from cli.options import IMAGES, Dask, Json, LabelSet, Processes, Seed, Store
 from cli.output import print_json, say, size
 
 
@@ -34,7 +34,7 @@ def report(
             "--all", help="Count all crops also of a label set with more than 40 million."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    seed: Seed = 0,
     workers: Processes = None,
     dask: Dask = None,
     json: Json = False,

@@ -49,19 +49,21 @@ def show(
         key = str(opened.image_columns["key"][row])
         names, truth = opened.class_names, int(opened.image_columns["class_id"][row])
     name = names[truth] if 0 <= truth < len(names) else "none"
-    if json:
-        crops = [crop.to_record() for crop in found]
-        print_json({"store": store, "image": int(row), "key": key, "class": name, "crops": crops})
-    else:
-        _print_crops(key, name, found)
-    if out is not None:
-        assert images is not None
+    # before anything is printed: the image may not be there
+    figure = None
+    if images is not None and out is not None:
         try:
             figure = report.draw_image(file_finder(images)(key), found, title=f"{key} ({name})")
         except FileNotFoundError:
             raise RejectedInput(
                 f"no image {key} in {images}: give what the store was made from"
             ) from None
+    if json:
+        crops = [crop.to_record() for crop in found]
+        print_json({"store": store, "image": int(row), "key": key, "class": name, "crops": crops})
+    else:
+        _print_crops(key, name, found)
+    if out is not None and figure is not None:
         write_picture(figure, out)
         say(f"wrote {out}")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.frame_output import Format, Out, chosen_format, write_rows
-from cli.options import Json, Store
+from cli.options import Json, LabelSet, Store
 
 
 def sql(
@@ -18,6 +18,7 @@ def sql(
             metavar="QUERY", help="One SELECT; without it, the tables and their columns."
         ),
     ] = None,
+    label_set: LabelSet = None,
     mask: Annotated[
         str | None,
         typer.Option(
@@ -36,8 +37,8 @@ def sql(
 ) -> None:
     """Answer one SELECT over the catalogue's tables and the crops, which are read as the query needs them.
 
-    Tables: images, classes, teachers, plans, label_sets, masks, shards, runs, results; crops of the first label
-    set, and crops_NAME of each. Nothing can be written, and no other file read.
+    Tables: images, classes, teachers, plans, label_sets, masks, shards, runs, results; crops of the label set
+    (--label-set where there are several), and crops_NAME of each. Nothing can be written, and no other file read.
     """
     import labelstore
     from cli.output import print_fields, print_json
@@ -46,11 +47,13 @@ def sql(
     form = chosen_format(format, out, json=json)
     with labelstore.open(store, readonly=True) as opened:
         if query is None:
-            tables = sql_columns(opened)
+            tables = sql_columns(opened, label_set=label_set)
             if json:
                 print_json(tables)
             else:
                 print_fields({name: ", ".join(names) for name, names in tables.items()})
             return
-        with sql_batches(opened, query, mask=mask, memory_limit=memory_limit) as reader:
+        with sql_batches(
+            opened, query, label_set=label_set, mask=mask, memory_limit=memory_limit
+        ) as reader:
             write_rows(reader, form, out)

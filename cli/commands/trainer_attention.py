@@ -147,7 +147,15 @@ def _class_id(text: str, config: TrainConfig, name: str) -> int:
         return config.class_names.index(text)
     if text.isdecimal() and len(text) < 10:
         return int(text)
-    raise UsageError(f"--class {text}: {name} has no class of that name; give its number, from 0")
+    names = config.class_names
+    if not names:
+        raise UsageError(
+            f"--class {text}: {name} does not say what its classes are called; give a number, from 0"
+        )
+    raise UsageError(
+        f"--class {text}: {name} has no such class; give a name such as {', '.join(map(repr, names[:3]))}, or a number, "
+        f"0 to {len(names) - 1}"
+    )
 
 
 def _names(runs: list[str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from labelstore.calibration import (
     exact_quantiles,
 )
 from labelstore.calibration.probability import MapBlocks, check_calibratable, probabilities
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, check_seed
 from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
@@ -148,11 +148,19 @@ def advise(
     """
     about: dict[str, Any] = {"criterion": criterion, "epsilon": epsilon}
     rules: dict[str, RegionThresholds | RegionQuantiles] = {}
+    for name, values in (("low", low), ("middle", middle), ("top", top)):
+        if wrong := [value for value in values if not 0 <= value <= 1]:
+            raise UsageError(f"{name} {wrong[0]:g}: a threshold is a probability, 0 to 1")
     for asked in product(*(sorted(set(map(float, values))) for values in (low, middle, top))):
         if asked[0] <= asked[1] <= asked[2]:
             rules["thresholds " + " / ".join(f"{v:g}" for v in asked)] = RegionThresholds(
                 low=asked[0], middle=asked[1], top=asked[2], **about
             )
+    if not rules and low and middle and top:
+        raise UsageError(
+            f"no combination of low {_listed(low)}, middle {_listed(middle)} and top {_listed(top)} is in order: give "
+            "some with low <= middle <= top"
+        )
     for shares in quantiles:
         rules["quantiles " + " / ".join(f"{100 * v:g}" for v in shares) + " %"] = RegionQuantiles(
             low=shares[0], middle=shares[1], top=shares[2], **about
@@ -192,6 +200,10 @@ def advise(
     )
 
 
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
 def example_crops(
     labels: LabelSet, rule: RegionThresholds, *, per_region: int = 3, seed: int = 0
 ) -> pd.DataFrame:
@@ -204,6 +216,7 @@ def example_crops(
     from labelstore.analysis.crop_frames import crop_frame
 
     columns = ("image", "key", "class", "crop", "top", "left", "height", "width")
+    check_seed(seed)
     query = CropQuery.of(labels, [*columns, "max_probability", "ground_truth_probability", "top1"])
     rng = np.random.default_rng(seed)
     found: dict[int, list[Any]] = {code: [] for code in range(4)}

@@ -109,6 +109,11 @@ def distances(
     if not label_sets:
         raise UsageError("no label set to measure: make one with `labelstore create`")
     first = label_sets[0]
+    given = [labels.name for labels in label_sets]
+    if twice := [name for name in dict.fromkeys(given) if given.count(name) > 1]:
+        raise UsageError(
+            f"label set {twice[0]} is given {given.count(twice[0])} times: name each once"
+        )
     for other in label_sets[1:]:
         if (other.plan.name, other.num_classes) != (first.plan.name, first.num_classes):
             raise UsageError(

@@ -9,13 +9,14 @@ Reading is all that a query can do: one SELECT, without files, network, extensio
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from labelstore.analysis.arrow_batches import CropBatches
-from labelstore.analysis.sql_views import views
+from labelstore.analysis.sql_views import View, views
 from labelstore.errors import LabelStoreError, UsageError
 
 if TYPE_CHECKING:
@@ -28,31 +29,47 @@ MEMORY_LIMIT = "2GB"
 """Of DuckDB's own tables; what does not fit goes to a temporary folder."""
 BATCH_ROWS = 100_000
 """Rows of a result that are handed over at once."""
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*[KMGT]i?B", re.IGNORECASE)
+_NO_CROPS = re.compile(r"Table with name crops does not exist", re.IGNORECASE)
 MAX_QUERY = 100_000
 """Characters."""
 
 
 def sql(
-    store: Store, query: str, *, mask: str | None = None, memory_limit: str = MEMORY_LIMIT
+    store: Store,
+    query: str,
+    *,
+    label_set: str | None = None,
+    mask: str | None = None,
+    memory_limit: str = MEMORY_LIMIT,
 ) -> pd.DataFrame:
     """The rows that a SELECT gives, as a DataFrame.
 
     Tables: images, classes, teachers, plans, label_sets, masks, shards, runs, results, and the views
-    `crops_NAME`, one per label set, with the columns of `labelstore.analysis.COLUMNS`; `crops` is the first label
-    set's. The column `region` is of the mask named, or of the teacher's only one. UsageError for anything but
-    one SELECT that DuckDB understands, and where DuckDB (`pip install 'labelstore[sql]'`) is missing.
+    `crops_NAME`, one per label set, with the columns of `labelstore.analysis.COLUMNS`; `crops` is `label_set`'s, or
+    the only one's. The column `region` is of the mask named, or of the teacher's only one. UsageError for anything but
+    one SELECT that DuckDB understands, for `crops` where there are several label sets and none is named, and where
+    DuckDB (`pip install 'labelstore[sql]'`) is missing.
     """
-    with sql_batches(store, query, mask=mask, memory_limit=memory_limit) as reader:
+    with sql_batches(
+        store, query, label_set=label_set, mask=mask, memory_limit=memory_limit
+    ) as reader:
         frame: pd.DataFrame = reader.read_pandas()
         return frame
 
 
 @contextmanager
 def sql_batches(
-    store: Store, query: str, *, mask: str | None = None, memory_limit: str = MEMORY_LIMIT
+    store: Store,
+    query: str,
+    *,
+    label_set: str | None = None,
+    mask: str | None = None,
+    memory_limit: str = MEMORY_LIMIT,
 ) -> Iterator[pa.RecordBatchReader]:
     """The same rows as an Arrow reader, for results larger than memory; to be read inside the `with` only."""
-    named = views(store, mask)
+    _check_limit(memory_limit)
+    named = views(store, mask, label_set)
     with tempfile.TemporaryDirectory() as folder, _connected(folder, memory_limit) as connection:
         streams: list[CropBatches] = []
         try:
@@ -69,12 +86,21 @@ def sql_batches(
                 streams += [] if stream is None else [stream]
             yield _plain_numbers(_reader(connection.sql(statement)))
         except Exception as error:  # noqa: BLE001 - DuckDB and Arrow have their own
-            raise _explained(error, streams) from None
+            raise _explained(error, streams, named) from None
 
 
-def sql_columns(store: Store) -> dict[str, tuple[str, ...]]:
+def sql_columns(store: Store, *, label_set: str | None = None) -> dict[str, tuple[str, ...]]:
     """Every table and view that a query may name -> its columns."""
-    return {view.name: tuple(view.schema.names) for view in views(store)}
+    return {view.name: tuple(view.schema.names) for view in views(store, label_set=label_set)}
+
+
+def _check_limit(text: str) -> None:
+    # DuckDB takes a number below 0 for no limit at all
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or float(found[1]) <= 0:
+        raise UsageError(
+            f"memory limit {text!r}: give a size above 0 with its unit, such as 500MB or 2GB"
+        )
 
 
 @contextmanager
@@ -142,11 +168,19 @@ def _plain(kind: Any) -> Any:  # noqa: ANN401 - pyarrow's types have no stubs
     return pa.float64() if kind.scale else pa.int64()
 
 
-def _explained(error: Exception, streams: Sequence[CropBatches]) -> Exception:
+def _explained(
+    error: Exception, streams: Sequence[CropBatches], named: Sequence[View]
+) -> Exception:
     """What to raise for what DuckDB or Arrow raised: the cause, where reading labels failed."""
     for stream in streams:
         if isinstance(stream.error, LabelStoreError):
             return stream.error
+    several = [view.name for view in named if view.label_set is not None]
+    if several and "crops" not in several and _NO_CROPS.search(str(error)):
+        held = ", ".join(several)
+        return UsageError(
+            f"SQL: crops of {len(several)} label sets ({held}): choose one with --label-set, or name these"
+        )
     origin = type(error).__module__.partition(".")[0].lstrip("_")
     if origin in ("duckdb", "pyarrow"):
         return UsageError(f"SQL: {_first_line(error)}")

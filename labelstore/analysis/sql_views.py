@@ -84,8 +84,11 @@ class View:
         return stream
 
 
-def views(store: Store, mask: str | None = None) -> tuple[View, ...]:
-    """Everything that a query may name. The column `region` is of `mask`, or of the teacher's only mask."""
+def views(store: Store, mask: str | None = None, label_set: str | None = None) -> tuple[View, ...]:
+    """Everything that a query may name. The column `region` is of `mask`, or of the teacher's only mask.
+
+    `crops` is `label_set`, or the only one that has labels; where there are several, nothing has that name.
+    """
     import pyarrow as pa
 
     found = [
@@ -94,16 +97,22 @@ def views(store: Store, mask: str | None = None) -> tuple[View, ...]:
     if mask is not None:
         store.mask(mask)
     schema = pa.schema([(name, arrow_type(name)) for name in COLUMNS])
-    for row in store.catalogue.label_sets():
-        if row.codec.get("class_ids", "plain") is None:
-            continue  # registered, but no crop is labelled yet
+    # one that is registered, but of which no crop is labelled yet, has no view
+    rows = [
+        r for r in store.catalogue.label_sets() if r.codec.get("class_ids", "plain") is not None
+    ]
+    if label_set is None and len(rows) == 1:
+        label_set = rows[0].name
+    elif label_set is not None:
+        label_set = store.label_set(label_set).name
+    for row in rows:
         own = [
             m.name
             for m in store.catalogue.masks()
             if (m.plan, m.teacher) == (row.plan, row.teacher)
         ]
         chosen = mask if mask in own else own[0] if mask is None and len(own) == 1 else None
-        for name in ("crops", f"crops_{row.name}"):
+        for name in (*(["crops"] if row.name == label_set else []), f"crops_{row.name}"):
             # DuckDB does not tell upper from lower case: the first of such a name has it
             if name.lower() not in {view.name.lower() for view in found}:
                 found.append(

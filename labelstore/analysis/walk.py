@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from labelstore.crop_columns import COLUMNS, Condition, CropSlab, Text, check_columns, names_of
 from labelstore.crop_columns.columns import DTYPES, USUAL
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, check_seed
 from labelstore.store.slabs import slabs
 
 if TYPE_CHECKING:
@@ -143,8 +143,10 @@ def empty(query: CropQuery) -> Columns:
 def draw(query: CropQuery, wanted: float, *, seed: int = 0) -> Columns:
     """A number of the crops that satisfy the condition; or a share of all crops, and of these what satisfies it.
 
-    `wanted` is a share below 1 and a number from 1 on. As many as there are, where there are fewer.
+    `wanted` is a share below 1 and a number from 1 on. As many as there are, where there are fewer. UsageError for
+    any other number, and for a seed below 0.
     """
+    check_seed(seed)
     layout = query.labels.layout
     total = query.num_images * layout.num_crops
     is_share = wanted < 1
@@ -268,7 +270,7 @@ class _Smallest:
 def _sample_size(wanted: float, total: int) -> int:
     if not (np.isfinite(wanted) and wanted > 0) or (wanted > 1 and wanted != int(wanted)):
         raise UsageError(
-            f"sample {wanted}: give a number of crops from 1 on, or a share of them between 0 and 1"
+            f"sample {wanted:g}: give a number of crops from 1 on, or a share of them between 0 and 1"
         )
     return min(total, round(wanted * total) if wanted < 1 else int(wanted))
 

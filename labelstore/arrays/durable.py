@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-from labelstore.errors import StorageError
+from labelstore.errors import StorageError, UsageError
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -106,6 +106,18 @@ def write_file(path: Path, data: bytes) -> None:
     with StagedFiles() as staged:
         staged.stage(path, data)
         staged.publish()
+
+
+def check_place(path: Path, flag: str = "--out") -> None:
+    """Before any work for a file: StorageError where its folder is not there, UsageError where it is a folder itself."""
+    if path == Path():
+        raise UsageError(f"{flag} is empty, or the folder that this runs in: name a file")
+    if path.is_dir():
+        raise UsageError(f"{flag} {path} is a folder: name a file in it")
+    if not path.parent.is_dir():
+        raise StorageError(
+            f"{flag} {path}: there is no folder {path.parent}: make it first, or name a file in another"
+        )
 
 
 @contextlib.contextmanager

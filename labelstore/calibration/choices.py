@@ -25,6 +25,8 @@ from labelstore.store.threads import map_in_threads
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
 
+MAX_EMPTY = 0.01
+"""Share of images without a crop from which on a run refuses a mask."""
 NOTABLE_GAP = 0.01
 """A share that ties keep this far from what was asked for is said in words."""
 
@@ -165,6 +167,7 @@ def preview(
         quantiles = asked if isinstance(asked, RegionQuantiles) else None
         with_notes = quantiles is not None and isinstance(rule, RegionThresholds)
         notes = _notes(quantiles, rule, found) if with_notes else ()  # type: ignore[arg-type]
+        notes += _emptied(found)
         choices.append(
             Choice(title=title, rule=rule, quantiles=quantiles, counts=found, notes=notes)
         )
@@ -229,6 +232,16 @@ def _count_block(labels: LabelSet, rules: Sequence[Rule], block: int) -> NDArray
     counts[:, 5] = labelled.sum(axis=1)
     counts[:, 6] = (labelled & ~usable).sum(axis=1)
     return counts
+
+
+def _emptied(counts: RegionCounts) -> tuple[str, ...]:
+    """What a run with this mask would say at once."""
+    if counts.num_crops and not counts.usable:
+        return ("every crop is discarded: nothing is left to train on",)
+    if counts.images_without_crop > MAX_EMPTY * counts.images:
+        left = f"{counts.images_without_crop:,} of {counts.images:,} images have no crop left"
+        return (f"{left}: a run refuses that without --allow-empty-images",)
+    return ()
 
 
 def _notes(asked: RegionQuantiles, rule: RegionThresholds, counts: RegionCounts) -> tuple[str, ...]:

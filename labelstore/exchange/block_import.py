@@ -264,7 +264,12 @@ class _Block:
         """Sum of the probabilities of the ground truth, and of how many crops."""
         truth = class_ids[:, None, None]
         if isinstance(self.labels, TopK):
-            found = (self.labels.probs * (self.labels.class_ids == truth)).sum(-1)
+            kept = self.labels.class_ids == truth
+            # a class that is not kept has its share of the tail
+            others = max(self._conversion.num_classes - self.labels.probs.shape[-1], 1)
+            found = np.where(
+                kept.any(-1), (self.labels.probs * kept).sum(-1), self.labels.tail / others
+            )
         else:
             assert isinstance(self.labels, np.ndarray)
             labels = self.labels

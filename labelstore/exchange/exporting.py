@@ -81,6 +81,8 @@ def export_labels(
     writer_type, target, selection = writer_of(format), Path(target), selection or Selection()
     form = form or Form()
     _check_form(form, writer_type, format)
+    if target.resolve().is_relative_to(labels.store.path.resolve()):
+        raise UsageError(f"{target} is inside the store {labels.store.path}: give a path outside")
     refuse_existing(target)
     if not labels.is_complete and not allow_incomplete:
         raise IncompleteError(

@@ -30,7 +30,7 @@ from labelstore.codecs.base import TopK
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.exported import Export, ExportedBlock, Writer
 from labelstore.image_sources import file_finder
-from labelstore.images import EXTENSIONS, ImageFile, digest
+from labelstore.images import EXTENSIONS, digest
 
 SHARD_MB = 256
 """Usual size of a shard, 10^6 bytes."""
@@ -133,13 +133,19 @@ class WebDatasetWriter(Writer):
             ending = key.rpartition(".")[2]
             if f".{ending.lower()}" not in EXTENSIONS:
                 raise RejectedInput(f"{key}: is not named like an image")
-            yield ending, self._image(self._image_file(key), int(block.rows[at]))
+            yield ending, self._image(key, int(block.rows[at]))
 
-    def _image(self, file: ImageFile, row: int) -> bytes:
+    def _image(self, key: str, row: int) -> bytes:
+        assert self._image_file is not None
         try:
+            file = self._image_file(key)
             data = file.read_bytes()
+        except FileNotFoundError:
+            raise RejectedInput(
+                f"no image {key} in {self.export.form.images}: give what the store was made from"
+            ) from None
         except OSError as error:
-            raise RejectedInput(f"{file}: {error.strerror}") from None
+            raise RejectedInput(f"{key}: {error.strerror}") from None
         columns = self.export.labels.store.image_columns
         if columns["has_digest"][row] and columns["digest"][row].tobytes() != digest(data):
             raise RejectedInput(f"{file}: is not the image that was labelled")

@@ -24,7 +24,7 @@ from labelstore.codecs import codec_from_record, is_map
 from labelstore.codecs.base import LabelCodec, TopK
 from labelstore.codecs.tolerances import tolerance_of
 from labelstore.crop_augmentation import Operations, planned_augmentation
-from labelstore.errors import NotGenerated, UsageError
+from labelstore.errors import NotGenerated, UsageError, check_seed
 from labelstore.generation.device_crops import crops_on_device
 from labelstore.generation.generate import default_workers
 from labelstore.generation.image_check import check_images
@@ -109,6 +109,7 @@ def audit(
     started = time.monotonic()
     row = store.label_set_row(label_set)
     _check(row, sample, tolerance)
+    check_seed(seed)
     labels = store.label_set(row.name)
     cells = _cells(labels, sample, seed)
     if not cells:

@@ -178,7 +178,13 @@ def _reason(error: BaseException) -> str:
 
 
 def _from_library(source: str, options: dict[str, Any]) -> Teacher:
-    module = build(source, options, pretrained=True)
+    try:
+        module = build(source, options, pretrained=True)
+    except UsageError as error:
+        if ":" in source:
+            raise
+        # a bare name may have been meant for a path
+        raise UsageError(f"{error}; and no file or folder {source} is there") from None
     library, _ = _split(source)
     settings = _torchvision_settings(source) if library == "torchvision" else _timm_settings(module)
     return _teacher(module, source, source, settings)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, check_seed
 from labelstore.image_sources import file_finder
 from labelstore.parallel import MapBlocks
 from labelstore.report.explorer import explorer
@@ -69,6 +69,7 @@ def write_page(
     path = Path(path)
     if sample < 1:
         raise UsageError(f"--sample {sample}: give the number of crops to look at, at least 1")
+    check_seed(seed)
     if counted is not None and counted < 1:
         raise UsageError(f"counted={counted}: give the number of crops to count, at least 1")
     find = None if images is None else file_finder(images)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.analysis import crops
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, check_seed
 from labelstore.stats import histogram
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def plot(
         raise UsageError("plot regions: it shows what a mask does, give --mask NAME")
     if sample < 1:
         raise UsageError(f"--sample {sample}: give the number of crops to show, at least 1")
+    check_seed(seed)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.6), dpi=130, layout="constrained")

@@ -15,12 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from labelstore.arrays.durable import storage_errors
+from labelstore.arrays.durable import check_place, storage_errors
 from labelstore.errors import UsageError
 
 
 def check_page(path: Path) -> None:
-    """UsageError unless the ending is one of a page."""
+    """UsageError unless the ending is one of a page, StorageError where its folder is not there."""
+    check_place(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out {path}: give a file that ends in .html")
 

@@ -68,6 +68,7 @@ class TeacherCost:
     plan: str
     label_sets: tuple[str, ...]
     seconds: float
+    """Of the teacher: label sets derived from another take none of its time."""
     crops: int
     """That the teacher looked at."""
     students: tuple[str, ...]
@@ -121,15 +122,14 @@ def _teacher_cost(
     images: int,
 ) -> TeacherCost:
     names = {part.label_set for part in parts}
-    seconds = sum(part.seconds for part in parts)
     asked = [part for part in parts if not part.derived]
     crops = sum(part.crops for part in asked)
-    asked_seconds = sum(part.seconds for part in asked)
+    seconds = sum(part.seconds for part in asked)
     students = [run.name for run in runs if names & set(run.label_sets)]
     so_far = sum(epochs[name] for name in students)
     saved = None
-    if crops and asked_seconds:
-        saved = so_far * images * asked_seconds / crops - seconds
+    if crops and seconds:
+        saved = so_far * images * seconds / crops - seconds
     return TeacherCost(
         teacher=teacher,
         plan=plan,

@@ -170,9 +170,9 @@ class Store:
         plan = self.plan(name)
         return StoredCrops(self, plan) if is_imported(plan.parameters) else self.crop_plan(name)
 
-    def label_set_row(self, name: str | None = None) -> LabelSetRow:
-        """The row of a label set: the only one, if no name is given."""
-        return _pick(self.catalogue.label_sets(), name, "label set", "--label-set")
+    def label_set_row(self, name: str | None = None, *, flag: str = "--label-set") -> LabelSetRow:
+        """The row of a label set: the only one, if no name is given; `flag` is what a message calls the choice."""
+        return _pick(self.catalogue.label_sets(), name, "label set", flag)
 
     def teacher(self, name: str) -> TeacherRow:
         """The row of a teacher."""

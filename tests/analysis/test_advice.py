@@ -99,9 +99,13 @@ def test_examples_are_crops_of_their_region(store):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"low": [0.5], "middle": [0.4], "top": [0.3], "quantiles": []}, "no rule to try"),
-        ({"low": [float("nan")], "quantiles": []}, "no rule to try"),
-        ({"low": [-1.0]}, "within 0 to 1"),
+        ({"low": [], "quantiles": []}, "no rule to try"),
+        (
+            {"low": [0.5], "middle": [0.4], "top": [0.3]},
+            "low 0.5, middle 0.4 and top 0.3 is in order",
+        ),
+        ({"low": [float("nan")]}, "low nan: a threshold is a probability"),
+        ({"low": [-1.0]}, "low -1: a threshold is a probability, 0 to 1"),
         ({"quantiles": [(0.5, 0.4, 0.9)]}, "must be in order"),
         ({"low": np.linspace(0, 0.1, 300)}, "at most 2000"),
         ({"epsilon": 2.0}, "below 1"),

@@ -146,3 +146,9 @@ def test_equal_bytes_and_equal_names_are_listed(store, monkeypatch):
     facts["key"][20] = "class0006/20.png"
     facts["has_digest"][:] = False
     assert len(duplicates(store)) == 0
+
+
+def test_a_label_set_that_is_named_twice_is_not_counted_twice(several):
+    labels = several.label_set("ms")
+    with pytest.raises(UsageError, match="is given 2 times"):
+        distances([labels, labels])

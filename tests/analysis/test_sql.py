@@ -175,8 +175,9 @@ def test_settings_cannot_be_undone(store):
     settings = labelstore.sql(store, "select name, value from duckdb_settings()").set_index("name")
     assert settings.value["enable_external_access"] == "false"
     assert settings.value["lock_configuration"] == "true"
-    with pytest.raises(UsageError, match="memory limit 'lots'"):
-        labelstore.sql(store, "select 1", memory_limit="lots")
+    for limit in ("lots", "-1", "-1GB", "0MB", "nan", ""):
+        with pytest.raises(UsageError, match=f"memory limit {limit!r}: give a size above 0"):
+            labelstore.sql(store, "select 1", memory_limit=limit)
 
 
 def test_a_query_beyond_its_memory_says_so(store):

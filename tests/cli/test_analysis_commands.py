@@ -170,6 +170,11 @@ def test_advice_is_printed_as_counted(run, path):
     )
     assert {row["name"] for row in rows} == {f"class{i:04d}" for i in range(7)}
     assert "hit hardest" in run("advise", path)[1]
+    rows = rows_of(run("advise", path, "--format", "csv", "--low", "0,0.3")[1])
+    for row in rows:
+        shares = [float(row[f"{name}_share"]) for name in ("discarded", "calibrated", "kept")]
+        assert sum(shares) == pytest.approx(1)
+        assert float(row["low"]) <= float(row["middle"]) <= float(row["top"])
     for wrong in (
         ["--low", "x"],
         ["--quantiles", "0.1,0.2"],
@@ -238,7 +243,12 @@ def test_names_with_markup_are_printed_as_they_are(run, tmp_path):
 def test_rows_replace_no_folder_and_no_device(run, path, tmp_path):
     ask = ["sql", path, "select 1 a", "--format", "csv", "--out"]
     assert run(*ask, tmp_path)[0] == 2
-    assert run(*ask, tmp_path / "nowhere" / "rows.csv")[0] == 6
+    code, _, err = run(*ask, tmp_path / "nowhere" / "rows.csv")
+    assert code == 6
+    assert f"there is no folder {tmp_path / 'nowhere'}: make it" in err
+    code, _, err = run(*ask, "/proc/rows.csv")
+    assert code == 6
+    assert "tmp" not in err
     assert run(*ask, "/dev/full")[0] == 6
     assert Path("/dev/full").is_char_device()
     assert list(tmp_path.iterdir()) == []
@@ -268,3 +278,114 @@ def test_stats_compares_every_two_label_sets(run, path, tmp_path):
     assert float(row["kl_reversed"]) == expected.kl_reversed
     assert run("stats", both, "--disagreement", "--label-set", "none")[0] == 2
     assert run("stats", both, "--disagreement", "--sample", "0")[0] == 2
+
+
+def test_crops_of_several_label_sets_are_chosen(run, path, tmp_path):
+    both = tmp_path / "b.labels"
+    shutil.copytree(path, both)
+    with labelstore.open(both) as store:
+        labelstore.derive(store.label_set(), Hard(), name="hard")
+    ask = ["sql", both, "select avg(max_probability) p from Crops", "--format", "csv"]
+    code, out, err = run(*ask)
+    assert (code, out) == (2, "")
+    assert "choose one with --label-set" in err
+    assert rows_of(run(*ask, "--label-set", "hard")[1]) == [{"p": "1"}]
+    assert run(*ask, "--label-set", "nope")[0] == 2
+    own = "with crops as (select * from crops_hard) select count(*) n from crops"
+    assert rows_of(run("sql", both, own, "--format", "csv")[1]) == [{"n": str(23 * 12)}]
+    assert "choose one with --from" in run("variants", both)[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["crops", "--sample", "3", "--seed", "-1"], "--seed"),
+        (["plot", "histogram", "--seed", "-1"], "--seed"),
+        (["report", "--seed", "-1"], "--seed"),
+        (["crops", "--sample", "-5"], "sample -5:"),
+        (["crops", "--out", "{tmp}/c.xyz"], "ends in .csv, .parquet, .json, .md"),
+        (["crops", "--out", ""], "--out is empty"),
+        (["sql", "select [1] a", "--format", "csv"], "column 'a': CSV holds no lists"),
+        (["advise", "--low", ""], "--low is empty"),
+        (["advise", "--examples", "1", "--format", "csv"], "--out FILE for the first"),
+        (["plot", "histogram", "--out", "{tmp}"], "is a folder"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(run, path, tmp_path, arguments, says):
+    command, *rest = (each.format(tmp=tmp_path) for each in arguments)
+    code, out, err = run(command, path, *rest)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**70)])
+def test_a_seed_below_zero_draws_nothing(path, tmp_path, seed):
+    from labelstore import report
+    from labelstore.analysis import example_crops
+    from labelstore.calibration import RegionThresholds
+    from labelstore.errors import UsageError
+
+    with labelstore.open(path, readonly=True) as store:
+        labels = store.label_set()
+        for draw in (
+            lambda: labelstore.crops(labels, sample=3, seed=seed),
+            lambda: example_crops(labels, RegionThresholds(), seed=seed),
+            lambda: report.plot(labels, "histogram", seed=seed),
+            lambda: report.write_page(store, tmp_path / "r.html", seed=seed),
+        ):
+            with pytest.raises(UsageError, match=f"--seed {seed}"):
+                draw()
+
+
+def test_bytes_are_hex_and_no_number_is_null(run, path):
+    ask = ["sql", path, "select 'x'::blob a, ['y'::blob] b, ['nan'::float] c"]
+    assert json.loads(run(*ask, "--json")[1])["rows"] == [["78", ["79"], [None]]]
+    query = "select 'x'::blob a, null::blob b"
+    assert rows_of(run("sql", path, query, "--format", "csv")[1]) == [{"a": "78", "b": ""}]
+
+
+def test_an_image_that_is_not_there_is_said_before_anything_is_printed(run, path, tmp_path):
+    code, out, err = run("show", path, "1", "--images", tmp_path, "--out", tmp_path / "x.png")
+    assert (code, out) == (7, "")
+    assert "give what the store was made from" in err
+    code, out, found = run("export", "webdataset", path, tmp_path / "x", "--images", tmp_path)
+    assert code == 7
+    assert f"in {tmp_path}: give what the store was made from" in found
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "is not there"),
+        (b"\xff\xfe", "is no text"),
+        (b"a\0b", "is no text"),
+        (b" \n", "holds no key"),
+    ],
+)
+def test_a_list_of_images_is_text(run, path, tmp_path, content, says):
+    given = tmp_path / "keys.txt"
+    if content is not None:
+        given.write_bytes(content)
+    ask = ["export", "npz", path, tmp_path / "x", "--image-list"]
+    code, _, err = run(*ask, given)
+    assert (code, err.count("\n")) == (7, 1)
+    assert f"{given} {says}: give a text file" in err
+    assert f"{tmp_path} is a folder" in run(*ask, tmp_path)[2]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.08625, "8.63%"),
+        (0.00125, "0.13%"),
+        (0.08624, "8.62%"),
+        (1, "100.00%"),
+        (float("nan"), "-"),
+    ],
+)
+def test_half_of_the_last_digit_goes_up(share, text):
+    from cli.output import percent
+
+    assert percent(share) == text

@@ -276,6 +276,7 @@ def test_teacher_of_other_classes_needs_a_class_map(labelstore, tmp_path, photog
         (["stats", "--label-set", "nope"], 2, "nope"),
         (["stats", "--scale", "many"], 2, "many"),
         (["stats", "--criterion", "luck"], 2, "luck"),
+        (["audit", "--teacher", "nope"], 2, "no file or folder nope is there"),
     ],
 )
 def test_bad_input_on_a_store_is_one_line(labelstore, finished, arguments, code, says):

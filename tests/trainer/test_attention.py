@@ -209,6 +209,16 @@ def test_command_refuses_in_one_line(data, tmp_path, capsys, monkeypatch, more, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("given", ["cow", "99"])
+def test_a_class_that_is_none_is_told_which_there_are(data, tmp_path, capsys, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--image", "cat/0.jpg", "--input-size", "32", "--class", given]
+    assert trainer_attention(data / "one", *arguments) == 2
+    told = capsys.readouterr().err
+    assert "0 to 2" in told
+    assert given == "99" or "'cat'" in told
+
+
 def test_no_run_no_weights(data, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "run").mkdir()

@@ -66,7 +66,9 @@ def attend(
     predicted = int(logits.argmax())
     target = predicted if class_id is None else class_id
     if not 0 <= target < len(logits):
-        raise UsageError(f"--class {target}: {name} has {len(logits)} classes, from 0")
+        raise UsageError(
+            f"--class {target}: {name} has {len(logits)} classes, 0 to {len(logits) - 1}"
+        )
     chosen = choose_map(feature_maps(bare, x, target), layer, name)
     wrapped = AsMap(bare.get_submodule(chosen.layer), chosen)
     bare.set_submodule(chosen.layer, wrapped)

@@ -1,0 +1,84 @@
+"""What `labelstore advise` found as DataFrames: one row per choice, for people or for programs, or per choice and class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from cli.output import percent
+from labelstore.calibration import RegionThresholds
+
+if TYPE_CHECKING:
+    from labelstore.analysis import Advice
+
+
+def choice_rows(found: Advice, *, hardest: int) -> pd.DataFrame:
+    """One row per choice: thresholds, crops and shares of the labelled crops as numbers."""
+    rows = []
+    for choice in found.choices:
+        rule, counts = choice.rule, choice.counts
+        assert isinstance(rule, RegionThresholds)
+        rows.append(
+            {
+                "choice": choice.title,
+                "low": rule.low,
+                "middle": rule.middle,
+                "top": rule.top,
+                "crops": counts.num_crops,
+                "too_hard": counts.too_hard,
+                "hard": counts.hard,
+                "important": counts.important,
+                "too_easy": counts.too_easy,
+                "usable": counts.usable,
+                "discarded_share": counts.share(counts.too_hard + counts.too_easy),
+                "calibrated_share": counts.share(counts.hard),
+                "kept_share": counts.share(counts.important),
+                "usable_share": counts.share(counts.usable),
+                "images": counts.images,
+                "images_without_crop": counts.images_without_crop,
+                "hit_hardest": ", ".join(e.name for e in found.hit_hardest(choice, hardest)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def shown_rows(found: Advice, *, hardest: int) -> pd.DataFrame:
+    """The same to be read: shares in percent, and how much of the classes hit hardest is lost."""
+    rows = []
+    for choice in found.choices:
+        counts = choice.counts
+        rows.append(
+            {
+                "choice": choice.title,
+                "low / middle / top": choice.rule.describe(),
+                **{
+                    name: percent(counts.share(count))
+                    for name, count in (
+                        ("too hard", counts.too_hard),
+                        ("too easy", counts.too_easy),
+                        ("calibrated", counts.hard),
+                        ("kept", counts.important),
+                        ("usable", counts.usable),
+                    )
+                },
+                "usable crops": counts.usable,
+                "images left out": counts.images_without_crop,
+                "hit hardest": ", ".join(
+                    f"{effect.name} {effect.discarded_share + effect.calibrated_share:.0%}"
+                    for effect in found.hit_hardest(choice, hardest)
+                ),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def class_rows(found: Advice) -> pd.DataFrame:
+    """One row per choice and class."""
+    return pd.DataFrame(
+        [
+            {"choice": choice.title, **effect.to_record()}
+            for choice in found.choices
+            for effect in found.by_class(choice)
+        ]
+    )
