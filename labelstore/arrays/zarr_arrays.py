@@ -7,6 +7,7 @@ fsync each. Metadata is made by zarr-python; shards are written and read by `sha
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from labelstore.shard_files import FileProblem, ShardFile
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
+_WARNINGS = threading.Lock()
 COORDINATES = ("image", "crop")
 """Axes that get a coordinate array of row numbers in every group, so that xarray can select by them."""
 
@@ -176,7 +178,8 @@ def _metadata(
         _create_array(store, spec)
     for group in groups:
         _create_coordinates(store, group, [spec for spec in specs if spec.group == group])
-    with warnings.catch_warnings():
+    # the filters are the process's: two threads that set and restore them at once would undo each other's
+    with _WARNINGS, warnings.catch_warnings():
         # consolidated metadata is not yet in the Zarr v3 text, and zarr says so; all readers know it
         warnings.filterwarnings("ignore", "Consolidated metadata", category=UserWarning)
         # from the leaves up: a group's consolidated metadata holds its subgroups'

@@ -124,7 +124,7 @@ def test_skip_bad_records_the_holes(made, copy, tmp_path, command):
     file_of(copy, made, 3).write_bytes(b"")
     store = tmp_path / "s"
     code, out, said = command(*command_line(made, copy, store, "--skip-bad"))
-    assert code == 0
+    assert code == 0, said
     assert "1 left out" in out
     assert f"cannot be used: {file_of(copy, made, 3)}: is empty" in said
     with labelstore.open(store) as opened:

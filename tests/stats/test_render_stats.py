@@ -27,7 +27,7 @@ def text_of(renderable):
 
 
 def row_of(text, start):
-    (line,) = (line for line in text.splitlines() if start in line)
+    (line,) = (line for line in text.splitlines() if start in line and "│" in line)
     return [cell.strip() for cell in line.strip("│┃ ").split("│")]
 
 
