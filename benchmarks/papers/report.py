@@ -147,7 +147,7 @@ def draw(tables: Sequence[Table], outcomes: Outcomes, path: Path) -> None:
     names = [f"{table.name}: {found.claim.text}" for table, found in reversed(rows)]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_xlabel(
-        "points of top-1, paired; | is the paper's; green holds, red reversed, grey undecided"
+        "points of top-1, paired; | is the paper's\ngreen holds, red reversed, grey undecided"
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)
