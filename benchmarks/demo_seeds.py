@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import shlex
@@ -21,18 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from benchmarks.demo import BIN, EPOCHS, NUM_CROPS, STUDENTS, Student, student_command, top1_of
+from benchmarks.papers.claims import half_width as interval
 
 REPORTS = Path(__file__).parent / "reports"
-STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 10: 2.262}
-"""97.5 % point of Student's t for n values, n - 1 degrees of freedom."""
-
-
-def interval(values: list[float]) -> float:
-    """Half width of the 95 % interval of the mean."""
-    return STUDENT_T[len(values)] * stdev(values) / math.sqrt(len(values))
 
 
 def train(student: Student, seed: int, folder: Path) -> float:
@@ -62,7 +55,7 @@ def main() -> None:
     """Train what is missing and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, default=5, choices=sorted(STUDENT_T))
+    parser.add_argument("--seeds", type=int, default=5, choices=[*range(2, 9), 10])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

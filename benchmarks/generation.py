@@ -38,6 +38,7 @@ from torch import nn
 
 import labelstore
 from benchmarks import fkd_generator
+from benchmarks.machine import processor
 from labelstore import MarginalSmoothing
 from labelstore.catalogue.records import TeacherRow
 from labelstore.generation import Teacher
@@ -298,13 +299,6 @@ def print_round(kind: str, number: int, **sides: Spent) -> None:
         f"{name} {side.wall_ms:.2f} ({side.cpu_ms:.2f} of CPU)" for name, side in sides.items()
     )
     print(f"{kind} teacher, round {number + 1}: {figures} ms per crop", file=sys.stderr, flush=True)
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def report(result: dict[str, Any]) -> str:

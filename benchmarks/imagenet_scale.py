@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import numpy as np
 
 import labelstore
 from benchmarks import label_model
+from benchmarks.machine import processor
 from benchmarks.other_layouts import LAYOUTS, Fkd, Parquet, measure
 from benchmarks.scale_report import markdown
 from benchmarks.scale_store import SEEDED, STORED, K, WriteTimes, build
@@ -224,14 +224,6 @@ def _others(folder: Path, num_images: int, num_crops: int) -> list[dict[str, Any
 def _distinct(num_images: int, num_crops: int) -> float:
     labels = label_model.labels(0, min(BLOCK, num_images), num_crops, k=K)
     return float(np.mean([len(np.unique(ids)) for ids in labels.class_ids]))
-
-
-def processor() -> str:
-    """What the machine calls its processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _setting() -> dict[str, Any]:

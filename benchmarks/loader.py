@@ -32,11 +32,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from benchmarks import loader_labels, loader_pixels, loader_scaled, loader_step
-from benchmarks.generation import processor
 from benchmarks.loader_data import LoaderData, label_data, picture_data
 from benchmarks.loader_others import others
 from benchmarks.loader_pixels import Rounds, take_turns
 from benchmarks.loader_report import TARGETS, report
+from benchmarks.machine import processor
 
 IMAGENET = 1_281_167
 

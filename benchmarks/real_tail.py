@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import label_model
-from benchmarks.imagenet_scale import processor
+from benchmarks.machine import processor
 from labelstore.codecs import MarginalSmoothing, TopK, choose_class_ids, top_k
 from labelstore.codecs.smallest import field_bytes
 from labelstore.stats import TABLE_1_EDGES

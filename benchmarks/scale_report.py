@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 FULL = 1_281_167
-RECORDS = 48
-"""Bytes of one crop in a draw file, K = 5."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ one pass are a slab: one chunk column of every image block.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, gcd, log
 from typing import Any
 
@@ -40,24 +40,10 @@ FLIP = Field(name="flip", dtype="u1", fill=255)
 PLAN_FIELDS = (BOX, FLIP)
 MIX_FIELDS = (
     Field(name="mix_image", dtype="<u4", fill=2**32 - 1),
-    Field(
-        name="mix_from",
-        dtype="<u2",
-        shape=(4,),
-        dimensions=("edge",),
-        fill=65535,
-        row_axes_first=True,
-    ),
-    Field(name="mix_flip", dtype="u1", fill=255),
+    replace(BOX, name="mix_from"),
+    replace(FLIP, name="mix_flip"),
     Field(name="mix_share", dtype="<f4", fill=float("nan")),
-    Field(
-        name="mix_box",
-        dtype="<u2",
-        shape=(4,),
-        dimensions=("edge",),
-        fill=65535,
-        row_axes_first=True,
-    ),
+    replace(BOX, name="mix_box"),
 )
 """What crops were mixed with before the teacher saw them (imported ones, and those of `crop_mixing`): the other image's row, its box and flip, this crop's
 share (1: not mixed), and the box in pixels of the teacher's input that was pasted (no height: blended as a whole)."""

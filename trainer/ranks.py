@@ -39,11 +39,6 @@ class Ranks:
         """Whether this rank writes the run folder and speaks."""
         return self.rank == 0
 
-    @property
-    def is_node_leader(self) -> bool:
-        """Whether this rank lays out the labels of its node."""
-        return self.local_rank == 0
-
     def gathered(self, value: T) -> list[T]:
         """Every rank's value, by rank: plain values, and tensors on the CPU."""
         if self.world_size == 1:

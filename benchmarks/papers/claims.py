@@ -5,23 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 from typing import Literal
 
-Verdict = Literal["holds", "reversed", "undecided"]
+from trainer.report.paired import interval
 
-STUDENT_T = {
-    2: 12.706,
-    3: 4.303,
-    4: 3.182,
-    5: 2.776,
-    6: 2.571,
-    7: 2.447,
-    8: 2.365,
-    9: 2.306,
-    10: 2.262,
-}
-"""97.5 % point of Student's t for n values, n - 1 degrees of freedom."""
+Verdict = Literal["holds", "reversed", "undecided"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +44,11 @@ class Finding:
     seeds: int
     verdict: Verdict
 
-    @property
-    def smallest_visible(self) -> float:
-        """Difference that this many pairs of this scatter would have shown: the interval's half width."""
-        return self.ci95
-
 
 def half_width(values: Sequence[float]) -> float:
     """Half width of the 95 % interval of the mean of n values (Student's t); NaN for fewer than two."""
-    if len(values) < 2:
-        return math.nan
-    return STUDENT_T[min(len(values), max(STUDENT_T))] * stdev(values) / math.sqrt(len(values))
+    half = interval(values)
+    return math.nan if half is None else half
 
 
 def judge(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> Finding | None:

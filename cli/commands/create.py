@@ -19,6 +19,7 @@ from cli.augmentation_options import (
     augmentation,
     mixing,
 )
+from cli.new_store_options import Backend, CropsPerShard, ImagesPerShard
 from cli.options import IMAGES, DryRun, Json, Store, numbers, seconds
 from cli.output import print_json
 from cli.teacher_options import (
@@ -148,16 +149,8 @@ def create(
     crop_device: CropDevice = None,
     compile_teacher: Compile = False,
     workers: Workers = None,
-    images_per_shard: Annotated[
-        int | None,
-        typer.Option(help="Images in one commit.", show_default="by size", rich_help_panel=WORK),
-    ] = None,
-    crops_per_shard: Annotated[
-        int | None,
-        typer.Option(
-            help="Crops in one file; divides M.", show_default="at most 100", rich_help_panel=WORK
-        ),
-    ] = None,
+    images_per_shard: ImagesPerShard = None,
+    crops_per_shard: CropsPerShard = None,
     catalogue: Annotated[
         str | None,
         typer.Option(
@@ -167,10 +160,7 @@ def create(
             rich_help_panel=WORK,
         ),
     ] = None,
-    backend: Annotated[
-        str,
-        typer.Option(metavar="zarr|hdf5", help="Files of a new store.", rich_help_panel=WORK),
-    ] = "zarr",
+    backend: Backend = "zarr",
     skip_bad: SkipBad = False,
     max_time: MaxTime = None,
     dry_run: DryRun = False,

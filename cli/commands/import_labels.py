@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.new_store_options import Backend, CropsPerShard, ImagesPerShard
 from cli.options import IMAGES, Dask, DryRun, Json, Processes, numbers
 from cli.output import print_json, say
 from cli.progress import Progress, duration
@@ -169,20 +170,9 @@ def import_labels(
             rich_help_panel=CROPS,
         ),
     ] = False,
-    images_per_shard: Annotated[
-        int | None,
-        typer.Option(help="Images in one commit.", show_default="by size", rich_help_panel=WORK),
-    ] = None,
-    crops_per_shard: Annotated[
-        int | None,
-        typer.Option(
-            help="Crops in one file; divides M.", show_default="at most 100", rich_help_panel=WORK
-        ),
-    ] = None,
-    backend: Annotated[
-        str,
-        typer.Option(metavar="zarr|hdf5", help="Files of a new store.", rich_help_panel=WORK),
-    ] = "zarr",
+    images_per_shard: ImagesPerShard = None,
+    crops_per_shard: CropsPerShard = None,
+    backend: Backend = "zarr",
     workers: Processes = None,
     dask: Dask = None,
     scratch: Annotated[

@@ -59,6 +59,11 @@ class ThresholdCounts:
 
     def counts(self, rule: RegionThresholds) -> RegionCounts:
         """What the rule does to all crops; its thresholds must be among the values, (low, top) among the pairs."""
+        left_out = self.left_out[:, self.pairs.index((rule.low, rule.top))]
+        return self.regions(rule, images_without_crop=int(left_out.sum()))
+
+    def regions(self, rule: RegionThresholds, *, images_without_crop: int = 0) -> RegionCounts:
+        """`counts`, where the images that are left out are given."""
         too_hard, hard, important, too_easy = self.by_class(rule).sum(axis=0).tolist()
         return RegionCounts(
             too_hard=too_hard,
@@ -67,7 +72,7 @@ class ThresholdCounts:
             too_easy=too_easy,
             missing=self.missing,
             images=int(self.images.sum()),
-            images_without_crop=int(self.left_out[:, self.pairs.index((rule.low, rule.top))].sum()),
+            images_without_crop=images_without_crop,
         )
 
 

@@ -1,6 +1,13 @@
 """Calibration (FerKD 3.2, Eq. 4): which crops to draw, and which labels to replace by the ground truth."""
 
-from labelstore.calibration.choices import Choice, Preview, RegionCounts, preview, usual_choices
+from labelstore.calibration.choices import (
+    Choice,
+    Preview,
+    RegionCounts,
+    preview,
+    too_many_left_out,
+    usual_choices,
+)
 from labelstore.calibration.labels import calibrate_dense, calibrate_label
 from labelstore.calibration.masking import calibrate, check_update, update
 from labelstore.calibration.probability import Criterion
@@ -32,6 +39,7 @@ __all__ = [
     "is_usable",
     "preview",
     "rule_from_record",
+    "too_many_left_out",
     "update",
     "usual_choices",
 ]

@@ -25,8 +25,6 @@ from labelstore.store.threads import map_in_threads
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
 
-MAX_EMPTY = 0.01
-"""Share of images without a crop from which on a run refuses a mask."""
 NOTABLE_GAP = 0.01
 """A share that ties keep this far from what was asked for is said in words."""
 
@@ -234,11 +232,16 @@ def _count_block(labels: LabelSet, rules: Sequence[Rule], block: int) -> NDArray
     return counts
 
 
+def too_many_left_out(left_out: int, images: int) -> bool:
+    """Whether so many of the images have no crop to draw that a run wants it said on purpose: more than 1 %."""
+    return left_out > images / 100
+
+
 def _emptied(counts: RegionCounts) -> tuple[str, ...]:
     """What a run with this mask would say at once."""
     if counts.num_crops and not counts.usable:
         return ("every crop is discarded: nothing is left to train on",)
-    if counts.images_without_crop > MAX_EMPTY * counts.images:
+    if too_many_left_out(counts.images_without_crop, counts.images):
         left = f"{counts.images_without_crop:,} of {counts.images:,} images have no crop left"
         return (f"{left}: a run refuses that without --allow-empty-images",)
     return ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -376,6 +377,20 @@ class Catalogue:
     def add_teacher(self, row: TeacherRow) -> TeacherRow:
         """Add a teacher or find it; measured top-1 and versions may differ, and stay as they were."""
         return self._add(teachers, row, free=frozenset({"top1", "versions", "facts"}))
+
+    def register_teacher(self, row: TeacherRow, label_set: str) -> str:
+        """The name under which the store knows this teacher: its weights decide, not what it is called.
+
+        A new one keeps its name, or gets the label set's where that name is another's.
+        """
+        held = self.teachers()
+        for known in held:
+            if (known.digest, known.input_size) == (row.digest, row.input_size):
+                return known.name
+        taken = {known.name for known in held}
+        free = (row.name, label_set, f"{row.name}-{row.digest[:8]}")
+        name = next(candidate for candidate in free if candidate not in taken)
+        return self.add_teacher(replace(row, name=name)).name
 
     def teachers(self) -> tuple[TeacherRow, ...]:
         """All teachers by name."""

@@ -41,8 +41,6 @@ ENDING = ".pt"
 MEASURED_IMAGES = 200
 MEASURED_CROPS = 20
 ORDERS = ("rows-first", "columns-first")
-USUAL_SIZE = {"relabel": 475, "tokenlabeling": 576}
-"""Side of the square that the projects' own teachers saw, pixels."""
 
 
 def label_file(key: str) -> str:

@@ -320,7 +320,7 @@ def _register(
         LabelSetRow(
             name=target.name,
             plan=target.plan,
-            teacher=_known_teacher(store, target.teacher, target.name),
+            teacher=store.catalogue.register_teacher(target.teacher, target.name),
             num_classes=target.num_classes,
             codec=target.record,
             uuid=uuid.uuid4().hex,
@@ -330,14 +330,3 @@ def _register(
     )
     if "class_ids" not in target.record:
         store.write_metadata()
-
-
-def _known_teacher(store: Store, row: TeacherRow, label_set: str) -> str:
-    held = store.catalogue.teachers()
-    for known in held:
-        if (known.digest, known.input_size) == (row.digest, row.input_size):
-            return known.name
-    taken = {known.name for known in held}
-    free = (row.name, label_set, f"{row.name}-{row.digest[:8]}")
-    name = next(candidate for candidate in free if candidate not in taken)
-    return store.catalogue.add_teacher(replace(row, name=name)).name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +53,7 @@ def register(
                 LabelSetRow(
                     name=name,
                     plan=plan,
-                    teacher=_register_teacher(store, teacher, name),
+                    teacher=store.catalogue.register_teacher(teacher, name),
                     num_classes=num_classes,
                     codec=wanted,
                     uuid=uuid.uuid4().hex,
@@ -101,18 +100,6 @@ def _check_row(
                 f"label set {row.name} in {store.path} has {what} {old}, asked for {new}: "
                 "use the same, or make another label set with --name NAME"
             )
-
-
-def _register_teacher(store: Store, row: TeacherRow, label_set: str) -> str:
-    """The name under which the store knows this teacher: its weights decide, not what it is called."""
-    held = store.catalogue.teachers()
-    for known in held:
-        if (known.digest, known.input_size) == (row.digest, row.input_size):
-            return known.name
-    taken = {known.name for known in held}
-    free = (row.name, label_set, f"{row.name}-{row.digest[:8]}")
-    name = next(candidate for candidate in free if candidate not in taken)
-    return store.catalogue.add_teacher(dataclasses.replace(row, name=name)).name
 
 
 def _record_evaluation(store: Store, teacher: str, evaluation: TeacherEvaluation) -> None:

@@ -68,8 +68,6 @@ class TarShards(ImageSource):
     """(N,) index into `shards`."""
     offsets: NDArray[np.int64]
     """(N,) first byte of each image in its shard."""
-    lengths: NDArray[np.int64]
-    """(N,) bytes of each image."""
     prefixed: bool
     """True where keys begin with the shard's name."""
     _rows: dict[str, int] = field(repr=False)
@@ -83,7 +81,7 @@ class TarShards(ImageSource):
             self.shards[self.shard_of[row]],
             key.partition("/")[2] if self.prefixed else key,
             int(self.offsets[row]),
-            int(self.lengths[row]),
+            int(self.sizes[row]),
         )
 
 
@@ -136,7 +134,6 @@ def read_shards(root: Path, shards: Sequence[Path]) -> TarShards:
         shards=tuple(shards),
         shard_of=np.array(shard_of, np.int32),
         offsets=columns[:, 0].copy(),
-        lengths=columns[:, 1].copy(),
         prefixed=prefixed,
         _rows=rows,
     )

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from labelstore.analysis import ThresholdCounts, count_thresholds
 from labelstore.calibration import (
     Choice,
-    RegionCounts,
     RegionQuantiles,
     RegionThresholds,
     preview,
@@ -136,16 +135,7 @@ def sampled_choices(
     """What each rule does to the crops that were counted; which images it leaves out is not known."""
     records = []
     for title, rule in rules.items():
-        too_hard, hard, important, too_easy = found.by_class(rule).sum(axis=0).tolist()
-        regions = RegionCounts(
-            too_hard=too_hard,
-            hard=hard,
-            important=important,
-            too_easy=too_easy,
-            missing=found.missing,
-            images=int(found.images.sum()),
-            images_without_crop=0,
-        )
+        regions = found.regions(rule)
         record = _described(Choice(title=title, rule=rule, quantiles=None, counts=regions))
         record["counts"]["images_without_crop"] = None
         records.append(record)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import secrets
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.arrays.durable import make_folders, write_file
 from labelstore.catalogue import Catalogue
-from labelstore.errors import RejectedInput
+from labelstore.errors import RejectedInput, StorageError
 from labelstore.images import check_keys
 from labelstore.store.cache_folder import default_cache
 
@@ -76,19 +75,14 @@ def _write(path: Path, columns: dict[str, NDArray[Any]], uuid: str) -> None:
     arrays = {name: columns[name] for name in _PLAIN}
     arrays |= {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
     arrays |= {"bad_rows": np.array(list(reasons), np.int64), "format": np.array(FORMAT)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            packed = io.BytesIO()
-            np.savez(packed, **arrays)  # type: ignore[arg-type]
-            data = packed.getbuffer()
-            with temporary.open("wb") as file:
-                file.write(_digest(data))
-                file.write(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    packed = io.BytesIO(bytes(DIGEST_BYTES))
+    packed.seek(DIGEST_BYTES)
+    np.savez(packed, **arrays)  # type: ignore[arg-type]
+    with packed.getbuffer() as data:
+        data[:DIGEST_BYTES] = _digest(data[DIGEST_BYTES:])
+    with suppress(StorageError, OSError):
+        make_folders(path.parent)
+        write_file(path, packed.getvalue())
         for older in path.parent.glob(f"{uuid}-*.npz"):
             if older != path:
                 older.unlink(missing_ok=True)

@@ -71,9 +71,7 @@ class DrawFolder:
             if kept.exists():
                 os.utime(kept)
             else:
-                temporary = kept.with_name(f".{DRAW_FILE}.{secrets.token_hex(4)}.tmp")
-                temporary.write_text(text)
-                temporary.rename(kept)
+                _write_text(kept, text)
         _make_room(root, int(keep * GIGABYTE) - size, besides=path)
         return cls(path, handle)
 
@@ -113,9 +111,7 @@ class KeptPlanes:
             path = self._planes.file(position)
             seal = _seal_of(path)
             with storage_errors(path):
-                temporary = seal.with_name(f".{seal.name}.{secrets.token_hex(4)}.tmp")
-                temporary.write_text(_checksum(path))
-                temporary.rename(seal)
+                _write_text(seal, _checksum(path))
             self._checked.add(position)
 
     @contextmanager
@@ -130,6 +126,13 @@ class KeptPlanes:
             yield
         finally:
             os.close(handle)
+
+
+def _write_text(path: Path, text: str) -> None:
+    """A reader sees the whole text or none; it need not outlive the machine."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.write_text(text)
+    temporary.rename(path)
 
 
 def _seal_of(path: Path) -> Path:

@@ -16,6 +16,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.calibration import too_many_left_out
 from labelstore.crop_augmentation import PlannedAugmentation
 from labelstore.errors import IncompleteError, LabelStoreError, RejectedInput
 from trainer.loader.draws import DrawFolder, KeptPlanes
@@ -226,7 +227,7 @@ def check_left_out(counts: DrawCounts, *, allow_empty_images: bool, why: str) ->
     total = counts.images + counts.left_out
     if not counts.images:
         raise RejectedInput(f"none of {total} images has a usable crop: {why}; nothing to train on")
-    if counts.left_out > total / 100 and not allow_empty_images:
+    if too_many_left_out(counts.left_out, total) and not allow_empty_images:
         raise RejectedInput(
             f"{counts.left_out} of {total} images have no usable crop, more than 1 %: {why}; "
             "accept it with --allow-empty-images"

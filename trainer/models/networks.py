@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -54,10 +53,7 @@ def create_model(config: TrainConfig) -> nn.Module:
     options = {**config.model_kwargs, "num_classes": config.num_classes}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if _is_function(config.model):
-            model = _call(config.model, options)
-        else:
-            model = build(config.model, options, pretrained=config.pretrained)
+        model = build(config.model, options, pretrained=config.pretrained)
         if config.initial_checkpoint is not None:
             load_weights(model, config.initial_checkpoint)
         _check_logits(model, config)
@@ -120,32 +116,6 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
             f"device={name!r} cannot be used ({reason}): give cpu, cuda or cuda:0"
         ) from error
     return device
-
-
-def _is_function(model: str) -> bool:
-    library, colon, _ = model.partition(":")
-    return bool(colon) and library not in ("timm", "torchvision", "hf-hub")
-
-
-def _call(model: str, options: Mapping[str, object]) -> nn.Module:
-    module_name, _, function_name = model.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"model={model!r}: {error}; give a timm name or package.module:function"
-        ) from error
-    try:
-        network = function(**options)
-    except TypeError as error:
-        raise UsageError(
-            f"model={model!r} cannot be called with {sorted(options)}: {error}"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise UsageError(
-            f"model={model!r} returned {type(network).__name__}: it must return a torch.nn.Module"
-        )
-    return network
 
 
 def _check_logits(model: nn.Module, config: TrainConfig) -> None:
