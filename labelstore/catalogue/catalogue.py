@@ -595,6 +595,11 @@ class Catalogue:
         with self.reading() as conn:
             return ledger.group_shards(conn, group)
 
+    def labelling(self, group: str) -> list[tuple[float, str]]:
+        """Per committed shard of a group the seconds it took, and the device."""
+        with self.reading() as conn:
+            return ledger.labelling(conn, group)
+
     def shard(self, group: str, block: int, crop_shard: int) -> ShardRow | None:
         """One committed shard, or None. Costs a read of the group's rows: keep `shards(group)` for many."""
         with self.reading() as conn:

@@ -174,6 +174,11 @@ def group_shards(conn: Connection, group: str) -> list[ShardRow]:
     return [from_columns(row) for row in verified_rows(conn, shards, group)]
 
 
+def labelling(conn: Connection, group: str) -> list[tuple[float, str]]:
+    """Per committed shard of a group the seconds and the device it took; the lists of files stay packed."""
+    return [(row[6], row[7]) for row in verified_rows(conn, shards, group)]
+
+
 def find_shard(conn: Connection, group: str, block: int, crop_shard: int) -> ShardRow | None:
     """One committed shard, or None. Reads the group's rows to be sure that a missing row was never there."""
     for row in verified_rows(conn, shards, group):

@@ -68,7 +68,7 @@ def summary(
     for found in map_blocks(partial(_sums, labels, with_truth), sample):
         sums += found
     crops = int(sums[0])
-    rows = labels.store.catalogue.shards(f"labels/{labels.name}")
+    shards = labels.store.catalogue.labelling(f"labels/{labels.name}")
     return Summary(
         label_set=labels.name,
         teacher=labels.row.teacher,
@@ -85,8 +85,8 @@ def summary(
         mean_max_probability=float(sums[1] / crops) if crops else None,
         mean_ground_truth_probability=float(sums[2] / crops) if crops and with_truth else None,
         certain_crops=float(sums[3] / crops) if crops else None,
-        teacher_seconds=float(sum(row.seconds for row in rows)),
-        devices=tuple(sorted({row.device for row in rows if row.device})),
+        teacher_seconds=float(sum(seconds for seconds, _ in shards)),
+        devices=tuple(sorted({device for _, device in shards if device})),
     )
 
 

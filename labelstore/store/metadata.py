@@ -77,8 +77,8 @@ def check_metadata(catalogue: Catalogue, arrays: ArrayBackend, store: Path) -> N
             held = None
         if held not in (None, catalogue.uuid):
             raise DamagedShard(
-                f"{arrays.root} belongs to another store ({held}, the catalogue is of {catalogue.uuid}): "
-                "copy the whole folder of one store"
+                f"{arrays.root / key} is of another store ({held}, the catalogue is of {catalogue.uuid}): "
+                f"copy the whole folder of one store, or, if only this file was damaged, run `labelstore repair {store}`"
             )
         raise DamagedShard(f"{arrays.root / key}: {what}; run `labelstore repair {store}`")
     for key in top:

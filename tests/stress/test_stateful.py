@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, settings
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -30,6 +31,8 @@ from labelstore.testing.filled_store import IMAGE_SIZE, add_label_set, filled_st
 from tests.stress.workers import NUM_CLASSES, soft_labels
 
 EXAMPLES, STEPS = 5, 16
+# the full size, in parts that can be stopped between and run side by side
+PARTS, FULL_EXAMPLES, FULL_STEPS = 10, 1000, 50
 NUM_IMAGES, CROPS, MOST_CROPS, BLOCKS = 6, 2, 6, 3
 NAMES = ("teacher", "second")
 THRESHOLDS = RegionThresholds(low=0.2, middle=0.4, top=0.9)
@@ -264,7 +267,11 @@ class StoreMachine(RuleBasedStateMachine):
                 assert (found == LABELS[2 * block : 2 * block + 2, : self.crops].argmax(-1)).all()
 
 
-def test_any_sequence_of_operations(scale, matrix, tmp_path):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_any_sequence_of_operations(part, scale, matrix, tmp_path):
+    full = scale >= 20
+    if part > 0 and not full:
+        pytest.skip("a part of `make stress`")
     for backend in ("zarr", "hdf5"):
         StoreMachine.empty[backend] = tmp_path / backend
         filled_store(
@@ -276,14 +283,13 @@ def test_any_sequence_of_operations(scale, matrix, tmp_path):
             backend=backend,
             blocks=[],
         ).close()
-    examples, steps = (1000, 50) if scale >= 20 else (max(3, round(EXAMPLES * scale)), STEPS)
+    examples = FULL_EXAMPLES // PARTS if full else max(3, round(EXAMPLES * scale))
     StoreMachine.counts = {"sequences": 0, "steps": 0, "kills": 0}
     run_state_machine_as_test(
-        StoreMachine,
+        seed(part)(StoreMachine),
         settings=settings(
             max_examples=examples,
-            stateful_step_count=steps,
-            derandomize=True,
+            stateful_step_count=FULL_STEPS if full else STEPS,
             database=None,
             deadline=None,
             # the steps that failed are shown; to look for fewer would take hours
