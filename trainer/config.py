@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,18 +46,24 @@ _WITHOUT_EFFECT = (
 )
 
 
+def evaluation_split(data: Path) -> Path:
+    """Images to evaluate on in a data set's folder: val, or validation where only that is there."""
+    usual, long = data / "val", data / "validation"
+    return long if long.is_dir() and not usual.is_dir() else usual
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Parameters of one run, checked when made: UsageError in one line for values that cannot be meant."""
 
     # what is learnt from
     data: Path | None = None
-    """Folder of images with train/ (and val/) inside, one folder per class."""
+    """Folder of images with train/ (and val/ or validation/) inside, one folder per class."""
     train: Path | None = None
     """Images to train on: a folder, list, tar shards or data set, as `labelstore create --images` takes them; None is
     train/ in `data`, or `data` itself where there is none."""
     val: Path | None = None
-    """Images to evaluate on, of any such kind; None is val/ in `data`, where there is one."""
+    """Images to evaluate on, of any such kind; None is val/ in `data`, else validation/, where there is one."""
     store: Path | None = None
     """Label store; None for `labels="ground-truth"` only."""
     labels: Supervision = "fkd"
@@ -76,7 +81,7 @@ class TrainConfig:
     teacher_model: str | None = None
     """Network of a checkpoint given as teacher: timm:NAME or torchvision:NAME."""
     order: Order = "random"
-    """Of each image's stored crops: random, or a curriculum by how sure the teacher is (FerKD Fig. 5)."""
+    """Of each image's stored crops: random, or a curriculum over the whole run by how sure the teacher is (FerKD 4.3)."""
     probability_range: tuple[float, float] = (0.0, 1.0)
     """Stored crops whose largest probability lies outside are not drawn (FerKD Fig. 5)."""
     temperature: float = 1.0
@@ -99,6 +104,8 @@ class TrainConfig:
     """timm name, or `package.module:function` that returns a network and takes `num_classes`."""
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the network, e.g. {"drop_path_rate": 0.1}."""
+    projection_head: bool = False
+    """Of ssl: a hidden layer below the outputs, which are scaled to unit length, as the last layer (MoCo v2, S2-BNN)."""
     num_classes: int | None = None
     """C; None is filled in from the data."""
     pretrained: bool = False
@@ -249,20 +256,10 @@ class TrainConfig:
         check_config(self)
 
     @property
-    def images_per_batch(self) -> int:
-        """B / m."""
-        return self.batch_size // self.crops_per_image
-
-    @property
     def multi_crop_passes(self) -> int:
         """Passes of m crops: what single-crop passes leave of the epochs, over m, rounded up."""
         singles = self.single_crop_first + self.single_crop_last
         return -(-(self.epochs - singles) // self.crops_per_image)
-
-    @property
-    def passes(self) -> int:
-        """Times that every image is loaded."""
-        return self.single_crop_first + self.multi_crop_passes + self.single_crop_last
 
     @property
     def whole_epochs(self) -> int:
@@ -270,39 +267,27 @@ class TrainConfig:
         singles = self.single_crop_first + self.single_crop_last
         return singles + self.multi_crop_passes * self.crops_per_image
 
-    def steps_per_pass(self, num_images: int) -> int:
-        """Optimiser steps of one pass over that many images; the last one may be smaller."""
-        return math.ceil(num_images / self.images_per_batch)
-
-    def local_images_per_batch(self, world_size: int) -> int:
-        """Images that each of `world_size` ranks sees per optimiser step; UsageError if B does not divide."""
-        unit = self.crops_per_image * world_size * self.accumulation_steps
-        if self.batch_size % unit:
-            raise UsageError(
-                f"batch_size={self.batch_size}: it must be a multiple of {unit} (crops_per_image={self.crops_per_image}"
-                f" x {world_size} ranks x accumulation_steps={self.accumulation_steps})"
-            )
-        return self.batch_size // (self.crops_per_image * world_size)
-
     def differences(self, other: Self) -> tuple[str, ...]:
-        """Names of the fields that differ and change what is learnt: a resumed run must have none."""
+        """Names of the fields that differ and change what is learnt: a resumed run must have none.
+
+        Of the provenance those of its entries ("provenance.images") that both of them have.
+        """
         # as plain values, since one of the two usually comes out of a file, tuples as lists
-        mine, theirs = self._learnt_from(), other._learnt_from()
-        return tuple(
-            name for name in mine if name not in _WITHOUT_EFFECT and mine[name] != theirs[name]
-        )
+        mine, theirs = self.decisive(), other.decisive()
+        data, before = mine.pop("provenance"), theirs.pop("provenance")
+        changed = [name for name in mine if mine[name] != theirs[name]]
+        # a run of an older trainer did not write all of them down
+        changed += [
+            f"provenance.{name}" for name in data if name in before and data[name] != before[name]
+        ]
+        return tuple(changed)
 
     def decisive(self) -> dict[str, Any]:
         """Every setting that changes what is learnt, as plain values."""
-        values = self._learnt_from()
-        return {name: value for name, value in values.items() if name not in _WITHOUT_EFFECT}
-
-    def _learnt_from(self) -> dict[str, Any]:
         values = self.to_mapping()
-        values["provenance"].pop(
-            "versions", None
-        )  # a newer torch may go on with an older one's run
-        return values
+        # a newer torch may go on with an older one's run
+        values["provenance"].pop("versions", None)
+        return {name: value for name, value in values.items() if name not in _WITHOUT_EFFECT}
 
     def to_mapping(self) -> dict[str, Any]:
         """Every field as a plain value: paths as text, tuples as lists."""

@@ -5,6 +5,7 @@ Every check is a UsageError in one line: what was given, what is allowed. What a
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,20 @@ _NOT_NEGATIVE = (
     "rand_augment_ops",
 )
 
+_AT_MOST = {
+    "epochs": 1_000_000,
+    "crops_per_image": 100_000,
+    "batch_size": 1 << 24,
+    "eval_batch_size": 1 << 24,
+    "accumulation_steps": 1 << 20,
+    "input_size": 1 << 14,
+    "workers": 1024,
+    "temperature": 1000,
+    "seed": (1 << 63) - 1,
+}
+
+_OF_FRESH_CROPS = ("scale", "ratio", "flip_prob")
+
 
 def check_config(config: TrainConfig) -> None:
     """UsageError for a value that cannot be meant, then for values that contradict each other."""
@@ -72,6 +87,14 @@ def split_names(text: str | None) -> tuple[str, ...]:
 def _check_each(config: TrainConfig) -> None:
     for name in _POSITIVE:
         _require(config, name, getattr(config, name) > 0, "it must be above 0")
+    for name, most in _AT_MOST.items():
+        _require(config, name, getattr(config, name) <= most, f"it must be at most {most:,}")
+    _require(config, "temperature", config.temperature >= 0.001, "it must be at least 0.001")
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        finite = all(math.isfinite(n) for n in numbers if isinstance(n, float))
+        _require(config, field.name, finite, "give a number that is finite")
     for name in _NOT_NEGATIVE:
         _require(config, name, getattr(config, name) >= 0, "it must not be negative")
     for name in _FRACTIONS:
@@ -207,6 +230,7 @@ def _check_supervision(config: TrainConfig) -> None:
         )
     if config.teacher_model is not None and config.teacher is None:
         raise UsageError("teacher_model without teacher: it is the network of a checkpoint")
+    _check_ignored(config)
     low, high = config.probability_range
     _require(
         config,
@@ -220,11 +244,32 @@ def _check_supervision(config: TrainConfig) -> None:
             f"order={config.order!r}, probability_range={low:g},{high:g} with labels={kind!r} and no store: they "
             "are of stored crops"
         )
+    if config.projection_head and kind != "ssl":
+        raise UsageError(
+            f"projection_head with labels={kind!r}: outputs of unit length are no logits of classes; it belongs to "
+            "labels='ssl'"
+        )
     if kind == "ssl" and config.ground_truth_weight:
         raise UsageError(
             f"ground_truth_weight={config.ground_truth_weight} with labels='ssl': a projection head's outputs are no "
             "classes; leave it at 0"
         )
+
+
+def _check_ignored(config: TrainConfig) -> None:
+    """UsageError for a setting of crops or labels that this run does not make."""
+    usual = {field.name: field.default for field in dataclasses.fields(config)}
+    reasons: dict[str, str] = {}
+    if config.labels != "ground-truth" and config.store is not None:
+        reasons |= dict.fromkeys(_OF_FRESH_CROPS, "stored crops have their boxes and flips")
+    if config.labels != "ground-truth" and not config.ground_truth_weight:
+        reasons["label_smoothing"] = "without ground_truth_weight no ground truth is learnt from"
+    for name, reason in reasons.items():
+        value = getattr(config, name)
+        if value != usual[name]:
+            raise UsageError(
+                f"{name}={value!r} with labels={config.labels!r}: {reason}; leave it at {usual[name]}"
+            )
 
 
 def _require(config: TrainConfig, name: str, holds: bool, advice: str) -> None:

@@ -26,6 +26,7 @@ from trainer.mixing import mixing_rng
 from trainer.models import autocast, choose_device, create_model
 from trainer.outputs import open_outputs
 from trainer.pass_end import end_pass
+from trainer.randomness import own_randomness, seed_step
 from trainer.ranks import join_ranks
 from trainer.run_state import RunState
 from trainer.schedule import LearningRate
@@ -126,15 +127,16 @@ def run(
         forward = torch.compile(parallel) if config.compile_model else parallel
 
         first_pass, first_step = loader.deal.locate(state.step)
-        # a signal waits for the end of its step, so that weights and step number belong together
-        with closing(outputs), StopRequest() as stop:
+        # a signal waits for the end of its step, so that weights and step number belong together; only what all
+        # ranks agreed on counts, since a rank that leaves alone lets the others wait for ever
+        agreed, is_whole = 0, True
+        with closing(outputs), own_randomness(device), StopRequest() as stop:
             for pass_index in range(first_pass, schedule.num_passes):
                 pass_started = time.perf_counter()
                 parallel.train()
                 with loader.batches(pass_index, first_step) as batches:
                     for batch in batches:
-                        # dropout and drop path; each rank its own
-                        torch.manual_seed(hash((config.seed, state.step, ranks.rank)) & 0x7FFF_FFFF)
+                        seed_step(config.seed, state.step, ranks.rank)
                         lr = rate.set(state.step)
                         state.optimizer.zero_grad(set_to_none=True)
                         parts = list(
@@ -162,7 +164,8 @@ def run(
                         if config.clip_grad is not None:
                             state.scaler.unscale_(state.optimizer)
                             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
-                        if is_checked := state.is_checked():
+                        # a part without crops has no mean: the other ranks look at theirs
+                        if (is_checked := state.is_checked()) and len(part):
                             state.check_finite(labels[1], logits, loss, norm)
                         state.scaler.step(state.optimizer)
                         state.scaler.update()
@@ -171,27 +174,35 @@ def run(
                         state.end_step(len(batch), settle=is_checked)
                         if progress is not None:
                             progress(state.step, steps)
-                        stop.requested = ranks.largest(stop.requested or 0) or None
-                        if stop.requested is not None:
+                        if agreed := ranks.largest(stop.requested or 0):
                             break
                 first_step = 0
-                if state.step == loader.deal.first_step(pass_index) + loader.steps(pass_index):
+                is_whole = state.step == loader.deal.first_step(pass_index) + loader.steps(
+                    pass_index
+                )
+                if is_whole:
                     end_pass(
                         config, state, data, outputs, note,
                         pass_index=pass_index, lr=lr, seconds=time.perf_counter() - pass_started,
                     )  # fmt: skip
-                if stop.requested is not None:
+                    agreed = agreed or ranks.largest(stop.requested or 0)
+                if agreed:
                     break
-            if stop.requested is not None:
-                outputs.save(state.checkpoint(config, epochs=schedule.positions(pass_index).start))
-                note(f"stopped at step {state.step} of {steps}: --resume goes on from here")
+            if agreed:
+                # of all ranks, whichever got the signal
+                stop.requested = agreed
+                if not is_whole:
+                    begun = schedule.positions(pass_index).start
+                    outputs.save(state.checkpoint(config, epochs=begun))
+                if state.step < steps:
+                    note(f"stopped at step {state.step} of {steps}: --resume goes on from here")
         return Run(
             config=config,
             steps=steps,
             crops_seen=schedule.epochs * len(data.source.table),
             train_loss=state.last_loss,
-            top1=None if state.evaluation is None else state.evaluation.top1,
-            top5=None if state.evaluation is None else state.evaluation.top5,
+            top1=state.top1,
+            top5=state.top5,
             best_top1=state.best,
             best_ema_top1=state.best_ema,
             seconds=time.perf_counter() - started,

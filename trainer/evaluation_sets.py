@@ -1,8 +1,8 @@
 """ImageNet's other validation labels and images: ReaL (Beyer et al. 2020) and ImageNetV2 (Recht et al. 2019).
 
-Both number classes 0 to 999 in the order of the folders' names (n01440764 first), as ImageNet's own class folders
-are sorted. Which output of a network is which class follows from its class names, or from their order where it
-has none.
+Both number classes 0 to 999 in the order of ImageNet's ids (n01440764 first). Which output of a network is which class
+follows from its class names where these are the ids, or the numbers themselves; other names must come in ImageNet's
+order, as data sets with names for people have them. A network without names is taken to have that order.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.image_sources import open_images
+from labelstore.images import ImageSource
 from trainer.config import TrainConfig
 from trainer.evaluation import (
     Counts,
@@ -30,6 +31,7 @@ from trainer.evaluation import (
     output_of_class,
 )
 
+IMAGENET_CLASSES = 1000
 MAX_REAL_BYTES = 256 * 1024**2
 
 
@@ -57,12 +59,9 @@ def evaluate_real(
 
     `real` is real.json: a list of class lists in the order of the images' numbers (..._val_00000001.JPEG is the
     first), or a mapping from file names to class lists. RejectedInput for a file that is neither, or an image
-    that it does not know.
+    that it does not know, UsageError for class folders whose numbers cannot be told.
     """
-    images = open_images(folder, keys_only=True)
-    outputs = output_of_class(images, config)
-    labels = _read_real(real, len(outputs))
-    right = [_right_classes(key, labels, real) for key in images.keys]
+    images, outputs, right = _matched_real(folder, real, config)
     paths = [images.file(key) for key in images.keys]
     hits = counted = 0
     for chosen, logits in forward_all(model, paths, config, device=device, report=report):
@@ -85,8 +84,41 @@ def evaluate_numbered(
 ) -> Evaluation:
     """Top-1 and top-5 on folders whose names are class numbers, as ImageNetV2's 0 to 999.
 
-    RejectedInput for a folder that is no number, UsageError for a class that the network does not have.
+    RejectedInput for a folder that is no number, UsageError for a class that the network does not have, and for
+    class names whose numbers cannot be told.
     """
+    images, outputs, classes = _matched_numbers(folder, config)
+    counts = Counts(len(outputs))
+    paths = [images.file(key) for key in images.keys]
+    for chosen, logits in forward_all(model, paths, config, device=device, report=report):
+        counts.add(logits, classes[chosen])
+    return counts.result()
+
+
+def check_real(folder: Path, real: Path, config: TrainConfig) -> None:
+    """Read and match everything that `evaluate_real` would, and refuse what it refuses."""
+    _matched_real(folder, real, config)
+
+
+def check_numbered(folder: Path, config: TrainConfig) -> None:
+    """Read and match everything that `evaluate_numbered` would, and refuse what it refuses."""
+    _matched_numbers(folder, config)
+
+
+def _matched_real(
+    folder: Path, real: Path, config: TrainConfig
+) -> tuple[ImageSource, NDArray[np.int64], list[list[int]]]:
+    """N images, the network's output of each class number, and the right class numbers of each image."""
+    images = open_images(folder, keys_only=True)
+    outputs = output_of_class(images, config)[_by_number(images.classes)]
+    labels = _read_real(real, len(outputs))
+    return images, outputs, [_right_classes(key, labels, real) for key in images.keys]
+
+
+def _matched_numbers(
+    folder: Path, config: TrainConfig
+) -> tuple[ImageSource, NDArray[np.int64], Tensor]:
+    """N images, the network's output of each class number, and of each image (N,)."""
     images = open_images(folder, keys_only=True)
     wrong = [name for name in images.classes if re.fullmatch(r"\d{1,6}", name) is None]
     if wrong:
@@ -101,20 +133,30 @@ def evaluate_numbered(
             f"{folder} has class {numbers.max()}, the network has outputs 0-{len(outputs) - 1}: "
             "evaluate a network with ImageNet's classes"
         )
-    classes = torch.from_numpy(outputs[numbers[images.class_ids]])
-    counts = Counts(len(outputs))
-    paths = [images.file(key) for key in images.keys]
-    for chosen, logits in forward_all(model, paths, config, device=device, report=report):
-        counts.add(logits, classes[chosen])
-    return counts.result()
+    return images, outputs, torch.from_numpy(outputs[numbers[images.class_ids]])
 
 
 def outputs_in_order(config: TrainConfig, at_least: int) -> NDArray[np.int64]:
-    """Network output of each class in the order of their names; as they come for a network without names."""
+    """Network output of each of ImageNet's class numbers; as they come for a network without names."""
     if config.class_names:
-        # argsort of the names: class k is the k-th name
-        return np.array(sorted(range(len(config.class_names)), key=lambda c: config.class_names[c]))
+        return _by_number(config.class_names)
     return np.arange(config.num_classes or at_least)
+
+
+def _by_number(names: Sequence[str]) -> NDArray[np.int64]:
+    """Place among the names of each class number; UsageError for names that do not say."""
+    places = range(len(names))
+    if all(re.fullmatch(r"n\d{8}", name) for name in names):
+        return np.array(sorted(places, key=lambda place: names[place]), np.int64)
+    if {str(place) for place in places} == set(names):
+        return np.array(sorted(places, key=lambda place: int(names[place])), np.int64)
+    # names for people that are sorted come from folders: ImageNet's order begins tench, goldfish, great white shark
+    if len(names) == IMAGENET_CLASSES and list(names) != sorted(names):
+        return np.arange(len(names))
+    raise UsageError(
+        f"class {names[0]!r}, one of {len(names)}: ReaL and ImageNetV2 number ImageNet's classes, which names like this "
+        "one do not tell; use images in folders called n01440764 and so on, or 0 to 999"
+    )
 
 
 def _read_real(path: Path, num_classes: int) -> list[list[int]] | dict[str, list[int]]:

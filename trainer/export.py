@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from labelstore.arrays.durable import write_file
+from labelstore.arrays.durable import refuse_in_store, write_file
 from labelstore.errors import ConflictError, UsageError
 from trainer.config import TrainConfig
 
@@ -35,12 +35,22 @@ def export_weights(
     if out.exists() and not overwrite:
         raise ConflictError(f"{out} exists: give another file, or --overwrite")
     state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    arguments: dict[str, object] = {"num_classes": config.num_classes}
+    arguments: dict[str, object] = {**config.model_kwargs, "num_classes": config.num_classes}
     library, _, name = config.model.rpartition(":")
+    if format == "safetensors" and out.suffix != ".safetensors":
+        raise UsageError(
+            f"--out {out} with --format safetensors: give a file that ends with .safetensors"
+        )
+    refuse_in_store(out, "--out")
+    if config.projection_head and format != "safetensors":
+        raise UsageError(
+            f"{config.model} ends in a projection head, which {format}'s network of that name does not have: export it "
+            "with --format safetensors"
+        )
     if format == "timm":
-        arguments = {**config.model_kwargs, **arguments}
         _check_timm(config, library, name)
     elif format == "torchvision":
+        arguments = {"num_classes": config.num_classes}  # its own network of that name
         name = name.partition(".")[0]  # timm's tags say which weights
         _check_torchvision(config, state, name)
     data = _file(state, out, config.model)

@@ -1,4 +1,4 @@
-"""Soft cross-entropy (FerKD Eq. 2, "SCE"), dense and computed straight from sparse labels, and what is made of it.
+"""Soft cross-entropy (FerKD Eq. 2, "SCE"), computed straight from sparse labels, and what is made of it.
 
 A sparse label of one crop is K class ids with probabilities, and `rest`, the probability of each class that
 is not listed. With q = softmax(logits) and marginal smoothing (FKD Eq. 5) the loss never needs the C classes
@@ -15,8 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-Labels = tuple[Tensor, Tensor, Tensor]
-"""class_ids (B, K), probs (B, K), rest (B,)."""
+from trainer.recover import Labels
 
 
 class SparseSoftCrossEntropy(nn.Module):
@@ -29,7 +28,7 @@ class SparseSoftCrossEntropy(nn.Module):
     >>> loss = SparseSoftCrossEntropy()
     >>> logits = torch.tensor([[2.0, 0.0, 0.0]])
     >>> label = torch.tensor([[0]]), torch.tensor([[0.5]]), torch.tensor([0.25])
-    >>> dense = soft_cross_entropy(logits, torch.tensor([[0.5, 0.25, 0.25]]))
+    >>> dense = nn.functional.cross_entropy(logits, torch.tensor([[0.5, 0.25, 0.25]]))
     >>> torch.testing.assert_close(loss(logits, *label), dense)
     """
 
@@ -53,22 +52,6 @@ class SparseSoftCrossEntropy(nn.Module):
         return f"temperature={self.temperature}, squared={self.squared}, kl={self.kl}"
 
 
-class SoftCrossEntropy(nn.Module):
-    """Mean over B crops of -sum p log q, from logits (B, C) and dense labels (B, C); T as in the sparse one."""
-
-    def __init__(self, temperature: float = 1.0) -> None:
-        super().__init__()
-        self.temperature = temperature
-
-    def forward(self, logits: Tensor, probs: Tensor) -> Tensor:
-        """Logits (B, C), probs (B, C) -> scalar, float32."""
-        return soft_cross_entropy(logits, probs, self.temperature)
-
-    def extra_repr(self) -> str:
-        """What `print` shows."""
-        return f"temperature={self.temperature}"
-
-
 class DistillationLoss(nn.Module):
     """(1 - w) * soft loss of the labels + w * cross-entropy of the ground truth (FKD Eq. 1, FerKD Eq. 1).
 
@@ -90,12 +73,6 @@ class DistillationLoss(nn.Module):
             return soft
         hard: Tensor = self.of_ground_truth(logits, *ground_truth)
         return (1 - w) * soft + w * hard
-
-
-def soft_cross_entropy(logits: Tensor, probs: Tensor, temperature: float = 1.0) -> Tensor:
-    """Logits (B, C), dense labels (B, C) -> scalar mean over B, float32."""
-    log_q = _log_softmax(logits, temperature)
-    return -(probs.float() * log_q).sum(-1).mean() * temperature**2
 
 
 def label_entropy(labels: Labels, num_classes: int) -> Tensor:

@@ -5,7 +5,7 @@ classes one after the other, 2 K of them: `rest` mixes, and every entry keeps it
 
     rest = w rest_a + (1 - w) rest_b,    p_k = rest + w (p_ak - rest_a)  or  rest + (1 - w) (p_bk - rest_b)
 
-so a class in both lists gets both excesses, as `trainer.losses` and `trainer.recover.dense_labels` read it.
+so a class in both lists gets both excesses, as `trainer.losses` reads it.
 The loss of it equals the weighted sum of the two losses.
 
 Batches hold the m crops of an image in consecutive rows. Randomness comes in as a NumPy generator.
@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.config import TrainConfig
+from trainer.recover import Labels
 
-Labels = tuple[Tensor, Tensor, Tensor]
-"""class_ids (B, K), probs (B, K), rest (B,)."""
 Drawn = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64] | None]
 """Partner, weight and box of every crop."""
 
@@ -94,77 +93,6 @@ def mixture(
     return _on(device, _cutmix(rng, size, side, prob=prob, alpha=config.cutmix_alpha))
 
 
-def mix(
-    config: TrainConfig,
-    pixels: Tensor,
-    labels: Labels,
-    rng: np.random.Generator,
-    *,
-    crops_per_image: int | None = None,
-) -> tuple[Tensor, Labels]:
-    """Normalised pixels (B, 3, S, S) and their labels, mixed as the config says; new tensors, or the same ones."""
-    found = mixture(
-        config,
-        rng,
-        size=len(pixels),
-        side=pixels.shape[-1],
-        crops_per_image=crops_per_image or config.crops_per_image,
-        device=pixels.device,
-    )
-    return (pixels, labels) if found is None else (found.pixels(pixels), found.labels(labels))
-
-
-def selfmix(
-    pixels: Tensor,
-    labels: Labels,
-    rng: np.random.Generator,
-    *,
-    crops_per_image: int,
-    prob: float = 1.0,
-    alpha: float = 1.0,
-) -> tuple[Tensor, Labels]:
-    """CutMix among the m crops of each image, never across images (FerKD 3.4, Fig. 8).
-
-    Each image draws a turn of 1 to m - 1, its box and weight; crop j gets the box out of crop j + turn, so
-    every crop is a partner once. An image is left alone with probability 1 - prob. The paper does not say
-    which mixing it uses inside an image; its supplement pairs SelfMix's settings with CutMix's.
-    """
-    drawn = _selfmix(
-        rng,
-        len(pixels),
-        pixels.shape[-1],
-        crops_per_image=crops_per_image,
-        prob=prob,
-        alpha=alpha,
-    )
-    return _mixed(pixels, labels, drawn)
-
-
-def mixup(
-    pixels: Tensor,
-    labels: Labels,
-    rng: np.random.Generator,
-    *,
-    prob: float = 1.0,
-    alpha: float = 0.8,
-) -> tuple[Tensor, Labels]:
-    """Mixup (Zhang et al. 2018): one weight for the batch from Beta(alpha, alpha), partners by permutation."""
-    return _mixed(pixels, labels, _mixup(rng, len(pixels), prob=prob, alpha=alpha))
-
-
-def cutmix(
-    pixels: Tensor,
-    labels: Labels,
-    rng: np.random.Generator,
-    *,
-    prob: float = 1.0,
-    alpha: float = 1.0,
-) -> tuple[Tensor, Labels]:
-    """CutMix (Yun et al. 2019): one box for the batch, partners by permutation; the weight is the area kept."""
-    drawn = _cutmix(rng, len(pixels), pixels.shape[-1], prob=prob, alpha=alpha)
-    return _mixed(pixels, labels, drawn)
-
-
 def _selfmix(
     rng: np.random.Generator,
     size: int,
@@ -174,6 +102,12 @@ def _selfmix(
     prob: float,
     alpha: float,
 ) -> Drawn:
+    """CutMix among the m crops of each image, never across images (FerKD 3.4, Fig. 8).
+
+    Each image draws a turn of 1 to m - 1, its box and weight; crop j gets the box out of crop j + turn, so
+    every crop is a partner once. An image is left alone with probability 1 - prob. The paper does not say
+    which mixing it uses inside an image; its supplement pairs SelfMix's settings with CutMix's.
+    """
     m = crops_per_image
     assert m > 1
     assert size % m == 0
@@ -189,6 +123,7 @@ def _selfmix(
 
 
 def _mixup(rng: np.random.Generator, size: int, *, prob: float, alpha: float) -> Drawn | None:
+    """Mixup (Zhang et al. 2018): one weight for the batch from Beta(alpha, alpha), partners by permutation."""
     partner = rng.permutation(size)
     weight = float(rng.beta(alpha, alpha))
     if rng.random() >= prob:
@@ -199,6 +134,7 @@ def _mixup(rng: np.random.Generator, size: int, *, prob: float, alpha: float) ->
 def _cutmix(
     rng: np.random.Generator, size: int, side: int, *, prob: float, alpha: float
 ) -> Drawn | None:
+    """CutMix (Yun et al. 2019): one box for the batch, partners by permutation; the weight is the area kept."""
     partner = rng.permutation(size)
     boxes, weights = _boxes(rng, 1, side, alpha)
     if rng.random() >= prob:
@@ -248,8 +184,3 @@ def _on(device: torch.device | str, drawn: Drawn | None) -> Mixture | None:
         weight=torch.from_numpy(weights).to(device, torch.float32),
         boxes=None if boxes is None else torch.from_numpy(boxes).to(device),
     )
-
-
-def _mixed(pixels: Tensor, labels: Labels, drawn: Drawn | None) -> tuple[Tensor, Labels]:
-    found = _on(pixels.device, drawn)
-    return (pixels, labels) if found is None else (found.pixels(pixels), found.labels(labels))

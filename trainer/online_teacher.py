@@ -14,8 +14,8 @@ from labelstore.errors import UsageError
 from labelstore.generation import Teacher, load_teacher
 from labelstore.generation.class_map import class_map
 from trainer.config import TrainConfig
-from trainer.mixing import Labels
 from trainer.models import autocast
+from trainer.recover import Labels
 
 
 class OnlineTeacher:

@@ -35,7 +35,7 @@ def end_pass(
     if data.val is not None and (is_last or (pass_index + 1) % config.eval_every == 0):
         found = _evaluate(state.model, data, config, state)
         averaged = None if state.ema is None else _evaluate(state.ema.module, data, config, state)
-    state.evaluation = found
+    state.top1, state.top5 = (None, None) if found is None else (found.top1, found.top5)
     is_best, state.best = _best(found, state.best)
     is_best_ema, state.best_ema = _best(averaged, state.best_ema)
     checkpoint = state.checkpoint(config, epochs=epoch)

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from labelstore.codecs.base import SparseLabels
 
+Labels = tuple[Tensor, Tensor, Tensor]
+"""class_ids (B, K), probs (B, K), rest (B,), on a device."""
+
 
 def ground_truth_labels(
     ground_truth: NDArray[np.integer[Any]], num_classes: int, label_smoothing: float = 0.0
@@ -34,9 +37,7 @@ def ground_truth_labels(
     )
 
 
-def label_tensors(
-    labels: SparseLabels, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor, Tensor]:
+def label_tensors(labels: SparseLabels, device: torch.device | str = "cpu") -> Labels:
     """Labels of B crops -> class_ids (B, K) int64, probs (B, K) and rest (B,) float32 on the device.
 
     Axes before K are flattened into B. Class ids travel in their small dtype and are widened there.
@@ -47,15 +48,6 @@ def label_tensors(
     probs = _tensor(labels.probs).to(target, torch.float32, non_blocking=True)
     rest = _tensor(labels.rest).to(target, torch.float32, non_blocking=True)
     return class_ids.reshape(-1, kept), probs.reshape(-1, kept), rest.reshape(-1)
-
-
-def dense_labels(class_ids: Tensor, probs: Tensor, rest: Tensor, num_classes: int) -> Tensor:
-    """Sparse labels (B, K), (B, K), (B,) -> (B, C): `rest` everywhere, plus p_k - rest at each id.
-
-    For tests and plots: training never needs it. A class listed twice gets both excesses.
-    """
-    dense = rest.unsqueeze(-1).expand(-1, num_classes).clone()
-    return dense.scatter_add_(1, class_ids.long(), probs - rest.unsqueeze(-1))
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

@@ -16,6 +16,7 @@ import labelstore
 from labelstore.catalogue.records import ResultRow, RunRow
 from labelstore.errors import LabelStoreError
 from trainer.config import TrainConfig
+from trainer.config_checks import split_names
 
 Note = Callable[[str], None]
 
@@ -37,8 +38,8 @@ class RunRegister:
                 RunRow(
                     name=self._name,
                     folder=str(config.output.resolve()),
-                    label_sets=_names(config.label_set) or store.label_sets[:1],
-                    masks=_names(config.mask),
+                    label_sets=split_names(config.label_set) or store.label_sets[:1],
+                    masks=split_names(config.mask),
                     config=config.decisive(),
                     started=time.time(),
                 )
@@ -69,8 +70,3 @@ def run_name(config: TrainConfig) -> str:
     text = json.dumps([str(folder), config.decisive()], sort_keys=True)
     plain = re.sub(r"[^A-Za-z0-9._-]", "-", folder.name).lstrip("._-") or "run"
     return f"{plain[:60]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    """`label_set` and `mask` may list several, separated by commas."""
-    return () if text is None else tuple(name.strip() for name in text.split(","))

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from labelstore.errors import LabelStoreError
 from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig
-from trainer.evaluation import Evaluation
 from trainer.ranks import Ranks
 from trainer.schedule import create_optimizer
 
 STEPS_BETWEEN_CHECKS = 50
 """How often the loss is looked at on a GPU: every look waits for the device."""
+LAST_EVALUATION = ("top1", "top5")
+"""What a resumed run still says of the last pass."""
 
 
 @dataclass(kw_only=True)
@@ -40,8 +41,10 @@ class RunState:
     best_ema: float | None = None
     """The same of the averaged weights."""
     last_loss: float = math.nan
-    evaluation: Evaluation | None = None
-    """After the last pass, None where it had none."""
+    top1: float | None = None
+    """Percent after the last pass, None where it had no evaluation."""
+    top5: float | None = None
+    """The same among the five largest outputs."""
     _waiting: Tensor | None = None
 
     @classmethod
@@ -123,6 +126,9 @@ class RunState:
         """Everything that continues the run from here; every rank has to call it."""
         self.settle()
         counters = {"last_loss": self.last_loss}
+        for name in LAST_EVALUATION:
+            if (value := getattr(self, name)) is not None:
+                counters[name] = value
         for rank, (loss, crops) in enumerate(self.ranks.gathered((self.loss_sum, self.crops))):
             # each rank's own: float sums in another order would differ in the last digit
             counters |= {f"loss_sum/{rank}": loss, f"crops/{rank}": crops}
@@ -152,6 +158,8 @@ class RunState:
         self.best, self.best_ema = checkpoint.metric, checkpoint.metric_ema
         counters = checkpoint.counters
         self.last_loss = counters.get("last_loss", math.nan)
+        for name in LAST_EVALUATION:
+            setattr(self, name, counters.get(name))
         for name, value in counters.items():
             what, _, rank = name.partition("/")
             if (

@@ -76,9 +76,12 @@ class LearningRate:
         return start if start >= self._warmup_epochs else min(now, self._warmup_epochs)
 
     def set(self, step: int) -> float:
-        """Give the optimiser the rate of that step; returns the first group's."""
+        """Give the optimiser the rate of that step; returns it as the config means it, without `layer_decay`."""
         self._scheduler.step(self.epoch(step))  # type: ignore[arg-type]  # timm counts in ints, computes in floats
-        return float(self._scheduler.optimizer.param_groups[0]["lr"])
+        groups = self._scheduler.optimizer.param_groups
+        # the largest scale is 1, or above; the smallest may be nothing to divide by
+        group = max(groups, key=lambda group: group.get("lr_scale", 1.0))
+        return float(group["lr"]) / float(group.get("lr_scale", 1.0))
 
 
 def _scheduler(config: TrainConfig, optimizer: Optimizer) -> Scheduler:

@@ -13,7 +13,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """While entered, the first SIGINT or SIGTERM only sets `requested`; leaving delivers it to the old handler.
 
-    A second one is delivered at once. Threads other than the main one get no signals: there it does nothing.
+    Where there was none and the signal ends the process, leaving raises SystemExit (128 + its number), so that blocks
+    further out clean up first. A signal that was ignored stays so. A second one is delivered at once. Threads other
+    than the main one get no signals: there it does nothing.
     """
 
     def __init__(self) -> None:
@@ -22,7 +24,15 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            before = {number: signal.getsignal(number) for number in SIGNALS}
+            # None is a handler that is not Python's, and could not be put back
+            self._before = {
+                number: handler
+                for number, handler in before.items()
+                if handler not in (None, signal.SIG_IGN)
+            }
+            for number in self._before:
+                signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -31,9 +41,14 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # another rank may have got one that is not heard here
+        ends_at_once = self._before.get(self.requested or 0, signal.SIG_DFL) is signal.SIG_DFL
         self._restore()
-        if self.requested is not None and kind is None:
-            signal.raise_signal(self.requested)
+        if self.requested is None or kind is not None:
+            return
+        if ends_at_once:
+            raise SystemExit(128 + self.requested)
+        signal.raise_signal(self.requested)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from trainer.config import TrainConfig
 from trainer.loader import CropBatch
-from trainer.mixing import Labels, mixture
+from trainer.mixing import mixture
 from trainer.models import Normalise
+from trainer.recover import Labels, ground_truth_labels, label_tensors
 
 
 class OnlineLabels(Protocol):
@@ -29,16 +30,24 @@ class StudentView:
     ) -> None:
         self._config, self._device, self._online = config, device, online
         self._normalise = Normalise(config.mean, config.std).to(device)
+        self._memory_format = (
+            torch.channels_last if config.channels_last else torch.contiguous_format
+        )
 
     def __call__(
         self, crops: CropBatch, rng: np.random.Generator
     ) -> tuple[Tensor, Labels, Labels | None]:
         """Pixels (B, 3, S, S), labels of B crops, and their ground truth where the loss asks for it."""
         config = self._config
+        truth = None
+        if config.ground_truth_weight:
+            classes = crops.ground_truth.cpu().numpy()
+            known = ground_truth_labels(classes, config.num_classes or 1, config.label_smoothing)
+            truth = label_tensors(known, self._device)
         crops = crops.to(self._device)
-        pixels = self._normalise(crops.pixels)
+        # the loader's batches are channels-last, whatever the network wants
+        pixels = self._normalise(crops.pixels).contiguous(memory_format=self._memory_format)
         labels: Labels = (crops.class_ids, crops.probs, crops.rest)
-        truth = self._ground_truth(crops.ground_truth) if config.ground_truth_weight else None
         mixed = mixture(
             config,
             rng,
@@ -55,10 +64,3 @@ class StudentView:
         if self._online is not None:
             labels = self._online.labels(pixels)
         return pixels, labels, truth
-
-    def _ground_truth(self, class_ids: Tensor) -> Labels:
-        """Classes (B,) -> labels (B, 1): 1 - s + s/C at the class, s/C elsewhere."""
-        s = self._config.label_smoothing
-        elsewhere = s / (self._config.num_classes or 1)
-        ones = torch.ones(len(class_ids), device=class_ids.device)
-        return class_ids.unsqueeze(1), ones.unsqueeze(1) * (1 - s + elsewhere), ones * elsewhere

@@ -19,7 +19,7 @@ from labelstore.errors import RejectedInput, UsageError
 from labelstore.generation.image_check import check_images
 from labelstore.image_sources import open_images
 from labelstore.images import ImageSource
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, evaluation_split
 from trainer.loader import GroundTruthPasses, PassSource, StoredPasses, read_sizes
 from trainer.loader.supervision import chosen_labels
 from trainer.ranks import Ranks
@@ -68,6 +68,9 @@ def open_training_data(
     else:
         source, config = _stored(config, images, schedule, note, attach)
     with source:
+        config = dataclasses.replace(
+            config, provenance={**source.drawn_from(), **config.provenance}
+        )
         if config.ground_truth_weight:
             _check_ground_truth(config, source)
         if source.counts.left_out:
@@ -81,7 +84,7 @@ def open_training_data(
             config=config,
             source=source,
             images=images,
-            val=None if config.labels == "ssl" else _validation(config),
+            val=None if config.labels == "ssl" else _validation(config, note),
         )
 
 
@@ -240,8 +243,14 @@ def _training_folder(config: TrainConfig) -> Path:
     return inside if inside.is_dir() else config.data
 
 
-def _validation(config: TrainConfig) -> Path | None:
+def _validation(config: TrainConfig, note: Callable[[str], None]) -> Path | None:
     if config.val is not None:
         return config.val
-    inside = None if config.data is None else config.data / "val"
-    return inside if inside is not None and inside.is_dir() else None
+    inside = None if config.data is None else evaluation_split(config.data)
+    if inside is not None and inside.is_dir():
+        return inside
+    note(
+        "nothing is evaluated: give --val"
+        + ("" if config.data is None else f"; {config.data} has neither val nor validation in it")
+    )
+    return None

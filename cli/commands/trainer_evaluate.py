@@ -69,7 +69,8 @@ def trainer_evaluate(
 ) -> None:
     """Measure the top-1 and top-5 of a model on a folder of validation images.
 
-    Results of a run go into the catalogue of its store too, where that can be written.
+    Results of a run on its own validation images, and on ImageNetV2, go into the catalogue of its store too, where that
+    can be written; a later figure of the same weights takes an earlier one's place.
     """
     for path in ([real] if real else []) + (v2 or []):
         if not path.exists():
@@ -79,7 +80,12 @@ def trainer_evaluate(
 
     from labelstore.image_sources import open_images
     from trainer.evaluation import evaluate
-    from trainer.evaluation_sets import evaluate_numbered, evaluate_real
+    from trainer.evaluation_sets import (
+        check_numbered,
+        check_real,
+        evaluate_numbered,
+        evaluate_real,
+    )
     from trainer.models import choose_device
 
     changes = {"device": device, "eval_batch_size": batch_size, "workers": workers}
@@ -87,6 +93,11 @@ def trainer_evaluate(
     on = choose_device(config.device)
     network = network.to(on)
     folder = _folder(config)
+    # before the evaluation, whose result a refusal would throw away
+    if real is not None:
+        check_real(folder, real, config)
+    for each in v2 or []:
+        check_numbered(each, config)
     more: dict[str, Any] = {}
     with Progress("evaluation", "images") as progress:
         found = evaluate(network, folder, config, device=on, report=progress)
@@ -102,9 +113,9 @@ def trainer_evaluate(
         with Progress(each.name, "images") as progress:
             other = evaluate_numbered(network, each, config, device=on, report=progress)
         more[each.name] = {"images": other.num_images, "top1": other.top1, "top5": other.top5}
-    if not settings:
+    if not settings and (Path(model) / "config.yaml").is_file():
         # under other settings it is not this run's figure
-        _list_results(Path(model), config, {"evaluate": {"top1": found.top1}, **more})
+        _list_results(Path(model), folder, {"evaluate": {"top1": found.top1}, **more})
     record: dict[str, Any] = {
         "model": model,
         "val": folder,
@@ -134,26 +145,39 @@ def trainer_evaluate(
     print_fields(record | shown | {name: f"{top1:.2f} %" for name, top1 in classes.items()})
 
 
-def _list_results(
-    folder: Path, config: TrainConfig, found: dict[str, dict[str, float | int]]
-) -> None:
-    """Into the catalogue of the store that a run learnt from; nothing for any other network."""
+def _list_results(run: Path, val: Path, found: dict[str, dict[str, float | int]]) -> None:
+    """Into the catalogue of the store that a run learnt from, under the epoch of the weights that were loaded."""
     from dataclasses import replace
 
     from cli.output import say
+    from trainer.checkpoint import epoch_of
+    from trainer.config import TrainConfig
+    from trainer.models import run_weights
     from trainer.registration import RunRegister
 
-    if (folder / "config.yaml").is_file():
-        register = RunRegister(replace(config, output=folder), say)
-        for name, figures in found.items():
-            register.add(
-                config.whole_epochs,
-                {
-                    f"{name}/{figure}": value
-                    for figure, value in figures.items()
-                    if figure.startswith("top")
-                },
-            )
+    config = TrainConfig.from_yaml(run / "config.yaml")
+    epoch = epoch_of(run_weights(run))
+    if epoch is None:
+        return
+    if not _is_own(val, config):
+        found = {name: each for name, each in found.items() if name not in ("evaluate", "real")}
+    register = RunRegister(replace(config, output=run), say)
+    for name, figures in found.items():
+        register.add(
+            epoch,
+            {
+                f"{name}/{figure}": value
+                for figure, value in figures.items()
+                if figure.startswith("top")
+            },
+        )
+
+
+def _is_own(val: Path, config: TrainConfig) -> bool:
+    """Whether these are the images that the run itself was evaluated on."""
+    if config.val is None and config.data is None:
+        return False
+    return _folder(config).resolve() == val.resolve()
 
 
 def _load(
@@ -185,6 +209,11 @@ def _load(
         return network, changed(config)
     if Path(model).suffix in (".pth", ".tar", ".safetensors"):
         raise UsageError(f"no such file {model}: give a run folder or weights, or timm:NAME")
+    if not _is_name(model):
+        raise UsageError(
+            f"no network {model!r} is known, and no file or folder {model} is there: give a run folder or weights, "
+            "timm:NAME, torchvision:NAME or package.module:function"
+        )
     config = changed(
         TrainConfig(
             labels="ground-truth",
@@ -199,12 +228,22 @@ def _load(
     return create_model(config), config
 
 
+def _is_name(model: str) -> bool:
+    """Whether it may be the name of a network: with a library in front, or one of timm's."""
+    if ":" in model:
+        return True
+    import timm
+
+    return bool(timm.is_model(model))
+
+
 def _folder(config: TrainConfig) -> Path:
     """The images to evaluate on."""
     from labelstore.errors import UsageError
+    from trainer.config import evaluation_split
 
     if config.val is not None:
         return config.val
     if config.data is None:
         raise UsageError("nothing to evaluate on: give --val DIR, or --data DIR with val/ inside")
-    return config.data / "val"
+    return evaluation_split(config.data)

@@ -38,8 +38,9 @@ def trainer_probe(
 ) -> None:
     """Train a linear classifier on a network's frozen features, and measure its top-1 and top-5."""
     from labelstore.errors import RejectedInput, UsageError
+    from trainer.config import TrainConfig, evaluation_split
 
-    folders = data / "train", data / "val"
+    folders = data / "train", evaluation_split(data)
     for folder in folders:
         if not folder.is_dir():
             raise RejectedInput(
@@ -50,7 +51,6 @@ def trainer_probe(
 
     import dataclasses
 
-    from trainer.config import TrainConfig
     from trainer.models import choose_device, create_model, load_run
     from trainer.probe import ProbeSettings, linear_probe
 

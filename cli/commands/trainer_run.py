@@ -53,7 +53,14 @@ def trainer_run(
         config = kept if kept.exists() else None
     base = None if config is None else TrainConfig.from_yaml(config)
     if recipe is None:
-        wanted = assemble(base, fields, settings or [])
+        try:
+            wanted = assemble(base, fields, settings or [])
+        except UsageError as error:
+            if base is None and fields["resume"] and fields["output"]:
+                raise UsageError(
+                    f"{fields['output']} holds no run to resume, and these settings begin none: {error}"
+                ) from None
+            raise
     else:
         from trainer.recipes.finding import recipe_named
 

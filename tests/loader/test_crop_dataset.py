@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from labelstore.ensembles import ensemble
 from labelstore.errors import RejectedInput, UsageError
+from tests.trainer.dense_reference import dense_labels
 from trainer.loader import CropDataset, CropLoader, StoredPasses, collate_crops
 from trainer.losses import SparseSoftCrossEntropy
-from trainer.recover import dense_labels
 from trainer.sampler import PassSchedule
 
 SIZE = 16
@@ -150,6 +150,8 @@ def test_an_ensemble_is_a_label_set_too(labels, mask, data, tmp_path):
 def test_an_order_that_is_none_is_refused(labels, data, tmp_path):
     with pytest.raises(UsageError, match="choose one of random, easy-to-hard"):
         CropDataset(labels, data, order="easy", scratch=tmp_path)
+    with pytest.raises(UsageError, match="passes="):
+        CropDataset(labels, data, order="easy-to-hard", scratch=tmp_path)
     with pytest.raises(UsageError, match=r"give .low, high."):
         CropDataset(labels, data, probability_range=(0.9, 0.1), scratch=tmp_path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -50,14 +51,14 @@ def probabilities(labels) -> np.ndarray:
     return np.concatenate([labels.max_probability(block) for block in labels.blocks])
 
 
-def reference(probability, usable, positions, order):
+def reference(probability, usable, positions, order, num_positions):
     """The ten lines that a curriculum is."""
     drawn = []
     for p, keep in zip(probability, usable, strict=True):
         crops = sorted(
             np.flatnonzero(keep), key=lambda c: (-p[c] if order == "easy-to-hard" else p[c], c)
         )
-        drawn.append([crops[t % len(crops)] for t in positions])
+        drawn.append([crops[int(Fraction(t * len(crops), num_positions))] for t in positions])
     return np.array(drawn)
 
 
@@ -66,13 +67,49 @@ def reference(probability, usable, positions, order):
     arrays(np.float32, (3, 8), elements=st.sampled_from([0.1, 0.25, 0.5, 0.75, 1.0])),
     arrays(bool, (3, 8)),
     st.integers(0, 20),
+    st.integers(0, 9),
     st.sampled_from(["easy-to-hard", "hard-to-easy"]),
 )
-def test_a_curriculum_is_its_reference(probability, usable, start, order):
+def test_a_curriculum_is_its_reference(probability, usable, start, later, order):
     usable[:, 3] = True
-    positions = range(start, start + 11)
-    found = ranked_crops(probability, usable, positions, order)
-    np.testing.assert_array_equal(found, reference(probability, usable, positions, order))
+    positions, whole = range(start, start + 11), start + 11 + later
+    found = ranked_crops(probability, usable, positions, order, num_positions=whole)
+    wanted = reference(probability, usable, positions, order, whole)
+    np.testing.assert_array_equal(found, wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    arrays(np.float32, (3, 8), elements=st.sampled_from([0.1, 0.25, 0.5, 0.75, 1.0])),
+    arrays(bool, (3, 8)),
+    st.integers(1, 30),
+    st.sampled_from(["easy-to-hard", "hard-to-easy"]),
+)
+def test_a_curriculum_goes_once_through_the_crops_of_an_image(probability, usable, whole, order):
+    """From one end to the other over the run, however many crops it has; each once where they are as many."""
+    usable[:, 3] = True
+    found = ranked_crops(probability, usable, range(whole), order, num_positions=whole)
+    for p, keep, crops in zip(probability, usable, found, strict=True):
+        steps = np.diff(p[crops])
+        assert (steps <= 0).all() if order == "easy-to-hard" else (steps >= 0).all()
+        assert keep[crops].all()
+        times = np.bincount(crops, minlength=8)[keep]
+        assert times.max() - times.min() <= 1
+        count = int(keep.sum())
+        (once,) = ranked_crops(p[None], keep[None], range(count), order, num_positions=count)
+        assert sorted(once) == np.flatnonzero(keep).tolist()
+
+
+@pytest.mark.parametrize("positions", [range(-1, 2), range(3, 6)])
+def test_a_curriculum_has_no_positions_outside_of_the_run(positions):
+    with pytest.raises(UsageError, match="they must lie inside"):
+        ranked_crops(
+            np.ones((1, 3), "f4"),
+            np.ones((1, 3), bool),
+            positions,
+            "easy-to-hard",
+            num_positions=5,
+        )
 
 
 @pytest.mark.parametrize("order", ["easy-to-hard", "hard-to-easy"])
@@ -83,13 +120,26 @@ def test_a_run_draws_its_curriculum(labels, scratch, order, limits):
         images = source.table.images
     p = probabilities(labels)[images]
     usable = (p >= np.float32(limits[0])) & (p <= np.float32(limits[1]))
-    np.testing.assert_array_equal(found, reference(p, usable, range(85), order))
+    np.testing.assert_array_equal(found, reference(p, usable, range(85), order, 85))
     for image, crops in enumerate(found):
-        count = usable[image].sum()
-        cycle = p[image, crops[: min(count, 85)]]
-        steps = np.diff(cycle)
+        steps = np.diff(p[image, crops])  # over all 85 positions of up to 60 crops
         assert (steps <= 0).all() if order == "easy-to-hard" else (steps >= 0).all()
-        assert len(set(crops[:count].tolist())) == min(count, 85)
+        assert set(crops.tolist()) == set(np.flatnonzero(usable[image]).tolist())
+    with passes(labels, order=order, probability_range=limits) as resumed:
+        np.testing.assert_array_equal(resumed.pass_labels(3).crops, found[:, 51:68])
+
+
+def test_a_longer_curriculum_is_another_draw_file(labels, scratch):
+    """Its crops differ, so that the planes kept by a shorter run are not its own."""
+    folders, crops = set(), []
+    for number in (5, 6):
+        schedule = PassSchedule.of(passes=number, crops_per_image=17)
+        options = {"schedule": schedule, "order": "hard-to-easy", "keep_draws": 1.0}
+        with passes(labels, scratch=scratch, **options) as source:
+            crops.append(source.pass_labels(1).crops)
+            folders.add(source.folder)
+    assert len(folders) == 2
+    assert not np.array_equal(*crops)
 
 
 def test_a_probability_range_leaves_out_what_lies_outside_and_draws_the_rest_in_order(labels):

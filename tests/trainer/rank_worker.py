@@ -15,14 +15,17 @@ from pathlib import Path
 import torch
 
 import trainer
+import trainer.engine
 from labelstore.errors import LabelStoreError
-from trainer.ranks import join_ranks
+from trainer.ranks import Ranks, join_ranks
 from trainer.student_view import StudentView
 
 RANK = os.environ.get("RANK", "0")
 seen: list[list[list[int]]] = []
 die_at: int | None = None
-look = StudentView.__call__
+lost_at: int | None = None
+end_at: int | None = None
+look, largest, end_pass = StudentView.__call__, Ranks.largest, trainer.engine.end_pass
 
 
 def watch(self, crops, rng):
@@ -36,10 +39,26 @@ def watch(self, crops, rng):
     return look(self, crops, rng)
 
 
+def exchange(self, value):
+    """Rank 0 may get a signal in the middle of the exchange that tells of signals: too late for its own number."""
+    if len(seen) == lost_at and RANK == "0":
+        signal.raise_signal(signal.SIGTERM)
+    return largest(self, value)
+
+
+def end(*given, **more):
+    """Rank 1 may get a signal while a pass ends."""
+    end_pass(*given, **more)
+    if len(seen) == end_at and RANK == "1":
+        signal.raise_signal(signal.SIGINT)
+
+
 def train(settings: dict, out: Path) -> None:
     global die_at
+    global lost_at, end_at
     name = settings.pop("name")
     stop_at, die_at = settings.pop("stop_at", None), settings.pop("die_at", None)
+    lost_at, end_at = settings.pop("lost_at", None), settings.pop("end_at", None)
     seen.clear()
 
     def progress(step: int, steps: int) -> None:
@@ -50,8 +69,8 @@ def train(settings: dict, out: Path) -> None:
     record: dict = {}
     try:
         run = trainer.run(config, progress=progress)
-    except KeyboardInterrupt:
-        record["stopped"] = True
+    except (KeyboardInterrupt, SystemExit) as ended:
+        record["stopped"] = type(ended).__name__
     except LabelStoreError as error:
         record["error"] = f"{type(error).__name__}: {error}"
     else:
@@ -64,6 +83,10 @@ def train(settings: dict, out: Path) -> None:
 
 if __name__ == "__main__":
     StudentView.__call__ = watch  # type: ignore[method-assign]
+    Ranks.largest = exchange  # type: ignore[method-assign]
+    trainer.engine.end_pass = end
+    # torch has it for GPUs only; these networks have no batch norm
+    trainer.engine.with_synced_batchnorm = lambda model, device: model
     plan, out = Path(sys.argv[1]), Path(sys.argv[2])
     with join_ranks():
         for settings in json.loads(plan.read_text()):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +18,15 @@ import labelstore.crop_plan
 import trainer
 from labelstore import Full, MarginalSmoothing, RegionThresholds
 from labelstore.errors import ConflictError, IncompleteError, RejectedInput, UsageError
-from labelstore.generation import label_images, load_teacher
+from labelstore.generation import grow, label_images, load_teacher
 from labelstore.replay import read_image, replay
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
 from trainer import TrainConfig
+from trainer.checkpoint import read_checkpoint, save_checkpoint
+from trainer.loader import StoredPasses
 from trainer.models import Normalise, create_model
 from trainer.sampler import Deal, DrawingOrder, PassSchedule, image_order
+from trainer.student_view import StudentView
 
 M = 8
 
@@ -146,6 +151,9 @@ def test_resuming_equals_not_stopping(
     halves = config(data, **options, output=tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         trainer.run(halves, progress=stop)
+    # 6 steps are a pass: stopped in the last one, the checkpoint is that of the pass's end
+    left = read_checkpoint(tmp_path / "run" / "last.pth.tar")
+    assert (left.step, left.epoch) == (stop_at, 2 * (stop_at // 6))
     resumed = trainer.run(dataclasses.replace(halves, resume=True))
     assert resumed.train_loss == whole.train_loss
     for name, tensor in weights(whole.model).items():
@@ -154,10 +162,95 @@ def test_resuming_equals_not_stopping(
         rows = list(csv.DictReader(lines))
     assert [row["epoch"] for row in rows] == ["2", "4"]
     assert float(rows[-1]["eval_top1"]) == whole.top1
+    if stop_at == 6:
+        finished = trainer.run(dataclasses.replace(halves, resume=True))
+        assert (finished.top1, finished.top5) == (whole.top1, whole.top5)
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with(
+    data: Path, store: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(store, tmp_path / "s")
+    stored = config(tmp_path / "data", labels="fkd", store=tmp_path / "s", label_set="ms")
+    plain, stored = (
+        dataclasses.replace(one, epochs=2, output=tmp_path / f"run-{one.labels}")
+        for one in (config(tmp_path / "data"), stored)
+    )
+
+    def stop(step: int, steps: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    for one in (plain, stored):
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run(one, progress=stop)
+    grow(
+        labelstore.open(tmp_path / "s"),
+        num_crops=2 * M,
+        label_set="ms",
+        teacher=str(store.parent / "teacher"),
+        images=data / "train",
+        device="cpu",
+    )
+    with pytest.raises(
+        ConflictError, match=r"run-fkd began with other data \(num_crops 8, now 16\)"
+    ):
+        trainer.run(dataclasses.replace(stored, resume=True))
+    (last,) = (tmp_path / "data" / "train" / "dog").glob("1.*")
+    shutil.copy(last, last.with_stem("more"))
+    with pytest.raises(ConflictError, match=r"\(images 21, now 22\)"):
+        trainer.run(dataclasses.replace(plain, resume=True))
+    # of two images with each other's names only the digest tells
+    last.unlink()
+    with pytest.raises(ConflictError, match="images_sha256"):
+        trainer.run(dataclasses.replace(plain, resume=True))
+    # the checkpoint of a trainer that wrote none of it down
+    path = plain.output / "last.pth.tar"
+    left = read_checkpoint(path)
+    save_checkpoint(path, dataclasses.replace(left, config={**left.config, "provenance": {}}))
+    assert trainer.run(dataclasses.replace(plain, resume=True)).steps == 6
+
+
+def test_what_is_drawn_from_is_told_by_the_digests_of_its_shards(
+    store: Path, tmp_path: Path
+) -> None:
+    opened = labelstore.open(store)
+    found = []
+    for name in ("full", "ms", "ms"):
+        with StoredPasses(
+            opened.label_set(name),
+            schedule=PassSchedule.of(passes=1, crops_per_image=2),
+            scratch=tmp_path,
+        ) as source:
+            found.append(source.drawn_from())
+    full, ms, again = found
+    assert ms == again
+    assert {key for key in ms if ms[key] != full[key]} == {"labels_sha256"}
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_network_sees_the_memory_format_that_was_asked_for(
+    data: Path, monkeypatch: pytest.MonkeyPatch, channels_last: bool
+) -> None:
+    seen = []
+    look = StudentView.__call__
+
+    def watch(*given: Any) -> Any:
+        seen.append(look(*given)[0])
+        raise LookupError("seen enough")
+
+    monkeypatch.setattr(StudentView, "__call__", watch)
+    with pytest.raises(LookupError):
+        trainer.run(config(data, channels_last=channels_last))
+    assert seen[0].is_contiguous() is not channels_last
+    assert seen[0].is_contiguous(memory_format=torch.channels_last) is channels_last
 
 
 def test_a_run_folder_is_a_teacher(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    of_the_caller = torch.get_rng_state()
     run = trainer.run(config(data, output=tmp_path / "run", epochs=2))
+    assert torch.equal(torch.get_rng_state(), of_the_caller)
     teacher = load_teacher(str(tmp_path / "run"))
     assert teacher.class_names == CLASSES
     pixels = torch.randn(2, 3, 32, 32)

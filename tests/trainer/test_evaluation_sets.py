@@ -19,7 +19,7 @@ from trainer.features import without_classifier
 from trainer.models import load_run
 from trainer.probe import ProbeSettings, linear_probe
 
-NAMES = tuple(f"n{number:04d}" for number in (10, 11, 12, 20, 21, 22, 30, 31, 32, 40, 41, 42))
+NAMES = tuple(f"n{number:08d}" for number in (10, 11, 12, 20, 21, 22, 30, 31, 32, 40, 41, 42))
 COLOURS = np.random.default_rng(0).integers(0, 256, (12, 3))
 CONFIG = TrainConfig(
     labels="ground-truth", num_classes=12, class_names=NAMES, input_size=16, workers=1, crop_pct=1.0
@@ -92,6 +92,40 @@ def test_numbered_folders_are_numbers_and_not_text(tmp_path):
     write(tmp_path / "v2", ["cat"], [0])
     with pytest.raises(RejectedInput, match="'cat'"):
         evaluate_numbered(Nearest(), root, CONFIG)
+
+
+IN_ORDER = ("tench", "goldfish", "great white shark")
+READABLE = (*IN_ORDER, *(f"class {k:03d}" for k in range(3, 1000)))
+
+
+@pytest.mark.parametrize(
+    ("names", "outputs"),
+    [
+        (("n00000020", "n00000010", "n00000030"), [1, 0, 2]),
+        (tuple(sorted(str(k) for k in range(12))), [0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 2, 3]),
+        (READABLE, list(range(1000))),
+    ],
+    ids=["ids", "numbers", "names for people"],
+)
+def test_class_numbers_follow_from_ids_and_from_nothing_else(names, outputs):
+    """Sorting the names that people read would call tench the class of some other fish."""
+    config = dataclasses.replace(CONFIG, class_names=names, num_classes=len(names))
+    assert outputs_in_order(config, len(names)).tolist() == outputs
+
+
+@pytest.mark.parametrize(
+    "names", [IN_ORDER, tuple(sorted(READABLE)), ("n00000010", "cat"), ("0", "2")]
+)
+def test_names_that_tell_no_number_are_refused(names, tmp_path):
+    config = dataclasses.replace(CONFIG, class_names=names, num_classes=len(names))
+    root = write(tmp_path / "v2", ["0", "1"], range(2))
+    with pytest.raises(UsageError, match="n01440764"):
+        evaluate_numbered(Nearest(), root, config)
+    if len(names) < 4:
+        named = write(tmp_path / "named", names, range(len(names)))
+        (tmp_path / "real.json").write_text("[[0], [1], [1]]")
+        with pytest.raises(UsageError, match="n01440764"):
+            evaluate_real(Nearest(), named, tmp_path / "real.json", config)
 
 
 class Features(nn.Module):

@@ -1,4 +1,6 @@
 import csv
+import dataclasses
+import json
 import sys
 import types
 
@@ -6,11 +8,15 @@ import pytest
 
 import labelstore
 import trainer
+from cli import errors, trainer_app
+from labelstore.catalogue import Catalogue
+from labelstore.catalogue.records import ResultRow
 from labelstore.codecs import MarginalSmoothing
-from labelstore.errors import UsageError
+from labelstore.errors import StorageError, UsageError
 from labelstore.testing.filled_store import filled_store
 from tests.generation.conftest import OPTIONS, write_photographs
 from tests.loader.conftest import soft_labels
+from trainer.checkpoint import read_checkpoint, weights_file
 from trainer.config import TrainConfig
 from trainer.loggers import TensorBoardLogger, open_loggers
 from trainer.registration import RunRegister, run_name
@@ -139,6 +145,7 @@ def test_runs_and_results_are_listed_once(store, tmp_path):
     for top1 in (10.0, None):
         register = RunRegister(wanted, notes.append)
         register.add(4, {"top1": 10.0, "top5": top1})
+    register.add(8, {"top1": 19.0})
     register.add(8, {"top1": 20.0})
     assert notes == []
     (row,) = labelstore.open(store.path).catalogue.runs()
@@ -150,11 +157,17 @@ def test_runs_and_results_are_listed_once(store, tmp_path):
     assert sorted(found) == [("top1", 4, 10.0), ("top1", 8, 20.0), ("top5", 4, 10.0)]
 
 
+def disk_full(self, row):
+    raise StorageError("the disk is full")
+
+
 def test_a_store_that_cannot_be_written_never_fails_a_training(store, tmp_path, monkeypatch):
     notes = []
     register = RunRegister(listed(store, tmp_path / "run"), notes.append)
     register.add(4, {"top1": 10.0})
-    register.add(4, {"top1": 11.0})
+    with monkeypatch.context() as broken:
+        broken.setattr(Catalogue, "add_result", disk_full)
+        register.add(6, {"top1": 11.0})
     assert "not listed in the store any more" in notes[0]
     register.add(8, {"top1": 12.0})
     assert len(notes) == 1, "said once"
@@ -166,3 +179,28 @@ def test_a_store_that_cannot_be_written_never_fails_a_training(store, tmp_path, 
     RunRegister(listed(frozen, tmp_path / "run"), notes.append).add(1, {"top1": 1.0})
     assert len(notes) == 2, "a frozen store is passed over in silence"
     assert frozen.catalogue.runs() == store.catalogue.runs()
+
+
+def test_an_evaluation_is_listed_under_the_epoch_of_the_weights(data, store, tmp_path, capsys):
+    output = tmp_path / "run"
+    trainer.run(config(data, output, store=store.path))
+    (name,) = (row.name for row in store.catalogue.runs())
+    # the best pass was the first one
+    last = read_checkpoint(output / "last.pth.tar")
+    (output / "model.safetensors").write_bytes(weights_file(dataclasses.replace(last, epoch=2)))
+
+    def listed_after(*more):
+        arguments = ["evaluate", str(output), "--workers", "1", "--json", *map(str, more)]
+        assert errors.run(trainer_app.commands, "trainer", arguments) == 0
+        found = json.loads(capsys.readouterr().out)
+        rows = store.catalogue.results(name)
+        return found, {row.epoch: row.value for row in rows if row.name == "evaluate/top1"}
+
+    # other images first: their figure is not the run's own
+    elsewhere, listed = listed_after("--val", data / "train")
+    assert (elsewhere["images"], listed) == (9, {})
+    own, listed = listed_after("--data", data)
+    assert listed == {2: own["top1"]}
+    store.catalogue.add_result(ResultRow(run=name, name="evaluate/top1", epoch=2, value=-1.0))
+    again, listed = listed_after()
+    assert listed == {2: again["top1"]} == {2: own["top1"]}

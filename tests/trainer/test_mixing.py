@@ -4,10 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.trainer.dense_reference import dense_labels, soft_cross_entropy
 from trainer.config import TrainConfig
-from trainer.losses import SparseSoftCrossEntropy, soft_cross_entropy
-from trainer.mixing import cutmix, mix, mixed_labels, mixing_rng, mixup, selfmix
-from trainer.recover import dense_labels
+from trainer.losses import SparseSoftCrossEntropy
+from trainer.mixing import mixed_labels, mixing_rng, mixture
 
 CLASSES, M, SIDE = 12, 4, 16
 
@@ -29,6 +29,19 @@ def batch(seed=0, images=3, kept=3):
 
 def config(mixing, **changes):
     return TrainConfig(labels="ground-truth", mixing=mixing, crops_per_image=M, **changes)
+
+
+def mix(config, pixels, labels, rng, *, crops_per_image=M):
+    """The pixels and labels of a batch, as one mixture changes them."""
+    found = mixture(
+        config,
+        rng,
+        size=len(pixels),
+        side=SIDE,
+        crops_per_image=crops_per_image,
+        device=pixels.device,
+    )
+    return (pixels, labels) if found is None else (found.pixels(pixels), found.labels(labels))
 
 
 @given(st.integers(0, 2**32), st.integers(1, CLASSES))
@@ -78,7 +91,7 @@ def test_pixels_and_labels_are_mixed_in_the_same_proportion(mixing, seed):
 @given(st.integers(0, 2**32))
 def test_selfmix_never_leaves_the_image_and_uses_every_crop_once(seed):
     pixels, labels = batch()
-    mixed, _ = selfmix(pixels, labels, mixing_rng(seed, 0), crops_per_image=M)
+    mixed, _ = mix(config("selfmix"), pixels, labels, mixing_rng(seed, 0))
     partners = []
     for row, crop in enumerate(mixed):
         values = set(crop.unique().int().tolist())
@@ -90,7 +103,7 @@ def test_selfmix_never_leaves_the_image_and_uses_every_crop_once(seed):
 
 def test_selfmix_mixes_and_differs_between_images():
     pixels, labels = batch(images=40)
-    mixed, _ = selfmix(pixels, labels, mixing_rng(0, 0), crops_per_image=M)
+    mixed, _ = mix(config("selfmix"), pixels, labels, mixing_rng(0, 0))
     shares = (mixed != pixels).float().mean((1, 2, 3)).view(40, M)
     assert (shares == shares[:, :1]).all()
     assert len(shares[:, 0].unique()) > 10
@@ -99,10 +112,11 @@ def test_selfmix_mixes_and_differs_between_images():
 
 def test_selfmix_leaves_images_alone_with_probability_one_minus_prob():
     pixels, labels = batch(images=200)
-    mixed, _ = selfmix(pixels, labels, mixing_rng(0, 0), crops_per_image=M, prob=0.25)
+    some, none = (config("selfmix", mixing_prob=prob) for prob in (0.25, 0.0))
+    mixed, _ = mix(some, pixels, labels, mixing_rng(0, 0))
     touched = (mixed != pixels).any(3).any(2).any(1).view(200, M).any(1)
     assert 0.12 < touched.float().mean() < 0.35
-    same, same_labels = selfmix(pixels, labels, mixing_rng(0, 0), crops_per_image=M, prob=0.0)
+    same, same_labels = mix(none, pixels, labels, mixing_rng(0, 0))
     assert torch.equal(same, pixels)
     torch.testing.assert_close(dense_labels(*same_labels, CLASSES), dense_labels(*labels, CLASSES))
 
@@ -119,10 +133,11 @@ def test_the_same_key_mixes_the_same_and_another_key_otherwise(mixing):
     assert not any(torch.equal(mixed(1, 2), other) for other in others)
 
 
-@pytest.mark.parametrize("function", [mixup, cutmix])
-def test_probability_zero_and_none_change_nothing(function):
+@pytest.mark.parametrize("mixing", ["none", "mixup", "cutmix", "mixup-cutmix"])
+def test_probability_zero_and_none_change_nothing(mixing):
     pixels, labels = batch()
-    assert function(pixels, labels, mixing_rng(0, 0), prob=0.0) == (pixels, labels)
+    never = config(mixing, mixing_prob=0.0)
+    assert mix(never, pixels, labels, mixing_rng(0, 0)) == (pixels, labels)
     assert mix(config("none"), pixels, labels, mixing_rng(0, 0)) == (pixels, labels)
 
 
@@ -149,7 +164,7 @@ def test_the_gpu_mixes_as_the_cpu_does(mixing):
 
 
 @pytest.mark.parametrize("name", ["selfmix", "mixup", "cutmix"])
-def test_a_weight_of_one_changes_nothing(name, monkeypatch):
+def test_a_weight_of_one_changes_nothing(name):
     """SelfMix with lambda 1 is no mixing: nothing of the partner in pixels or labels."""
 
     class Ones(np.random.Generator):
@@ -158,9 +173,7 @@ def test_a_weight_of_one_changes_nothing(name, monkeypatch):
 
     pixels, labels = batch()
     rng = Ones(np.random.PCG64(0))
-    function = {"selfmix": selfmix, "mixup": mixup, "cutmix": cutmix}[name]
-    more = {"crops_per_image": M} if name == "selfmix" else {}
-    mixed, mixed_ones = function(pixels, labels, rng, **more)
+    mixed, mixed_ones = mix(config(name), pixels, labels, rng)
     assert torch.equal(mixed, pixels)
     torch.testing.assert_close(dense_labels(*mixed_ones, CLASSES), dense_labels(*labels, CLASSES))
 

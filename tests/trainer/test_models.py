@@ -8,6 +8,9 @@ from labelstore.generation.teachers import load_teacher
 from labelstore.generation.weights import state_digest
 from trainer.checkpoint import Checkpoint, RunFolder
 from trainer.config import TrainConfig
+from trainer.export import export_weights
+from trainer.features import without_classifier
+from trainer.losses import SparseSoftCrossEntropy
 from trainer.models import Normalise, create_model, load_run
 
 TINY = TrainConfig(labels="ground-truth", model="test_resnet", num_classes=3, input_size=32)
@@ -87,6 +90,91 @@ def test_a_function_can_make_the_network(tmp_path, monkeypatch):
             create_model(changed(model=name))
     with pytest.raises(UsageError, match="cannot be called"):
         create_model(changed(model="my_networks:small", model_kwargs={"depth": 2}))
+
+
+def head_of(model):
+    """What S2-BNN does with the features of a network that ends in a MoCo v2 head, step by step."""
+    first, _, last, _ = model.get_classifier()
+    hidden = (model.forward_head(model.forward_features(PIXELS), pre_logits=True)) @ first.weight.T
+    outputs = (hidden + first.bias).clamp(min=0) @ last.weight.T + last.bias
+    return outputs / outputs.square().sum(1, keepdim=True).sqrt()
+
+
+PIXELS = torch.rand(2, 3, 32, 32)
+SSL = dataclasses.replace(TINY, labels="ssl", store="s", projection_head=True, num_classes=6)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"model": "test_resnet"},
+        {
+            "model": "trainer.models.reactnet:reactnet_a",
+            "model_kwargs": {"channels": [4, 8]},
+        },
+    ],
+)
+def test_a_projection_head_is_moco_v2s(network, tmp_path):
+    """A hidden layer as wide as the features, unit outputs, gradients for all; a probe takes the whole of it off."""
+    config = dataclasses.replace(SSL, **network)
+    model = create_model(config)
+    plain = create_model(dataclasses.replace(config, projection_head=False))
+    width = plain.get_classifier().in_features
+    more = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert more == width**2 + width
+    model.eval()
+    outputs = model(PIXELS)
+    torch.testing.assert_close(outputs, head_of(model))
+    torch.testing.assert_close(outputs.norm(dim=1), torch.ones(2))
+    soft = torch.softmax(torch.randn(2, 6), 1)
+    loss = SparseSoftCrossEntropy(0.2, squared=False)
+    found = loss(outputs, torch.arange(6).expand(2, -1), soft, torch.zeros(2))
+    expected = -(soft * torch.log_softmax(head_of(model) / 0.2, 1)).sum(1).mean()
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.fc.parameters())
+    bare, size = without_classifier(model, 32)
+    assert size == width
+    features = model.forward_head(model.forward_features(PIXELS), pre_logits=True)
+    torch.testing.assert_close(bare(PIXELS), features)
+
+
+def test_a_run_with_a_projection_head_is_loaded_and_goes_on(tmp_path):
+    model = create_model(SSL)
+    folder = RunFolder(tmp_path / "run")
+    folder.start(SSL)
+    checkpoint = Checkpoint(
+        step=4,
+        epoch=4,
+        arch=SSL.model,
+        state_dict=model.state_dict(),
+        optimizer={},
+        config=SSL.to_mapping(),
+    )
+    folder.save(checkpoint, best=True)
+    loaded, config = load_run(folder.path)
+    assert config.projection_head
+    torch.testing.assert_close(loaded(PIXELS), model.eval()(PIXELS))
+    with pytest.raises(UsageError, match="builds both"):
+        load_teacher(str(folder.path))
+    further = dataclasses.replace(SSL, seed=3, initial_checkpoint=folder.path / "last.pth.tar")
+    assert state_digest(create_model(further).state_dict()) == state_digest(model.state_dict())
+    with pytest.raises(UsageError, match="--format safetensors"):
+        export_weights(loaded, config, tmp_path / "w.pth", format="timm")
+    export_weights(loaded, config, tmp_path / "w.safetensors", format="safetensors")
+
+
+def test_networks_that_a_projection_head_does_not_fit_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "no_classifier.py").write_text(
+        "from torch import nn\n"
+        "def small(num_classes):\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="get_classifier"):
+        create_model(dataclasses.replace(SSL, model="no_classifier:small"))
+    with pytest.raises(UsageError, match="belongs to labels='ssl'"):
+        changed(projection_head=True)
 
 
 def test_networks_that_do_not_fit_are_refused():

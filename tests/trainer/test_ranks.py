@@ -59,6 +59,10 @@ def out(data, tmp_path_factory) -> Path:
         {**whole, "name": "whole", "output": str(out / "whole-run")},
         {**halves, "name": "half", "stop_at": 8},
         {**halves, "name": "resumed", "resume": True},
+        {**VIT, "name": "vit-synced", "sync_batchnorm": True},
+        {**VIT, "name": "lost", "lost_at": 3},
+        # 6 steps are a pass
+        {**VIT, "name": "ended", "end_at": 6, "output": str(out / "ended-run")},
         {**VIT, "name": "dies", "die_at": 3},
     ]
     plan = [{**SETTINGS, "data": str(data), **run} for run in plan]
@@ -99,7 +103,7 @@ def weights(out: Path, name: str, rank: int) -> dict[str, torch.Tensor]:
     return torch.load(out / f"{name}.{rank}.pth", weights_only=True)
 
 
-@pytest.mark.parametrize("name", ["vit", "vit-single"])
+@pytest.mark.parametrize("name", ["vit", "vit-single", "vit-synced"])
 def test_two_ranks_train_what_one_trains(data, out, name):
     more = {"single_crop_first": 1, "single_crop_last": 1} if name == "vit-single" else {}
     one = trainer.run(trainer.TrainConfig.from_mapping({**SETTINGS, "data": data, **VIT, **more}))
@@ -135,8 +139,8 @@ def test_ranks_share_the_crops_of_every_step(out, name):
 
 
 def test_a_signal_to_one_rank_stops_all_and_resuming_changes_nothing(out):
-    assert record(out, "half", 0)["stopped"]
-    assert record(out, "half", 1)["stopped"]
+    assert record(out, "half", 0)["stopped"] == "KeyboardInterrupt"
+    assert record(out, "half", 1)["stopped"] == "KeyboardInterrupt"
     assert len(record(out, "half", 0)["seen"]) == len(record(out, "half", 1)["seen"])
     assert record(out, "resumed", 0)["loss"] == record(out, "whole", 0)["loss"]
     for rank in range(2):
@@ -151,6 +155,16 @@ def test_a_signal_to_one_rank_stops_all_and_resuming_changes_nothing(out):
     )
     # all but the seconds
     assert [r.rsplit(",", 1)[0] for r in one] == [r.rsplit(",", 1)[0] for r in two]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "how"), [("lost", 4, "SystemExit"), ("ended", 6, "KeyboardInterrupt")]
+)
+def test_a_signal_is_never_lost_and_never_stops_one_rank_alone(out, name, steps, how):
+    """In the middle of the exchange of signals, and after the last exchange of a pass."""
+    for rank in range(2):
+        found = record(out, name, rank)
+        assert (found["stopped"], len(found["seen"])) == (how, steps)
 
 
 def test_a_rank_that_dies_ends_the_others_with_one_line(out):

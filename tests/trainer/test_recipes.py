@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import pytest
 import timm
@@ -65,15 +66,18 @@ def run_command(capsys, *arguments):
 
 
 def toy(name, data, store, teacher):
-    """Overrides that make any recipe a run of one step on six pictures; what is learnt from stays."""
-    kind = recipe_named(name)(**given(name)).labels
+    """Overrides that make any recipe a run on six pictures: each kind of its passes, one step long, but for fewer of
+    m crops; what is learnt from stays.
+    """
+    config = recipe_named(name)(**given(name))
+    kind = config.labels
     settings = {
         "data": data,
         "input_size": 32,
         "model": "resnet18",
         "model_kwargs": OPTIONS,
         "pretrained": False,
-        "epochs": 1,
+        "epochs": config.single_crop_first + config.single_crop_last + 1,
         "warmup_epochs": 0.0,
         "batch_size": 24,
         "workers": 1,
@@ -90,7 +94,7 @@ def toy(name, data, store, teacher):
         return settings
     names = {"ensemble": "ms,logits", "ssl": "logits", "labelmap": "map"}
     settings |= {"store": store, "label_set": names.get(kind, "ms")}
-    return settings | ({"mask": "ferkd,ferkd"} if kind == "ensemble" else {})
+    return settings | ({"mask": "ferkd,ferkd"} if "mask" in given(name) else {})
 
 
 def given(name):
@@ -100,6 +104,8 @@ def given(name):
         settings.pop("store")
     if name == "ferkd_resnet50_ensemble":
         settings |= {"label_set": "a,b", "mask": "a-m,b-m"}
+    if name.startswith("meal_v2"):
+        settings |= {"label_set": "a,b"}
     return settings
 
 
@@ -119,6 +125,70 @@ def test_cards_are_whole_and_their_commands_are_the_recipes(name, capsys):
     }
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_trains_for_the_epochs_that_it_says(name):
+    """Passes of m crops and single-crop passes add up to the paper's number, without rounding up."""
+    config = RECIPES[name](**given(name))
+    passes = config.multi_crop_passes
+    single = config.single_crop_first + config.single_crop_last
+    assert passes * config.crops_per_image + single == config.epochs
+    papers = {
+        "meal_v2_resnet50": 180,  # FerKD Table 8
+        "meal_v2_resnet50_cosine": 270,  # 1.5 times as many, FKD Table 4
+        "meal_v2_mobilenetv3_075": 270,
+        "meal_v2_mobilenetv3_100": 270,
+        "s2_bnn_reactnet": 200,  # FKD Table 9
+        "ssl_resnet50": 100,
+        "ferkd_finetune_vit_giant": 15,  # FerKD supplement Table 2
+        "ferkd_finetune_regnety": 15,
+        "ferkd_finetune_resnet50": 150,  # FerKD Table 9
+    }
+    assert config.epochs == papers.get(name, 300)
+
+
+@pytest.mark.parametrize(
+    ("names", "passes"),
+    [
+        (("fkd_resnet50", "fkd_resnet50_plain", "fkd_resnet101"), (0, 74, 4)),
+        (("fkd_deit_tiny", "fkd_fbnetc", "fkd_efficientnetv2_b0"), (5, 73, 3)),
+        (("meal_v2_resnet50", "ferkd_finetune_resnet50"), (0, None, 0)),
+    ],
+)
+def test_single_crop_passes_are_those_of_the_release(names, passes):
+    for name in names:
+        config = RECIPES[name](**given(name))
+        found = (config.single_crop_first, config.multi_crop_passes, config.single_crop_last)
+        assert found[::2] == passes[::2]
+        assert passes[1] in (None, found[1])
+
+
+WEIGHTS = {
+    "meal_v2_resnet50": "resnet50_ram-a26f946b.pth",  # what "resnet50" was up to timm 0.4.12
+    "meal_v2_resnet50_cosine": "resnet50_ram-a26f946b.pth",
+    "meal_v2_mobilenetv3_075": "tf_mobilenetv3_small_075-da427f52.pth",
+    "meal_v2_mobilenetv3_100": "tf_mobilenetv3_small_100-37f49e2b.pth",
+    "ferkd_finetune_vit_giant": "timm/eva_giant_patch14_336.m30m_ft_in22k_in1k",
+    "ferkd_finetune_regnety": "regnet_y_128gf_lc_swag-cbe8ce12.pth",  # not fine-tuned yet
+    "ferkd_finetune_resnet50": "resnet50_a1_0-14fe96d1.pth",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in RECIPES if RECIPES[name](**given(name)).pretrained]
+)
+def test_pretrained_weights_are_named_and_not_the_default_of_the_day(name):
+    config = RECIPES[name](**given(name))
+    assert config.model in timm.list_pretrained(config.model)  # with its tag
+    cfg = timm.get_pretrained_cfg(config.model)
+    assert WEIGHTS[name] in (cfg.url.rpartition("/")[2], cfg.hf_hub_id)
+    if "mobilenet" in name:
+        # trained by TensorFlow within -1 and 1; MEAL V2's imagenet.py normalises as for every other network
+        assert cfg.mean == (0.5, 0.5, 0.5)
+        assert config.mean == (0.485, 0.456, 0.406)
+    else:
+        assert (config.mean, config.std) == (cfg.mean, cfg.std)
+
+
 @pytest.mark.parametrize("model", sorted({RECIPES[name](**given(name)).model for name in RECIPES}))
 def test_networks_exist_and_take_their_arguments(model):
     """Built on no memory, with the very arguments of the recipe."""
@@ -136,7 +206,7 @@ def test_networks_exist_and_take_their_arguments(model):
 def test_every_recipe_takes_a_step(name, data, store, teacher):
     config = RECIPES[name](**toy(name, data, store, teacher))
     run = trainer.run(config)
-    assert run.steps >= 1
+    assert run.steps >= 1 + config.single_crop_first + config.single_crop_last
     assert -1e-3 <= run.train_loss < 1000
 
 
@@ -177,7 +247,11 @@ def test_recipes_are_listed(capsys):
 
 def test_probe_export_and_evaluate_of_a_run(data, tmp_path, capsys):
     """The commands on one small run, and one line for what they cannot use."""
-    run = tmp_path / "run"
+    run, with_names, data = tmp_path / "run", data, tmp_path / "data"
+    for part in ("train", "val"):
+        # the other sets number ImageNet's classes, whose folders are called so
+        for number, folder in enumerate(sorted((with_names / part).iterdir())):
+            shutil.copytree(folder, data / part / f"n{number:08d}")
     settings = {"labels": "ground-truth", "data": data, "input_size": 32, "model": "resnet18"}
     settings |= {"model_kwargs": OPTIONS, "crops_per_image": 2, "batch_size": 12, "epochs": 2}
     trainer.run(

@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from labelstore.codecs.base import SparseLabels
+from tests.trainer.dense_reference import dense_labels
 from trainer.losses import SparseSoftCrossEntropy
-from trainer.recover import dense_labels, ground_truth_labels, label_tensors
+from trainer.recover import ground_truth_labels, label_tensors
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])

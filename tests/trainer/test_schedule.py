@@ -15,9 +15,9 @@ def rates(steps_per_pass, steps=None, **changes):
     )
     optimizer = create_optimizer(config, nn.Linear(2, 2))
     learning_rate = LearningRate(
-        config, optimizer, [(config.crops_per_image, steps_per_pass)] * config.passes
+        config, optimizer, [(config.crops_per_image, steps_per_pass)] * config.multi_crop_passes
     )
-    steps = range(config.passes * steps_per_pass) if steps is None else steps
+    steps = range(config.multi_crop_passes * steps_per_pass) if steps is None else steps
     return [learning_rate.set(step) for step in steps]
 
 
@@ -98,7 +98,7 @@ def test_layer_groups_keep_their_proportions():
     optimizer = create_optimizer(config, model)
     learning_rate = LearningRate(config, optimizer, [(4, 3)] * 2)
     for step in (0, 3):
-        learning_rate.set(step)
+        assert learning_rate.set(step) == learning_rate_of(step)
         found = {round(group["lr"] / learning_rate_of(step), 9) for group in optimizer.param_groups}
         assert found == {1.0, 0.5, 0.25, 0.125}
 
@@ -118,7 +118,7 @@ def test_single_crop_passes_move_the_rate_by_one_epoch_each():
         single_crop_first=2,
         single_crop_last=2,
     )
-    assert (config.multi_crop_passes, config.passes, config.whole_epochs) == (2, 6, 12)
+    assert (config.multi_crop_passes, config.whole_epochs) == (2, 12)
     passes = [(1, 3), (1, 3), (4, 10), (4, 10), (1, 3), (1, 3)]
     optimizer = create_optimizer(config, nn.Linear(2, 2))
     learning_rate = LearningRate(config, optimizer, passes)

@@ -11,7 +11,7 @@ from trainer.config import TrainConfig
 
 
 def plain(**changes):
-    return TrainConfig(labels="ground-truth", **changes)
+    return TrainConfig(**{"labels": "ground-truth", **changes})
 
 
 def test_yaml_round_trip_keeps_every_field(tmp_path):
@@ -93,19 +93,42 @@ def test_files_that_are_no_config_are_rejected(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
-@given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 5000), st.integers(1, 64))
-def test_passes_and_steps_cover_the_epochs_and_images_and_no_more(epochs, m, images, per_batch):
-    config = plain(epochs=epochs, crops_per_image=m, batch_size=m * per_batch)
-    assert epochs <= config.passes * m < epochs + m
-    steps = config.steps_per_pass(images)
-    assert (steps - 1) * config.images_per_batch < images <= steps * config.images_per_batch
+@given(st.integers(5, 400), st.integers(1, 9), st.integers(0, 2), st.integers(0, 2))
+def test_passes_cover_the_epochs_and_no_more(epochs, m, first, last):
+    config = plain(
+        epochs=epochs,
+        crops_per_image=m,
+        batch_size=m,
+        single_crop_first=first,
+        single_crop_last=last,
+    )
+    assert epochs <= config.whole_epochs < epochs + m
+    assert config.whole_epochs == first + config.multi_crop_passes * m + last
 
 
-def test_batch_is_divided_over_ranks_and_accumulation():
-    config = plain(batch_size=64, crops_per_image=4, accumulation_steps=2)
-    assert config.local_images_per_batch(4) == 4
-    with pytest.raises(UsageError, match="multiple of 24"):
-        config.local_images_per_batch(3)
+@pytest.mark.parametrize(
+    ("ignored", "advice"),
+    [
+        ({"scale": (0.5, 1)}, "leave it at (0.08, 1.0)"),
+        ({"ratio": (1, 1)}, "leave it at"),
+        ({"flip_prob": 0}, "leave it at 0.5"),
+        ({"label_smoothing": 0.1}, "leave it at 0.0"),
+    ],
+)
+def test_what_stored_labels_ignore_is_refused(ignored, advice):
+    stored = {"labels": "fkd", "store": "s"}
+    with pytest.raises(UsageError) as caught:
+        plain(**stored, **ignored)
+    assert advice in str(caught.value)
+    assert "\n" not in str(caught.value)
+    # a file that lists every setting
+    usual = plain(**stored)
+    assert TrainConfig.from_mapping(usual.to_mapping()) == usual
+    # the ground truth is made with all of them
+    plain(**ignored)
+    plain(labels="teacher", teacher="timm:resnet18", ground_truth_weight=0.5, **ignored)
+    if "label_smoothing" in ignored:
+        plain(**stored, ground_truth_weight=0.5, **ignored)
 
 
 def test_differences_name_what_changes_the_weights():
@@ -113,6 +136,10 @@ def test_differences_name_what_changes_the_weights():
     elsewhere = dataclasses.replace(config, workers=9, output=Path("x"), resume=True, device="cpu")
     assert config.differences(elsewhere) == ()
     assert config.differences(dataclasses.replace(config, lr=0.2, seed=1)) == ("lr", "seed")
+    one, two = (plain(provenance={"images": 21, **more}) for more in ({}, {"num_crops": 6}))
+    assert one.differences(two) == two.differences(one) == ()
+    other = plain(provenance={"images": 22, "num_crops": 6, "versions": {"torch": "9"}})
+    assert two.differences(other) == ("provenance.images",)
 
 
 def test_a_config_read_back_has_no_differences():

@@ -8,7 +8,7 @@ from pathlib import Path
 from labelstore.errors import LabelStoreError, RejectedInput
 from labelstore.image_sources import file_finder
 from labelstore.images import ImageFile, check_key
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, evaluation_split
 
 
 def image_folders(configs: Sequence[TrainConfig]) -> list[Path]:
@@ -16,7 +16,9 @@ def image_folders(configs: Sequence[TrainConfig]) -> list[Path]:
     found: list[Path | None] = []
     for own, name in (("val", "val"), ("train", "train")):
         for config in configs:
-            data = None if config.data is None else config.data / name
+            data = config.data and (
+                evaluation_split(config.data) if own == "val" else config.data / name
+            )
             found.append(getattr(config, own) or data)
     return list(dict.fromkeys(folder for folder in found if folder is not None))
 

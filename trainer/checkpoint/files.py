@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
@@ -106,6 +107,21 @@ def weights_file(checkpoint: Checkpoint, *, ema: bool = False) -> bytes:
     # cloned, since safetensors refuses tensors that share memory
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     return save_safetensors(plain, metadata)
+
+
+def epoch_of(path: Path) -> int | None:
+    """Whole epochs after which a run saved these weights; None where the file does not say.
+
+    RejectedInput for a file that is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return read_checkpoint(path).epoch
+    try:
+        with safe_open(path, framework="pt") as file:
+            epoch = (file.metadata() or {}).get("epoch", "")
+    except (OSError, SafetensorError) as error:
+        raise RejectedInput(f"{path} cannot be read ({error})") from error
+    return int(epoch) if epoch.isdecimal() else None
 
 
 def _load(path: Path) -> Any:  # noqa: ANN401  # whatever a foreign file holds

@@ -20,9 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
-from labelstore.arrays.durable import make_folders, write_file
+from labelstore.arrays.durable import make_folders, refuse_in_store, write_file
 from labelstore.errors import ConflictError, RejectedInput, StorageError
 from trainer.checkpoint.files import (
     Checkpoint,
@@ -36,6 +37,8 @@ from trainer.models import BEST, LAST, WEIGHTS, WEIGHTS_EMA
 
 PREVIOUS = "previous.pth.tar"
 CLASSES = "classes.csv"
+FILES = ("config.yaml", "summary.csv", CLASSES, "log.txt", BEST, WEIGHTS, WEIGHTS_EMA)
+"""Names that a run gives its files, beside those of its checkpoints."""
 CLASS_COLUMNS = ("class", "images", "correct", "correct5")
 
 
@@ -53,13 +56,16 @@ class RunFolder:
     def start(self, config: TrainConfig) -> Checkpoint | None:
         """Make the folder and its config.yaml; with `config.resume`, the checkpoint to continue from, if any.
 
-        ConflictError if it holds a run and `resume` is off, or if that run had other settings.
-        RejectedInput if its last checkpoint is damaged.
+        ConflictError if it holds a run and `resume` is off, if that run had other settings, or if files with a run's
+        names are there that no run wrote. UsageError in a store, RejectedInput if its last checkpoint is damaged.
         """
+        refuse_in_store(self.path, "output")
         if self.holds_run and not config.resume:
             raise ConflictError(
                 f"{self.path} holds a run already: resume it, or give another output folder"
             )
+        if not self.holds_run:
+            self._refuse_others()
         checkpoint = self._last() if self.holds_run else None
         if checkpoint is not None:
             self._check_same(config, TrainConfig.from_mapping(checkpoint.config))
@@ -135,6 +141,16 @@ class RunFolder:
         except OSError as error:
             raise StorageError(f"{path} cannot be written ({error.strerror or error})") from error
 
+    def _refuse_others(self) -> None:
+        """ConflictError for files that a run would overwrite, unless they are of one that was stopped early."""
+        there = [name for name in FILES if (self.path / name).exists()]
+        # what a run writes first says where its labels come from
+        if there and not _has_provenance(self.path / "config.yaml"):
+            raise ConflictError(
+                f"{self.path} holds {there[0]}, which is of no run, and a run would overwrite it: give another output "
+                "folder, or move it away"
+            )
+
     def _last(self) -> Checkpoint:
         last, previous = self.path / LAST, self.path / PREVIOUS
         # on a disk without hard links a kill can fall between two renames
@@ -153,7 +169,27 @@ class RunFolder:
         changed = config.differences(before)
         if changed:
             name = changed[0]
+            _, of_data, entry = name.partition("provenance.")
+            if of_data:
+                was, now = (_short(each.provenance[entry]) for each in (before, config))
+                raise ConflictError(
+                    f"{self.path} began with other data ({entry} {was}, now {now}): resume with what it was trained on,"
+                    " or give another output folder"
+                )
             raise ConflictError(
                 f"{self.path} was trained with {name}={getattr(before, name)!r}, now {getattr(config, name)!r}:"
                 " resume with the same settings, or give another output folder"
             )
+
+
+def _has_provenance(path: Path) -> bool:
+    try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return False
+    return isinstance(held, Mapping) and "provenance" in held
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:16]}…"

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from trainer.config import Order
 
 PASS_FILE = "pass.npy"
+MOST_PASSES = 1000
+"""Of a dataset that was not told how many there will be."""
 
 
 class CropDataset(Dataset[dict[str, Tensor]]):
@@ -61,20 +63,27 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         temperature: float = 1.0,
         order: Order = "random",
         probability_range: tuple[float, float] = EVERYTHING,
-        passes: int = 1000,
+        passes: int | None = None,
         scratch: Path | None = None,
         allow_empty_images: bool = False,
         allow_incomplete: bool = False,
     ) -> None:
-        """`passes` is how many there will be at most: with anything that picks crops, that many are laid out.
+        """`passes` is how many there will be at most (1000): with anything that picks crops, that many are laid out.
 
-        `order` is random, or a curriculum by how sure the teacher is; `probability_range` (low, high) leaves out crops
-        whose largest probability lies outside (FerKD Fig. 5). The mean of several teachers is a
-        `labelstore.ensemble`, which has its own masks.
+        `order` is random, or a curriculum by how sure the teacher is, spread over all of the `passes`, which must
+        then be given; `probability_range` (low, high) leaves out crops whose largest probability lies outside (FerKD
+        Fig. 5). The mean of several teachers is a `labelstore.ensemble`, which has its own masks.
 
-        Raises what `StoredPasses` raises, and RejectedInput where `data` does not hold the images.
+        Raises what `StoredPasses` raises, UsageError for a curriculum without `passes`, and RejectedInput where `data`
+        does not hold the images.
         """
-        self._schedule = PassSchedule.of(passes=passes, crops_per_image=crops_per_image)
+        if passes is None and order in ("easy-to-hard", "hard-to-easy"):
+            raise UsageError(
+                f"order={order!r} is spread over the whole run: say with passes= how many there will be"
+            )
+        self._schedule = PassSchedule.of(
+            passes=MOST_PASSES if passes is None else passes, crops_per_image=crops_per_image
+        )
         self._source: StoredPasses | None = StoredPasses(
             labels,
             schedule=self._schedule,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 import weakref
@@ -11,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,6 +155,15 @@ class PassSource(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def drawn_from(self) -> dict[str, Any]:
+        """Everything beside the settings that decides which crops and labels come, as plain values.
+
+        A resumed run goes on only where it is what the run began with.
+        """
+        digest = hashlib.sha256("\0".join(self.table.keys).encode())
+        digest.update(self.table.ground_truth.astype("<i8").tobytes())
+        return {"images": len(self.table), "images_sha256": digest.hexdigest()}
 
     @abstractmethod
     def _together(self, position: int) -> int:

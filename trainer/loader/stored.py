@@ -228,7 +228,13 @@ class StoredPasses(PassSource):
         if self.crop_order == "random":
             return self.order.usable_crops(streams, usable, positions.stop)[:, positions.start :]
         found = [self.labels.max_probability(block, columns)[local] for columns, _ in self._walk()]
-        return ranked_crops(np.concatenate(found, axis=1), usable, positions, self.crop_order)
+        return ranked_crops(
+            np.concatenate(found, axis=1),
+            usable,
+            positions,
+            self.crop_order,
+            num_positions=self.schedule.epochs,
+        )
 
     def _slab_records(self, block: int, columns: range | None, first: int) -> Records:
         """(images of the block, crops) records of some chunk columns, in the order of crops."""
@@ -256,19 +262,35 @@ class StoredPasses(PassSource):
             return f"no crop has a largest probability within {low:g} and {high:g}, choose a wider range"
         return "they were left out as bad when their labels were made"
 
+    def drawn_from(self) -> dict[str, Any]:
+        """The images, M, and digests of the crops, labels and masks on disk (those of an ensemble in a list)."""
+        members, digest = self.labels.members, self._shards_digest
+        labels = [digest(f"labels/{member.labels.name}") for member in members]
+        masks = [
+            None if member.mask is None else digest(f"masks/{member.mask.name}")
+            for member in members
+        ]
+        return {
+            **super().drawn_from(),
+            "num_crops": self.order.num_crops,
+            "crops_per_chunk": self.order.crops_per_chunk,
+            "crops_sha256": digest(f"crops/{self.labels.plan.name}"),
+            "labels_sha256": labels if len(labels) > 1 else labels[0],
+            **({"masks_sha256": masks if len(masks) > 1 else masks[0]} if any(masks) else {}),
+        }
+
+    def _shards_digest(self, group: str) -> str:
+        """Of every committed file of a group, as the ledger has it."""
+        digest = hashlib.sha256()
+        for row in self.labels.store.catalogue.shards(group):
+            digest.update(f"{row.block} {row.crop_shard}\n".encode())
+            for file in row.files:
+                digest.update(f"{file.key} {file.sha256}\n".encode())
+        return digest.hexdigest()
+
     def _described(self, dtype: np.dtype[np.void]) -> dict[str, Any]:
         """Everything that decides what is in the planes: two runs with equal descriptions draw the same bytes."""
-        store = self.labels.store
-
-        def shards(group: str) -> str:
-            digest = hashlib.sha256()
-            for row in store.catalogue.shards(group):
-                digest.update(f"{row.block} {row.crop_shard}\n".encode())
-                for file in row.files:
-                    digest.update(f"{file.key} {file.sha256}\n".encode())
-            return digest.hexdigest()
-
-        plan = self.labels.plan
+        store, plan, shards = self.labels.store, self.labels.plan, self._shards_digest
         return {
             "format": 1,
             "store": store.uuid,
@@ -285,6 +307,7 @@ class StoredPasses(PassSource):
             ],
             "temperature": self.temperature,
             "order": self.crop_order,
+            **({} if self.crop_order == "random" else {"spread_over": self.schedule.epochs}),
             "probability_range": list(self.probability_range),
             # a curriculum leaves nothing to chance
             "seed": self.order.seed if self.crop_order == "random" else None,

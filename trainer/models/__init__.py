@@ -11,6 +11,7 @@ from trainer.models.networks import (
     choose_device,
     create_model,
     load_run,
+    run_weights,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "choose_device",
     "create_model",
     "load_run",
+    "run_weights",
 ]

@@ -14,6 +14,7 @@ from labelstore.errors import RejectedInput, UsageError
 from labelstore.generation.teachers import build
 from labelstore.generation.weights import load_weights, state_digest
 from trainer.config import Autocast, TrainConfig
+from trainer.models.projection import add_projection_head
 
 WEIGHTS, BEST, LAST = "model.safetensors", "model_best.pth.tar", "last.pth.tar"
 """Files of a run folder that hold weights, the first one preferred; its metadata keeps `DIGEST_KEY`."""
@@ -54,6 +55,8 @@ def create_model(config: TrainConfig) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build(config.model, options, pretrained=config.pretrained)
+        if config.projection_head:
+            add_projection_head(model)
         if config.initial_checkpoint is not None:
             load_weights(model, config.initial_checkpoint)
         _check_logits(model, config)
@@ -66,19 +69,14 @@ def load_run(path: Path) -> tuple[nn.Module, TrainConfig]:
     Takes the folder (best weights first, then the last ones) or one weight file in it. RejectedInput if
     it is no run folder, holds no weights yet, or its weights are damaged.
     """
-    folder = path if path.is_dir() else path.parent
-    config_path = folder / "config.yaml"
+    config_path = (path if path.is_dir() else path.parent) / "config.yaml"
     if not config_path.is_file():
+        what = "is no run folder" if path.is_dir() else "lies in no run folder"
         raise RejectedInput(
-            f"{folder} is no run folder: it has no config.yaml; give one that `trainer run` wrote"
+            f"{path} {what}: there is no config.yaml; give one that `trainer run` wrote, or a weight file in one"
         )
     config = TrainConfig.from_yaml(config_path)
-    found = [folder / name for name in (WEIGHTS, BEST, LAST) if (folder / name).is_file()]
-    weights = path if path.is_file() else next(iter(found), None)
-    if weights is None:
-        raise RejectedInput(
-            f"{folder} holds no weights yet ({WEIGHTS}): wait for the run's first pass to end"
-        )
+    weights = run_weights(path)
     untrained = TrainConfig.from_mapping(
         {**config.to_mapping(), "pretrained": False, "initial_checkpoint": None}
     )
@@ -86,6 +84,16 @@ def load_run(path: Path) -> tuple[nn.Module, TrainConfig]:
     load_weights(model, weights)
     _check_digest(model, weights)
     return model.eval(), config
+
+
+def run_weights(path: Path) -> Path:
+    """The weights that `load_run` takes; RejectedInput where a folder holds none yet."""
+    found = [path / name for name in (WEIGHTS, BEST, LAST) if (path / name).is_file()]
+    if not path.is_file() and not found:
+        raise RejectedInput(
+            f"{path} holds no weights yet ({WEIGHTS}): wait for the run's first pass to end"
+        )
+    return path if path.is_file() else found[0]
 
 
 def autocast(device: torch.device | str, amp: Autocast) -> AbstractContextManager[object]:

@@ -15,5 +15,5 @@ def recipe_named(name: str) -> Recipe:
     if spelled not in RECIPES:
         near = difflib.get_close_matches(spelled, RECIPES, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"no recipe {name!r}{hint} `trainer recipes` lists them")
+        raise UsageError(f"no recipe {name!r}{hint}; `trainer recipes` lists them")
     return RECIPES[spelled]

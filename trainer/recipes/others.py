@@ -17,7 +17,14 @@ def relabel_resnet50(**settings: object) -> TrainConfig:
     Command: trainer run --recipe relabel_resnet50 --data imagenet --store in1k.labels --output runs/relabel
     """
     return config_of(
-        {**FKD_CNN, "labels": "labelmap", "model": "resnet50", "crops_per_image": 1}, settings
+        {
+            **FKD_CNN,
+            "labels": "labelmap",
+            "model": "resnet50",
+            "crops_per_image": 1,
+            "single_crop_last": 0,
+        },
+        settings,
     )
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, evaluation_split
 from trainer.report.class_results import ClassResult
 from trainer.report.paired import interval, paired_difference
 from trainer.report.run_files import RunRecord
@@ -230,7 +230,8 @@ def _notes(
     if unknown and measured is None:
         notes.append(f"Results by class were not recorded: {some(unknown)}.")
     compared = {
-        str(config.val or (config.data and config.data / "val")) for config in configs.values()
+        str(config.val or (config.data and evaluation_split(config.data)))
+        for config in configs.values()
     }
     if len(compared) > 1:
         notes.append(
