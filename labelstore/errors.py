@@ -18,6 +18,7 @@ class once and turns it into that line and the exit code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -41,6 +42,21 @@ def check_seed(seed: int) -> None:
     """UsageError for a seed below 0, of which nothing can be drawn."""
     if seed < 0:
         raise UsageError(f"--seed {seed}: give a whole number from 0 on")
+
+
+def told_apart(first: object, second: object) -> tuple[str, str]:
+    """Two different values for a message; of two records only what differs.
+
+    >>> told_apart({"name": "ms", "k": 5}, {"name": "ms", "k": 7}), told_apart(1.0, 2.0)
+    (('k 5', 'k 7'), ('1.0', '2.0'))
+    """
+    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+        return str(first), str(second)
+    names = [n for n in {**first, **second} if first.get(n, first) != second.get(n, second)]
+    one, other = (
+        ", ".join(f"{name} {each.get(name, 'none')}" for name in names) for each in (first, second)
+    )
+    return one, other
 
 
 class DamagedShard(LabelStoreError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import stat
 import unicodedata
 from abc import ABC, abstractmethod
@@ -25,6 +26,7 @@ from labelstore.errors import RejectedInput, StorageError
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """File name endings, in lower case, that make a file an image: torchvision's IMG_EXTENSIONS."""
 MAX_KEY_BYTES = 255
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 # Enough for nearly every header; a JPEG with a long profile or preview is read whole
 HEADER_BYTES = 16_384
@@ -111,6 +113,9 @@ def check_key(key: str) -> str:
             f"image key {key!r} must be a relative path with no empty, '.' or '..' part, "
             "no backslash and no NUL: rename the file"
         )
+    if _CONTROL.search(normal):
+        # printed, they would command the terminal, and a newline would make two keys of one in a list
+        raise RejectedInput(f"image key {normal!r} has a control character: rename the file")
     if num_bytes > MAX_KEY_BYTES:
         raise RejectedInput(
             f"image key {normal[:40]!r}... has {num_bytes} bytes, {MAX_KEY_BYTES} are allowed: shorten it"
@@ -123,7 +128,9 @@ def check_keys(keys: Sequence[str]) -> None:
     joined = "\n".join(("", *keys, ""))
     # seen in one long text: whatever could be refused, and some that are not (hidden files)
     if (
-        any(mark in joined for mark in ("\\", "\0", "//", "/.", "\n.", "\n/", "/\n", "\n\n"))
+        joined.count("\n") != len(keys) + 1
+        or not joined.replace("\n", "").isprintable()
+        or any(mark in joined for mark in ("\\", "\0", "//", "/.", "\n.", "\n/", "/\n", "\n\n"))
         or not joined.isascii()
         or max(map(len, keys), default=0) > MAX_KEY_BYTES
     ):

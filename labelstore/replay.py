@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from labelstore.crop_augmentation import Operations
 from labelstore.errors import RejectedInput, StorageError, UsageError
@@ -256,7 +256,14 @@ def _decode_with_pillow(data: bytes, name: str) -> torch.Tensor:
             return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
     except RejectedInput:
         raise
+    except UnidentifiedImageError:
+        # Pillow's own text names an object in memory
+        raise RejectedInput(
+            f"{name} cannot be decoded (no image by its first bytes): replace it, or leave it out"
+        ) from None
     except Exception as error:  # noqa: BLE001
         # Pillow's decoders raise whatever they stumble over: struct.error, KeyError, SyntaxError, ...
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise RejectedInput(f"{name} cannot be decoded ({reason}): remove or replace it") from None
+        raise RejectedInput(
+            f"{name} cannot be decoded ({reason}): replace it, or leave it out"
+        ) from None

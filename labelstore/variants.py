@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ from labelstore.codecs import (
     top_k,
 )
 from labelstore.codecs.base import LabelCodec, SparseLabels, TopK
-from labelstore.errors import ConflictError, UsageError
-from labelstore.parallel import BlockMap, fill_in_parts
+from labelstore.errors import ConflictError, UsageError, told_apart
+from labelstore.parallel import BlockMap, MapBlocks, fill_in_parts
 from labelstore.store import BlockArrays, LabelSet, StagedBlock, stage_block
 from labelstore.store.block_work import fill_blocks
 from labelstore.store.leases import Progress
@@ -45,8 +45,6 @@ BINS_PER_OCTAVE = 64
 """Resolution of the percentile: 1.1 %."""
 _OCTAVES = (-60, 8)
 """Binary logarithms that the percentile tells apart, in nats."""
-
-MapBlocks = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,27 +80,30 @@ def derive(
     store = source.store
     check_derivable(source, codec)
     name = name or variant_name(source, codec)
-    _register(source, codec, name)
+    identity = _register(source, codec, name)
     store.write_metadata()
     told = progress or (lambda done, total: None)
     if isinstance(map_blocks, BlockMap):
         total = sum(len(source.block_rows(block)) for block in source.blocks) * source.num_crops
-        work = partial(_derive_part, source, name)
+        work = partial(_derive_part, source, name, identity)
         fill_in_parts(map_blocks, work, source.blocks, total, told)
     else:
-        _derive_blocks(source, name, source.blocks, told)
+        _derive_blocks(source, name, identity, source.blocks, told)
     store.refresh(images=False)
     return store.label_set(name)
 
 
-def _derive_blocks(source: LabelSet, name: str, blocks: Sequence[int], progress: Progress) -> None:
+def _derive_blocks(
+    source: LabelSet, name: str, identity: str, blocks: Sequence[int], progress: Progress
+) -> None:
     job = _Job(source, name)
-    fill_blocks(source.store, f"labels/{name}", blocks, source.layout, job.derive, progress)
+    group = f"labels/{name}"
+    fill_blocks(source.store, group, blocks, source.layout, job.derive, progress, identity=identity)
 
 
-def _derive_part(source: LabelSet, name: str, blocks: Sequence[int]) -> int:
+def _derive_part(source: LabelSet, name: str, identity: str, blocks: Sequence[int]) -> int:
     """In a worker: commit some image blocks; how many crops they have."""
-    _derive_blocks(source, name, blocks, lambda done, total: None)
+    _derive_blocks(source, name, identity, blocks, lambda done, total: None)
     return sum(len(source.block_rows(block)) for block in blocks) * source.num_crops
 
 
@@ -183,8 +184,9 @@ def check_name(source: LabelSet, codec: LabelCodec, name: str) -> LabelSetRow | 
         }
         for what, (old, new) in wanted.items():
             if old != new:
+                has, asked = told_apart(old, new)
                 raise ConflictError(
-                    f"label set {name} is in {store.path} with {what} {old}, not {new}: "
+                    f"label set {name} is in {store.path} with {what} {has}, not {asked}: "
                     "choose another --name"
                 )
         made_by = {shard.device for shard in store.catalogue.shards(f"labels/{name}")}
@@ -299,23 +301,24 @@ def _recovered(
     return labels.sparse(block, columns)
 
 
-def _register(source: LabelSet, codec: LabelCodec, name: str) -> None:
-    if check_name(source, codec, name) is not None:
-        return
+def _register(source: LabelSet, codec: LabelCodec, name: str) -> str:
+    """The uuid of the variant, begun now or earlier."""
+    held = check_name(source, codec, name)
+    if held is not None:
+        return held.uuid
     record = codec.to_record()
     if "class_ids" in record:
         record["class_ids"] = None  # decided on the first shard
-    source.store.catalogue.add_label_set(
-        LabelSetRow(
-            name=name,
-            plan=source.plan.name,
-            teacher=source.row.teacher,
-            num_classes=source.num_classes,
-            codec=record,
-            uuid=uuid.uuid4().hex,
-            temperature=source.row.temperature,
-        )
+    row = LabelSetRow(
+        name=name,
+        plan=source.plan.name,
+        teacher=source.row.teacher,
+        num_classes=source.num_classes,
+        codec=record,
+        uuid=uuid.uuid4().hex,
+        temperature=source.row.temperature,
     )
+    return source.store.catalogue.add_label_set(row).uuid
 
 
 def _without_form(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a JSON object
@@ -382,7 +385,7 @@ class _Job:
         self, row: LabelSetRow, labels: TopK | NDArray[np.float32], *, empty: bool
     ) -> LabelCodec:
         """The variant's codec; its form of class ids is chosen on the first shard that anyone commits."""
-        if row.codec.get("class_ids", "plain") is not None:
+        if row.is_settled:
             return codec_from_record(row.codec)
         codec = codec_from_record(_plain(row.codec))
         if not empty and isinstance(labels, TopK):

@@ -22,8 +22,9 @@ from labelstore.calibration import (
     RegionThresholds,
     exact_quantiles,
 )
-from labelstore.calibration.probability import MapBlocks, check_calibratable, probabilities
+from labelstore.calibration.probability import check_calibratable, probabilities
 from labelstore.errors import UsageError, check_seed
+from labelstore.parallel import MapBlocks
 from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.calibration.probability import MapBlocks
 from labelstore.codecs.base import SparseLabels
 from labelstore.errors import UsageError
+from labelstore.parallel import MapBlocks
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 

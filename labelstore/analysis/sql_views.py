@@ -98,9 +98,7 @@ def views(store: Store, mask: str | None = None, label_set: str | None = None) -
         store.mask(mask)
     schema = pa.schema([(name, arrow_type(name)) for name in COLUMNS])
     # one that is registered, but of which no crop is labelled yet, has no view
-    rows = [
-        r for r in store.catalogue.label_sets() if r.codec.get("class_ids", "plain") is not None
-    ]
+    rows = [row for row in store.catalogue.label_sets() if row.is_settled]
     if label_set is None and len(rows) == 1:
         label_set = rows[0].name
     elif label_set is not None:

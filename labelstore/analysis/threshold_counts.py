@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.calibration import RegionCounts, RegionThresholds
-from labelstore.calibration.probability import Criterion, MapBlocks, probabilities
+from labelstore.calibration.probability import Criterion, probabilities
+from labelstore.parallel import MapBlocks
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 

@@ -160,6 +160,12 @@ class ArrayBackend(Protocol):
         Its digest is looked at elsewhere: this is about stores whose digests were made to match.
         """
 
+    def undescribed(self, specs: Sequence[ArraySpec]) -> dict[str, str]:
+        """Metadata files that lack one of these arrays, or give it another shape: key -> what is wrong.
+
+        Other programs then do not see the array, or not all of it; our own reader does.
+        """
+
     def contents_problem(self, record: ShardFile, specs: Sequence[ArraySpec]) -> str | None:
         """What a shard's file, whose bytes are the ledger's, holds beside these arrays; None when nothing."""
 

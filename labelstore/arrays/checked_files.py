@@ -26,7 +26,12 @@ from labelstore.arrays.sharding import EMPTY, Damage, index_bytes, unpack_index
 from labelstore.errors import DamagedShard, NotGenerated, StorageError
 from labelstore.shard_files import FileProblem, ShardFile
 
+MAX_METADATA_BYTES = 64 << 20
+"""Largest metadata file that is read: a larger one is none that this package writes."""
+
 _HASH_BYTES = 1 << 22
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""No link followed, and no waiting on a pipe that someone put there."""
 
 
 def describe(spec: ArraySpec, index: tuple[int, int]) -> str:
@@ -54,6 +59,11 @@ def damaged(
     raise DamagedShard(f"{where}; run `labelstore repair {root.parent} --images DIR`") from None
 
 
+def wrong_shape(spec: ArraySpec, found: object) -> str:
+    """What is wrong with metadata that gives an array another shape, for messages."""
+    return f"says that {spec.path} has shape {str(found)[:60]}, the catalogue {list(spec.shape)}"
+
+
 def find_record(
     root: Path, key: str, spec: ArraySpec, index: tuple[int, int], files: Sequence[ShardFile]
 ) -> ShardFile | None:
@@ -74,28 +84,53 @@ def find_record(
 
 
 def read_attributes(path: Path, *keys: str) -> dict[str, Any]:
-    """The JSON object at `keys` inside a metadata file. DamagedShard if missing or unreadable."""
+    """The JSON object at `keys` inside a metadata file. DamagedShard if missing, too large or unreadable."""
+    data = read_metadata(path)
+    if data is None:
+        raise DamagedShard(f"{path}: is missing; run `labelstore verify`")
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(data)
         for key in keys:
             value = value[key]
-    except (FileNotFoundError, NotADirectoryError):
-        raise DamagedShard(f"{path}: is missing; run `labelstore verify`") from None
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise DamagedShard(f"{path}: is not metadata that this store wrote") from None
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
     if not isinstance(value, dict):
         raise DamagedShard(f"{path}: its attributes are not a JSON object")
     return value
 
 
 def read_metadata(path: Path) -> bytes | None:
-    """The bytes of a metadata file; None where there is no regular file. StorageError names the file."""
+    """The bytes of a metadata file; None where there is no regular file. DamagedShard for one that is too large."""
     try:
-        return path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        return read_limited(path, MAX_METADATA_BYTES)
+    except Damage as damage:
+        raise DamagedShard(f"{path}: {damage}") from None
+
+
+def read_limited(path: Path, most: int) -> bytes | None:
+    """The bytes of a regular file, None where there is none: no link is followed, and no pipe waited for.
+
+    Damage for a file of more than `most` bytes, which is not read; StorageError for one that cannot be read.
+    """
+    try:
+        descriptor = os.open(path, _OPEN_FLAGS)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+            return None
+        raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        if status.st_size > most:
+            raise Damage(f"has {status.st_size:,} bytes, more than the {most:,} that are read")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            # so many and no more: memory for all that are asked for is taken first
+            return file.read(status.st_size)
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
+    finally:
+        os.close(descriptor)
 
 
 def opened_in(
@@ -110,10 +145,8 @@ def opened_in(
 @contextmanager
 def opened(path: Path, record: ShardFile) -> Iterator[int]:
     """A descriptor of a regular file of the recorded size. Damage or StorageError otherwise."""
-    # no link followed, and no waiting on a pipe that someone put there
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, _OPEN_FLAGS)
     except OSError as error:
         match error.errno:
             case errno.ENOENT | errno.ENOTDIR:

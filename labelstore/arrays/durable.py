@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from typing import NoReturn, Self
 from labelstore.errors import StorageError, UsageError
 
 TEMPORARY_SUFFIX = ".tmp"
+STORE_MARKS = (("catalogue.db", "catalogue.url"), ("arrays.zarr", "arrays"))
+"""A folder that holds one of each is a store, which only its own commands write into (names as in store/opening.py)."""
 
 
 def is_temporary(name: str) -> bool:
@@ -52,7 +55,7 @@ def write_durably(path: Path, data: bytes) -> Path:
             size = os.fstat(descriptor).st_size
             if size != len(data):
                 raise OSError(errno.EIO, f"{size} bytes arrived of {len(data)}")
-            os.fsync(descriptor)
+            fsync_file(descriptor)
         finally:
             # a network disk may report a failed write only here
             os.close(descriptor)
@@ -73,12 +76,27 @@ def publish(temporary: Path, final: Path) -> None:
         _refuse(error, final)
 
 
+def fsync_file(descriptor: int) -> None:
+    """Make what was written to an open file durable, or the names in an open folder."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        # on macOS fsync stops at the drive's cache, which a power cut empties
+        try:
+            fcntl.fcntl(descriptor, full)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
+                raise
+        else:
+            return
+    os.fsync(descriptor)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)
+            fsync_file(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -112,12 +130,23 @@ def check_place(path: Path, flag: str = "--out") -> None:
     """Before any work for a file: StorageError where its folder is not there, UsageError where it is a folder itself."""
     if path == Path():
         raise UsageError(f"{flag} is empty, or the folder that this runs in: name a file")
+    refuse_in_store(path, flag)
     if path.is_dir():
         raise UsageError(f"{flag} {path} is a folder: name a file in it")
     if not path.parent.is_dir():
         raise StorageError(
             f"{flag} {path}: there is no folder {path.parent}: make it first, or name a file in another"
         )
+
+
+def refuse_in_store(path: Path, what: str = "") -> None:
+    """UsageError for a place that is a store or lies in one: what is frozen would not be what its manifest says."""
+    # neither raises where a link leads in circles or a folder may not be looked into
+    place = Path(os.path.realpath(path))
+    for folder in (place, *place.parents):
+        if all(any(os.path.exists(folder / name) for name in names) for names in STORE_MARKS):  # noqa: PTH110
+            where = "is a store" if folder == place else f"is inside the store {folder}"
+            raise UsageError(f"{what} {path} {where}: give a path outside".lstrip())
 
 
 @contextlib.contextmanager
@@ -202,6 +231,8 @@ def _refuse(error: OSError, path: Path) -> NoReturn:
             text = f"no space left on the disk of {path}; free some and run the command again"
         case errno.EROFS | errno.EACCES | errno.EPERM:
             text = f"{path}: not allowed to write there ({error.strerror})"
+        case errno.EISDIR | errno.ENOTDIR | errno.EEXIST:
+            text = f"{path}: something else has its place or that of a folder above it ({error.strerror}): move it away"
         case _:
             text = f"{path}: the disk refused ({error.strerror or error})"
     raise StorageError(text) from error

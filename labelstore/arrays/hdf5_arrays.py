@@ -34,6 +34,7 @@ from labelstore.arrays.checked_files import (
     read_chunks,
     read_metadata,
     verify_files,
+    wrong_shape,
 )
 from labelstore.arrays.hdf5_contents import contents_problem
 from labelstore.arrays.ranges import RangeReader, RangeSource
@@ -101,6 +102,16 @@ class Hdf5Arrays:
             return "is not metadata that labelstore writes"
         sound = known and all(type(side) is int and 0 <= side <= 1 << 40 for side in sides)
         return None if sound else "is not metadata that labelstore writes"
+
+    def undescribed(self, specs: Sequence[ArraySpec]) -> dict[str, str]:
+        """Arrays that `arrays.json` lacks or gives another shape; see `ArrayBackend.undescribed`."""
+        arrays = read_attributes(self.root / METADATA_KEY, "arrays")
+        for spec in specs:
+            if spec.path not in arrays:
+                return {METADATA_KEY: f"does not name {spec.path}"}
+            if (found := arrays[spec.path].get("shape")) != list(spec.shape):
+                return {METADATA_KEY: wrong_shape(spec, found)}
+        return {}
 
     def contents_problem(self, record: ShardFile, specs: Sequence[ArraySpec]) -> str | None:
         """What an HDF5 file holds beside these arrays: links, data kept elsewhere, other filters."""

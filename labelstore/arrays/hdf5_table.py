@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.arrays.durable import fsync_file
+
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
@@ -146,7 +148,7 @@ class _Sink(io.RawIOBase):
 
     def sync(self) -> None:
         """Make what was written durable."""
-        os.fsync(self._descriptor)
+        fsync_file(self._descriptor)
 
     def readable(self) -> bool:
         """It is."""

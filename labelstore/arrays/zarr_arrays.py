@@ -28,10 +28,12 @@ from labelstore.arrays.checked_files import (
     read_chunks,
     read_metadata,
     verify_files,
+    wrong_shape,
 )
 from labelstore.arrays.ranges import RangeReader, RangeSource
 from labelstore.arrays.sharding import Damage
 from labelstore.arrays.zarr_description import description_problem
+from labelstore.errors import DamagedShard
 from labelstore.shard_files import FileProblem, ShardFile
 
 if TYPE_CHECKING:
@@ -69,6 +71,23 @@ class ZarrArrays:
             return None
         data = read_metadata(self.root / key)
         return None if data is None else description_problem(data)
+
+    def undescribed(self, specs: Sequence[ArraySpec]) -> dict[str, str]:
+        """Arrays that a `zarr.json` lacks or gives another shape; see `ArrayBackend.undescribed`."""
+        root = _described(self.root / "zarr.json", "consolidated_metadata", "metadata")
+        problems: dict[str, str] = {}
+        for spec in specs:
+            key = f"{spec.path}/zarr.json"
+            own = _described(self.root / key)
+            if own is None:
+                problems[key] = f"is missing: other programs do not see {spec.group}"
+            elif own.get("shape") != list(spec.shape):
+                problems[key] = wrong_shape(spec, own.get("shape"))
+            if root is None or spec.path not in root:
+                problems.setdefault("zarr.json", f"does not name {spec.path}")
+            elif root[spec.path].get("shape") != list(spec.shape):
+                problems.setdefault("zarr.json", wrong_shape(spec, root[spec.path].get("shape")))
+        return problems
 
     def contents_problem(self, record: ShardFile, specs: Sequence[ArraySpec]) -> str | None:
         """None: a Zarr shard is chunks and their index, and both were compared with the ledger."""
@@ -161,6 +180,14 @@ def _read_into(
 
 
 # -- metadata -------------------------------------------------------------------------------------
+
+
+def _described(path: Path, *keys: str) -> dict[str, Any] | None:
+    """The JSON object at `keys` in a `zarr.json`; None where there is none."""
+    try:
+        return read_attributes(path, *keys)
+    except DamagedShard:
+        return None
 
 
 def _metadata(

@@ -16,7 +16,6 @@ from labelstore.arrays.base import MAX_CHUNK_BYTES
 
 ITEM_BYTES = {"uint8": 1, "uint16": 2, "uint32": 4, "float16": 2, "float32": 4}
 CODECS = ("bytes", "transpose", "blosc", "crc32c", "sharding_indexed")
-MAX_FILE_BYTES = 64 << 20
 MAX_SIDE = 1 << 40
 
 
@@ -26,8 +25,6 @@ class Refused(ValueError):
 
 def description_problem(data: bytes) -> str | None:
     """What one `zarr.json` says that this package never writes, in a few words; None when all is well."""
-    if len(data) > MAX_FILE_BYTES:
-        return f"has {len(data)} bytes, more than the {MAX_FILE_BYTES} that are read"
     try:
         _check_node(json.loads(data), "")
     except Refused as refused:

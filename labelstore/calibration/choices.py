@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from labelstore.calibration.probability import (
     Criterion,
-    MapBlocks,
     check_calibratable,
     probabilities,
 )
 from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.calibration.queries import RegionQuery
 from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
+from labelstore.parallel import MapBlocks
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.calibration.probability import MapBlocks
 from labelstore.calibration.queries import rule_from_record
 from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
+from labelstore.catalogue.leases import mask_identity
 from labelstore.catalogue.records import Lease, MaskRow
 from labelstore.errors import ConflictError, IncompleteError, UsageError
-from labelstore.parallel import BlockMap, fill_in_parts
+from labelstore.parallel import BlockMap, MapBlocks, fill_in_parts
 from labelstore.store import BlockArrays, Mask, StagedBlock, stage_block
 from labelstore.store.block_work import fill_blocks
 from labelstore.store.leases import Progress
@@ -64,11 +64,9 @@ def calibrate(
             f"mask {name} covers {held.num_crops} of {row.num_crops} crops, the plan has grown: "
             f"extend it with `labelstore calibrate {store.path} --update --name {name}`"
         )
-    is_new = held is None
     store.catalogue.add_mask(row)
-    if is_new:
-        store.write_metadata()
-    _fill(labels, settled, name, progress, map_blocks)
+    store.finish_metadata()
+    _fill(labels, settled, row, progress, map_blocks)
     store.refresh(images=False)
     return store.mask(name)
 
@@ -93,7 +91,7 @@ def update(
         with store.catalogue.transaction() as connection:
             store.catalogue.update_mask_crops(connection, name, labels.num_crops)
     store.write_metadata()
-    _fill(labels, rule, name, progress, map_blocks)
+    _fill(labels, rule, row, progress, map_blocks)
     store.refresh(images=False)
     return store.mask(name)
 
@@ -122,25 +120,39 @@ def check_update(store: Store, name: str, labels: LabelSet | None = None) -> Lab
 
 
 def _fill(
-    labels: LabelSet, rule: Rule, name: str, progress: Progress | None, map_blocks: MapBlocks
+    labels: LabelSet, rule: Rule, row: MaskRow, progress: Progress | None, map_blocks: MapBlocks
 ) -> None:
     told = progress or (lambda done, total: None)
+    made_from = {held.name: held.uuid for held in labels.store.catalogue.label_sets()}
+    made_from[labels.name] = labels.row.uuid
+    identity = mask_identity(row, made_from.get(row.label_set, ""))
     if isinstance(map_blocks, BlockMap):
         total = sum(len(labels.layout.rows(block)) for block in labels.blocks) * labels.num_crops
-        work = partial(_fill_part, labels, rule, name)
+        work = partial(_fill_part, labels, rule, row.name, identity)
         fill_in_parts(map_blocks, work, labels.blocks, total, told)
         return
-    group = f"masks/{name}"
-    job = _Job(labels, rule, group)
-    fill_blocks(labels.store, group, labels.blocks, labels.layout, job.mask, told)
+    _fill_blocks(labels, rule, row.name, identity, labels.blocks, told)
 
 
-def _fill_part(labels: LabelSet, rule: Rule, name: str, blocks: Sequence[int]) -> int:
+def _fill_part(
+    labels: LabelSet, rule: Rule, name: str, identity: str, blocks: Sequence[int]
+) -> int:
     """In a worker: commit some image blocks; how many crops they have."""
+    _fill_blocks(labels, rule, name, identity, blocks, lambda done, total: None)
+    return sum(len(labels.layout.rows(block)) for block in blocks) * labels.num_crops
+
+
+def _fill_blocks(
+    labels: LabelSet,
+    rule: Rule,
+    name: str,
+    identity: str,
+    blocks: Sequence[int],
+    progress: Progress,
+) -> None:
     group = f"masks/{name}"
     job = _Job(labels, rule, group)
-    fill_blocks(labels.store, group, blocks, labels.layout, job.mask, lambda done, total: None)
-    return sum(len(labels.layout.rows(block)) for block in blocks) * labels.num_crops
+    fill_blocks(labels.store, group, blocks, labels.layout, job.mask, progress, identity=identity)
 
 
 def _settled(

@@ -5,8 +5,8 @@ FerKD Table 1, Fig. 2 and 5 use the label's largest probability; 3.3 speaks of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 Criterion: TypeAlias = Literal["max_probability", "ground_truth_probability"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
-
-MapBlocks: TypeAlias = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
-"""`map`, or an executor's: how per-block work is spread. Functions and label sets can be pickled."""
 
 
 def probabilities(

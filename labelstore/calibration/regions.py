@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from labelstore.calibration.probability import (
     CRITERIA,
     Criterion,
-    MapBlocks,
     check_calibratable,
     probabilities,
 )
 from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.errors import UsageError
+from labelstore.parallel import MapBlocks
 from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -14,17 +15,25 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Table, insert, inspect, select
 
 from labelstore.catalogue import image_table, leases, ledger, metadata_files, server
+from labelstore.catalogue.array_rows import ArrayRows, array_rows_state, read_array_rows
 from labelstore.catalogue.connection import OLDER, Database
 from labelstore.catalogue.digests import (
     delete_rows,
     digest_text,
     insert_rows,
     num_rows,
+    update_rows,
     verified_rows,
     verify_tables,
 )
 from labelstore.catalogue.migrating import lacking_revisions, migrate
-from labelstore.catalogue.named_rows import add_record, all_records, change_record, check_name
+from labelstore.catalogue.named_rows import (
+    add_record,
+    all_records,
+    change_record,
+    check_name,
+    to_columns,
+)
 from labelstore.catalogue.records import (
     ImageRow,
     LabelSetRow,
@@ -326,16 +335,25 @@ class Catalogue:
         multiple: int,
     ) -> range:
         """Register further images from a row on that is a multiple of `multiple`: see `image_table.append_images`."""
-        return self._database.write(
-            lambda conn: image_table.append_images(
+
+        def work(conn: Connection) -> range:
+            rows = image_table.append_images(
                 conn, keys, class_ids, sizes, mtimes_ns, multiple=multiple
             )
-        )
+            metadata_files.mark(conn)
+            return rows
+
+        return self._database.write(work)
 
     def num_images(self) -> int:
         """N, bad images included."""
         with self.reading() as conn:
             return num_rows(conn, images)
+
+    def count_images(self) -> tuple[int, int]:
+        """`num_images` and `num_rows` at one moment."""
+        with self.reading() as conn:
+            return num_rows(conn, images), image_table.end_row(conn)
 
     def num_rows(self) -> int:
         """Image rows: N, and those that no image has."""
@@ -359,8 +377,12 @@ class Catalogue:
 
     def find_image(self, key: str) -> int | None:
         """Row of an image by key, or None."""
+        return self.find_images([key]).get(key)
+
+    def find_images(self, keys: Iterable[str]) -> dict[str, int]:
+        """Rows of images by key, in one transaction; a key that is not there is left out."""
         with self.reading() as conn:
-            return image_table.find_image(conn, key)
+            return image_table.find_images(conn, keys)
 
     def record_image_facts(
         self, conn: Connection, facts: Iterable[tuple[int, int, int, bytes]]
@@ -368,8 +390,18 @@ class Catalogue:
         """Write (image, width, height, digest) of decoded images; ConflictError where an image has changed."""
         image_table.record_image_facts(conn, facts)
 
-    def mark_bad(self, conn: Connection, image: int, reason: str) -> None:
-        """Leave an image out for good, and say why."""
+    def mark_bad(self, conn: Connection, image: int, reason: str, group: str | None = None) -> None:
+        """Leave an image out of every label set for good, and say why.
+
+        With the group whose worker says so: ConflictError where another label set has labels of the image already.
+        """
+        if group is not None and image_table.was_decoded(conn, image):
+            held = ledger.labelled_elsewhere(conn, group, image)
+            if held is not None:
+                raise ConflictError(
+                    f"image {image} cannot be left out ({reason}): {held} has labels for it, and would lose them; "
+                    "restore the file and run the command again"
+                )
         image_table.mark_bad(conn, image, reason)
 
     # What is kept by name
@@ -379,16 +411,17 @@ class Catalogue:
         return self._add(teachers, row, free=frozenset({"top1", "versions", "facts"}))
 
     def register_teacher(self, row: TeacherRow, label_set: str) -> str:
-        """The name under which the store knows this teacher: its weights decide, not what it is called.
+        """The name under which the store knows this teacher: its `identity` decides, not what it is called.
 
         A new one keeps its name, or gets the label set's where that name is another's.
         """
         held = self.teachers()
         for known in held:
-            if (known.digest, known.input_size) == (row.digest, row.input_size):
+            if known.identity == row.identity:
                 return known.name
         taken = {known.name for known in held}
-        free = (row.name, label_set, f"{row.name}-{row.digest[:8]}")
+        own = f"{row.name}-{row.digest[:8]}"
+        free = chain((row.name, label_set, own), (f"{own}-{number}" for number in count(2)))
         name = next(candidate for candidate in free if candidate not in taken)
         return self.add_teacher(replace(row, name=name)).name
 
@@ -414,7 +447,7 @@ class Catalogue:
     def add_plan(self, row: PlanRow) -> PlanRow:
         """Add a crop plan or find it."""
         check_name(row.name)
-        return self._add(plans, row)
+        return self._add(plans, row, described=True)
 
     def plans(self) -> tuple[PlanRow, ...]:
         """All crop plans by name."""
@@ -423,11 +456,15 @@ class Catalogue:
     def update_plan_crops(self, conn: Connection, name: str, num_crops: int) -> None:
         """Grow a plan to M = `num_crops`."""
         change_record(conn, plans, name, {"num_crops": num_crops})
+        metadata_files.mark(conn)
 
     def add_label_set(self, row: LabelSetRow) -> LabelSetRow:
         """Add a label set or find it; returns what is there: a label set keeps the uuid that it began with."""
         check_name(row.name)
-        return self._add(label_sets, row, free=frozenset({"uuid", "facts"}))
+        # its arrays are not decided before the first shard where class ids are not
+        return self._add(
+            label_sets, row, free=frozenset({"uuid", "facts"}), described=row.is_settled
+        )
 
     def label_sets(self) -> tuple[LabelSetRow, ...]:
         """All label sets by name."""
@@ -436,11 +473,12 @@ class Catalogue:
     def update_label_set_codec(self, conn: Connection, name: str, codec: Mapping[str, Any]) -> None:
         """Record the codec that the first shard decided on."""
         change_record(conn, label_sets, name, {"codec": codec})
+        metadata_files.mark(conn)
 
     def add_mask(self, row: MaskRow) -> MaskRow:
         """Add a mask or find it."""
         check_name(row.name)
-        return self._add(masks, row)
+        return self._add(masks, row, described=True)
 
     def masks(self) -> tuple[MaskRow, ...]:
         """All masks by name."""
@@ -449,6 +487,7 @@ class Catalogue:
     def update_mask_crops(self, conn: Connection, name: str, num_crops: int) -> None:
         """Extend a mask to the first `num_crops` crops of every image."""
         change_record(conn, masks, name, {"num_crops": num_crops})
+        metadata_files.mark(conn)
 
     def add_run(self, row: RunRow) -> RunRow:
         """Add a training or find it; when it started may differ, as a resumed run starts again."""
@@ -459,14 +498,25 @@ class Catalogue:
         return self._all(runs, RunRow)
 
     def add_result(self, row: ResultRow) -> ResultRow:
-        """Add a figure of a run or find it."""
-        return self._add(results, row)
+        """Add a figure of a run; measured again, the later value takes the place of the earlier one."""
+
+        def write(conn: Connection) -> ResultRow:
+            if add_record(conn, results, row, free=frozenset({"value"})) != row:
+                update_rows(conn, results, [to_columns(results, row)])
+            return row
+
+        return self._database.write(write)
 
     def results(self, run: str | None = None) -> tuple[ResultRow, ...]:
         """All figures, or one run's."""
         return tuple(row for row in self._all(results, ResultRow) if run is None or row.run == run)
 
     # Leases and the ledger
+
+    def identity(self, group: str) -> str:
+        """What tells a label set, mask or plan from another that had its name, or gets it: see `leases.identity`."""
+        with self.reading() as conn:
+            return leases.identity(conn, group)
 
     def acquire(
         self, group: str, blocks: int | Sequence[int], owner: str, ttl_s: float, done: int = 1
@@ -489,8 +539,12 @@ class Catalogue:
         done: int = 1,
         *,
         count: int,
+        of: str | None = None,
     ) -> list[Lease]:
-        """Lease up to `count` blocks in one transaction, as `acquire` does one."""
+        """Lease up to `count` blocks in one transaction, as `acquire` does one.
+
+        ConflictError where `of` is given and is not the group's `identity`: it was dropped meanwhile, or made anew.
+        """
         order = range(blocks) if isinstance(blocks, int) else blocks
         return self._database.write(
             lambda conn: leases.acquire(
@@ -502,6 +556,7 @@ class Catalogue:
                 done=done,
                 now=self._database.now(conn),
                 count=count,
+                of=of,
             )
         )
 
@@ -615,10 +670,11 @@ class Catalogue:
         with self.reading() as conn:
             return ledger.group_totals(conn)
 
-    def drop(self, group: str) -> None:
+    def drop(self, group: str, check: Callable[[Sequence[Lease]], None] | None = None) -> None:
         """Forget a label set, a mask or a plan ("labels/NAME", ...) with its ledger rows, in one transaction.
 
-        Leases stay, since fencing numbers never go back. ConflictError for a plan that something is on.
+        `check` is called in it with the group's leases that have not expired: where it raises, all stays. Leases'
+        rows stay, since fencing numbers never go back. ConflictError for a plan that something is on.
         """
         table, name = _named(group)
 
@@ -632,8 +688,11 @@ class Catalogue:
                     raise ConflictError(
                         f"crop plan {name} is used by {', '.join(used)}: drop these first"
                     )
+            if check is not None:
+                check(leases.live(conn, group, now=self._database.now(conn)))
             ledger.forget_group(conn, group)
             delete_rows(conn, table, table.c.name == name)
+            metadata_files.mark(conn)
 
         self._database.write(work)
 
@@ -648,6 +707,37 @@ class Catalogue:
     def begin_metadata(self, files: Mapping[str, tuple[str | None, str | None]]) -> int:
         """Announce a change of metadata files, key -> (old digest, new digest), None for no file; returns its token."""
         return self._database.write(lambda conn: metadata_files.begin(conn, files))
+
+    def array_rows(self) -> ArrayRows:
+        """What the arrays' metadata follows from, as one transaction sees it."""
+        with self.reading() as conn:
+            return read_array_rows(conn)
+
+    def begin_metadata_of(
+        self,
+        rows: ArrayRows,
+        changes: Callable[
+            [Mapping[str, frozenset[str]]], Mapping[str, tuple[str | None, str | None]]
+        ],
+    ) -> int | None:
+        """`begin_metadata` of the changes that the acceptable digests ask for, if the catalogue still holds `rows`.
+
+        ConflictError where it holds others: compute the metadata again and start over. None where nothing has
+        to change; whatever was announced is dropped then.
+        """
+
+        def work(conn: Connection) -> int | None:
+            if array_rows_state(conn) != rows.state:
+                raise ConflictError(
+                    "what the metadata files follow from was changed by another worker: start over"
+                )
+            wanted = changes(metadata_files.digests(conn))
+            if wanted:
+                return metadata_files.begin(conn, wanted)
+            metadata_files.forget(conn)
+            return None
+
+        return self._database.write(work)
 
     def finish_metadata(
         self, publish: Callable[[], None] | None = None, token: int | None = None
@@ -669,8 +759,24 @@ class Catalogue:
         with self.reading() as conn:
             return metadata_files.pending(conn)
 
-    def _add(self, table: Table, row: R, free: frozenset[str] = frozenset()) -> R:
-        return self._database.write(lambda conn: add_record(conn, table, row, free=free))
+    def _add(
+        self,
+        table: Table,
+        row: R,
+        free: frozenset[str] = frozenset(),
+        *,
+        described: bool = False,
+    ) -> R:
+        """Add a record; one that is `described` in the metadata files marks them."""
+
+        def work(conn: Connection) -> R:
+            before = num_rows(conn, table)
+            held = add_record(conn, table, row, free=free)
+            if described and num_rows(conn, table) != before:
+                metadata_files.mark(conn)
+            return held
+
+        return self._database.write(work)
 
     def _all(self, table: Table, kind: type[R]) -> tuple[R, ...]:
         with self.reading() as conn:

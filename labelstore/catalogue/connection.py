@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -29,10 +30,18 @@ from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from labelstore.catalogue.failures import is_serialization_failure, translated
+from labelstore.catalogue.named_servers import (
+    NO_SECRETS,
+    SECRETS_FROM_VERSION,
+    how_to_name,
+    is_named,
+)
+from labelstore.catalogue.plain_schema import MAX_CHARACTERS, MAX_STATEMENTS, is_plain
 from labelstore.errors import (
     ConflictError,
     DamagedShard,
     FormatVersionError,
+    RejectedInput,
     StorageError,
     StoreNotFound,
     UsageError,
@@ -181,16 +190,22 @@ class Database:
             yield conn
 
     def foreign_schema(self) -> str | None:
-        """The name of a view, trigger or virtual table in a SQLite file: code that somebody else would run here."""
+        """The name of a view, trigger, virtual table, computed column, ... in a SQLite file.
+
+        That is code which somebody else would run here.
+        """
         if not self.is_sqlite:
             return None
         with self.reading() as conn:
             query = (
-                "SELECT name FROM sqlite_master WHERE type NOT IN ('table', 'index') "
-                "OR sql LIKE 'CREATE VIRTUAL%' OR sql LIKE '%GENERATED ALWAYS%' LIMIT 1"
+                f"SELECT type, name, substr(sql, 1, {MAX_CHARACTERS + 1}) FROM sqlite_master "
+                f"LIMIT {MAX_STATEMENTS + 1}"
             )
-            found = conn.exec_driver_sql(query).scalar()
-        return None if found is None else str(found)
+            statements = conn.exec_driver_sql(query).all()
+        if len(statements) > MAX_STATEMENTS:
+            return f"{MAX_STATEMENTS} tables and more"
+        foreign = (str(name) for kind, name, sql in statements if not is_plain(kind, sql))
+        return next(foreign, None)
 
     def structure_problem(self) -> str | None:
         """What SQLite itself says about its pages and indexes; None when all is well, or on PostgreSQL."""
@@ -260,6 +275,27 @@ class Database:
         raise ConflictError(f"{self.name}: {_ATTEMPTS} attempts met another writer; try again")
 
 
+@contextmanager
+def write_locked(path: Path) -> Iterator[None]:
+    """Nobody writes to a SQLite file meanwhile, whatever name it is given; readers go on.
+
+    This process must not open the file otherwise meanwhile: closing it would give up the lock.
+    """
+    with translated(str(path)):
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None
+        )
+        try:
+            connection.execute("BEGIN IMMEDIATE").close()
+        except sqlite3.Error as error:
+            connection.close()
+            raise DBAPIError("BEGIN IMMEDIATE", None, error) from error
+    try:
+        yield
+    finally:
+        connection.close()  # which rolls back: nothing was written
+
+
 def _sqlite_engine(path: Path, *, mode: str, readonly: bool) -> Engine:
     # Mode rw instead of ro for a reader in a writable folder: it may have to roll back a killed
     # writer's journal.
@@ -276,6 +312,8 @@ def _sqlite_engine(path: Path, *, mode: str, readonly: bool) -> Engine:
                 "cell_size_check=ON",
                 "foreign_keys=ON",
                 "synchronous=EXTRA",
+                # macOS: through the drive's cache, where synchronous stops; nothing elsewhere
+                "fullfsync=ON",
                 *(["query_only=ON"] if readonly else ["journal_mode=DELETE"]),
             ):
                 connection.execute(f"PRAGMA {pragma}").close()
@@ -311,17 +349,48 @@ def _not_utf8(path: Path) -> DamagedShard:
     return DamagedShard(f"{path}: holds text that is not UTF-8: restore the catalogue from a copy")
 
 
+# what libpq says where `NO_SECRETS` keep it from answering, and a server that wants a certificate
+_ASKS = re.compile(r"authentication method requirement|require_auth|client certificate")
+
+
+def _refuse_old_libpq(url: URL) -> None:
+    import psycopg
+
+    if psycopg.pq.version() < SECRETS_FROM_VERSION:
+        raise RejectedInput(
+            f"{url.render_as_string()}: this libpq cannot keep a password from a server that only a store names: "
+            f"{how_to_name(url)}"
+        )
+
+
 def _postgresql_engine(url: URL) -> Engine:
+    if os.environ.get("PGSSLMODE"):
+        # how safe a connection has to be is for who connects to say, not for who made the store
+        url = url.difference_update_query(["sslmode"])
     # a server that is gone is noticed in seconds; what the URL says comes first
-    waits = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
+    settings: dict[str, object] = (
+        {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
+    )
+    named = is_named(url)
     try:
+        if not named:
+            _refuse_old_libpq(url)
+            settings |= NO_SECRETS
         engine = create_engine(
-            url, poolclass=NullPool, isolation_level="SERIALIZABLE", connect_args=waits
+            url, poolclass=NullPool, isolation_level="SERIALIZABLE", connect_args=settings
         )
     except ImportError:
         raise UsageError(
             "a catalogue on PostgreSQL needs psycopg: pip install 'labelstore[postgresql]'"
         ) from None
+
+    @event.listens_for(engine, "handle_error")
+    def asked_for_a_secret(context: ExceptionContext) -> None:
+        if not named and _ASKS.search(str(context.original_exception)) is not None:
+            raise RejectedInput(
+                f"{url.render_as_string()}: the server asks for a password or the like, which goes to no server that "
+                f"only a store names: {how_to_name(url)}"
+            ) from None
 
     @event.listens_for(engine, "begin")
     def begin(conn: Connection) -> None:

@@ -154,11 +154,14 @@ def verified_batches(
         total += rows_hash(rows)
         yield rows
     if (count, total % _MODULUS) != (expected_rows, expected):
-        which = table.name if scope is None else f"{table.name} of {scope}"
-        raise DamagedShard(
-            f"catalogue table {which}: {count} rows do not match their digest "
-            f"({expected_rows} rows written): restore the catalogue from a copy"
-        )
+        raise _mismatch(table, scope, count, expected_rows)
+
+
+def check_num_rows(conn: Connection, table: Table, scope: str, count: int) -> None:
+    """DamagedShard unless so many rows of a scope were written: a lost row is noticed without reading the others."""
+    expected, _ = _recorded(conn, table, scope) or (0, 0)
+    if count != expected:
+        raise _mismatch(table, scope, count, expected)
 
 
 def num_rows(conn: Connection, table: Table) -> int:
@@ -221,6 +224,14 @@ def _rows_by_key(conn: Connection, table: Table, keys: Sequence[Row]) -> list[Ro
             f"catalogue table {table.name} has no row {missing[0]}: restore the catalogue from a copy"
         )
     return [found[key] for key in keys]
+
+
+def _mismatch(table: Table, scope: str | None, count: int, expected: int) -> DamagedShard:
+    which = table.name if scope is None else f"{table.name} of {scope}"
+    return DamagedShard(
+        f"catalogue table {which}: {count} rows do not match their digest "
+        f"({expected} rows written): restore the catalogue from a copy"
+    )
 
 
 def _adjust(

@@ -228,19 +228,26 @@ def _fill(columns: dict[str, NDArray[Any]], rows: list[Row]) -> None:
     columns["has_digest"][at] = [digest is not None for digest in digests]
 
 
-def find_image(conn: Connection, key: str) -> int | None:
-    """Row of an image by key, or None."""
-    image = conn.execute(select(images.c.image).where(images.c.key == key)).scalar()
-    if image is not None:
-        # Asked of the table and not of the index, whose row number may be damaged.
-        there = conn.execute(select(images.c.key).where(images.c.image == image)).scalar()
-        if there == key:
-            return int(image)
+def find_images(conn: Connection, keys: Iterable[str]) -> dict[str, int]:
+    """Rows of images by key; a key that is not there is left out."""
+    wanted = list(dict.fromkeys(keys))
+    found: dict[str, int] = {}
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        named = conn.execute(select(images.c.image).where(images.c.key.in_(part))).scalars().all()
+        # Asked of the table and not of the index, whose row numbers may be damaged.
+        there = select(images.c.key, images.c.image).where(images.c.image.in_(named))
+        found |= {key: int(image) for key, image in conn.execute(there)}
+    found = {key: found[key] for key in wanted if key in found}
+    missing = [key for key in wanted if key not in found]
     # Past the index: a damaged page of it must not look like an image that is not there. The class
     # is asked for because the index does not have it, so that SQLite cannot scan the index instead.
-    unindexed: ColumnElement[bool] = images.c.key + literal("") == key
-    found = conn.execute(select(images.c.image, images.c.class_id).where(unindexed)).first()
-    return None if found is None else int(found[0])
+    unindexed: ColumnElement[str] = images.c.key + literal("")
+    for start in range(0, len(missing), 500):
+        part = missing[start : start + 500]
+        query = select(images.c.key, images.c.image, images.c.class_id).where(unindexed.in_(part))
+        found |= {key: int(image) for key, image, _ in conn.execute(query)}
+    return found
 
 
 def record_image_facts(conn: Connection, facts: Iterable[tuple[int, int, int, bytes]]) -> None:
@@ -269,6 +276,13 @@ def record_image_facts(conn: Connection, facts: Iterable[tuple[int, int, int, by
                 f"{fact[0]} x {fact[1]} with digest {fact[2].hex()}: use the folder that the store was made from"
             )
     update_rows(conn, images, changes)
+
+
+def was_decoded(conn: Connection, image: int) -> bool:
+    """True for an image that some shard has labels for, or had before a drop."""
+    known = select(images.c.digest, images.c.bad).where(images.c.image == image)
+    found = conn.execute(known).one_or_none()
+    return found is not None and found[0] is not None and found[1] is None
 
 
 def mark_bad(conn: Connection, image: int, reason: str) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, select
 from labelstore.catalogue import leases
 from labelstore.catalogue.digests import (
     Row,
+    check_num_rows,
     delete_rows,
     insert_rows,
     update_rows,
@@ -26,12 +27,14 @@ from labelstore.catalogue.digests import (
 )
 from labelstore.catalogue.named_rows import json_text
 from labelstore.catalogue.records import Lease, ShardRow
-from labelstore.catalogue.tables import shards
+from labelstore.catalogue.tables import label_sets, plans, shards
 from labelstore.errors import ConflictError, DamagedShard, LeaseLost, UsageError
 from labelstore.shard_files import ShardFile, check_file_key
 
 MAX_FILES_BYTES = 16 << 20
 """JSON of one row's files: far more than any shard has, and a cap on what a wicked row inflates to."""
+MAX_CHUNKS = 1 << 16
+"""Of one array in one shard; ours have some twenty. Every reader of the ledger looks at each."""
 
 
 def pack_files(files: Sequence[ShardFile]) -> bytes:
@@ -115,7 +118,10 @@ def commit(
 def _admitted(
     conn: Connection, lease: Lease, rows: Sequence[ShardRow], *, now: float
 ) -> list[ShardRow]:
-    """The rows of one block that are to be written; LeaseLost or ConflictError where it may not be."""
+    """The rows of one block that are to be written; LeaseLost or ConflictError where it may not be.
+
+    LeaseLost also where the label set or mask was dropped since the lease was granted, or made anew.
+    """
     for row in rows:
         if row.block != lease.block or not (
             row.group == lease.group or row.group.startswith("crops/")
@@ -188,11 +194,34 @@ def find_shard(conn: Connection, group: str, block: int, crop_shard: int) -> Sha
 
 
 def committed_shards(conn: Connection, group: str) -> dict[int, tuple[int, ...]]:
-    """Per block the crop shards that are committed, checked against their digest."""
+    """Per block the crop shards that are committed; DamagedShard unless there are as many as were written.
+
+    Workers ask for this with every block that they commit: lists of files stay unread, so that a row which changed
+    by itself is left to `group_shards`, which everything that reads shards begins with, and to `verify_tables`.
+    """
+    keys = select(shards.c.block, shards.c.crop_shard).where(shards.c.group_name == group)
     found: dict[int, list[int]] = {}
-    for row in verified_rows(conn, shards, group):
-        found.setdefault(row[1], []).append(row[2])
+    count = 0
+    for block, crop_shard in conn.execute(keys.order_by(shards.c.block, shards.c.crop_shard)):
+        found.setdefault(block, []).append(crop_shard)
+        count += 1
+    check_num_rows(conn, shards, group, count)
     return {block: tuple(crop_shards) for block, crop_shards in found.items()}
+
+
+def labelled_elsewhere(conn: Connection, group: str, image: int) -> str | None:
+    """Another label set that has committed shards of the image's block: its name, or None."""
+    others = select(label_sets.c.name, plans.c.images_per_shard).join(
+        plans, plans.c.name == label_sets.c.plan
+    )
+    for name, images_per_shard in conn.execute(others).all():
+        other = f"labels/{name}"
+        there = select(shards.c.block).where(
+            shards.c.group_name == other, shards.c.block == image // images_per_shard
+        )
+        if other != group and conn.execute(there.limit(1)).first() is not None:
+            return str(name)
+    return None
 
 
 def forget_group(conn: Connection, group: str) -> None:
@@ -237,4 +266,6 @@ def _identity(files: Sequence[ShardFile]) -> list[tuple[str, int, str]]:
 
 
 def _ints(crcs: Sequence[int | None]) -> list[int | None]:
+    if len(crcs) > MAX_CHUNKS:
+        raise ValueError(f"more than {MAX_CHUNKS} chunks")
     return [None if crc is None else int(crc) for crc in crcs]

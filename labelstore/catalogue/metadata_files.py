@@ -6,6 +6,9 @@ transaction records the new digests and drops the intent. A kill in between leav
 which either digest is acceptable, and whoever opens the store next finishes the change from the
 catalogue's rows. The newest intent is the only one that may finish: an older one was computed from
 fewer rows.
+
+A row that changes what the files have to say (a label set, a mask, more crops, more images) marks them in its
+own transaction: an intent that changes nothing yet. So a kill between the row and the files is finished, too.
 """
 
 from __future__ import annotations
@@ -45,6 +48,17 @@ def begin(conn: Connection, files: Mapping[str, tuple[str | None, str | None]]) 
         ),
     )
     return token
+
+
+def mark(conn: Connection) -> None:
+    """Say, where files were written before, that they have to be written again: rows changed that they follow from."""
+    top = {key: digest for key, digest in verified_rows(conn, metadata_files) if "/" not in key}
+    begin(conn, {key: (digest, digest) for key, digest in top.items()})
+
+
+def forget(conn: Connection) -> None:
+    """Drop all intents: every file is what the rows ask for."""
+    delete_rows(conn, metadata_intents)
 
 
 def finish(conn: Connection, publish: Callable[[], None] | None, token: int | None) -> None:

@@ -51,6 +51,19 @@ class TeacherRow:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else is known: the evaluation behind `top1`, a dense head, how it was trained."""
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What makes its labels, by name: its weights and what it sees. Equal in two rows of one teacher."""
+        return {
+            "weights": self.digest,
+            "classes": self.num_classes,
+            "input size": self.input_size,
+            "mean": tuple(self.mean),
+            "std": tuple(self.std),
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop_pct,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRow:
@@ -84,6 +97,11 @@ class LabelSetRow:
     """How the labels came about and what nothing else here says: autocast, class map, images as given and their kind,
     `imported_from`, and under `stated` what a user said of imported labels."""
 
+    @property
+    def is_settled(self) -> bool:
+        """False until the first shard has decided how class ids are stored: no array is known before."""
+        return self.codec.get("class_ids", "plain") is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRow:
@@ -112,6 +130,9 @@ class Lease:
     """Unix seconds by the catalogue's clock."""
     fence: int
     """Grows with every lease of this block: a commit with an older number is refused."""
+    identity: str = ""
+    """`leases.identity` of the group when the lease was granted: a commit after it was dropped, or made anew, is
+    refused. Held by the worker only, the catalogue looks the group's up."""
 
 
 @dataclass(frozen=True, kw_only=True)

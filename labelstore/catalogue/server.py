@@ -12,6 +12,7 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 
 from labelstore.catalogue.connection import Database, parse_url
 from labelstore.catalogue.digests import insert_tuples
+from labelstore.catalogue.named_servers import name_servers
 from labelstore.catalogue.tables import metadata
 from labelstore.errors import UsageError
 
@@ -27,6 +28,11 @@ def check_server_url(url: str) -> None:
             f"--catalogue {url}: a catalogue in a file lies in the store; give postgresql://HOST/DATABASE, "
             "or leave it out"
         )
+
+
+def name_server(url: str) -> None:
+    """The user gives this URL, not a store: passwords may go to its server, from here and from worker processes."""
+    name_servers(parse_url(url))
 
 
 def own_schema_url(url: str, uuid: str) -> str:

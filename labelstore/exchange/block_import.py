@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -53,6 +53,8 @@ class BlockImport:
     folder: ImageSource
     conversion: Conversion
     label_set: str
+    uuid: str
+    """Of the label set that was compared with the source: one that got its name later is another."""
     skip_bad: bool
     has_truth: bool
     """Whether the labels' classes are the image folder's."""
@@ -62,7 +64,9 @@ class BlockImport:
         group = f"labels/{self.label_set}"
         row = self.store.label_set_row(self.label_set)
         layout = label_layout(row, self.store.plan(row.plan), self.store.num_rows)
-        keeper = LeaseKeeper(self.store.catalogue, group, [block], layout.num_crop_shards)
+        keeper = LeaseKeeper(
+            self.store.catalogue, group, [block], layout.num_crop_shards, identity=self.uuid
+        )
         try:
             lease = keeper.acquire()
             if lease is None:
@@ -329,7 +333,7 @@ class _Block:
     def _settled_codec(self) -> LabelCodec:
         """The label set's codec; its form of class ids is chosen on the first shard that anyone commits."""
         row = self._store.label_set_row(self._name)
-        if _settled(row.codec):
+        if row.is_settled:
             return codec_from_record(row.codec)
         codec = codec_from_record({**row.codec, "class_ids": "plain"})
         if self.facts:
@@ -337,10 +341,6 @@ class _Block:
             assert isinstance(first, TopK)
             codec = choose_class_ids(codec, first, self._conversion.num_classes)
         return codec_from_record(self._store.settle_codec(self._name, codec.to_record()))
-
-
-def _settled(record: Mapping[str, Any]) -> bool:
-    return record.get("class_ids", "plain") is not None
 
 
 def _part(labels: Labels, crops: slice) -> Labels:

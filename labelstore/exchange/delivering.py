@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from labelstore.arrays.durable import TEMPORARY_SUFFIX, fsync_folder, storage_errors
+from labelstore.arrays.durable import TEMPORARY_SUFFIX, fsync_file, fsync_folder, storage_errors
 from labelstore.errors import ConflictError
 
 MANY_FILES = 1000
@@ -83,6 +83,6 @@ def _make_durable(building: Path) -> None:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        fsync_file(descriptor)
     finally:
         os.close(descriptor)

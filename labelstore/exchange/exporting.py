@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.arrays.durable import refuse_in_store
 from labelstore.errors import IncompleteError, NotGenerated, UsageError
 from labelstore.exchange.block_export import read_block
 from labelstore.exchange.delivering import delivered, refuse_existing
 from labelstore.exchange.exported import Export, Form, Selection, Writer
-from labelstore.exchange.source import Progress
+from labelstore.store.leases import Progress
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
@@ -52,7 +53,8 @@ class ExportReport:
     target: Path
     images: int
     crops: int
-    files: int
+    files: int | None
+    """None where nothing was written."""
     left_out: int
     """Images without labels, left out as bad when they were made."""
 
@@ -81,8 +83,7 @@ def export_labels(
     writer_type, target, selection = writer_of(format), Path(target), selection or Selection()
     form = form or Form()
     _check_form(form, writer_type, format)
-    if target.resolve().is_relative_to(labels.store.path.resolve()):
-        raise UsageError(f"{target} is inside the store {labels.store.path}: give a path outside")
+    refuse_in_store(target)
     refuse_existing(target)
     if not labels.is_complete and not allow_incomplete:
         raise IncompleteError(
@@ -122,7 +123,7 @@ def export_labels(
         target=target,
         images=images,
         crops=images * len(crops),
-        files=files,
+        files=None if dry_run else files,
         left_out=int(chosen.sum()) - total,
     )
 
@@ -177,7 +178,7 @@ def _chosen_rows(labels: LabelSet, selection: Selection) -> NDArray[np.bool_]:
     chosen = np.ones(labels.layout.num_rows, bool)
     if selection.images:
         chosen[:] = False
-        chosen[store.image_rows(list(selection.images))] = True
+        chosen[store.image_rows(selection.images)] = True
     else:
         chosen[store.free] = False
     if selection.classes:

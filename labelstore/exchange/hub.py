@@ -7,6 +7,7 @@ is what was asked for.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections import Counter
@@ -17,8 +18,10 @@ from typing import Any
 
 from labelstore.arrays.durable import (
     TEMPORARY_SUFFIX,
+    fsync_file,
     fsync_folder,
     make_folders,
+    refuse_in_store,
     storage_errors,
     write_file,
 )
@@ -38,12 +41,18 @@ from labelstore.exchange.remotes import (
     check_revision,
     open_remote,
 )
-from labelstore.exchange.source import Progress
 from labelstore.integrity.freezing import READ_ONLY
 from labelstore.store import Store, open_store
-from labelstore.store.manifest import Manifest, file_digest, parse_manifest, read_manifest
+from labelstore.store.leases import Progress
+from labelstore.store.manifest import (
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    file_digest,
+    parse_manifest,
+    read_manifest,
+)
 from labelstore.store.opening import ARRAY_FOLDERS, CATALOGUE_FILE, MANIFEST_FILE
-from labelstore.store.remote import MAX_MANIFEST_BYTES, refuse_remote
+from labelstore.store.remote import refuse_remote
 
 CARD_FILE = "README.md"
 BESIDE = frozenset({CARD_FILE, ".gitattributes", "LICENSE", "LICENSE.md"})
@@ -105,6 +114,8 @@ def push(
         )
     if private and isinstance(remote, FolderRemote):
         raise UsageError(f"--private is for the Hub: who may read {remote.where} its folder says")
+    if isinstance(remote, FolderRemote):
+        remote.check_place()
     manifest = read_manifest(path)
     _check_names(manifest, str(path))
     check_limits(manifest)
@@ -156,10 +167,17 @@ def pull(
     `expect_root`; ConflictError if there is something at `target`. Nothing is left under that name then.
     """
     check_revision(revision)
+    if expect_root is not None and re.fullmatch(r"[0-9a-fA-F]{64}", expect_root) is None:
+        raise UsageError(
+            f"--expect-root {expect_root!r}: give the 64 hex digits that `labelstore push` printed as root"
+        )
     target = Path(target)
     refuse_remote(target, "a store is pulled to a disk")
+    if target == Path():
+        raise UsageError("the new store's path is empty: name the folder that is to be made")
     if target.exists() or target.is_symlink():
         raise ConflictError(f"{target} exists already: give another path, or remove it first")
+    refuse_in_store(target)
     remote = open_remote(repo) if remote is None else remote
     commit = remote.resolve(revision)
     if commit is None:
@@ -338,7 +356,7 @@ def _settle(path: Path) -> None:
         path.chmod(READ_ONLY)
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            fsync_file(descriptor)
         finally:
             os.close(descriptor)
 

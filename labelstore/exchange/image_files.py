@@ -11,8 +11,9 @@ from typing import Any
 from labelstore.errors import RejectedInput, StorageError
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.refusal import Refused, named
-from labelstore.exchange.source import BadFile, Progress
+from labelstore.exchange.source import BadFile
 from labelstore.images import ImageSource
+from labelstore.store.leases import Progress
 
 LOOKED_AT = 16
 """Label files that are tried for what the source holds; the first that can be read decides."""

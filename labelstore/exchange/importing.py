@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labelstore.errors import ConflictError, RejectedInput, UsageError
+from labelstore.catalogue.records import LabelSetRow
+from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.block_import import BlockImport, BlockResult
 from labelstore.exchange.formats import open_source
 from labelstore.exchange.labels import Conversion
@@ -19,7 +20,7 @@ from labelstore.images import ImageSource
 from labelstore.parallel import MapBlocks
 from labelstore.schema import label_layout
 from labelstore.store import Store
-from labelstore.store.leases import LEASE_SECONDS, Progress
+from labelstore.store.leases import LEASE_SECONDS, Patience, Progress
 
 POLL_SECONDS = 0.5
 """How often a block that another process holds is asked for again."""
@@ -186,11 +187,12 @@ def import_labels(
             images_per_shard=images_per_shard,
             crops_per_shard=crops_per_shard,
             backend=backend,
-        ) as store:
+        ) as (store, row):
             if stated.skip_bad:
                 _refuse_holes_for_others(store, target.name)
             return _Run(
                 store=store,
+                row=row,
                 source=found,
                 folder=planned.folder,
                 target=target,
@@ -207,6 +209,7 @@ def import_labels(
 @dataclass(kw_only=True)
 class _Run:
     store: Store
+    row: LabelSetRow
     source: LabelSource
     folder: ImageSource
     target: Target
@@ -219,8 +222,7 @@ class _Run:
 
     def run(self) -> ImportReport:
         """Import every open block."""
-        target, store = self.target, self.store
-        row = store.label_set_row(target.name)
+        target, store, row = self.target, self.store, self.row
         layout = label_layout(row, store.plan(row.plan), store.num_rows)
         group = f"labels/{target.name}"
 
@@ -240,13 +242,14 @@ class _Run:
                 temperature=target.temperature,
             ),
             label_set=target.name,
+            uuid=row.uuid,
             skip_bad=self.skip_bad,
             has_truth=target.num_classes == len(store.class_names),
         )
         total = store.num_rows  # progress counts rows, of which a few may have no image
         before = layout.num_blocks - len(open_blocks())
         rejected: set[int] = set()
-        waited = 0.0
+        patience = Patience(store.catalogue, group)
         while todo := [b for b in open_blocks() if b not in rejected]:
             done = total - sum(len(layout.rows(b)) for b in todo)
             self.progress(done, total)
@@ -261,15 +264,7 @@ class _Run:
                 done += len(layout.rows(result.block))
                 self.progress(done, total)
             if busy == len(todo):
-                if waited > 2 * LEASE_SECONDS:
-                    raise ConflictError(
-                        f"{group}: another process holds image block {todo[0]} and does not finish it; "
-                        "run the command again later"
-                    )
-                time.sleep(POLL_SECONDS)
-                waited += POLL_SECONDS
-            else:
-                waited = 0.0
+                patience.wait(todo, seconds=POLL_SECONDS, most=2 * LEASE_SECONDS)
         self.progress(total, total)
         store.refresh()
         report = self._report(before, layout.num_blocks, len(rejected))

@@ -34,6 +34,8 @@ MAP_CROPS = 200
 MAX_CLASSES = 1 << 24
 ATTEMPTS = 3
 """Processes that start together register together; whoever comes second finds the first one's rows."""
+_COMPARED = frozenset({"compression", "k", "num_classes", "temperature"})
+"""Stated values that are compared as what they led to, so that a default may be said or not."""
 _DEFAULTS = {
     "kept": "ms",
     "kept-outputs": "mr",
@@ -142,8 +144,8 @@ def prepared(
     images_per_shard: int | None,
     crops_per_shard: int | None,
     backend: str,
-) -> Iterator[Store]:
-    """The store with plan, teacher and label set registered. ConflictError where it holds something else."""
+) -> Iterator[tuple[Store, LabelSetRow]]:
+    """The store with plan, teacher and label set registered, and its row. ConflictError where it holds something else."""
     if not exists(path):
         try:
             create(
@@ -163,14 +165,19 @@ def prepared(
                 raise
     with open_store(path) as store:
         for attempt in range(ATTEMPTS):
-            _check(store, target, images)
+            row = _check(store, target, images)
             try:
-                _register(store, target, images_per_shard, crops_per_shard)
-                break
+                row = _register(store, target, row, images_per_shard, crops_per_shard)
+                if row is not None:
+                    break
             except ConflictError:
                 if attempt == ATTEMPTS - 1:
                     raise
-        yield store
+        else:
+            raise ConflictError(
+                f"label set {target.name} in {store.path} comes and goes: run the command again"
+            )
+        yield store, row
 
 
 def _codec(contents: Contents, stated: Stated, dtype: str | None) -> LabelCodec:
@@ -245,7 +252,8 @@ def _bytes_per_crop(target: Target) -> float:
     return per_crop + crops
 
 
-def _check(store: Store, target: Target, images: ImageSource) -> None:
+def _check(store: Store, target: Target, images: ImageSource) -> LabelSetRow | None:
+    """The label set's row, where it is there and is of the same labels as far as anybody said; ConflictError otherwise."""
     keys = store.image_columns["key"][~store.free]
     if len(keys) != len(images) or any(a != b for a, b in zip(keys, images.keys, strict=True)):
         raise ConflictError(
@@ -270,7 +278,7 @@ def _check(store: Store, target: Target, images: ImageSource) -> None:
         )
     row = next((row for row in store.catalogue.label_sets() if row.name == target.name), None)
     if row is None:
-        return
+        return None
     held = {**row.codec, "class_ids": None} if "class_ids" in row.codec else dict(row.codec)
     origin = dict(row.facts.get("imported_from", {})).get(
         "format", "labelling images with a teacher"
@@ -282,17 +290,30 @@ def _check(store: Store, target: Target, images: ImageSource) -> None:
         "classes": (row.num_classes, target.num_classes),
         "temperature": (row.temperature, target.temperature),
     }
+    stated, given = dict(row.facts.get("stated", target.stated)), dict(target.stated)
+    for key in sorted((stated.keys() | given.keys()) - _COMPARED):
+        flag = "--" + key.replace("_", "-")
+        differences[flag] = (stated.get(key, "left out"), given.get(key, "left out"))
+    teacher = store.teacher(row.teacher).identity
+    for what, value in target.teacher.identity.items():
+        differences[f"teacher {what}"] = (teacher[what], value)
     for what, (old, new) in differences.items():
         if old != new:
             raise ConflictError(
                 f"label set {row.name} in {store.path} has {what} {old}, asked for {new}: use the same, or make "
                 "another label set with --name NAME"
             )
+    return row
 
 
 def _register(
-    store: Store, target: Target, images_per_shard: int | None, crops_per_shard: int | None
-) -> None:
+    store: Store,
+    target: Target,
+    row: LabelSetRow | None,
+    images_per_shard: int | None,
+    crops_per_shard: int | None,
+) -> LabelSetRow | None:
+    """The label set's row, new where there was none; None where somebody else was faster: compare theirs first."""
     catalogue = store.catalogue
     if target.plan not in {row.name for row in catalogue.plans()}:
         layout = choose_layout(
@@ -313,11 +334,8 @@ def _register(
                 parameters=target.plan_parameters,
             )
         )
-        store.write_metadata()
-    if target.name in {row.name for row in catalogue.label_sets()}:
-        return
-    catalogue.add_label_set(
-        LabelSetRow(
+    if row is None:
+        new = LabelSetRow(
             name=target.name,
             plan=target.plan,
             teacher=store.catalogue.register_teacher(target.teacher, target.name),
@@ -327,6 +345,7 @@ def _register(
             temperature=target.temperature,
             facts=target.facts,
         )
-    )
-    if "class_ids" not in target.record:
-        store.write_metadata()
+        held = catalogue.add_label_set(new)
+        row = held if held.uuid == new.uuid else None
+    store.finish_metadata()
+    return row

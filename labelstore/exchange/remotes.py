@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -11,13 +12,20 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from labelstore.arrays.durable import TEMPORARY_SUFFIX, make_folders, storage_errors, write_file
+from labelstore.arrays.durable import (
+    TEMPORARY_SUFFIX,
+    make_folders,
+    refuse_in_store,
+    storage_errors,
+    write_file,
+)
 from labelstore.errors import ConflictError, DamagedShard, StorageError, StoreNotFound, UsageError
 
 DEFAULT_REVISION = "main"
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_FOLDERS = ("commits", "refs")
 
 
 class Remote(Protocol):
@@ -88,6 +96,21 @@ class FolderRemote:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.where = str(root)
+        self._made = False
+
+    def check_place(self) -> None:
+        """Before a push: UsageError inside a store, ConflictError for a file or a folder with something else in it."""
+        refuse_in_store(self.root)
+        if os.path.lexists(self.root) and not self.root.is_dir():
+            raise ConflictError(f"{self.root} is a file: give another folder, or one that is new")
+        if not self.root.is_dir() or any((self.root / name).is_dir() for name in _FOLDERS):
+            return
+        with storage_errors(self.root):
+            found = min((entry.name for entry in self.root.iterdir()), default=None)
+        if found is not None:
+            raise ConflictError(
+                f"{self.root} holds something else ({found}): give this store a folder of its own"
+            )
 
     def resolve(self, revision: str) -> str | None:
         """The commit of a branch, or the commit itself."""
@@ -119,7 +142,13 @@ class FolderRemote:
     def download(self, commit: str, path: str, target: Path) -> None:
         """Copy one file."""
         source = self.root / "commits" / commit / path
-        with storage_errors(source), source.open("rb") as old, target.open("xb") as new:
+        # what fails while both are open is the target's disk, which is full
+        with (
+            storage_errors(source),
+            source.open("rb") as old,
+            storage_errors(target),
+            target.open("xb") as new,
+        ):
             shutil.copyfileobj(old, new, 1 << 22)
 
     def prepare(self, revision: str, *, private: bool) -> None:
@@ -128,6 +157,7 @@ class FolderRemote:
             raise UsageError(
                 f"--private is for the Hub: who may read {self.root} is said by the folder's permissions"
             )
+        self._made = not self.root.is_dir()
         make_folders(self.root / "commits")
         make_folders((self.root / "refs" / revision).parent)
 
@@ -162,8 +192,13 @@ class FolderRemote:
             with storage_errors(commits):
                 building.rename(commits / name)
             write_file(self.root / "refs" / revision, f"{name}\n".encode())
-        finally:
+        except BaseException:
             shutil.rmtree(building, ignore_errors=True)
+            # the folders that this push made are left to nobody; others' are not empty
+            for folder, _, _ in os.walk(self.root, topdown=False) if self._made else ():
+                with contextlib.suppress(OSError):
+                    Path(folder).rmdir()
+            raise
         return name
 
 

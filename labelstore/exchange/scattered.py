@@ -20,8 +20,9 @@ from labelstore.arrays.durable import storage_errors
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.refusal import Refused, named
-from labelstore.exchange.source import BadFile, Progress
+from labelstore.exchange.source import BadFile
 from labelstore.images import ImageSource, image_size
+from labelstore.store.leases import Progress
 
 MAX_SCRATCH = 1 << 44
 HAVE = "have"

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.images import ImageSource
+from labelstore.store.leases import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,5 +130,4 @@ def read_together(
     return found
 
 
-Progress: TypeAlias = Callable[[int, int], None]
 OpenSource: TypeAlias = Callable[[Path, ImageSource, Stated], LabelSource]

@@ -77,10 +77,21 @@ def columns_for(
 def _from_file(path: Path, classes: Sequence[str]) -> NDArray[np.int64]:
     try:
         with path.open(newline="", encoding="utf-8") as lines:
-            pairs = {row[0].strip(): int(row[1]) for row in csv.reader(lines) if row}
+            reader = csv.reader(lines)
+            pairs: dict[str, int] = {}
+            for row in filter(None, reader):
+                try:
+                    pairs[row[0].strip()] = int(row[1])
+                except (IndexError, ValueError):
+                    raise RejectedInput(
+                        f"{path}, line {reader.line_num}: {','.join(row)[:80]!r} is not `class name,teacher output`, "
+                        "for example `tench,0`"
+                    ) from None
+    except RejectedInput:
+        raise
     except OSError as error:
         raise RejectedInput(f"cannot read the class map {path}: {error.strerror}") from error
-    except (IndexError, ValueError) as error:
+    except (csv.Error, ValueError) as error:
         raise RejectedInput(
             f"{path} is not a class map: write lines `class name,teacher output`"
         ) from error

@@ -187,8 +187,11 @@ class CropBatches:
     def _open(self, job: ImageJob) -> OpenedImage:
         try:
             data = job.path.read_bytes()
-        except FileNotFoundError:
-            return OpenedImage(job=job, pixels=None, bad=f"{job.path} is missing")
+        except FileNotFoundError as error:
+            # never a reason to leave images out for good: a disk may have been unmounted
+            raise StorageError(
+                f"{job.path} is missing, and was there when this command began: bring it back and run the command again"
+            ) from error
         except OSError as error:
             raise StorageError(f"cannot read {job.path}: {error.strerror}") from error
         try:

@@ -75,7 +75,7 @@ def generate(
     if images is None:
         images = recorded_images(store, held)
     folder = open_images(images)
-    check_images(store, folder, note)
+    gone = check_images(store, folder, note, skip_bad=skip_bad)
     if dtype is not None:
         codec = dataclasses.replace(codec, dtype=dtype)  # type: ignore[type-var]
     facts = facts_for(
@@ -130,6 +130,7 @@ def generate(
         folder=folder,
         plan=store.plan(row.plan),
         label_set=row.name,
+        uuid=row.uuid,
         labeller=labeller,
         teacher=teacher,
         num_classes=num_classes,
@@ -137,6 +138,7 @@ def generate(
         threads=threads,
         crop_device=None if facts.crop_device == "cpu" else labeller.device,
         skip_bad=skip_bad,
+        gone=gone,
         deadline=None if max_seconds is None else time.monotonic() + max_seconds,
         progress=progress or (lambda done, total: None),
     )

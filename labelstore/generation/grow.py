@@ -25,6 +25,7 @@ from labelstore.generation.teachers import Teacher, load_teacher
 from labelstore.generation.worker import GenerationReport
 from labelstore.image_sources import open_images
 from labelstore.images import ImageSource
+from labelstore.schema import check_num_crops
 from labelstore.store import Store
 from labelstore.store.writing import DERIVED
 
@@ -58,7 +59,8 @@ def grow(
     """Grow a plan to `num_crops` crops of every image, and label the new ones with the teacher of a label set.
 
     Without `num_crops` the images that were added to the folder join the store, and get as many crops as the
-    others; RejectedInput where one of the store's is gone or changed, or a class is new (see `add_images`).
+    others; RejectedInput where one of the store's is gone or changed, a new one is no image, or a class is new (see
+    `add_images`).
     Images, class map, autocast and crop device are as recorded with the label set where they are not given.
     On a plan that has as many crops already it resumes or joins. `label_set` is needed where the teacher has
     several on the plan. UsageError for fewer crops, for a number that is no multiple of the plan's
@@ -72,9 +74,10 @@ def grow(
     if images is None:
         images = recorded_images(store, row)
     folder = open_images(images)
+    skip_bad = bool(generation.get("skip_bad"))
     if adds_images:
-        add_images(store, folder)
-    check_images(store, folder, lambda message: None)  # generate() says it
+        add_images(store, folder, skip_bad=skip_bad)
+    check_images(store, folder, lambda message: None, skip_bad=skip_bad)  # generate() says it
     with store.catalogue.transaction() as connection:
         if store.plan(growth.plan).num_crops < num_crops:
             store.catalogue.update_plan_crops(connection, growth.plan, num_crops)
@@ -109,6 +112,7 @@ def plan_growth(store: Store, num_crops: int, *, plan: str | None = None) -> Gro
             f"--num-crops {num_crops}: the {row.num_crops} crops of plan {row.name} were imported with their labels "
             "and follow from no seed, so that there are no further ones: make another store, or train from these"
         )
+    check_num_crops(num_crops)
     if num_crops % row.crops_per_shard:
         below = num_crops // row.crops_per_shard * row.crops_per_shard
         raise UsageError(

@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 
 from labelstore.catalogue.named_rows import check_name
-from labelstore.catalogue.server import check_server_url, drop_catalogue, same_server
+from labelstore.catalogue.server import (
+    check_server_url,
+    drop_catalogue,
+    name_server,
+    same_server,
+)
 from labelstore.codecs.base import LabelCodec
 from labelstore.crop_augmentation import CropAugmentation
 from labelstore.crop_mixing import CropMixing
@@ -192,13 +197,14 @@ def _check_catalogue(path: Path, url: str | None) -> None:
         return
     check_server_url(url)
     if not exists(path):
-        return
+        return  # whoever makes the store names its server
     held = catalogue_server(path)
     if held is None or not same_server(held, url):
         raise ConflictError(
             f"{path} exists with its catalogue {'in a file' if held is None else 'on another server'}: "
             "leave --catalogue out, or give another STORE"
         )
+    name_server(url)
 
 
 def _same_plan(store: Store, name: str, choice: PlanChoice) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -19,10 +18,15 @@ Autocast = Literal["none", "bf16", "fp16"]
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 1000
+
+
 def check_temperature(temperature: float) -> None:
-    """UsageError unless it is a finite number above 0."""
-    if not 0 < temperature < math.inf:
-        raise UsageError(f"--temperature {temperature}: give a number above 0")
+    """UsageError unless it is within 0.001 and 1000: logits divided by less or more are one class, or none."""
+    if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        raise UsageError(
+            f"--temperature {temperature}: give a number within {MIN_TEMPERATURE} and {MAX_TEMPERATURE}"
+        )
 
 
 class Labeller:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from labelstore.catalogue.records import PlanRow
 from labelstore.crop_augmentation import Operations, planned_augmentation
 from labelstore.crop_mixing import Partner, planned_mixing
-from labelstore.errors import RejectedInput
+from labelstore.errors import RejectedInput, StorageError
 from labelstore.images import ImageSource, digest
 from labelstore.replay import decode, mix_pixels, replay
 from labelstore.schema import MIX_FIELDS
@@ -125,9 +125,12 @@ class MixedCrops:
         pixels = None
         try:
             data = file.read_bytes()
-        except FileNotFoundError:
-            data = b""
-        if data and columns["has_digest"][row] and columns["digest"][row].tobytes() != digest(data):
+        except OSError as error:
+            # not a partner that cannot be decoded: what crops are mixed with must not depend on a disk's mood
+            raise StorageError(
+                f"cannot read {file}: {error.strerror}: crops of other images are mixed with it"
+            ) from error
+        if columns["has_digest"][row] and columns["digest"][row].tobytes() != digest(data):
             raise RejectedInput(
                 f"{file} changed since the store was made: restore the file, or make a new store"
             )

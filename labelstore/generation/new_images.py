@@ -18,7 +18,7 @@ from labelstore.crop_plan import is_imported
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.generation.image_check import check_images
 from labelstore.image_sources import open_images
-from labelstore.images import ImageSource
+from labelstore.images import ImageSource, image_size
 from labelstore.schema import Layout, label_layout
 from labelstore.store import Store
 
@@ -43,9 +43,11 @@ class NewImages:
     """Masks that do not cover all images."""
 
 
-def plan_new_images(store: Store, images: str | Path | ImageSource) -> NewImages:
+def plan_new_images(
+    store: Store, images: str | Path | ImageSource, *, skip_bad: bool = False
+) -> NewImages:
     """What `add_images` would do. Refuses what it refuses, and writes nothing."""
-    new = _new_rows(store, open_images(images))
+    new = _new_rows(store, open_images(images), skip_bad)
     first = -(-store.num_rows // _multiple(store)) * _multiple(store)
     return NewImages(
         num_new=len(new),
@@ -57,17 +59,20 @@ def plan_new_images(store: Store, images: str | Path | ImageSource) -> NewImages
     )
 
 
-def add_images(store: Store, images: str | Path | ImageSource) -> NewImages:
+def add_images(
+    store: Store, images: str | Path | ImageSource, *, skip_bad: bool = False
+) -> NewImages:
     """Register the images of the folder that the store does not have; called again it finds nothing to do.
 
     Rows are never renumbered and no file of labels is touched. RejectedInput, naming it, for an image of the
-    store that is gone or changed, and for a folder of a class that the store does not have: class ids and the
+    store that is gone or changed, for a new one that by its header is none (`skip_bad` lets it join, to be left out
+    when labels are made), and for a folder of a class that the store does not have: class ids and the
     teachers' outputs belong to the classes that it was made with. UsageError for a plan of imported crops, which
     has none for other images. Nothing is written then.
     """
     folder = open_images(images)
     for attempt in range(ATTEMPTS):
-        new = _new_rows(store, folder)
+        new = _new_rows(store, folder, skip_bad)
         before = store.num_rows
         try:
             rows = _append(store, folder, new)
@@ -103,7 +108,7 @@ def _append(store: Store, folder: ImageSource, new: NDArray[np.int64]) -> range:
     return rows
 
 
-def _new_rows(store: Store, folder: ImageSource) -> NDArray[np.int64]:
+def _new_rows(store: Store, folder: ImageSource, skip_bad: bool) -> NDArray[np.int64]:
     """Positions in the folder of the images that the store does not have."""
     strange = [name for name in folder.classes if name not in set(store.class_names)]
     if strange:
@@ -112,7 +117,7 @@ def _new_rows(store: Store, folder: ImageSource) -> NDArray[np.int64]:
             "and teachers' outputs belong to the classes that it was made with; leave its images out, or make "
             "another store"
         )
-    check_images(store, folder, lambda message: None)
+    check_images(store, folder, lambda message: None, skip_bad=skip_bad)
     known = set(store.image_columns["key"])
     new = np.array([i for i, key in enumerate(folder.keys) if key not in known], np.int64)
     imported = [row.name for row in store.catalogue.plans() if is_imported(row.parameters)]
@@ -121,6 +126,13 @@ def _new_rows(store: Store, folder: ImageSource) -> NDArray[np.int64]:
             f"crop plan {imported[0]} was imported with its labels and has no crops for {folder.keys[new[0]]}: "
             "drop it first (`labelstore drop plan`), or make another store"
         )
+    for i in () if skip_bad else new:
+        try:
+            image_size(folder.file(folder.keys[i]))
+        except RejectedInput as error:
+            raise RejectedInput(
+                f"{error}; --skip-bad lets such images join, and leaves them out when labels are made"
+            ) from None
     return new
 
 

@@ -48,29 +48,33 @@ def register(
             _check_row(store, row, teacher, wanted, plan, num_classes, temperature)
             check_same(row, facts, store.path, note)
             break
+        new = LabelSetRow(
+            name=name,
+            plan=plan,
+            teacher=store.catalogue.register_teacher(teacher, name),
+            num_classes=num_classes,
+            codec=wanted,
+            uuid=uuid.uuid4().hex,
+            temperature=temperature,
+            facts=facts.to_record(),
+        )
         try:
-            row = store.catalogue.add_label_set(
-                LabelSetRow(
-                    name=name,
-                    plan=plan,
-                    teacher=store.catalogue.register_teacher(teacher, name),
-                    num_classes=num_classes,
-                    codec=wanted,
-                    uuid=uuid.uuid4().hex,
-                    temperature=temperature,
-                    facts=facts.to_record(),
-                )
-            )
-            if "class_ids" not in wanted:
-                store.write_metadata()
-            break
+            row = store.catalogue.add_label_set(new)
+            if row.uuid == new.uuid:
+                break
+            # somebody was faster: the next turn also compares what the catalogue lets differ
         except ConflictError:
             if attempt == ATTEMPTS - 1:
                 raise
-    assert row is not None
+    else:
+        raise ConflictError(
+            f"label set {name} in {store.path} comes and goes: run the command again"
+        )
+    store.finish_metadata()
     if evaluation is not None:
         _record_evaluation(store, row.teacher, evaluation)
-    return store.label_set_row(name)
+    # not read again: the worker must know which one was compared, should the name be given to another
+    return row
 
 
 def _check_row(
@@ -82,13 +86,12 @@ def _check_row(
     num_classes: int,
     temperature: float,
 ) -> None:
-    held = store.teacher(row.teacher)
+    held, given = store.teacher(row.teacher).identity, teacher.identity
     settled = dict(row.codec)
     if "class_ids" in settled:
         settled["class_ids"] = None
     differences = {
-        "teacher weights": (held.digest[:12], teacher.digest[:12]),
-        "teacher input size": (held.input_size, teacher.input_size),
+        **{f"teacher {what}": (held[what], given[what]) for what in given},
         "compression": (_codec_words(settled), _codec_words(wanted)),
         "crop plan": (row.plan, plan),
         "classes": (row.num_classes, num_classes),
@@ -96,6 +99,8 @@ def _check_row(
     }
     for what, (old, new) in differences.items():
         if old != new:
+            if what == "teacher weights":
+                old, new = str(old)[:12], str(new)[:12]
             raise ConflictError(
                 f"label set {row.name} in {store.path} has {what} {old}, asked for {new}: "
                 "use the same, or make another label set with --name NAME"

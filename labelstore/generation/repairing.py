@@ -92,9 +92,11 @@ def repair(
     image that has changed.
     """
     started = time.monotonic()
+    identities = {group: store.catalogue.identity(group) for group in store.group_names()}
     report = verify(store, "digests")
     job = _Repair(
         store=store,
+        identities=identities,
         report=report,
         images=images,
         teacher=teacher,
@@ -127,6 +129,8 @@ def repair(
 @dataclass(kw_only=True)
 class _Repair:
     store: Store
+    identities: Mapping[str, str]
+    """Of each group, when its damage was looked for."""
     report: VerifyReport
     images: str | Path | ImageSource | None
     teacher: str | Teacher | None
@@ -224,7 +228,9 @@ class _Repair:
             return made
         # one shard more than there can be: a lease is granted on a block that is complete
         whole = group.layout.num_crop_shards + 1
-        keeper = LeaseKeeper(self.store.catalogue, name, [block], whole)
+        keeper = LeaseKeeper(
+            self.store.catalogue, name, [block], whole, identity=self.identities.get(name)
+        )
         try:
             lease = keeper.acquire()
             if lease is None:

@@ -146,8 +146,8 @@ def _fetch(
         # no route to the hub ends in a dozen different classes below these two
         raise StorageError(
             f"cannot load the weights of {architecture}: they are not in the local cache and could not be fetched "
-            f"({_reason(error)}); fetch them where there is a network and pass --teacher FILE.safetensors "
-            f"--teacher-model {architecture}"
+            f"({_reason(error)}); fetch them where there is a network and give that file: as --teacher FILE.safetensors "
+            f"--teacher-model {architecture}, to `trainer evaluate` as --checkpoint FILE"
         ) from error
 
 
@@ -246,6 +246,11 @@ def _from_run_folder(path: Path, source: str) -> Teacher:
         raise UsageError(
             f"{path} is a run of {model}, and a folder does not say which code to run: give --teacher {weights} "
             f"--teacher-model {model}"
+        )
+    if config.get("projection_head"):
+        raise UsageError(
+            f"{path} is a run of {model} with a projection head, which is no part of that network: give --teacher {weights} "
+            "--teacher-model package.module:function, of a function that builds both"
         )
     module = build(model, {**options, "num_classes": classes}, pretrained=False)
     load_weights(module, weights)

@@ -17,11 +17,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from labelstore.catalogue.records import PlanRow
+from labelstore.catalogue.records import LabelSetRow, PlanRow
 from labelstore.codecs import choose_class_ids, codec_from_record, is_map
 from labelstore.codecs.base import LabelCodec, TopK
 from labelstore.crop_augmentation import planned_augmentation
-from labelstore.errors import DamagedShard, IncompleteError, LeaseLost, RejectedInput
+from labelstore.errors import (
+    ConflictError,
+    IncompleteError,
+    LeaseLost,
+    RejectedInput,
+    UsageError,
+)
+from labelstore.generation.committed_files import check_committed_files
 from labelstore.generation.crop_batches import CropBatch, CropBatches, ImageJob, OpenedImage
 from labelstore.generation.image_block import ImageBlock, Stopwatch
 from labelstore.generation.labeller import Labeller
@@ -64,6 +71,8 @@ class Worker:
     folder: ImageSource
     plan: PlanRow
     label_set: str
+    uuid: str
+    """Of the label set that the teacher was compared with: one that gets its name later is another."""
     labeller: Labeller
     teacher: Teacher
     num_classes: int
@@ -73,6 +82,8 @@ class Worker:
     crop_device: torch.device | None
     """Where crops are made; None: on the CPU."""
     skip_bad: bool
+    gone: frozenset[int]
+    """Image rows that are left out because their images are not in the folder."""
     deadline: float | None
     """`time.monotonic()` at which to stop."""
     progress: Progress
@@ -87,7 +98,10 @@ class Worker:
         self._bad: dict[int, str] = {}
         self._done: dict[int, int] = {}
         self._labelled = 0
-        self._total = self.store.num_rows * self._layout.num_crops
+        # rows that no image has are no crops to label
+        blocks = map(self._layout.rows, range(self._layout.num_blocks))
+        self._images = [int((~self.store.free[b.start : b.stop]).sum()) for b in blocks]
+        self._total = sum(self._images) * self._layout.num_crops
         self._commits: list[Future[None]] = []
 
     def run(self) -> GenerationReport:
@@ -97,13 +111,14 @@ class Worker:
         before = self._labelled_before()
         self._show_progress()
         if complete:
-            self._check_files()
+            check_committed_files(self.store, self._group)
             return self._report(started, before)
         self._keeper = LeaseKeeper(
             self.store.catalogue,
             self._group,
             self._layout.num_blocks,
             self._layout.num_crop_shards,
+            identity=self.uuid,
         )
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         try:
@@ -115,6 +130,7 @@ class Worker:
                 complete = self._is_complete()
                 self._show_progress()
                 if complete:
+                    self._own_row()
                     break
                 self._check_deadline()
                 time.sleep(POLL_SECONDS)  # others are at work; one of them may die
@@ -200,6 +216,7 @@ class Worker:
             keys, bad = self.store.image_columns["key"], self.store.bad
             rows = self._layout.rows(lease.block)
             known_bad = {i for i in rows if bad[i]}
+            images = self._images[lease.block]
             there = self._committed().get(lease.block, [])
             block = ImageBlock(
                 lease=lease,
@@ -207,12 +224,15 @@ class Worker:
                 num_crops=self._layout.num_crops,
                 missing=[i for i in range(self._layout.num_crop_shards) if i not in there],
                 crops_per_shard=self._layout.crops_per_shard,
-                spool=Spool(self._spools, lease),
+                spool=Spool(self._spools, lease, self.uuid),
                 pending=set(rows) - known_bad,
             )
-            taken = block.take(read_spools(self._spools, lease.block))
-            self._done[lease.block] = len(rows) * block.first_crop
-            self._done[lease.block] += (taken + len(known_bad)) * block.num_new
+            block.take(read_spools(self._spools, lease.block, self.uuid))
+            for image in sorted(block.pending & self.gone):
+                self._bad[image] = f"{keys[image]} was not in {self.folder.root}"
+                block.leave_out(image, self._bad[image])
+            self._done[lease.block] = images * block.first_crop
+            self._done[lease.block] += (images - len(block.pending)) * block.num_new
             self._blocks[lease.block] = block
             wanted = sorted(block.pending)
             if block.is_complete:
@@ -280,15 +300,30 @@ class Worker:
 
     def _settled_codec(self, block: ImageBlock) -> LabelCodec:
         """The label set's codec; its form of class ids is chosen on the first shard that anyone commits."""
-        row = self.store.label_set_row(self.label_set)
-        if row.codec.get("class_ids", "plain") is not None:
+        row = self._own_row()
+        if row.is_settled:
             return codec_from_record(row.codec)
         codec = codec_from_record({**row.codec, "class_ids": "plain"})
         first = block.labels(block.crop_shards()[0][1])
         assert isinstance(first, TopK)
         if block.done:
             codec = choose_class_ids(codec, first, self.num_classes)
-        return codec_from_record(self.store.settle_codec(self.label_set, codec.to_record()))
+        try:
+            record = self.store.settle_codec(self.label_set, codec.to_record(), uuid=self.uuid)
+        except (ConflictError, UsageError):
+            self._own_row()  # says so where it is another one, or none
+            raise
+        return codec_from_record(record)
+
+    def _own_row(self) -> LabelSetRow:
+        """The label set's row; ConflictError where it was dropped since this worker began, or made anew."""
+        for row in self.store.catalogue.label_sets():
+            if row.name == self.label_set and row.uuid == self.uuid:
+                return row
+        raise ConflictError(
+            f"label set {self.label_set} of {self.store.path} was dropped or made anew while this process was at "
+            "work on it: what it made since is not committed; run the command again if it is still wanted"
+        )
 
     def _check_unchanged(self, opened: OpenedImage) -> None:
         columns = self.store.image_columns
@@ -300,6 +335,11 @@ class Worker:
 
     def _leave_out(self, block: ImageBlock, opened: OpenedImage) -> None:
         assert opened.bad is not None
+        if self.store.image_columns["has_digest"][opened.job.image]:
+            # left out, it would be left out of every label set, also of those that have its labels
+            raise RejectedInput(
+                f"{opened.bad}; it could be when other labels were made: restore the file, or make a new store"
+            )
         if not self.skip_bad:
             raise RejectedInput(f"{opened.bad}; --skip-bad leaves such images out and records them")
         block.leave_out(opened.job.image, opened.bad)
@@ -313,19 +353,6 @@ class Worker:
                 f"the teacher returned NaN for crop {crop} of {opened.job.key}: nothing of its block was committed; "
                 "check the weights, or try --amp none"
             )
-
-    def _check_files(self) -> None:
-        """DamagedShard where a file that the ledger names is missing or of another size."""
-        for row in self.store.catalogue.shards(self._group):
-            for file in row.files:
-                path = self.store.arrays.root / file.key
-                size = path.stat().st_size if path.is_file() else None
-                if size != file.size:
-                    found = "is missing" if size is None else f"has {size} of {file.size} bytes"
-                    raise DamagedShard(
-                        f"{path} {found}: every label was made, but run `labelstore verify "
-                        f"{self.store.path}`, then `labelstore repair {self.store.path} --images DIR`"
-                    )
 
     def _check_deadline(self) -> None:
         if self.deadline is not None and time.monotonic() >= self.deadline:
@@ -345,7 +372,7 @@ class Worker:
             if block < self._layout.num_blocks
         }
         for block, shards in found.items():
-            crops = len(self._layout.rows(block)) * len(shards) * self._layout.crops_per_shard
+            crops = self._images[block] * len(shards) * self._layout.crops_per_shard
             self._done[block] = max(crops, self._done.get(block, 0))
         return found
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from labelstore.arrays.durable import (
     TEMPORARY_SUFFIX,
+    fsync_file,
     fsync_folder,
     make_folders,
     publish,
@@ -22,14 +22,14 @@ from labelstore.arrays.durable import (
     write_file,
 )
 from labelstore.catalogue import Catalogue
+from labelstore.catalogue.connection import write_locked
 from labelstore.errors import ConflictError, DamagedShard, IncompleteError, UsageError
 from labelstore.schema import Layout, label_layout
 from labelstore.store import Store
+from labelstore.store.leases import Progress
 from labelstore.store.manifest import Manifest, ManifestFile, file_digest, read_manifest
 from labelstore.store.opening import CATALOGUE_FILE, CATALOGUE_URL_FILE, MANIFEST_FILE
 from labelstore.store.remote import refuse_remote
-
-Progress = Callable[[int, int], None]
 
 READ_ONLY = 0o444
 
@@ -65,6 +65,7 @@ def freeze(
     if target is None and manifest.exists():
         held = read_manifest(manifest)
         return _frozen(store.path, held, already=True)
+    store.finish_metadata()  # nobody could later
     _check(store, allow_incomplete)
     job = _Freezing(store, progress or (lambda done, total: None))
     return job.in_place() if target is None else job.copy(Path(target))
@@ -146,15 +147,18 @@ class _Freezing:
             path / f".{CATALOGUE_FILE}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
         )
         try:
+            files = self._array_files(None)
             # nobody commits until the manifest is there; from then on every writing transaction is refused
             with self.store.catalogue.transaction():
                 _refuse_leases(self.store)
-                files = self._array_files(None)
+                self._refuse_changes()
                 files[CATALOGUE_FILE] = self._copy_catalogue(temporary)
                 manifest = self._manifest(files)
-                publish(temporary, path / CATALOGUE_FILE)
-                fsync_folder(path)
-                write_file(path / MANIFEST_FILE, manifest.to_bytes())
+                # who opens the store from here on opens the copy, whose file nobody has locked yet
+                with write_locked(temporary):
+                    publish(temporary, path / CATALOGUE_FILE)
+                    fsync_folder(path)
+                    write_file(path / MANIFEST_FILE, manifest.to_bytes())
         finally:
             temporary.unlink(missing_ok=True)
         # a catalogue on a server stays there; from here on the copy in the folder is the store's
@@ -172,10 +176,7 @@ class _Freezing:
             # the catalogue last: it must not know of shards that were committed after the files were listed
             files[CATALOGUE_FILE] = self._copy_catalogue(building / CATALOGUE_FILE)
             manifest = self._manifest(files)
-            if self._listed() != self.listed:
-                raise ConflictError(
-                    f"{self.store.path} was written to meanwhile: freeze it when its writers are done"
-                )
+            self._refuse_changes()
             write_file(building / MANIFEST_FILE, manifest.to_bytes())
             _make_read_only(building, files)
             with storage_errors(target):
@@ -188,6 +189,12 @@ class _Freezing:
     def _manifest(self, files: dict[str, ManifestFile]) -> Manifest:
         catalogue = self.store.catalogue
         return Manifest(uuid=catalogue.uuid, format_version=catalogue.format_version, files=files)
+
+    def _refuse_changes(self) -> None:
+        if self._listed() != self.listed:
+            raise ConflictError(
+                f"{self.store.path} was written to meanwhile: freeze it when its writers are done"
+            )
 
     def _listed(self) -> dict[str, frozenset[str]]:
         """Acceptable digests of every file in the array folder that the catalogue names."""
@@ -207,6 +214,7 @@ class _Freezing:
             relative = self.root / key
             source = self.store.path / relative
             if source.is_symlink() or not source.is_file():
+                self._refuse_changes()
                 raise DamagedShard(
                     f"{source}: is missing; run `labelstore verify {self.store.path}`"
                 )
@@ -217,6 +225,7 @@ class _Freezing:
                 _copy(source, target / relative)
                 found = file_digest(target / relative)
             if found.sha256 not in due:
+                self._refuse_changes()
                 raise DamagedShard(
                     f"{source}: its SHA-256 is not the catalogue's; run `labelstore verify {self.store.path}`"
                 )
@@ -231,7 +240,7 @@ class _Freezing:
         with storage_errors(path):
             self.store.catalogue.copy_to(path)
             with path.open("rb") as file:
-                os.fsync(file.fileno())
+                fsync_file(file.fileno())
         with Catalogue.open(f"sqlite:///{path.absolute()}", readonly=True) as copied:
             copied.verify_digests()
         return file_digest(path)
@@ -241,7 +250,7 @@ def _copy(source: Path, target: Path) -> None:
     with storage_errors(target), source.open("rb") as old, target.open("xb") as new:
         shutil.copyfileobj(old, new, 1 << 22)
         new.flush()
-        os.fsync(new.fileno())
+        fsync_file(new.fileno())
 
 
 def _make_read_only(path: Path, files: dict[str, ManifestFile]) -> None:

@@ -47,8 +47,9 @@ class Leftover:
     path: str
     """Relative to the store, POSIX."""
     kind: Kind
-    """temporary: written and never renamed; spool: labels of a block that is committed; orphan: renamed and
-    never committed; building: beside the store, where a create or freeze of its name was killed; foreign: not of a kind that this package writes, and never removed."""
+    """temporary: written and never renamed; spool: labels of a block that is committed, or of a label set that was
+    dropped; orphan: renamed and never committed; building: beside the store, where a create or freeze of its name was
+    killed; foreign: not of a kind that this package writes, and never removed."""
     bytes: int
     age_seconds: float
     """Since it was last written."""
@@ -94,7 +95,7 @@ def leftovers(store: Store) -> tuple[Leftover, ...]:
         kind, block = _kind(path, root, status)
         if kind == "spool":
             group = f"labels/{path.split('/')[1]}"
-            if block not in committed.get(group, frozenset()):
+            if group in committed and block not in committed[group]:
                 continue  # the next holder of the lease goes on from it
         age = max(0.0, time.time() - status.st_mtime)
         found.append(
@@ -106,7 +107,7 @@ def leftovers(store: Store) -> tuple[Leftover, ...]:
 def gc(
     store: Store, *, dry_run: bool = False, min_age_seconds: float = MIN_AGE_SECONDS
 ) -> Collected:
-    """Remove temporary files, spools of committed blocks and orphans that are old enough and nobody's.
+    """Remove temporary files, spools of no more use and orphans that are old enough and nobody's.
 
     Nothing that the ledger names is touched, and no file that this package would not write.
     """

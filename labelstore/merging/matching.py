@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherRow
-from labelstore.errors import ConflictError, UsageError
+from labelstore.errors import ConflictError, UsageError, told_apart
 from labelstore.store import Store
 
 MERGED_FROM = "merged_from"
@@ -51,8 +51,9 @@ def match(stores: Sequence[Store], images_per_shard: int | None) -> Matched:
 
 
 def _refuse(what: str, first: Store, held: object, second: Store, other: object) -> ConflictError:
+    one, another = told_apart(held, other)
     return ConflictError(
-        f"{what} is {held} in {first.location} and {other} in {second.location}: these stores cannot become one"
+        f"{what} is {one} in {first.location} and {another} in {second.location}: these stores cannot become one"
     )
 
 
@@ -72,13 +73,6 @@ def _check_classes(stores: Sequence[Store]) -> None:
         )
 
 
-def _identity(row: TeacherRow) -> tuple[Any, ...]:
-    """What makes a teacher's labels: its weights and what it sees."""
-    return (
-        row.digest, row.num_classes, row.input_size, row.mean, row.std, row.interpolation, row.crop_pct,
-    )  # fmt: skip
-
-
 def _teachers(
     stores: Sequence[Store],
 ) -> tuple[tuple[TeacherRow, ...], list[dict[str, str]]]:
@@ -89,17 +83,18 @@ def _teachers(
     for store in stores:
         mine: dict[str, str] = {}
         for row in store.catalogue.teachers():
-            held = kept.get(_identity(row))
+            identity = tuple(row.identity.values())
+            held = kept.get(identity)
             if held is None:
                 if row.name in owner:
                     other, known = owner[row.name]
                     raise _refuse(
                         f"teacher {row.name}", other, _described(known), store, _described(row)
                     )
-                kept[_identity(row)] = held = row
+                kept[identity] = held = row
                 owner[row.name] = (store, row)
             elif held.top1 is None and row.top1 is not None:
-                kept[_identity(row)] = replace(held, top1=row.top1, facts=row.facts)
+                kept[identity] = replace(held, top1=row.top1, facts=row.facts)
             mine[row.name] = held.name
         names.append(mine)
     return tuple(kept.values()), names
@@ -149,7 +144,7 @@ def _label_sets(
             ):
                 if one != other:
                     raise _refuse(f"label set {row.name}: its {what}", first, one, store, other)
-            if held.codec.get("class_ids", "plain") is None:
+            if not held.is_settled:
                 # how class ids are kept is decided by whoever has labels
                 found[row.name] = (first, replace(held, codec=row.codec))
     uuids = [store.uuid for store in stores]

@@ -56,6 +56,7 @@ def merge(
         if exists(out):
             with open_store(out, readonly=True) as there:
                 check_target(there, matched, union)
+                _check_layout(there, backend, images_per_shard)
         elif out.exists():
             raise ConflictError(f"{out} exists already: give another path, or remove it first")
         agreements = {row.name: agreement_of(union, row) for row in matched.label_sets}
@@ -116,6 +117,20 @@ def _check(
         if url is None and out.resolve().is_relative_to(place):
             raise UsageError(f"{out} is {path} or inside it: give OUT a path of its own, first")
         places.add(place)
+
+
+def _check_layout(there: Store, backend: str | None, images_per_shard: int | None) -> None:
+    """ConflictError where a merged store that is to go on was begun with another layout than asked for."""
+    heights = {row.images_per_shard for row in there.catalogue.plans()}
+    for flag, asked, held in (
+        ("--backend", backend, {there.arrays.name}),
+        ("--images-per-shard", images_per_shard, heights),
+    ):
+        if asked is not None and held != {asked}:
+            has = ", ".join(map(str, sorted(held, key=str)))
+            raise ConflictError(
+                f"{there.path} exists with {has}, asked for {flag} {asked}: leave it out, or merge into a new store"
+            )
 
 
 def _shares(stores: NDArray[np.int16], count: int) -> tuple[int, ...]:

@@ -80,7 +80,7 @@ def add_records(target: Store, matched: Matched, union: Union) -> None:
         rows[union.place[keys[at]]] = at
     _record_facts(target, union, rows)
     for row in matched.label_sets:
-        if _is_settled(row) and not _is_settled(target.label_set_row(row.name)):
+        if row.is_settled and not target.label_set_row(row.name).is_settled:
             target.settle_codec(row.name, row.codec)
     target.write_metadata()
     target.refresh()
@@ -169,10 +169,6 @@ def _record_facts(store: Store, union: Union, rows: NDArray[np.int64]) -> None:
         for at, reason in bad.items():
             store.catalogue.mark_bad(connection, int(rows[at]), reason)
     store.refresh()
-
-
-def _is_settled(row: LabelSetRow) -> bool:
-    return row.codec.get("class_ids", "plain") is not None
 
 
 def _what(row: LabelSetRow) -> tuple[object, ...]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 from labelstore.parallel.shipping import BlockMap
+from labelstore.store.leases import Progress
 
 PARTS_PER_WORKER = 4
 """Enough that a slow worker does not keep the others waiting for long."""
 MAX_PART = 64
 """Blocks of one part: progress is told part by part."""
-
-Progress: TypeAlias = Callable[[int, int], None]
 
 
 def fill_in_parts(

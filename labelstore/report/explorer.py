@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from labelstore.images import ImageFile
+from labelstore.images import ImageFile, digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +43,8 @@ def explorer(
     for row in rows.tolist():
         size = (int(facts["width"][row]), int(facts["height"][row]))
         key = str(facts["key"][row])
-        picture = None if images is None else thumbnail(images, key, size)
+        due = facts["digest"][row].tobytes() if facts["has_digest"][row] else None
+        picture = None if images is None else thumbnail(images, key, size, due)
         missing += picture is None
         found.append(
             {
@@ -72,8 +73,13 @@ def sample_rows(labels: LabelSet, *, seed: int) -> NDArray[np.int64]:
     return np.sort(chosen).astype(np.int64)
 
 
-def thumbnail(find: FindFile, key: str, size: tuple[int, int]) -> str | None:
-    """A small JPEG as a data URI, EXIF orientation not applied; None where there is no such image of that size."""
+def thumbnail(
+    find: FindFile, key: str, size: tuple[int, int], due: bytes | None = None
+) -> str | None:
+    """A small JPEG as a data URI, EXIF orientation not applied; None where there is no such image of that size.
+
+    Nor where its bytes have another digest than `due`: boxes and labels belong to what was labelled.
+    """
     from PIL import Image
 
     parts = PurePosixPath(key)
@@ -83,7 +89,10 @@ def thumbnail(find: FindFile, key: str, size: tuple[int, int]) -> str | None:
         with warnings.catch_warnings():
             # metadata that Pillow finds odd is no matter here
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(find(key).read_bytes())) as opened:
+            data = find(key).read_bytes()
+            if due is not None and digest(data) != due:
+                return None
+            with Image.open(io.BytesIO(data)) as opened:
                 if opened.size != size or size[0] * size[1] > MAX_PIXELS:
                     return None
                 opened.draft("RGB", (2 * EDGE, 2 * EDGE))

@@ -346,7 +346,7 @@ else {
     stage.focus({ preventScroll: true });
   };
   explorer.append(quiet(`${count(E.images.length)} of ${count(E.of)} labelled images, chosen by seed ${D.seed}` + (D.noise && D.noise.images.length ? " and the suspects below" : "") + ". Point at a box, or press the arrow keys, for the label of the crop; colours go by its largest probability." +
-    (E.without_picture === null ? " Made without --images: boxes are shown on an empty frame." : E.without_picture ? ` ${count(E.without_picture)} images are not in the folder, or not of the size they had.` : "")),
+    (E.without_picture === null ? " Made without --images: boxes are shown on an empty frame." : E.without_picture ? ` ${count(E.without_picture)} images are not in the folder, or are not those that were labelled.` : "")),
   el("div", { class: "fields no-print" }, el("label", { for: "explore-class" }, "Class", classSelect), el("label", { for: "explore-image" }, "Image", imageSelect), el("label", { for: "explore-crops" }, "Crops", which)),
   el("div", { class: "explorer" }, el("div", {}, caption, stage, scaleBar()), side));
   listImages();

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import NotGenerated, UsageError
+from labelstore.errors import NotGenerated, RejectedInput, UsageError
+from labelstore.images import digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,13 +90,23 @@ def shown_crops(
     return [*hardest, *easiest]
 
 
-def draw_image(file: ImageFile, shown: Sequence[ShownCrop], *, title: str) -> Figure:
-    """The image with the crops' boxes, hardest in red and easiest in blue, and beside it each crop's classes."""
+def draw_image(
+    file: ImageFile, shown: Sequence[ShownCrop], *, title: str, due: bytes | None = None
+) -> Figure:
+    """The image with the crops' boxes, hardest in red and easiest in blue, and beside it each crop's classes.
+
+    RejectedInput where the file's bytes have another digest than `due`, that of the image that was labelled.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
     from PIL import Image
 
-    with Image.open(io.BytesIO(file.read_bytes())) as opened:
+    data = file.read_bytes()
+    if due is not None and digest(data) != due:
+        raise RejectedInput(
+            f"{file} is not the image that was labelled: give what the store was made from"
+        )
+    with Image.open(io.BytesIO(data)) as opened:
         pixels = np.asarray(opened.convert("RGB"))
     rows = max(sum(crop.kind == kind for crop in shown) for kind in ("hardest", "easiest"))
     figure = Figure(figsize=(11, max(3.6, 1.5 * rows)), dpi=120, layout="constrained")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.errors import UsageError
+from labelstore.parallel import MapBlocks
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 
@@ -32,8 +33,6 @@ PIECE = 1 << 16
 """Crops compared at once: what stays in the processor's cache."""
 
 Criterion: TypeAlias = Literal["max_probability", "ground_truth_probability"]
-MapBlocks: TypeAlias = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
-"""`map`, or an executor's."""
 
 
 @dataclass(frozen=True, kw_only=True)

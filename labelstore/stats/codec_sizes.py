@@ -193,7 +193,7 @@ def _richest(store: Store) -> LabelSet:
     """The label set of crops with labels that keeps most: all classes before many, float32 before float16."""
     best: tuple[tuple[bool, int, int, int], LabelSet] | None = None
     for row in store.catalogue.label_sets():
-        if is_map(row.codec) or row.codec.get("class_ids", "plain") is None:
+        if is_map(row.codec) or not row.is_settled:
             continue
         labels = store.label_set(row.name)
         codec = codec_from_record(row.codec)

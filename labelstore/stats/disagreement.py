@@ -12,24 +12,23 @@ at most 18 nats; JS needs no floor.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs import SparseLabels, densify, over_union
 from labelstore.errors import UsageError
+from labelstore.parallel import MapBlocks
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Store
 
-MapBlocks: TypeAlias = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 SMALLEST = 2.0**-26
 """What a probability of zero counts as in KL: below float16's half step."""
 

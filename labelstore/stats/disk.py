@@ -223,8 +223,7 @@ def _is_map(store: Store, group: str) -> bool:
 
 def _is_undecided(store: Store, group: str) -> bool:
     # the form of its class ids is chosen with the first shard, so it has no arrays yet
-    row = store.label_set_row(group.partition("/")[2])
-    return row.codec.get("class_ids", "plain") is None
+    return not store.label_set_row(group.partition("/")[2]).is_settled
 
 
 def _num_classes(store: Store) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.parallel import MapBlocks
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from labelstore.store import LabelSet
 
 SAMPLED_BLOCKS = 8
-MapBlocks: TypeAlias = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ Every figure is exact over the walked image blocks, which are all committed ones
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import log
@@ -16,13 +15,13 @@ from numpy.typing import NDArray
 
 from labelstore.crop_columns import CropSlab
 from labelstore.errors import UsageError
+from labelstore.parallel import MapBlocks
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
 
-MapBlocks: TypeAlias = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 Sums: TypeAlias = dict[str, NDArray[np.float64]]
 
 MEASURES = (

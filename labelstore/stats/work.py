@@ -42,15 +42,18 @@ def work(store: Store, label_set: str) -> Work:
         for shard in store.catalogue.shards(group)
         if shard.block < layout.num_blocks and shard.crop_shard < layout.num_crop_shards
     ]
+    # rows that no image has lie in blocks too: images that are added begin a new one
+    blocks = map(layout.rows, range(layout.num_blocks))
+    images = [int((~store.free[rows.start : rows.stop]).sum()) for rows in blocks]
     committed: dict[int, int] = {}
     for shard in shards:
-        crops = len(layout.rows(shard.block)) * layout.crops_per_shard
+        crops = images[shard.block] * layout.crops_per_shard
         committed[shard.block] = committed.get(shard.block, 0) + crops
     done = dict(committed)
-    for block, crops in spooled_crops(store.path / "spool" / label_set).items():
-        whole = len(layout.rows(block)) * layout.num_crops if block < layout.num_blocks else 0
+    for block, crops in spooled_crops(store.path / "spool" / label_set, row.uuid).items():
+        whole = images[block] * layout.num_crops if block < layout.num_blocks else 0
         done[block] = min(whole, done.get(block, 0) + crops)
-    total = layout.num_rows * layout.num_crops
+    total = sum(images) * layout.num_crops
     owners = sorted({lease.owner for lease in store.catalogue.live_leases(group)})
     rate = recent_rate(shards, layout.crops_per_shard)
     together = rate * len(owners) if rate and owners else None

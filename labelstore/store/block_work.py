@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from labelstore.catalogue.records import Lease
 from labelstore.errors import ConflictError, LeaseLost
 from labelstore.schema import Layout
-from labelstore.store.leases import LEASE_SECONDS, LeaseKeeper, Progress
+from labelstore.store.leases import LEASE_SECONDS, LeaseKeeper, Patience, Progress
 from labelstore.store.threads import map_in_threads
 from labelstore.store.writing import StagedBlock, commit_blocks
 
@@ -32,13 +32,16 @@ def fill_blocks(
     layout: Layout,
     work: Callable[[Lease, Sequence[int]], StagedBlock],
     progress: Progress,
+    *,
+    identity: str | None = None,
 ) -> None:
     """Stage (`work(lease, missing crop shards)`) and commit every block that is not committed.
 
     Blocks are committed in groups that take about `TOGETHER_SECONDS`, each group in one transaction.
 
     Returns when all `blocks` are committed, by this process or another. ConflictError where another
-    process holds a block and does not finish it. `progress` is told crops done and crops in all.
+    process holds a block and does not finish it, and where the group is dropped or made anew meanwhile;
+    `identity` is what it was when the caller looked at it. `progress` is told crops done and crops in all.
     """
     whole = layout.num_crop_shards
 
@@ -46,9 +49,9 @@ def fill_blocks(
         return len(layout.rows(block)) * layout.num_crops
 
     total = sum(map(num_crops, blocks))
-    waited = 0.0
     nothing_free = False
-    keeper = LeaseKeeper(store.catalogue, group, blocks, whole)
+    patience = Patience(store.catalogue, group)
+    keeper = LeaseKeeper(store.catalogue, group, blocks, whole, identity=identity)
     try:
         while True:
             committed = store.catalogue.committed(group)
@@ -59,13 +62,7 @@ def fill_blocks(
                 return
             if nothing_free:
                 # the others are at work; a lease of one that was killed runs out
-                if waited > 2 * LEASE_SECONDS:
-                    raise ConflictError(
-                        f"{group}: another process holds image block {open_blocks[0]} and does not "
-                        "finish it; run the command again later"
-                    )
-                time.sleep(POLL_SECONDS)
-                waited += POLL_SECONDS
+                patience.wait(open_blocks, seconds=POLL_SECONDS, most=2 * LEASE_SECONDS)
             nothing_free = True
             together = 1
             while leases := keeper.acquire_blocks(together):
@@ -78,12 +75,13 @@ def fill_blocks(
                 seconds = (time.monotonic() - started) / len(leases)
                 keeper.forget(*(lease.block for lease in leases))
                 for block, refused in outcomes.items():
-                    if isinstance(refused, ConflictError):
+                    if isinstance(refused, LeaseLost):
+                        continue  # whoever took the lease commits it, and if nobody did, the next turn
+                    if refused is not None:
                         raise refused
-                    if refused is None:  # otherwise whoever took the lease commits it
-                        done += num_crops(block)
-                        left -= 1
-                        waited, nothing_free = 0.0, False
+                    done += num_crops(block)
+                    left -= 1
+                    nothing_free = False
                 progress(min(done, total), total)
                 # never more than half of what is left, so that several processes end together
                 fitting = min(TOGETHER_BLOCKS, int(TOGETHER_SECONDS / max(seconds, 1e-6)))

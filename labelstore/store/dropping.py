@@ -1,21 +1,26 @@
 """Removing a label set, a mask or a crop plan, in an order that a kill cannot turn into a ledger row without bytes.
 
-1. In one transaction the name and its ledger rows go. Leases stay: their fencing numbers must never go back.
+1. In one transaction the name and its ledger rows go, unless somebody alive holds a lease. Leases stay: their
+   fencing numbers must never go back. Who had one, or asks for one later, finds that it is of no use any more.
 2. The arrays' metadata is written again without it (intent, write, drop).
-3. Under the catalogue's write lock, and only if the name was not given again meanwhile, its folder gets a
-   temporary name; then that is deleted.
+3. Under the catalogue's write lock, and only if the name was not given again meanwhile, its folder and its spool get
+   temporary names; then these are deleted.
 
-A kill after 1 leaves files that no ledger row names: dropping the same name again, or `gc`, removes them.
+A kill after 1 leaves files that no ledger row names: dropping the same name again, or `gc`, removes them. Nobody
+reads them: the spool says which label set it is of, and another one of the same name has another uuid.
 """
 
 from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from labelstore.arrays.durable import TEMPORARY_SUFFIX, fsync_folder, storage_errors
+from labelstore.catalogue.records import Lease
 from labelstore.errors import ConflictError, UsageError
 from labelstore.store.leases import is_dead
 from labelstore.store.store import Store
@@ -61,7 +66,7 @@ def what_drops(store: Store, kind: str, name: str) -> Dropped:
                 f"crop plan {name} of {store.path} is used by {', '.join(on_it)}: drop these first"
             )
     elif name in names:
-        _refuse_busy(store, group)
+        _refuse_busy(store, group, store.catalogue.live_leases(group))
     shards, size = store.catalogue.counts().get(group, (0, 0))
     return Dropped(
         kind=chosen, name=name, shards=shards, bytes=size, notes=_notes(store, chosen, name)
@@ -72,40 +77,49 @@ def drop(store: Store, kind: str, name: str) -> Dropped:
     """Remove a label set, a mask or a crop plan without label sets; what it freed."""
     found = what_drops(store, kind, name)
     group = f"{_FOLDERS[found.kind]}/{name}"
-    store.catalogue.drop(group)
+    # asked again inside: a worker may have got a lease since
+    store.catalogue.drop(group, lambda live: _refuse_busy(store, group, live))
     store.write_metadata()
     _remove_files(store, group)
-    if found.kind == "label-set":
-        shutil.rmtree(store.path / "spool" / name, ignore_errors=True)
     store.refresh()
     return found
 
 
 def _remove_files(store: Store, group: str) -> None:
-    folder = store.arrays.root / group
-    trash = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
-    with storage_errors(folder):
-        with store.catalogue.transaction() as conn:
-            if store.catalogue.is_registered(conn, group):
-                return  # made again meanwhile: its files belong to the new one
-            try:
-                folder.rename(trash)
-            except FileNotFoundError:
-                return
-        fsync_folder(folder.parent)
-        shutil.rmtree(trash)
+    for folder in _folders(store, group):
+        trash = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+        with storage_errors(folder):
+            with store.catalogue.transaction() as conn:
+                if store.catalogue.is_registered(conn, group):
+                    return  # made again meanwhile: its files belong to the new one
+                try:
+                    folder.rename(trash)
+                except FileNotFoundError:
+                    continue
+            fsync_folder(folder.parent)
+            shutil.rmtree(trash)
+
+
+def _folders(store: Store, group: str) -> list[Path]:
+    kind, _, name = group.partition("/")
+    spools = [store.path / "spool" / name] if kind == _FOLDERS["label-set"] else []
+    return [store.arrays.root / group, *spools]
 
 
 def _left_over(store: Store, group: str) -> bool:
     """Files of a drop that was killed."""
     name = group.partition("/")[2]
-    return "/" not in name and name not in ("", ".", "..") and (store.arrays.root / group).is_dir()
+    if "/" in name or name in ("", ".", ".."):
+        return False
+    return any(folder.is_dir() for folder in _folders(store, group))
 
 
-def _refuse_busy(store: Store, group: str) -> None:
+def _refuse_busy(store: Store, group: str, live: Sequence[Lease]) -> None:
+    if not live or group not in store.group_names():
+        return
     whole = store.group_specs(group)[1].num_crop_shards
     committed = store.catalogue.committed(group)
-    for lease in store.catalogue.live_leases(group):
+    for lease in live:
         if len(committed.get(lease.block, ())) < whole and not is_dead(lease.owner):
             raise ConflictError(
                 f"{group} in {store.path} is being written by {lease.owner}: stop that process first"

@@ -11,12 +11,17 @@ from numpy.typing import NDArray
 from labelstore.arrays.base import ArrayBackend, ArraySpec
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.records import ShardRow
-from labelstore.errors import DamagedShard, NotGenerated
+from labelstore.errors import ConflictError, DamagedShard, NotGenerated
 from labelstore.schema import Layout
 
 
 class Group:
-    """The committed shards of one group. Only what the ledger names is ever read."""
+    """The committed shards of one group. Only what the ledger names is ever read.
+
+    The ledger is read once and kept; again where a shard is not in it, or is not what it says: others commit
+    and repair meanwhile. `identity` is the catalogue's, read before the arrays were looked up: ConflictError
+    where the label set, mask or plan of that name is another one now, or gone.
+    """
 
     def __init__(
         self,
@@ -25,9 +30,13 @@ class Group:
         layout: Layout,
         catalogue: Catalogue,
         arrays: ArrayBackend,
+        *,
+        identity: str,
     ) -> None:
         self.name = name
+        self.identity = identity
         self.specs = {spec.name: spec for spec in specs}
+        self.per_image = frozenset(spec.name for spec in specs if spec.dimensions[1] != "crop")
         self.layout = layout
         self._catalogue = catalogue
         self._arrays = arrays
@@ -36,9 +45,13 @@ class Group:
 
     def refresh(self) -> None:
         """Read the ledger again: other workers may have committed since."""
-        self._shards = {
-            (row.block, row.crop_shard): row for row in self._catalogue.shards(self.name)
-        }
+        rows = {(row.block, row.crop_shard): row for row in self._catalogue.shards(self.name)}
+        # after the rows: they are then of the group that the arrays are known of
+        if self._catalogue.identity(self.name) != self.identity:
+            raise ConflictError(
+                f"{self.name} was dropped since it was opened here, or made anew: open the store again"
+            )
+        self._shards = rows
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -84,30 +97,44 @@ class Group:
 
         `stored_order` is the array backend's: axes in memory as on disk.
         """
-        height = len(self.layout.rows(block))
+        names = tuple(self.specs if fields is None else fields)
         for crop_shard, inside in self.layout.split(columns):
             row = self.shard(block, crop_shard)
-            part: dict[str, NDArray[Any]] = {}
-            for name in self.specs if fields is None else fields:
-                spec = self.specs[name]
-                per_image = spec.dimensions[1] != "crop"
-                try:
-                    array = self._arrays.read(
-                        spec,
-                        (block, crop_shard),
-                        row.files,
-                        None if per_image else inside,
-                        stored_order=stored_order,
-                    )
-                except DamagedShard as error:
-                    raise DamagedShard(self._name_images(str(error), block)) from error
-                part[name] = array[:height]
+            try:
+                part = self._read(row, inside, names, stored_order=stored_order)
+            except DamagedShard:
+                # a long-lived reader: the bytes may be what the ledger says now, after a repair
+                self.refresh()
+                known, row = row, self.shard(block, crop_shard)
+                if row.files == known.files:
+                    raise
+                part = self._read(row, inside, names, stored_order=stored_order)
             yield part
 
     def read(self, block: int, columns: range | None, field: str) -> NDArray[Any]:
         """One per-crop field of one image block: (images, crops, ...)."""
         parts = [part[field] for part in self.parts(block, columns, [field])]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _read(
+        self, row: ShardRow, columns: range, fields: Sequence[str], *, stored_order: bool
+    ) -> dict[str, NDArray[Any]]:
+        """Fields of one committed shard, all by the same row: a repair may replace every file of it."""
+        height = len(self.layout.rows(row.block))
+        part: dict[str, NDArray[Any]] = {}
+        for name in fields:
+            try:
+                array = self._arrays.read(
+                    self.specs[name],
+                    (row.block, row.crop_shard),
+                    row.files,
+                    None if name in self.per_image else columns,
+                    stored_order=stored_order,
+                )
+            except DamagedShard as error:
+                raise DamagedShard(self._name_images(str(error), row.block)) from error
+            part[name] = array[:height]
+        return part
 
     def _name_images(self, problem: str, block: int) -> str:
         rows = self.layout.rows(block)

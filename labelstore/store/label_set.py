@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from labelstore.catalogue.records import LabelSetRow, PlanRow
 from labelstore.codecs import LabelMap, codec_from_record
-from labelstore.codecs.base import LabelCodec, SparseLabels
+from labelstore.codecs.base import Field, LabelCodec, SparseLabels
 from labelstore.errors import UsageError
-from labelstore.schema import Layout
+from labelstore.schema import BOX, FLIP, Layout
+from labelstore.store.chosen_images import crop_numbers
 from labelstore.store.group import Group
+from labelstore.store.spans import spans
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,22 +159,24 @@ class LabelSet:
     def ground_truth_probability(
         self, block: int, columns: range | None = None
     ) -> NDArray[np.float32]:
-        """What every recovered label gives the image's ground truth: (n, m), NaN where missing."""
+        """What every recovered label gives the image's ground truth: (n, m), NaN where either is missing."""
         if not self.outputs_are_classes:
             raise UsageError(
                 f"label set {self.name} has {self.num_classes} outputs that are not the data set's "
                 f"{len(self.store.class_names)} classes: its crops have no ground truth among them"
             )
         truth = self.ground_truth[list(self.block_rows(block))][:, None, None]
+        is_class = (truth >= 0) & (truth < self.num_classes)
         if self.codec.kept(self.num_classes) is None:
             dense = self.dense(block, columns)
-            inside = np.clip(truth, 0, self.num_classes - 1)
-            return np.take_along_axis(dense, inside, axis=-1)[..., 0]
-        labels = self.sparse(block, columns)
-        listed = labels.class_ids == truth
-        return np.where(
-            listed.any(axis=-1), (labels.probs * listed).sum(axis=-1), labels.rest
-        ).astype(np.float32)
+            found = np.take_along_axis(dense, np.where(is_class, truth, 0), axis=-1)[..., 0]
+        else:
+            labels = self.sparse(block, columns)
+            listed = labels.class_ids == truth
+            found = np.where(
+                listed.any(axis=-1), (labels.probs * listed).sum(axis=-1), labels.rest
+            ).astype(np.float32)
+        return np.where(is_class[..., 0], found, np.float32(np.nan))
 
     def crops(
         self, block: int, columns: range | None = None
@@ -181,11 +185,11 @@ class LabelSet:
 
         Boxes of images left out as bad are 65,535.
         """
-        if self._crops is None or (self.codec.takes == "map" and block not in self._crops.blocks):
-            # maps do not wait for crops: where a plan has grown, boxes follow from its parameters
+        stored = self._stored_crops(block)
+        if stored is None:
             return self._computed_crops(block, columns)
-        boxes = self._crops.read(block, columns, "box")
-        return boxes, self._crops.read(block, columns, "flip") == 1
+        boxes = stored.read(block, columns, "box")
+        return boxes, stored.read(block, columns, "flip") == 1
 
     def recover(
         self,
@@ -198,50 +202,46 @@ class LabelSet:
         `images` are image rows or keys; `crops` is (len(images), m) crop numbers.
         """
         rows = self.store.image_rows(images)
-        wanted = self._crop_numbers(crops, len(rows))
+        wanted = crop_numbers(crops, len(rows), self.num_crops)
         out = np.empty((len(rows), wanted.shape[1], self.num_classes), np.float32)
-        for i, (block, offset) in enumerate(self._places(rows)):
-            columns = wanted[i] // self.plan.crops_per_chunk
-            asked = range(int(columns.min()), int(columns.max()) + 1)
-            shift = asked.start * self.plan.crops_per_chunk
-            at = wanted[i] - shift
-            start = 0
-            # one image of many: the others are not brought into C order
-            for part in self._parts(block, asked, stored_order=True):
-                one = {name: array[offset : offset + 1] for name, array in part.items()}
-                dense = self.codec.recover(one, self.num_classes, temperature)[0]
-                here = (at >= start) & (at < start + len(dense))
-                out[i, here] = dense[at[here] - start]
-                start += len(dense)
+        per, height = self.plan.crops_per_chunk, self.layout.images_per_shard
+        for block, columns, chosen in spans(rows, wanted // per, height):
+            start = columns.start * per
+            # few images of many: the others are not brought into C order
+            for part in self._parts(block, columns, stored_order=True):
+                crops_here = range(start, start + self._num_crops_of(part))
+                for i in chosen:
+                    offset = int(rows[i]) - block * height
+                    self._recover_into(out[i], wanted[i], part, crops_here, offset, temperature)
+                start = crops_here.stop
         return out
 
     def boxes(self, images: Images) -> NDArray[np.uint16]:
         """Boxes (top, left, height, width) in pixels of the original image: uint16 (n, M, 4)."""
-        places = self._places(self.store.image_rows(images))
-        return np.stack([self._crop_field("box", block, offset) for block, offset in places])
+        return self._crop_field(BOX, images)
 
     def flips(self, images: Images) -> NDArray[np.bool_]:
         """Whether each crop is mirrored left to right: bool (n, M)."""
-        places = self._places(self.store.image_rows(images))
-        return np.stack([self._crop_field("flip", block, offset) for block, offset in places])
+        mirrored: NDArray[np.bool_] = self._crop_field(FLIP, images) == 1
+        return mirrored
 
     def crop_table(self, image: int | str) -> pd.DataFrame:
         """One image's crops, one row each: crop, box, flip, max_probability, top class, class ids, probs."""
         import pandas as pd
 
-        rows = self.store.image_rows([image] if isinstance(image, str) else [int(image)])
-        ((block, offset),) = self._places(rows)
-        boxes, flips = self.crops(block)
+        asked: Any = [image]
+        rows = self.store.image_rows(asked)
+        block, offset = divmod(int(rows[0]), self.layout.images_per_shard)
         labels = self.sparse(block)
         classes = np.asarray(self.store.class_names, dtype=object)
-        box, ids, probs = boxes[offset], labels.class_ids[offset], labels.probs[offset]
+        box, ids, probs = self.boxes(rows)[0], labels.class_ids[offset], labels.probs[offset]
         order = np.argmax(probs, axis=-1)
         top = np.take_along_axis(ids, order[:, None], axis=-1)[:, 0]
         named = classes[top] if len(classes) == self.num_classes else top
         table = {
             "crop": np.arange(self.num_crops),
             **{name: box[:, i] for i, name in enumerate(("top", "left", "height", "width"))},
-            "flip": flips[offset],
+            "flip": self.flips(rows)[0],
             "max_probability": probs.max(axis=-1),
             "top1": named,
             "class_ids": list(ids),
@@ -249,14 +249,59 @@ class LabelSet:
         }
         return pd.DataFrame(table)
 
-    def _crop_field(self, field: str, block: int, offset: int) -> NDArray[Any]:
-        """Boxes or flips of one image: only the array that is asked for is read."""
-        if self._crops is None or self.codec.takes == "map":
-            boxes, flips = self.crops(block)
-            return np.asarray(boxes[offset] if field == "box" else flips[offset])
-        parts = self._crops.parts(block, None, [field], stored_order=True)
-        whole = np.concatenate([part[field][offset] for part in parts])
-        return whole if field == "box" else np.equal(whole, 1)
+    def _recover_into(
+        self,
+        out: NDArray[np.float32],
+        wanted: NDArray[np.int64],
+        part: dict[str, NDArray[Any]],
+        crops_here: range,
+        offset: int,
+        temperature: float,
+    ) -> None:
+        """Those of the wanted crops (m,) of one image that are in this part, recovered into `out` (m, C)."""
+        per = self.plan.crops_per_chunk
+        # whole chunk columns from its first to its last, whatever is asked of other images: equal bits
+        own = range(
+            max(crops_here.start, int(wanted.min()) // per * per),
+            min(crops_here.stop, (int(wanted.max()) // per + 1) * per),
+        )
+        here = (wanted >= own.start) & (wanted < own.stop)
+        if not here.any():
+            return
+        inside = slice(own.start - crops_here.start, own.stop - crops_here.start)
+        one = {
+            name: array[offset : offset + 1]
+            if name in self._labels.per_image
+            else array[offset : offset + 1, inside]
+            for name, array in part.items()
+        }
+        dense = self.codec.recover(one, self.num_classes, temperature)[0]
+        out[here] = dense[wanted[here] - own.start]
+
+    def _num_crops_of(self, part: dict[str, NDArray[Any]]) -> int:
+        whole = self._labels.per_image
+        found: int = next(array.shape[1] for name, array in part.items() if name not in whole)
+        return found
+
+    def _crop_field(self, field: Field, images: Images) -> NDArray[Any]:
+        """Boxes or flips of images: only the array that is asked for is read."""
+        rows = self.store.image_rows(images)
+        found = np.empty((len(rows), self.num_crops, *field.shape), field.dtype)
+        height, width = self.layout.images_per_shard, self.layout.num_columns
+        ends = np.broadcast_to([0, width - 1], (len(rows), 2))
+        for block, columns, chosen in spans(rows, ends, height):
+            offsets = rows[chosen] - block * height
+            stored = self._stored_crops(block)
+            if stored is None:
+                boxes, flips = self._computed_crops(block, columns, offsets)
+                found[chosen] = boxes if field is BOX else flips
+                continue
+            start = 0
+            for part in stored.parts(block, columns, [field.name], stored_order=True):
+                values = part[field.name][offsets]
+                found[chosen, start : start + values.shape[1]] = values
+                start += values.shape[1]
+        return found
 
     def _parts(
         self,
@@ -286,43 +331,32 @@ class LabelSet:
         size[missing] = np.nan
         return (boxes / size[:, None]).astype(np.float32)
 
-    def _crop_numbers(
-        self, crops: Sequence[Sequence[int]] | NDArray[np.integer] | None, n: int
-    ) -> NDArray[np.int64]:
-        if crops is None:
-            return np.broadcast_to(np.arange(self.num_crops), (n, self.num_crops)).astype(np.int64)
-        wanted = np.asarray(crops, np.int64)
-        if wanted.ndim != 2 or len(wanted) != n:
-            raise UsageError(
-                f"crops has shape {wanted.shape}: give one row of crop numbers per image, ({n}, m)"
-            )
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= self.num_crops):
-            raise UsageError(
-                f"crop {int(wanted.max() if wanted.max() >= self.num_crops else wanted.min())} asked for: "
-                f"this plan has crops 0-{self.num_crops - 1}"
-            )
-        return wanted
-
-    def _places(self, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
-        height = self.layout.images_per_shard
-        return [(int(row) // height, int(row) % height) for row in rows]
+    def _stored_crops(self, block: int) -> Group | None:
+        """Where the crops of an image block are read; None where they are computed."""
+        # maps do not wait for crops: where a plan has grown, boxes follow from its parameters
+        if self._crops is None or (self.codec.takes == "map" and block not in self._crops.blocks):
+            return None
+        return self._crops
 
     def _computed_crops(
-        self, block: int, columns: range | None
+        self, block: int, columns: range | None, offsets: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-        """Seeded crops: boxes are a pure function of seed, key, image size and crop number."""
+        """Seeded crops: boxes are a pure function of seed, key, image size and crop number.
+
+        Of a whole image block, or of the images at `offsets` in it.
+        """
         self._labels.shard(block, 0)
         columns = range(self.layout.num_columns) if columns is None else columns
         per = self.plan.crops_per_chunk
         crops = np.arange(columns.start * per, columns.stop * per)
-        rows = self.block_rows(block)
+        rows = np.asarray(self.block_rows(block))
+        rows = rows if offsets is None else rows[offsets]
         facts = self.store.image_columns
-        inside = slice(rows.start, rows.stop)
-        sizes = np.stack([facts["height"][inside], facts["width"][inside]], axis=1)
+        sizes = np.stack([facts["height"][rows], facts["width"][rows]], axis=1)
         known = np.flatnonzero(sizes.min(axis=1) > 0)
-        boxes = np.full((len(rows), len(crops), 4), 65535, np.uint16)
+        boxes = np.full((len(rows), len(crops), *BOX.shape), BOX.fill, BOX.dtype)
         flips = np.zeros((len(rows), len(crops)), bool)
-        keys = [facts["key"][rows.start + int(i)] for i in known]
+        keys = facts["key"][rows[known]].tolist()
         boxes[known], flips[known] = self.store.crop_plan(self.plan.name).crops_of_images(
             keys, sizes[known], np.broadcast_to(crops, (len(known), len(crops)))
         )

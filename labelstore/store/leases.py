@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.records import Lease
-from labelstore.errors import LabelStoreError, LeaseLost
+from labelstore.errors import ConflictError, LabelStoreError, LeaseLost
 
 LEASE_SECONDS = 120.0
 HEARTBEAT_SECONDS = 20.0
@@ -24,16 +25,29 @@ def owner_name() -> str:
 def is_dead(owner: str) -> bool:
     """True where the owner was a process of this very machine and is gone; False when that cannot be known."""
     try:
-        host, namespace, boot, pid, started, _ = owner.split("/")
+        host, namespace, boot, number, started, _ = owner.split("/")
+        pid = int(number)
     except ValueError:
         return False
-    return f"{host}/{namespace}/{boot}" == _machine() and _start_time(int(pid)) != started
+    if not (namespace and boot and pid > 0 and f"{host}/{namespace}/{boot}" == _machine()):
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        pass  # somebody else's process: it is there
+    # a /proc that hides the processes of other users tells nothing
+    now = _start_time(pid)
+    return bool(now and started) and now != started
 
 
 class LeaseKeeper:
     """Acquires image blocks of one group and renews them in the background until they are let go.
 
-    `blocks` are the block numbers in the order to be tried, or how many there are.
+    `blocks` are the block numbers in the order to be tried, or how many there are. `identity` is the group's
+    (`Catalogue.identity`) as its caller knows it, now if not given: once it is another, because the group was
+    dropped or made anew, `acquire` raises ConflictError and nothing that is held can be committed.
     """
 
     def __init__(
@@ -43,9 +57,11 @@ class LeaseKeeper:
         blocks: int | Sequence[int],
         shards_per_block: int,
         seconds: float = LEASE_SECONDS,
+        identity: str | None = None,
     ) -> None:
         self.owner = owner_name()
         self._catalogue = catalogue
+        self._identity = catalogue.identity(group) if identity is None else identity
         self._group = group
         self._blocks = blocks
         self._shards_per_block = shards_per_block
@@ -73,6 +89,7 @@ class LeaseKeeper:
                 self._seconds,
                 done=self._shards_per_block,
                 count=count,
+                of=self._identity,
             )
             for lease in leases:
                 self._held[lease.block] = lease
@@ -123,6 +140,33 @@ class LeaseKeeper:
                         del self._held[before.block]
                     else:
                         self._held[before.block] = after
+
+
+class Patience:
+    """Of a process that has nothing left to lease, while others finish what they hold."""
+
+    def __init__(self, catalogue: Catalogue, group: str) -> None:
+        self._catalogue = catalogue
+        self._group = group
+        self._seen: object = None
+        self._waited = 0.0
+
+    def wait(self, blocks: Sequence[int], *, seconds: float, most: float) -> None:
+        """Sleep for `seconds`, while others are at the `blocks` that are not committed yet.
+
+        ConflictError after `most` seconds in which none was committed and no lease on one was renewed.
+        """
+        held = self._catalogue.live_leases(self._group)
+        seen = len(blocks), [lease for lease in held if lease.block in set(blocks)]
+        if seen != self._seen:
+            self._seen, self._waited = seen, 0.0
+        if self._waited > most:
+            raise ConflictError(
+                f"{self._group}: another process holds image block {blocks[0]} and does not finish it; "
+                "run the command again later"
+            )
+        time.sleep(seconds)
+        self._waited += seconds
 
 
 def _machine() -> str:

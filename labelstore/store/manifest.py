@@ -12,11 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from labelstore.arrays.checked_files import read_limited
 from labelstore.arrays.durable import storage_errors
-from labelstore.errors import DamagedShard, FormatVersionError
+from labelstore.arrays.sharding import Damage
+from labelstore.errors import DamagedShard, FormatVersionError, StorageError
 from labelstore.schema import FORMAT_VERSION
 
 RESTORE = "restore it from the store that was frozen"
+MAX_MANIFEST_BYTES = 1 << 30
+"""Largest manifest that is read: about seven million files."""
+
 _HASH_BYTES = 1 << 22
 
 
@@ -56,9 +61,13 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a frozen store. DamagedShard unless it is what `freeze` wrote."""
-    with storage_errors(path):
-        data = path.read_bytes()
+    """The manifest of a frozen store. DamagedShard unless it is what `freeze` wrote, StorageError for no file."""
+    try:
+        data = read_limited(path, MAX_MANIFEST_BYTES)
+    except Damage as damage:
+        raise DamagedShard(f"{path}: {damage}; {RESTORE}") from None
+    if data is None:
+        raise StorageError(f"{path}: is missing, or no file")
     return parse_manifest(data, str(path))
 
 

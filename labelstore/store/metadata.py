@@ -6,39 +6,50 @@ They carry no checksum of their own: the catalogue has their digests, and whoeve
 from __future__ import annotations
 
 import hashlib
+import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from labelstore.arrays.base import ArrayBackend, ArraySpec
+from labelstore.arrays.checked_files import MAX_METADATA_BYTES, read_limited
 from labelstore.arrays.durable import StagedFiles, storage_errors
+from labelstore.arrays.sharding import Damage
 from labelstore.catalogue import Catalogue
-from labelstore.errors import ConflictError, DamagedShard, RejectedInput, StorageError
+from labelstore.catalogue.array_rows import ArrayRows
+from labelstore.errors import ConflictError, DamagedShard, RejectedInput
+from labelstore.store.group_specs import all_specs
 
 ATTEMPTS = 10
 LOOKS = 3
 """How often a file that does not match is looked at again: another worker may be replacing it."""
 
 
+Described = tuple[Sequence[ArraySpec], Mapping[str, Mapping[str, Any]]]
+"""All arrays of a store, and the attributes of its groups."""
+
+
 def replace_metadata(
-    catalogue: Catalogue,
-    arrays: ArrayBackend,
-    specs: Sequence[ArraySpec],
-    attributes: Mapping[str, Mapping[str, Any]],
+    catalogue: Catalogue, arrays: ArrayBackend, describe: Callable[[ArrayRows], Described]
 ) -> None:
     """Write the metadata of all arrays of a store: intent row, files, intent dropped with the new digests.
 
-    Metadata is a function of the catalogue, so two workers that add arrays at once both end with the
-    same files; the one that came second starts over.
+    Metadata is a function of the catalogue, which `describe` computes from one state of it, and the intent is
+    only accepted while the catalogue is in that state. So two workers that add arrays at once both end with
+    the files of both; the one that came second starts over.
     """
     for attempt in range(ATTEMPTS):
+        rows = catalogue.array_rows()
+        files = arrays.metadata(*describe(rows))
         try:
-            _replace(catalogue, arrays.root, arrays.metadata(specs, attributes))
+            _replace(catalogue, rows, arrays.root, files)
             return
         except ConflictError:
             if attempt == ATTEMPTS - 1:
                 raise
+            # an intent makes all older ones start over: without a pause they would go on doing so to each other
+            time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
 
 
 def metadata_problems(
@@ -56,8 +67,31 @@ def metadata_problems(
             found = _digest(root / key)
             if found not in accepted[key]:
                 problems[key] = (
-                    "its SHA-256 is not the catalogue's" if found else "is missing or not a file"
+                    "its SHA-256 is not the catalogue's"
+                    if found
+                    else "is missing, not a file, or larger than metadata is"
                 )
+        if not problems:
+            break
+    return problems
+
+
+def undescribed_groups(
+    catalogue: Catalogue, arrays: ArrayBackend, damaged: Collection[str] = ()
+) -> dict[str, str]:
+    """Metadata files without an array of the catalogue's, or with another shape: key -> what is wrong.
+
+    A kill between a row and its files once left them so, for good; `damaged` are files known as such.
+    """
+    problems: dict[str, str] = {}
+    for look in range(LOOKS):
+        if look:
+            time.sleep(0.05 * look)
+        try:
+            found = arrays.undescribed(all_specs(catalogue.array_rows()))
+        except DamagedShard:
+            return {}  # told with the catalogue's tables, or as the one file that says everything
+        problems = {key: what for key, what in found.items() if key not in damaged}
         if not problems:
             break
     return problems
@@ -89,31 +123,38 @@ def check_metadata(catalogue: Catalogue, arrays: ArrayBackend, store: Path) -> N
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a regular file; empty where there is none."""
+    """SHA-256 of a regular file; empty where there is none, or one larger than metadata is."""
     try:
-        if path.is_symlink() or not path.is_file():
-            return ""
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
+        data = read_limited(path, MAX_METADATA_BYTES)
+    except Damage:
+        return ""
+    return "" if data is None else hashlib.sha256(data).hexdigest()
 
 
-def _replace(catalogue: Catalogue, root: Path, files: Mapping[str, bytes]) -> None:
-    accepted = catalogue.metadata_digests()
-    changes: dict[str, tuple[str | None, str | None]] = {}
-    for key, data in files.items():
-        new = hashlib.sha256(data).hexdigest()
-        old = accepted.get(key, frozenset())
-        if old != {new} or _digest(root / key) != new:
-            changes[key] = (next(iter(old - {""}), None), new)
-    # files of arrays that were dropped
-    gone = [key for key, known in accepted.items() if key not in files and known != {""}]
-    changes |= {key: (next(iter(accepted[key] - {""}), None), None) for key in gone}
-    if not changes:
+def _replace(catalogue: Catalogue, rows: ArrayRows, root: Path, files: Mapping[str, bytes]) -> None:
+    announced: dict[str, tuple[str | None, str | None]] = {}
+
+    def changes(
+        accepted: Mapping[str, frozenset[str]],
+    ) -> dict[str, tuple[str | None, str | None]]:
+        announced.clear()
+        for key, data in files.items():
+            new = hashlib.sha256(data).hexdigest()
+            old = accepted.get(key, frozenset())
+            if old != {new} or _digest(root / key) != new:
+                announced[key] = (next(iter(old - {""}), None), new)
+        # files of arrays that were dropped
+        for key in accepted.keys() - files.keys():
+            if accepted[key] != {""}:
+                announced[key] = (next(iter(accepted[key] - {""}), None), None)
+        return announced
+
+    token = catalogue.begin_metadata_of(rows, changes)
+    if token is None:
         return
-    token = catalogue.begin_metadata(changes)
+    gone = [key for key, (_, new) in announced.items() if new is None]
     with StagedFiles() as staged:
-        for key in changes.keys() - set(gone):
+        for key in announced.keys() - set(gone):
             staged.stage(root / key, files[key])
 
         def publish() -> None:

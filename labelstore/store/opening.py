@@ -19,6 +19,7 @@ from labelstore.catalogue.server import (
     check_server_url,
     drop_catalogue,
     make_schema,
+    name_server,
     own_schema_url,
 )
 from labelstore.crop_augmentation import CropAugmentation
@@ -74,8 +75,7 @@ def open_store(
     catalogue = _catalogue(path, readonly=readonly)
     refuse_rows(catalogue, path)
     store = Store(path, catalogue, _backend(path))
-    if not catalogue.readonly and catalogue.pending_metadata():
-        store.write_metadata()  # a change of metadata was interrupted: finish it from the catalogue
+    store.finish_metadata()  # a change of metadata may have been interrupted
     if checked:
         check_metadata(catalogue, store.arrays, path)
     return store
@@ -117,6 +117,7 @@ def create(
     path = Path(path)
     if catalogue is not None:
         check_server_url(catalogue)
+        name_server(catalogue)
     plan = CropPlan(seed=seed, scale=scale, ratio=ratio, flip_prob=flip_prob)
     if backend not in ARRAY_FOLDERS:
         raise UsageError(f"--backend {backend}: choose one of {', '.join(ARRAY_FOLDERS)}")

@@ -14,12 +14,24 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from labelstore.arrays import open_arrays
-from labelstore.arrays.durable import TEMPORARY_SUFFIX, make_folders, storage_errors, write_file
+from labelstore.arrays.durable import (
+    TEMPORARY_SUFFIX,
+    fsync_file,
+    make_folders,
+    storage_errors,
+    write_file,
+)
 from labelstore.arrays.s3_bucket import Bucket, Missing, S3Folder
 from labelstore.catalogue import Catalogue
 from labelstore.errors import DamagedShard, StoreNotFound, UsageError
 from labelstore.store.cache_folder import default_cache
-from labelstore.store.manifest import Manifest, ManifestFile, file_digest, parse_manifest
+from labelstore.store.manifest import (
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    ManifestFile,
+    file_digest,
+    parse_manifest,
+)
 from labelstore.store.metadata import check_metadata
 from labelstore.store.store import Store
 from labelstore.store.untrusted import refuse_rows
@@ -28,7 +40,6 @@ MANIFEST_KEY = "labelstore.json"
 CATALOGUE_KEY = "catalogue.db"
 ARRAYS = {"arrays.zarr/zarr.json": "zarr", "arrays/arrays.json": "hdf5"}
 """The file that describes the arrays, and the backend that wrote it."""
-MAX_MANIFEST_BYTES = 1 << 30
 UPLOAD_AGAIN = "upload the file again from the frozen store"
 
 
@@ -125,7 +136,7 @@ def _download(bucket: Bucket, key: str, path: Path, due: ManifestFile) -> None:
                 sha256.update(piece)
                 file.write(piece)
             file.flush()
-            os.fsync(file.fileno())
+            fsync_file(file.fileno())
     except Missing:
         raise DamagedShard(f"{where}: is missing; {UPLOAD_AGAIN}") from None
     if size != due.bytes:

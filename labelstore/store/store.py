@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from labelstore.arrays.base import ArrayBackend, ArraySpec
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherRow
-from labelstore.codecs import codec_from_record
 from labelstore.crop_plan import CropPlan, PlannedCrops, is_imported
 from labelstore.errors import ConflictError, NotGenerated, UsageError
-from labelstore.images import check_key
-from labelstore.schema import REGION, Layout, label_layout, plan_fields, specs
+from labelstore.schema import Layout
+from labelstore.store.chosen_images import image_rows
 from labelstore.store.group import Group
+from labelstore.store.group_specs import all_specs, label_specs, mask_specs, plan_specs
 from labelstore.store.image_cache import image_columns
 from labelstore.store.label_set import Images, LabelSet
 from labelstore.store.mask import Mask
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray
 
+
+SHARD_COLUMNS = [
+    "group", "block", "crop_shard", "num_images", "bytes", "seconds", "device", "committed",
+]  # fmt: skip
+"""Of `Store.shards`, also where there is none yet."""
 
 Row = TypeVar("Row", PlanRow, LabelSetRow, TeacherRow, MaskRow)
 
@@ -119,18 +124,23 @@ class Store:
         if images:
             self.__dict__.pop("image_columns", None)
             self.__dict__.pop("bad", None)
-            self.__dict__.pop("num_rows", None)
+            self.__dict__.pop("_counts", None)
         self._groups.clear()
 
-    @cached_property
+    @property
     def num_rows(self) -> int:
         """Image rows: N, and those that are free."""
-        return self.catalogue.num_rows()
+        return self._counts[1]
 
     @property
     def num_images(self) -> int:
         """N."""
-        return self.num_rows - int(np.count_nonzero(self.free))
+        return self._counts[0]
+
+    @cached_property
+    def _counts(self) -> tuple[int, int]:
+        # not from `free`, which reads every image
+        return self.catalogue.count_images()
 
     @property
     def free(self) -> NDArray[np.bool_]:
@@ -181,15 +191,20 @@ class Store:
     def label_set(self, name: str | None = None) -> LabelSet:
         """A label set: the only one, if no name is given."""
         row = self.label_set_row(name)
-        if row.codec.get("class_ids", "plain") is None:
+        if not row.is_settled:
             raise NotGenerated(
                 f"label set {row.name} has no labels yet; run `labelstore create {self.path}` to make them"
             )
-        return LabelSet(self, row, self.plan(row.plan))
+        plan = self.plan(row.plan)
+        self._forget_others(f"labels/{row.name}")
+        self._forget_others(f"crops/{plan.name}")
+        return LabelSet(self, row, plan)
 
     def mask(self, name: str | None = None) -> Mask:
         """A mask: the only one, if no name is given."""
-        return Mask(self, _pick(self.catalogue.masks(), name, "mask", "--mask"))
+        row = _pick(self.catalogue.masks(), name, "mask", "--mask")
+        self._forget_others(f"masks/{row.name}")
+        return Mask(self, row)
 
     def images(self) -> pd.DataFrame:
         """One row per image: image, key, class, width, height, bad."""
@@ -213,7 +228,8 @@ class Store:
         """One row per teacher."""
         import pandas as pd
 
-        return pd.DataFrame([vars(row) for row in self.catalogue.teachers()])
+        names = [field.name for field in fields(TeacherRow)]
+        return pd.DataFrame([vars(row) for row in self.catalogue.teachers()], columns=names)
 
     def shards(self) -> pd.DataFrame:
         """One row per committed shard: group, block, crop_shard, images, bytes, seconds, device, committed."""
@@ -233,7 +249,7 @@ class Store:
             for name in self.group_names()
             for row in self.catalogue.shards(name)
         ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=SHARD_COLUMNS)
 
     def to_xarray(self) -> xarray.DataTree:
         """The store as a tree of lazy arrays over (image, crop): see `labelstore.store.xarray_view`."""
@@ -243,26 +259,7 @@ class Store:
 
     def image_rows(self, images: Images) -> NDArray[np.int64]:
         """Image rows of rows or keys; UsageError for one that the store does not hold."""
-        rows = np.empty(len(images), np.int64)
-        for i, image in enumerate(images):
-            if isinstance(image, str):
-                found = self.catalogue.find_image(check_key(image))
-                if found is None:
-                    raise UsageError(
-                        f"no image with key {image!r}: keys are paths relative to the image folder, "
-                        "as in store.images()['key']"
-                    )
-                rows[i] = found
-            else:
-                rows[i] = image
-        if len(rows) and not (rows.min() >= 0 and rows.max() < self.num_rows):
-            outside = rows[(rows < 0) | (rows >= self.num_rows)][0]
-            raise UsageError(f"image row {outside}: this store has rows 0-{self.num_rows - 1}")
-        if len(rows) and self.free[rows].any():
-            raise UsageError(
-                f"image row {rows[self.free[rows]][0]}: no image has it, as in store.images()['image']"
-            )
-        return rows
+        return image_rows(self, images)
 
     def group_names(self) -> tuple[str, ...]:
         """Every group of arrays that the catalogue knows."""
@@ -276,48 +273,55 @@ class Store:
         """The committed shards of one group."""
         found = self._groups.get(name)
         if found is None:
+            identity = self.catalogue.identity(name)
             group_specs, layout = self.group_specs(name)
-            found = Group(name, group_specs, layout, self.catalogue, self.arrays)
+            found = Group(name, group_specs, layout, self.catalogue, self.arrays, identity=identity)
             self._groups[name] = found
         return found
+
+    def _forget_others(self, name: str) -> None:
+        """Forget a group that was dropped since it was read, and whose name was given again."""
+        held = self._groups.get(name)
+        if held is not None and held.identity != self.catalogue.identity(name):
+            del self._groups[name]
 
     def group_specs(self, name: str) -> tuple[tuple[ArraySpec, ...], Layout]:
         """The arrays of one group and how they are cut."""
         kind, _, owner = name.partition("/")
         if kind == "crops":
-            plan = self.plan(owner)
-            layout = Layout.of(plan, self.num_rows)
-            fields = plan_fields(plan.parameters)
-            return specs(name, fields, layout, {"plan": dict(plan.parameters)}), layout
+            return plan_specs(self.plan(owner), self.num_rows)
         if kind == "labels":
             row = self.label_set_row(owner)
-            layout = label_layout(row, self.plan(row.plan), self.num_rows)
-            fields = codec_from_record(row.codec).fields(row.num_classes)
-            about = {"teacher": row.teacher, "plan": row.plan, "codec": dict(row.codec)}
-            return specs(name, fields, layout, about), layout
+            return label_specs(row, self.plan(row.plan), self.num_rows)
         mask: MaskRow = _pick(self.catalogue.masks(), owner, "mask", "--mask")
-        # the crops that it was made for: a plan may have grown since
-        plan = replace(self.plan(mask.plan), num_crops=mask.num_crops)
-        layout = Layout.of(plan, self.num_rows)
-        return specs(name, (REGION,), layout, {"plan": mask.plan, "rule": dict(mask.rule)}), layout
+        return mask_specs(mask, self.plan(mask.plan), self.num_rows)
 
     def write_metadata(self) -> None:
         """Write the arrays' metadata for every group in the catalogue (reliability: intent, write, drop)."""
-        everything: list[ArraySpec] = []
-        for name in self.group_names():
-            if name.startswith("labels/"):
-                row = self.label_set_row(name.partition("/")[2])
-                if row.codec.get("class_ids", "plain") is None:
-                    continue  # its arrays are not decided before the first shard
-            everything.extend(self.group_specs(name)[0])
-        replace_metadata(self.catalogue, self.arrays, everything, {"": {"uuid": self.uuid}})
+        replace_metadata(
+            self.catalogue,
+            self.arrays,
+            lambda rows: (all_specs(rows), {"": {"uuid": self.uuid}}),
+        )
         self._groups.clear()
 
-    def settle_codec(self, label_set: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Fix how a label set stores class ids, once: the first worker decides, the others get its decision."""
+    def finish_metadata(self) -> None:
+        """Write the arrays' metadata where somebody who had to was killed, or is about to."""
+        if not self.catalogue.readonly and self.catalogue.pending_metadata():
+            self.write_metadata()
+
+    def settle_codec(
+        self, label_set: str, record: Mapping[str, Any], *, uuid: str | None = None
+    ) -> Mapping[str, Any]:
+        """Fix how a label set stores class ids, once: the first worker decides, the others get its decision.
+
+        ConflictError where the label set of that name has another `uuid`: it was made anew meanwhile.
+        """
         with self.catalogue.transaction() as connection:
             row = self.label_set_row(label_set)
-            if row.codec.get("class_ids", "plain") is None:
+            if uuid is not None and row.uuid != uuid:
+                raise ConflictError(f"label set {label_set} of {self.path} was made anew meanwhile")
+            if not row.is_settled:
                 self.catalogue.update_label_set_codec(connection, label_set, record)
         self.write_metadata()
         return self.label_set_row(label_set).codec

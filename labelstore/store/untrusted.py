@@ -41,8 +41,14 @@ _FILES = (
     "labelstore.json",
 )
 # how many levels of folders there are below crops, labels and masks: zarr has one for each array
-_FOLDERS = {"arrays.zarr": 2, "arrays": 1, "spool": 0}
+_FOLDERS = {"arrays.zarr": 2, "arrays": 1}
 _KINDS = ("crops", "labels", "masks")
+_WAL_FILES = ("catalogue.db-wal", "catalogue.db-shm")
+_NO_WAL = (
+    "labelstore never uses SQLite's write-ahead log: if the store is yours, close what else has its catalogue open, and "
+    "run `sqlite3 catalogue.db 'PRAGMA journal_mode=DELETE'`"
+)
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 
 
 def refuse_links(path: Path) -> None:
@@ -63,10 +69,42 @@ def refuse_links(path: Path) -> None:
                 f"{path / name} has {status.st_nlink} names (hard links): what is written here would change "
                 "elsewhere too; copy the store and open the copy"
             )
+    _refuse_write_ahead_log(path)
+    _refuse_super_journal(path / "catalogue.db-journal")
+    # the files in it are looked at by `store.spool`, which opens them
+    _refuse_linked_folders(path / "spool", 1)
     for name, levels in _FOLDERS.items():
         _refuse_linked_folders(path / name, 0)
         for kind in _KINDS:
             _refuse_linked_folders(path / name / kind, levels)
+
+
+def _refuse_write_ahead_log(path: Path) -> None:
+    """SQLite writes into these files, or maps them into memory, as soon as it reads the catalogue."""
+    for name in _WAL_FILES:
+        if _status(path / name) is not None:
+            raise RejectedInput(f"{path / name} is there: {_NO_WAL}")
+    # catalogue.db itself is not opened here: closing it would give up the locks that this process has on it
+
+
+def _refuse_super_journal(path: Path) -> None:
+    """A journal may end with the name of any file, which SQLite deletes when it has rolled the journal back.
+
+    It is written where one transaction changes several databases, which none of ours does.
+    """
+    status = _status(path)
+    if status is None or status.st_size < 2 * len(_JOURNAL_MAGIC):
+        return
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_JOURNAL_MAGIC), os.SEEK_END)
+            end = file.read()
+    except OSError:
+        return  # who needs it will say so
+    if end == _JOURNAL_MAGIC:
+        raise RejectedInput(
+            f"{path} names a further file for SQLite to delete: get the store from somebody you trust"
+        )
 
 
 def _refuse_linked_folders(folder: Path, levels: int) -> None:

@@ -135,7 +135,7 @@ def commit_blocks(
         facts = blocks[number].facts
         store.catalogue.record_image_facts(connection, facts.decoded)
         for image, reason in facts.bad.items():
-            store.catalogue.mark_bad(connection, image, reason)
+            store.catalogue.mark_bad(connection, image, reason, blocks[number].lease.group)
 
     try:
         # renames inside the transaction: after leases were found to be ours and shards not to exist yet

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.codecs.topk import id_dtype, missing_id
 from labelstore.errors import UsageError
-from labelstore.schema import Layout
+from labelstore.schema import BOX, FLIP, REGION, Layout
 
 if TYPE_CHECKING:
     import xarray
@@ -53,7 +54,7 @@ def to_xarray(store: Store) -> xarray.DataTree:
     ready = [name for name in store.group_names() if name.startswith("labels/")]
     for group in ready:
         row = store.label_set_row(group.partition("/")[2])
-        if row.codec.get("class_ids", "plain") is not None:
+        if row.is_settled:
             labels = store.label_set(row.name)
             tree[f"/{group}"] = _labels(labels)
             tree.setdefault(f"/crops/{labels.plan.name}", _crops(labels))
@@ -69,8 +70,8 @@ def _labels(labels: LabelSet) -> xarray.Dataset:
     if kept is None:
         dense = _Lazy(labels.layout, labels.dense, blocks, "f4", np.nan, (labels.num_classes,))
         return _dataset({"probability": (dense, ("class_id",))}, about)
-    ids = np.dtype("u2" if labels.num_classes <= 65_534 else "u4")
-    missing = np.iinfo(ids).max
+    ids = id_dtype(labels.num_classes)
+    missing = missing_id(ids)
     fields = {
         "class_id": (_Field(labels, "class_ids"), ids, missing, (kept,)),
         "probability": (_Field(labels, "probs"), np.dtype("f4"), np.nan, (kept,)),
@@ -90,8 +91,10 @@ def _labels(labels: LabelSet) -> xarray.Dataset:
 
 def _crops(labels: LabelSet) -> xarray.Dataset:
     blocks = frozenset(labels.blocks)
-    box = _Lazy(labels.layout, lambda b, c: labels.crops(b, c)[0], blocks, "u2", 65_535, (4,))
-    flip = _Lazy(labels.layout, _flips_of(labels), blocks, "u1", 255, ())
+    box = _Lazy(
+        labels.layout, lambda b, c: labels.crops(b, c)[0], blocks, BOX.dtype, BOX.fill, BOX.shape
+    )
+    flip = _Lazy(labels.layout, _flips_of(labels), blocks, FLIP.dtype, FLIP.fill, FLIP.shape)
     return _dataset(
         {"box": (box, ("edge",)), "flip": (flip, ())}, dict(labels.plan.parameters)
     ).assign_coords(edge=["top", "left", "height", "width"])
@@ -100,7 +103,7 @@ def _crops(labels: LabelSet) -> xarray.Dataset:
 def _flips_of(labels: LabelSet) -> Read:
     def read(block: int, columns: range) -> NDArray[Any]:
         boxes, flips = labels.crops(block, columns)
-        return np.where(boxes[..., 0] == 65_535, np.uint8(255), flips)
+        return np.where(boxes[..., 0] == BOX.fill, np.uint8(FLIP.fill), flips)
 
     return read
 
@@ -108,7 +111,8 @@ def _flips_of(labels: LabelSet) -> Read:
 def _mask(store: Store, name: str) -> xarray.Dataset:
     mask = store.mask(name)
     layout = Layout.of(store.plan(mask.row.plan), store.num_rows)
-    region = _Lazy(layout, mask.regions, frozenset(mask.blocks), "u1", 255, ())
+    blocks = frozenset(mask.blocks)
+    region = _Lazy(layout, mask.regions, blocks, REGION.dtype, REGION.fill, REGION.shape)
     return _dataset({"region": (region, ())}, {"teacher": mask.row.teacher})
 
 

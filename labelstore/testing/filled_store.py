@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,12 @@ def fill_blocks(
     name: str,
     bad: Collection[int] = (),
     blocks: Iterable[int] | None = None,
+    digests: Mapping[int, bytes] | None = None,
 ) -> None:
-    """Commit image blocks (all that are open, or the given ones) of a label set and its plan's boxes."""
+    """Commit image blocks (all that are open, or the given ones) of a label set and its plan's boxes.
+
+    `digests` are those of images that a file is to belong to, by row.
+    """
     group = f"labels/{name}"
     layout = store.group_specs(group)[1]
     wanted = range(layout.num_blocks) if blocks is None else blocks
@@ -114,13 +118,18 @@ def fill_blocks(
             group, [block], "filled_store", 60.0, layout.num_crop_shards
         )
         if lease is not None:
-            fill_block(store, lease, soft_labels, bad=bad)
+            fill_block(store, lease, soft_labels, bad=bad, digests=digests)
             store.catalogue.release(lease)
     store.refresh()
 
 
 def fill_block(
-    store: Store, lease: Lease, soft_labels: NDArray[np.float32], *, bad: Collection[int] = ()
+    store: Store,
+    lease: Lease,
+    soft_labels: NDArray[np.float32],
+    *,
+    bad: Collection[int] = (),
+    digests: Mapping[int, bytes] | None = None,
 ) -> None:
     """Commit the leased block of a label set, and its boxes where nobody has yet."""
     group, plan, block = lease.group, store.plan(), lease.block
@@ -157,12 +166,15 @@ def fill_block(
                 )
             )
     good = [row for row in rows if row not in bad]
+    known = digests or {}
     write_block(
         store,
         lease,
         shards,
         facts=ImageFacts(
-            decoded=[(row, IMAGE_SIZE[1], IMAGE_SIZE[0], b"\0" * 16) for row in good],
+            decoded=[
+                (row, IMAGE_SIZE[1], IMAGE_SIZE[0], known.get(row, b"\0" * 16)) for row in good
+            ],
             bad={row: "left out on purpose" for row in rows if row in bad},
         ),
         num_images=len(good),

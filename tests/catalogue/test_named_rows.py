@@ -43,7 +43,6 @@ CASES = [
     ("add_label_set", "label_sets", LABEL_SET, {"codec": {"name": "ms", "k": 10}}),
     ("add_mask", "masks", MASK, {"rule": {"low": 0.2}}),
     ("add_run", "runs", RUN, {"config": {"m": 8}}),
-    ("add_result", "results", RESULT, {"value": 0.5}),
 ]
 
 
@@ -55,6 +54,14 @@ def test_a_record_is_added_once_and_never_silently_replaced(catalogue, add, read
         getattr(catalogue, add)(replace(row, **change))
     assert "\n" not in str(caught.value)
     assert getattr(catalogue, read)() == (row,)
+    catalogue.verify_digests()
+
+
+def test_a_figure_that_is_measured_again_replaces_the_earlier_one(catalogue):
+    other = replace(RESULT, epoch=300)
+    for row in (RESULT, other, replace(RESULT, value=0.5)):
+        assert catalogue.add_result(row) == row
+    assert catalogue.results() == (replace(RESULT, value=0.5), other)
     catalogue.verify_digests()
 
 

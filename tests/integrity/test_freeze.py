@@ -14,7 +14,7 @@ import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing
 from labelstore.errors import ConflictError, DamagedShard, IncompleteError, StorageError
-from labelstore.integrity import freeze, verify
+from labelstore.integrity import freeze, freezing, verify
 from labelstore.testing.filled_store import filled_store
 from tests.integrity.conftest import flip_bit, shard_paths, soft_labels
 
@@ -47,6 +47,44 @@ def test_every_writer_is_refused_also_one_that_was_open_before(store):
         with pytest.raises(StorageError, match="frozen"):
             labelstore.calibrate(opened.label_set(), name="ferkd")
     assert verify(store).is_sound
+
+
+def test_nobody_writes_to_the_copy_before_the_manifest_is_there(store, monkeypatch):
+    write, tried = freezing.write_file, []
+
+    def late(path, data):
+        # the copy has the catalogue's name, the manifest is not there yet
+        with monkeypatch.context() as patch:
+            patch.setattr("labelstore.catalogue.connection.BUSY_SECONDS", 0)
+            other = labelstore.open(store.path)
+            tried.append(other.label_sets)
+            with pytest.raises(ConflictError, match="busy"):
+                other.catalogue.acquire("labels/teacher", 1, "late", 60, done=99)
+        write(path, data)
+
+    monkeypatch.setattr(freezing, "write_file", late)
+    freeze(store)
+    assert tried == [("teacher",)]
+    assert verify(store.path).is_sound
+
+
+def test_what_is_written_while_files_are_hashed_is_noticed(store, monkeypatch):
+    digest, done = freezing.file_digest, []
+
+    def meanwhile(path):
+        if not done:
+            with monkeypatch.context() as patch:
+                # hashing holds no lock
+                patch.setattr("labelstore.catalogue.connection.BUSY_SECONDS", 0)
+                labelstore.open(store.path).catalogue.drop("labels/teacher")
+            done.append(path)
+        return digest(path)
+
+    monkeypatch.setattr(freezing, "file_digest", meanwhile)
+    with pytest.raises(ConflictError, match="written to meanwhile"):
+        freeze(store)
+    assert done
+    assert not (store.path / "labelstore.json").exists()
 
 
 def test_what_cannot_be_frozen(store, tmp_path):

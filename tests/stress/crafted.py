@@ -430,6 +430,25 @@ many(
 )
 
 
+many(
+    "write_ahead_log",
+    lambda path, outside, name: (path / name).symlink_to(outside / "secret"),
+    ["catalogue.db-wal", "catalogue.db-shm"],
+)
+
+
+@case
+def spool_elsewhere(path, outside):
+    (path / "spool").mkdir(exist_ok=True)
+    (path / "spool" / "teacher").symlink_to(outside)
+
+
+@case
+def journal_with_a_further_name(path, outside):
+    magic = bytes.fromhex("d9d505f920a163d7")
+    (path / "catalogue.db-journal").write_bytes(magic + bytes(504) + magic)
+
+
 @case
 def catalogue_lost(path, outside):
     (path / "catalogue.db").unlink()

@@ -68,6 +68,9 @@ def test_crafted_stores_are_refused(sound, nursery, scale, matrix, tmp_path):
             f"ended with {status}": status != 0,
             "exit code": not codes <= {0, 3, 4, 6, 7, 8},
             "not refused": not codes & {3, 4, 7},
+            "verify finds it sound": any(
+                record["action"] == "verify" and record["code"] == 0 for record in said
+            ),
             "several lines": any("\n" in record["message"] for record in said),
             "read wrongly": not all(record["right"] for record in said),
             "changed a file elsewhere": files_of(outside) != before,
