@@ -15,11 +15,14 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
+
+from cli.output import visible
 
 TRACEBACK_VARIABLE = "LABELSTORE_TRACEBACK"
 
@@ -29,6 +32,7 @@ ClickError = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
 def main(app: typer.Typer, program: str) -> None:
     """Run the program on the command line's arguments and leave with its exit code."""
+    _open_streams()
     # a command is stopped by SIGTERM as by Ctrl-C: from inside, so that it cleans up
     signal.signal(signal.SIGTERM, _on_sigterm)
     # torch's threads would otherwise spin while they wait for each other; where threads that decode images
@@ -44,6 +48,7 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
     Without arguments, the help.
     """
     try:
+        _check_utf8(arguments)
         return _call(
             cast("TyperGroup", get_command(app)), program, hyphenate(arguments) or ["--help"]
         )
@@ -80,6 +85,31 @@ def _call(command: TyperGroup, program: str, arguments: list[str]) -> int:
     return code
 
 
+def _open_streams() -> None:
+    """Something to print to where a stream was closed (`>&-`), and no name that cannot be printed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for the whole process
+        with contextlib.suppress(AttributeError, ValueError):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _check_utf8(arguments: Sequence[str]) -> None:
+    """UsageError for bytes that are not UTF-8: no catalogue, config file or page could hold such a path."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            from labelstore.errors import UsageError
+
+            raise UsageError(_not_utf8(argument)) from None
+
+
+def _not_utf8(text: str) -> str:
+    shown = text.encode("utf-8", "backslashreplace").decode()
+    return f"{shown} is not UTF-8: rename the file or folder, or give another"
+
+
 def _wants_json(arguments: Sequence[str]) -> bool:
     end = list(arguments).index("--") if "--" in arguments else len(arguments)
     return "--json" in arguments[:end]
@@ -108,11 +138,21 @@ def outcome(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename is not None else ""
         return 6, f"{error.strerror or error}{where}"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _is_out_of_memory(error):
         return 6, "not enough memory; give the command more, or smaller pieces of work"
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        # the folder that this runs in, or one that a configuration names
+        return 2, _not_utf8(error.object)
     return 1, (
         f"internal error: {type(error).__name__}: {error} "
         f"(set {TRACEBACK_VARIABLE}=1 for the traceback)"
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch says so, in its own ways for the memory of CPU and GPU; torch is not imported for that."""
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     )
 
 
@@ -132,12 +172,12 @@ def hyphenate(arguments: Sequence[str]) -> list[str]:
 
 
 def one_line(message: str) -> str:
-    """Join a message's lines into one.
+    """Join a message's lines into one, and write control characters out.
 
     >>> one_line("no such folder\\n  try another ")
     'no such folder try another'
     """
-    return re.sub(r"\s*[\r\n]\s*", " ", message).strip()
+    return visible(re.sub(r"\s*[\r\n]\s*", " ", message).strip())
 
 
 def _usage_message(error: Exception) -> str:

@@ -22,6 +22,23 @@ from typer.main import get_command
 class PlainCommand(TyperCommand):
     """A command whose help is plain text, its options under the headings of their help panels."""
 
+    takes_empty = False
+    """Whether an empty value means something; `Path("")` would be the folder that this runs in."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As click does it; UsageError for an argument that is empty, as `"$UNSET"` is in a script."""
+        before = ""
+        for arg in () if self.takes_empty else args:
+            name, _, value = arg.partition("=")
+            if not arg or (name.startswith("--") and name != arg and not value):
+                from labelstore.errors import UsageError
+
+                flag = name or before
+                what = f"{flag} is empty" if flag.startswith("--") else "an argument is empty"
+                raise UsageError(f"{what}: give a value, or leave it out (`.` is this folder)")
+            before = arg
+        return super().parse_args(ctx, args)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write one section per help panel, in the order of the parameters; panel-less options last."""
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -68,7 +85,9 @@ class LazyGroup(TyperGroup):
         function = vars(import_module(f"cli.commands.{module}"))[module]
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
         app.command(name=name, cls=PlainCommand)(function)
-        return get_command(app)
+        command: Any = get_command(app)
+        command.takes_empty = getattr(function, "takes_empty", False)
+        return command
 
 
 def lazy_group(summaries: Mapping[str, str], prefix: str = "") -> type[LazyGroup]:

@@ -14,6 +14,7 @@ from typing import Any
 PIPE_WIDTH = 200
 """Columns of a table that is written to a file or a pipe: no line is folded."""
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_json(record: object) -> None:
@@ -25,15 +26,34 @@ def print_fields(record: Mapping[str, Any]) -> None:
     """Print name and value, a line each, values aligned."""
     width = max(map(len, record), default=0)
     for name, value in record.items():
-        print(f"{name:<{width}}  {value}")
+        print(visible(f"{name:<{width}}  {value}"))
 
 
 def print_table(renderable: object) -> None:
     """Print what `rich` can draw; away from a terminal as wide as it needs to be, and without colours."""
     # most commands draw nothing, and rich costs 0.1 s to import
     from rich.console import Console
+    from rich.segment import Segment, Segments
 
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(renderable)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would leave with 1, without a word
+
+    console = Plain(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    drawn = [
+        part if part.control else Segment(visible(part.text), part.style)
+        for part in console.render(renderable)  # type: ignore[arg-type]  # rich has no name for what it draws
+    ]
+    console.print(Segments(drawn), end="")
+
+
+def visible(text: str) -> str:
+    """The text with control characters written out, as names in a store may hold what commands a terminal.
+
+    >>> print(visible("a\x1b[31mb"))
+    a\\x1b[31mb
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def size(num_bytes: int | None) -> str:
@@ -67,7 +87,7 @@ def percent(share: float | None) -> str:
 
 def say(message: str) -> None:
     """Print a message for people, on stderr."""
-    print(message, file=sys.stderr)
+    print(visible(message), file=sys.stderr)
 
 
 def plain(value: object) -> object:

@@ -76,6 +76,7 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
     # typer reads the signature and the annotations, each by its own way
     function.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     function.__annotations__ = {name: p.annotation for name, p in parameters.items()}
+    function.takes_empty = True  # type: ignore[attr-defined]  # for none: see `parsed`
     return function
 
 
@@ -109,6 +110,8 @@ def parsed(name: str, text: str) -> object:
     (['0.9', '0.95'], None, '0.1')
     """
     hint = get_type_hints(TrainConfig).get(name)
+    if not text.strip() and Path in get_args(hint):
+        raise UsageError(f"--{name.replace('_', '-')} is empty: give a path, or none")
     if type(None) in get_args(hint) and text.lower() in ("none", "null", ""):
         return None
     kind = get_origin(hint)

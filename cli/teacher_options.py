@@ -115,7 +115,7 @@ PlanName = Annotated[
     typer.Option(metavar="NAME", help="Crop plan; not needed if there is only one."),
 ]
 BatchSize = Annotated[
-    int, typer.Option(min=1, help="Crops per forward pass.", rich_help_panel=WORK)
+    int, typer.Option(min=1, max=65_536, help="Crops per forward pass.", rich_help_panel=WORK)
 ]
 Device = Annotated[
     str | None,

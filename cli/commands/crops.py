@@ -72,6 +72,10 @@ def crops(
 
 def _images(text: str) -> list[str] | list[int]:
     parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        from labelstore.errors import UsageError
+
+        raise UsageError(f"--images {text}: give keys or row numbers with one comma between them")
     if all(part.isascii() and part.isdigit() for part in parts):
         return [int(part) for part in parts]
     return parts

@@ -82,7 +82,7 @@ def grow(
         raise UsageError("--num-crops needs --teacher SOURCE: new crops are labelled at once")
     with labelstore.open(store, readonly=dry_run) as opened:
         if num_crops is None and (teacher is None or dry_run):
-            _take_in(opened, store, images, dry_run=dry_run, json=json)
+            _take_in(opened, store, images, skip_bad=skip_bad, dry_run=dry_run, json=json)
             return
         if dry_run:
             _report_growth(opened, store, num_crops, plan_name, json=json)
@@ -126,14 +126,20 @@ def grow(
 
 
 def _take_in(
-    opened: labelstore.Store, store: Path, images: Path | None, *, dry_run: bool, json: bool
+    opened: labelstore.Store,
+    store: Path,
+    images: Path | None,
+    *,
+    skip_bad: bool,
+    dry_run: bool,
+    json: bool,
 ) -> None:
     """Register new images, without labels."""
     from labelstore.generation.label_facts import recorded_images
     from labelstore.generation.new_images import add_images, plan_new_images
 
     folder = recorded_images(opened) if images is None else images
-    found = (plan_new_images if dry_run else add_images)(opened, folder)
+    found = (plan_new_images if dry_run else add_images)(opened, folder, skip_bad=skip_bad)
     if json:
         print_json({"store": store, **asdict(found), "dry_run": dry_run})
         return

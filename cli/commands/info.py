@@ -211,6 +211,9 @@ def _work(work: dict[str, Any]) -> str:
 
 
 def _progress(part: dict[str, Any]) -> str:
-    share = f"{100 * part['shards'] // part['of']} %" if part["of"] else "nothing to do"
+    # of a label set in crops, which its blocks do not have equally many of
+    work = part.get("work")
+    done, of = (work["crops"], work["total_crops"]) if work else (part["shards"], part["of"])
+    share = f"{100 * done // of} %" if of else "nothing to do"
     state = "complete" if part["shards"] == part["of"] else f"{share} done"
     return f"{size(part['bytes'])}, {state}"

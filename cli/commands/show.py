@@ -48,12 +48,18 @@ def show(
         found = report.shown_crops(labels, int(row), count=count, top=top)
         key = str(opened.image_columns["key"][row])
         names, truth = opened.class_names, int(opened.image_columns["class_id"][row])
+        has_digest, held = (opened.image_columns[name][row] for name in ("has_digest", "digest"))
     name = names[truth] if 0 <= truth < len(names) else "none"
     # before anything is printed: the image may not be there
     figure = None
     if images is not None and out is not None:
         try:
-            figure = report.draw_image(file_finder(images)(key), found, title=f"{key} ({name})")
+            figure = report.draw_image(
+                file_finder(images)(key),
+                found,
+                title=f"{key} ({name})",
+                due=held.tobytes() if has_digest else None,
+            )
         except FileNotFoundError:
             raise RejectedInput(
                 f"no image {key} in {images}: give what the store was made from"

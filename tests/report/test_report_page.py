@@ -16,7 +16,7 @@ from cli import errors, labelstore_app
 from labelstore.calibration import RegionThresholds, preview
 from labelstore.codecs import Hard, MarginalSmoothing
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.images import ImageFolder
+from labelstore.images import ImageFolder, digest
 from labelstore.report import write_page
 from labelstore.report.explorer import thumbnail
 from labelstore.report.shell import render
@@ -39,7 +39,7 @@ def soft_labels(seed):
 
 
 @pytest.fixture(scope="module")
-def store_path(tmp_path_factory):
+def store_path(tmp_path_factory, pictures):
     """Two teachers' labels for images whose names are markup."""
     path = tmp_path_factory.mktemp("report") / "evil<b>.labels"
     truth = np.arange(IMAGES) % len(CLASSES)
@@ -56,7 +56,8 @@ def store_path(tmp_path_factory):
     with create(path, images=folder, num_crops=CROPS, images_per_shard=10) as store:
         for seed, name in enumerate(("first", "second")):
             add_label_set(store, codec, len(CLASSES), name=name)
-            fill_blocks(store, soft_labels(seed), name=name, bad={3})
+            digests = {0: digest((pictures / CLASSES[0] / "000.jpg").read_bytes())}
+            fill_blocks(store, soft_labels(seed), name=name, bad={3}, digests=digests)
         labelstore.calibrate(
             store.label_set("first"), RegionThresholds(low=0.4, middle=0.6, top=0.9), name="m"
         )
@@ -324,12 +325,46 @@ def test_thumbnails_are_of_the_image_itself(page, pictures, tmp_path):
     assert [image for image, picture in shown.items() if picture] == [0]
     height, width = IMAGE_SIZE
     key = f"{CLASSES[0]}/000.jpg"
-    assert thumbnail(pictures, key, (width + 1, height)) is None, "another image of that name"
+    assert thumbnail(pictures.joinpath, key, (width, height)) is not None
+    assert thumbnail(pictures.joinpath, key, (width + 1, height)) is None, (
+        "another image of that name"
+    )
     inner = pictures / CLASSES[0]
-    assert thumbnail(inner, f"../{key}", (width, height)) is None
-    assert thumbnail(inner, str(pictures / key), (width, height)) is None
+    assert thumbnail(inner.joinpath, f"../{key}", (width, height)) is None
+    assert thumbnail(inner.joinpath, str(pictures / key), (width, height)) is None
+    same = digest((pictures / key).read_bytes())
+    assert thumbnail(pictures.joinpath, key, (width, height), same) is not None
+    assert thumbnail(pictures.joinpath, key, (width, height), bytes(16)) is None, (
+        "another of that size"
+    )
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff" + bytes(99))
-    assert thumbnail(tmp_path, "a.jpg", (width, height)) is None
+    assert thumbnail(tmp_path.joinpath, "a.jpg", (width, height)) is None
+
+
+def test_another_image_of_the_same_name_and_size_is_not_shown(
+    store_path, pictures, tmp_path, capsys
+):
+    """Boxes and labels belong to the image that was labelled: another one is a wrong picture of them."""
+    from PIL import Image
+
+    key = f"{CLASSES[0]}/000.jpg"
+    (tmp_path / "other" / CLASSES[0]).mkdir(parents=True)
+    Image.new("RGB", IMAGE_SIZE[::-1], (30, 30, 200)).save(tmp_path / "other" / key)
+    with labelstore.open(store_path, readonly=True) as store:
+        write_page(store, tmp_path / "r.html", label_set="first", images=tmp_path / "other")
+    shown = data_of(tmp_path / "r.html")["explorer"]
+    assert shown["without_picture"] == len(shown["images"])
+
+    def show(images):
+        words = ["show", str(store_path), "0", "--label-set", "first", "--images", str(images)]
+        words += ["--out", str(tmp_path / "p.png")]
+        return errors.run(labelstore_app.commands, "labelstore", words)
+
+    assert show(tmp_path / "other") == 7
+    assert "is not the image that was labelled" in capsys.readouterr().err
+    assert not (tmp_path / "p.png").exists()
+    assert show(pictures) == 0
+    assert (tmp_path / "p.png").is_file()
 
 
 def test_data_cannot_leave_its_element():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 import labelstore
@@ -14,6 +15,7 @@ from labelstore.catalogue.records import ResultRow, RunRow
 from labelstore.generation import label_images
 from labelstore.generation.labeller import Labeller
 from labelstore.stats import cost, work
+from labelstore.testing.filled_store import filled_store
 from tests.generation.conftest import write_photographs, write_teacher
 
 N, M = 12, 8
@@ -80,6 +82,20 @@ def test_progress_of_a_store_that_is_being_made(made, tmp_path, capsys):
     assert (done["crops"], done["workers"], done["seconds_left"]) == (N * M, [], None)
     assert "complete" in info(path, capsys)
     assert "worker" not in info(path, capsys, "--watch", "0.5")
+
+
+def test_rows_that_no_image_has_are_no_crops(tmp_path, capsys):
+    """Images that are added begin a new block; the rows before it are never labelled and never wait for labels."""
+    probs = np.full((4, 2, 3), 1 / 3, np.float32)
+    store = filled_store(tmp_path / "s", probs, MarginalSmoothing(k=2), images_per_shard=3)
+    added = store.catalogue.append_images(["class0001/late.jpg"], [1], [9], [9], multiple=3)
+    store.refresh()
+    assert (added, store.num_rows, store.num_images) == (range(6, 7), 7, 5)
+    found = work(store, "teacher")
+    assert (found.crops, found.committed_crops, found.total_crops) == (8, 8, 10)
+    store.write_metadata()
+    store.close()
+    assert "80 % done: 8 of 10 crops" in info(tmp_path / "s", capsys)
 
 
 def test_a_stopped_store_says_that_nobody_is_at_work(made, tmp_path, capsys):

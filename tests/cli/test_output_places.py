@@ -1,0 +1,84 @@
+"""Where commands may write: never into a store, nor over something that is not theirs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import labelstore
+from cli import errors, labelstore_app
+from labelstore import MarginalSmoothing
+from labelstore.arrays.durable import STORE_MARKS
+from labelstore.exchange.remotes import FolderRemote
+from labelstore.store.opening import ARRAY_FOLDERS, CATALOGUE_FILE, CATALOGUE_URL_FILE
+from labelstore.testing.filled_store import filled_store
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    path = tmp_path_factory.mktemp("places") / "f.labels"
+    probs = np.random.default_rng(0).dirichlet(np.full(3, 0.3), (4, 2)).astype(np.float32)
+    store = filled_store(path, probs, MarginalSmoothing(k=2), images_per_shard=4)
+    labelstore.freeze(store)
+    store.close()
+    return path
+
+
+def run(capsys, *arguments):
+    code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
+    return code, capsys.readouterr().err
+
+
+def tree(path):
+    return sorted(p.relative_to(path).as_posix() for p in path.rglob("*"))
+
+
+def test_marks_of_a_store_are_the_names_that_stores_have():
+    names = ((CATALOGUE_FILE, CATALOGUE_URL_FILE), tuple(ARRAY_FOLDERS.values()))
+    assert names == STORE_MARKS
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("report", "{0}", "--out", "{0}/x.html"),
+        ("crops", "{0}", "--out", "{0}/c.csv"),
+        ("plot", "{0}", "histogram", "--out", "{0}/arrays.zarr/p.png"),
+        ("export", "npz", "{0}", "{0}/e"),
+        ("push", "{0}", "{0}"),
+        ("push", "{0}", "{0}/shared"),
+    ],
+    ids=lambda command: " ".join(command),
+)
+def test_nothing_is_written_into_a_store(frozen, capsys, command):
+    before = tree(frozen)
+    code, message = run(capsys, *(part.format(frozen) for part in command))
+    assert code == 2
+    assert f"{frozen}" in message
+    assert "give a path outside" in message
+    assert tree(frozen) == before
+
+
+def test_a_link_into_a_store_is_no_way_around(frozen, tmp_path, capsys):
+    (tmp_path / "way").symlink_to(frozen / "arrays.zarr")
+    code, message = run(capsys, "crops", frozen, "--out", tmp_path / "way" / "c.csv")
+    assert (code, "is inside the store" in message) == (2, True)
+
+
+def test_push_refuses_a_folder_of_other_things_and_a_file(frozen, tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "thesis.tex").write_text("mine")
+    code, message = run(capsys, "push", frozen, data, "--dry-run")
+    assert (code, "thesis.tex" in message) == (5, True)
+    assert run(capsys, "push", frozen, data)[0] == 5
+    assert tree(data) == ["thesis.tex"]
+    code, message = run(capsys, "push", frozen, data / "thesis.tex")
+    assert (code, "is a file" in message) == (5, True)
+
+
+def test_push_takes_an_empty_folder_and_its_own(frozen, tmp_path, capsys):
+    (tmp_path / "shared").mkdir()
+    assert run(capsys, "push", frozen, tmp_path / "shared")[0] == 0
+    assert run(capsys, "push", frozen, tmp_path / "shared")[0] == 0
+    assert FolderRemote(tmp_path / "shared").resolve("main") is not None
