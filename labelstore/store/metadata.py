@@ -81,13 +81,16 @@ def undescribed_groups(
 ) -> dict[str, str]:
     """Metadata files without an array of the catalogue's, or with another shape: key -> what is wrong.
 
-    A kill between a row and its files once left them so, for good; `damaged` are files known as such.
+    A kill between a row and its files once left them so, for good; `damaged` are files known as such. A change
+    that was only interrupted is no problem: the next process that opens the store to write finishes it.
     """
     problems: dict[str, str] = {}
     for look in range(LOOKS):
         if look:
             time.sleep(0.05 * look)
         try:
+            if catalogue.pending_metadata():
+                return {}
             found = arrays.undescribed(all_specs(catalogue.array_rows()))
         except DamagedShard:
             return {}  # told with the catalogue's tables, or as the one file that says everything

@@ -255,7 +255,7 @@ def test_an_online_teacher_needs_no_store_and_may_have_another_view(data, tmp_pa
         ({"label_set": "ms", "teacher": "timm:resnet18"}, "go together"),
         ({"labels": "teacher", "label_set": "full"}, "go together"),
         ({"label_set": "ms", "probability_range": (0.9, 0.1)}, "give .low, high."),
-        ({"label_set": "ms", "probability_range": (float("nan"), 1)}, "give .low, high."),
+        ({"label_set": "ms", "probability_range": (float("nan"), 1)}, "finite"),
         ({"label_set": "ssl", "labels": "ssl", "ground_truth_weight": 0.5}, "no classes"),
     ],
 )  # fmt: skip
