@@ -1,6 +1,7 @@
 """What every test shares: one thread per process, no hypothesis deadlines, GPU tests only with a GPU."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # time depends on the machine, so no test fails for being slow
 settings.register_profile("labelstore", deadline=None)
 settings.load_profile("labelstore")
+
+
+# a shell lets jobs in the background ignore Ctrl-C, and so would everything that the tests start and interrupt
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
