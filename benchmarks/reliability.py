@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -167,6 +166,8 @@ class Outcome:
     missing: tuple[str, ...]
     tests: int
     seconds: float
+    commits: tuple[str, ...]
+    """Of the code that was tested."""
 
     @property
     def verdict(self) -> str:
@@ -212,6 +213,7 @@ def judge(name: str, records: Iterable[Mapping[str, object]]) -> Outcome:
         missing=tuple(missing),
         tests=len(own),
         seconds=sum(float(str(record["seconds"])) for record in own),
+        commits=tuple(sorted({str(record.get("commit") or "unknown") for record in own})),
     )
 
 
@@ -221,14 +223,14 @@ def as_markdown(outcomes: list[Outcome], about: Mapping[str, object]) -> str:
         "# Reliability: the matrix",
         "",
         (
-            f"`make stress`, then `python -m benchmarks.reliability FILE`; {about['date']}, commit "
-            f"{about['commit']}, {about['hardware']}, Python {about['python']}, --stress-scale {about['scale']}. "
-            "Counts of all tests of a row are added up; what each row means is in "
+            f"`make stress`, then `python -m benchmarks.reliability FILE`; {about['date']}, "
+            f"{about['hardware']}, Python {about['python']}, --stress-scale {about['scale']}. "
+            "Counts of all tests of a row are added up, of runs at the commits that it names; what each row means is in "
             "[docs/reliability.md](../../docs/reliability.md)."
         ),
         "",
-        "| # | test | target | result | |",
-        "|---|---|---|---|---|",
+        "| # | test | target | result | | commit |",
+        "|---|---|---|---|---|---|",
     ]
     for found in outcomes:
         row = ROWS[found.name]
@@ -242,7 +244,8 @@ def as_markdown(outcomes: list[Outcome], about: Mapping[str, object]) -> str:
             "not run": "not run",
         }[found.verdict]
         lines.append(
-            f"| {found.name} | {row.test} | {row.target} | {result or 'none'} | {remark} |"
+            f"| {found.name} | {row.test} | {row.target} | {result or 'none'} | {remark} | "
+            f"{', '.join(found.commits)} |"
         )
     count = sum(found.verdict == "met" for found in outcomes)
     lines += ["", f"{count} of {len(outcomes)} rows met."]
@@ -263,15 +266,9 @@ def main() -> None:
     ]
     if not records:
         sys.exit(f"{arguments.file[0]} holds no counts: run the stress tests with --matrix-report")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], capture_output=True, check=False)
-    commit += " with changes" if changed.returncode == 1 else ""
     scales = sorted({record["scale"] for record in records})
     about = {
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit,
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("labelstore", "zarr", "h5py", "SQLAlchemy")},
@@ -288,6 +285,7 @@ def main() -> None:
                 "missing": list(found.missing),
                 "failed": list(found.failed),
                 "tests": found.tests,
+                "commits": list(found.commits),
                 "seconds": round(found.seconds, 1),
             }
             for found in outcomes

@@ -65,8 +65,6 @@ _AT_MOST = {
     "seed": (1 << 63) - 1,
 }
 
-_OF_FRESH_CROPS = ("scale", "ratio", "flip_prob")
-
 
 def check_config(config: TrainConfig) -> None:
     """UsageError for a value that cannot be meant, then for values that contradict each other."""
@@ -257,11 +255,9 @@ def _check_supervision(config: TrainConfig) -> None:
 
 
 def _check_ignored(config: TrainConfig) -> None:
-    """UsageError for a setting of crops or labels that this run does not make."""
+    """UsageError for a setting of labels that this run does not make; those of crops are for who opens the store."""
     usual = {field.name: field.default for field in dataclasses.fields(config)}
     reasons: dict[str, str] = {}
-    if config.labels != "ground-truth" and config.store is not None:
-        reasons |= dict.fromkeys(_OF_FRESH_CROPS, "stored crops have their boxes and flips")
     if config.labels != "ground-truth" and not config.ground_truth_weight:
         reasons["label_smoothing"] = "without ground_truth_weight no ground truth is learnt from"
     for name, reason in reasons.items():

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import labelstore
+from labelstore.catalogue.records import PlanRow
 from labelstore.crop_plan import CropPlan
 from labelstore.ensembles import Ensemble
 from labelstore.errors import RejectedInput, UsageError
@@ -152,6 +153,7 @@ def _stored(
     assert config.store is not None
     store = labelstore.open(config.store)
     labels = chosen_labels(store, config)
+    _check_plan(config, labels.plan)
     _check_again(config, labels, note)
     if attach is None:
         check_images(store, images, note)
@@ -191,6 +193,19 @@ def _stored(
         threads=config.workers,
     )
     return source, config
+
+
+def _check_plan(config: TrainConfig, plan: PlanRow) -> None:
+    """UsageError for a setting of crops that is neither the usual one nor what the stored crops were drawn with."""
+    usual = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in ("scale", "ratio", "flip_prob"):
+        value, own = getattr(config, name), plan.parameters.get(name, "values of their own")
+        # JSON knows no tuples
+        if value not in (usual[name], tuple(own) if isinstance(own, list) else own):
+            raise UsageError(
+                f"{name}={value!r} with labels={config.labels!r}: the crops of plan {plan.name} were drawn with {own!r}; "
+                "leave it out"
+            )
 
 
 def _check_again(config: TrainConfig, labels: Ensemble, note: Callable[[str], None]) -> None:

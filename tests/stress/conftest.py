@@ -66,8 +66,16 @@ class Matrix:
         self.records.append((row, figures))
 
 
+@pytest.fixture(scope="session")
+def commit() -> str:
+    """Of the code under test; empty outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
 @pytest.fixture
-def matrix(request):
+def matrix(request, commit):
     """Takes a test's figures; `--matrix-report FILE` keeps them, and that the test failed, if it did."""
     matrix = Matrix()
     started = time.monotonic()
@@ -86,6 +94,7 @@ def matrix(request):
                 "failed": request.node.stash.get(FAILED, True),
                 "seconds": round(time.monotonic() - started, 1),
                 "scale": request.config.getoption("--stress-scale"),
+                "commit": commit,
             }
             file.write(json.dumps(record) + "\n")
 

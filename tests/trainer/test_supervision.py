@@ -257,12 +257,30 @@ def test_an_online_teacher_needs_no_store_and_may_have_another_view(data, tmp_pa
         ({"label_set": "ms", "probability_range": (0.9, 0.1)}, "give .low, high."),
         ({"label_set": "ms", "probability_range": (float("nan"), 1)}, "finite"),
         ({"label_set": "ssl", "labels": "ssl", "ground_truth_weight": 0.5}, "no classes"),
+        ({"label_set": "ms", "scale": (0.5, 1.0)}, "scale=.0.5, 1.0. .* were drawn with"),
+        ({"label_set": "ms", "ratio": (1.0, 1.0)}, "ratio=.* were drawn with"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_in_one_line(store, data, changes, message):
     with pytest.raises(UsageError, match=message) as caught:
         trainer.run(config(data, **{"store": store, **changes}))
     assert "\n" not in str(caught.value)
+
+
+def test_the_settings_that_the_stored_crops_were_drawn_with_may_be_said(data, teacher, tmp_path):
+    """So that one set of options serves ground truth and stored labels alike."""
+    with labelstore.create(
+        tmp_path / "s", images=data / "train", num_crops=2, flip_prob=0.0, scale=(0.5, 1.0)
+    ) as store:
+        labelstore.generate(
+            store, teacher=str(teacher), images=data / "train", codec=Hard(), device="cpu"
+        )
+    asked = config(
+        data, store=tmp_path / "s", crops_per_image=2, batch_size=2, epochs=2, flip_prob=0.0
+    )
+    assert trainer.run(replace(asked, scale=(0.5, 1.0))).steps
+    with pytest.raises(UsageError, match=r"flip_prob=0.25 .* were drawn with 0\.0"):
+        trainer.run(replace(asked, flip_prob=0.25))
 
 
 def test_images_that_are_not_the_stores_are_refused(store, tmp_path):

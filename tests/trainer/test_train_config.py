@@ -109,9 +109,6 @@ def test_passes_cover_the_epochs_and_no_more(epochs, m, first, last):
 @pytest.mark.parametrize(
     ("ignored", "advice"),
     [
-        ({"scale": (0.5, 1)}, "leave it at (0.08, 1.0)"),
-        ({"ratio": (1, 1)}, "leave it at"),
-        ({"flip_prob": 0}, "leave it at 0.5"),
         ({"label_smoothing": 0.1}, "leave it at 0.0"),
     ],
 )
