@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from labelstore.catalogue.records import LabelSetRow, Lease
 from labelstore.codecs import (
     CODECS,
-    choose_class_ids,
     codec_from_options,
     codec_from_record,
     keeps_max_probability,
@@ -32,6 +31,7 @@ from labelstore.parallel import BlockMap, MapBlocks, fill_in_parts
 from labelstore.store import BlockArrays, LabelSet, StagedBlock, stage_block
 from labelstore.store.block_work import fill_blocks
 from labelstore.store.leases import Progress
+from labelstore.store.settling import settled_codec
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 from labelstore.store.writing import DERIVED
@@ -96,7 +96,7 @@ def derive(
 def _derive_blocks(
     source: LabelSet, name: str, identity: str, blocks: Sequence[int], progress: Progress
 ) -> None:
-    job = _Job(source, name)
+    job = _Job(source, name, identity)
     group = f"labels/{name}"
     fill_blocks(source.store, group, blocks, source.layout, job.derive, progress, identity=identity)
 
@@ -328,8 +328,8 @@ def _without_form(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a JSON objec
 class _Job:
     """One process's share of a variant."""
 
-    def __init__(self, source: LabelSet, name: str) -> None:
-        self.source, self.name = source, name
+    def __init__(self, source: LabelSet, name: str, identity: str) -> None:
+        self.source, self.name, self.uuid = source, name, identity
         self.store: Store = source.store
 
     def derive(self, lease: Lease, missing: Sequence[int]) -> StagedBlock:
@@ -344,7 +344,7 @@ class _Job:
             labels = self._labels(lease.block, crop_shard, codec_from_record(_plain(row.codec)))
             first = labels.probs[..., 0] if isinstance(labels, TopK) else labels[..., 0]
             labelled |= ~np.isnan(first).all(axis=1)
-            codec = codec or self._settled(row, labels, empty=not labelled.any())
+            codec = codec or self._codec(row, labels, empty=not labelled.any())
             arrays = codec.encode(labels, num_classes)
             shards.append(
                 BlockArrays(group=f"labels/{self.name}", crop_shard=crop_shard, arrays=arrays)
@@ -381,16 +381,11 @@ class _Job:
             tail=np.concatenate([part.tail for part in parts], axis=1),
         )
 
-    def _settled(
+    def _codec(
         self, row: LabelSetRow, labels: TopK | NDArray[np.float32], *, empty: bool
     ) -> LabelCodec:
-        """The variant's codec; its form of class ids is chosen on the first shard that anyone commits."""
-        if row.is_settled:
-            return codec_from_record(row.codec)
-        codec = codec_from_record(_plain(row.codec))
-        if not empty and isinstance(labels, TopK):
-            codec = choose_class_ids(codec, labels, self.source.num_classes)
-        return codec_from_record(self.store.settle_codec(self.name, codec.to_record()))
+        first = labels if isinstance(labels, TopK) and not empty else None
+        return settled_codec(self.store, row, lambda: first, uuid=self.uuid)
 
 
 def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a JSON object

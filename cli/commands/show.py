@@ -48,7 +48,7 @@ def show(
         found = report.shown_crops(labels, int(row), count=count, top=top)
         key = str(opened.image_columns["key"][row])
         names, truth = opened.class_names, int(opened.image_columns["class_id"][row])
-        has_digest, held = (opened.image_columns[name][row] for name in ("has_digest", "digest"))
+        due = opened.image_digest(int(row))
     name = names[truth] if 0 <= truth < len(names) else "none"
     # before anything is printed: the image may not be there
     figure = None
@@ -58,7 +58,7 @@ def show(
                 file_finder(images)(key),
                 found,
                 title=f"{key} ({name})",
-                due=held.tobytes() if has_digest else None,
+                due=due,
             )
         except FileNotFoundError:
             raise RejectedInput(

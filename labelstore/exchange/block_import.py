@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import Lease
-from labelstore.codecs import choose_class_ids, codec_from_record, missing_labels
+from labelstore.codecs import missing_labels
 from labelstore.codecs.base import LabelCodec, MapTopK, TopK
 from labelstore.crop_plan import MAX_SIDE, is_imported
 from labelstore.errors import LeaseLost, RejectedInput
@@ -22,6 +22,7 @@ from labelstore.images import ImageFile, ImageSource, digest, image_size
 from labelstore.schema import Layout, label_layout, plan_fields
 from labelstore.store import BlockArrays, ImageFacts, Store, write_block
 from labelstore.store.leases import LeaseKeeper
+from labelstore.store.settling import settled_codec
 
 KnownCrops: TypeAlias = Callable[[int, int, int, int], tuple[NDArray[np.uint16], NDArray[np.bool_]]]
 """(place in the block, image row, height, width) -> boxes and flips."""
@@ -82,7 +83,7 @@ class BlockImport:
 
     def _import(self, lease: Lease, rows: range, current: Callable[[], Lease]) -> BlockResult:
         started = time.perf_counter()
-        block = _Block(self.store, self.label_set, self.conversion, rows)
+        block = _Block(self.store, self.label_set, self.uuid, self.conversion, rows)
         keys, known_bad = self.store.image_columns["key"], self.store.bad
         bad: dict[int, BadFile] = {}
         wanted = [image for image in rows if not known_bad[image]]
@@ -151,8 +152,7 @@ class BlockImport:
         if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
             raise RejectedInput(f"{path}: is {height} x {width} pixels; a side is 1 to {MAX_SIDE}")
         mark = digest(data)
-        columns = self.store.image_columns
-        if columns["has_digest"][image] and columns["digest"][image].tobytes() != mark:
+        if self.store.image_digest(image) not in (None, mark):
             raise RejectedInput(f"{path}: changed since the store was made")
         return height, width, mark
 
@@ -200,11 +200,13 @@ class BlockImport:
 class _Block:
     """The arrays of one block, filled image by image."""
 
-    def __init__(self, store: Store, label_set: str, conversion: Conversion, rows: range) -> None:
+    def __init__(
+        self, store: Store, label_set: str, uuid: str, conversion: Conversion, rows: range
+    ) -> None:
         self.rows = rows
         self.facts: list[tuple[int, int, int, bytes]] = []
         self._store = store
-        self._name = label_set
+        self._name, self._uuid = label_set, uuid
         self._conversion = conversion
         row = store.label_set_row(label_set)
         self._plan = store.plan(row.plan)
@@ -331,16 +333,13 @@ class _Block:
         return computed
 
     def _settled_codec(self) -> LabelCodec:
-        """The label set's codec; its form of class ids is chosen on the first shard that anyone commits."""
+        def first() -> TopK | None:
+            labels = _part(self.labels, slice(0, self._layout.crops_per_shard))
+            assert isinstance(labels, TopK)
+            return labels if self.facts else None
+
         row = self._store.label_set_row(self._name)
-        if row.is_settled:
-            return codec_from_record(row.codec)
-        codec = codec_from_record({**row.codec, "class_ids": "plain"})
-        if self.facts:
-            first = _part(self.labels, slice(0, self._layout.crops_per_shard))
-            assert isinstance(first, TopK)
-            codec = choose_class_ids(codec, first, self._conversion.num_classes)
-        return codec_from_record(self._store.settle_codec(self._name, codec.to_record()))
+        return settled_codec(self._store, row, first, uuid=self._uuid)
 
 
 def _part(labels: Labels, crops: slice) -> Labels:

@@ -27,6 +27,7 @@ from labelstore.images import ImageSource
 from labelstore.schema import check_num_crops, choose_layout, plan_fields
 from labelstore.store import Store, create, open_store
 from labelstore.store.opening import exists
+from labelstore.store.same_labels import refuse_differences, teacher_differences
 
 PLAN = "plan"
 MAP_CROPS = 200
@@ -294,15 +295,8 @@ def _check(store: Store, target: Target, images: ImageSource) -> LabelSetRow | N
     for key in sorted((stated.keys() | given.keys()) - _COMPARED):
         flag = "--" + key.replace("_", "-")
         differences[flag] = (stated.get(key, "left out"), given.get(key, "left out"))
-    teacher = store.teacher(row.teacher).identity
-    for what, value in target.teacher.identity.items():
-        differences[f"teacher {what}"] = (teacher[what], value)
-    for what, (old, new) in differences.items():
-        if old != new:
-            raise ConflictError(
-                f"label set {row.name} in {store.path} has {what} {old}, asked for {new}: use the same, or make "
-                "another label set with --name NAME"
-            )
+    differences |= teacher_differences(store.teacher(row.teacher), target.teacher)
+    refuse_differences(row, store.path, differences)
     return row
 
 

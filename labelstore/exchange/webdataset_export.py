@@ -146,8 +146,7 @@ class WebDatasetWriter(Writer):
             ) from None
         except OSError as error:
             raise RejectedInput(f"{key}: {error.strerror}") from None
-        columns = self.export.labels.store.image_columns
-        if columns["has_digest"][row] and columns["digest"][row].tobytes() != digest(data):
+        if self.export.labels.store.image_digest(row) not in (None, digest(data)):
             raise RejectedInput(f"{file}: is not the image that was labelled")
         return data
 

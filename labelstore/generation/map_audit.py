@@ -136,10 +136,9 @@ def fresh_maps(asker: Relabeller, rows: NDArray[np.int64]) -> NDArray[np.float32
 
 def decoded_image(asker: Relabeller, image: int) -> torch.Tensor:
     """An image's pixels; RejectedInput where its file is not the one that was labelled."""
-    columns = asker.store.image_columns
-    path = asker.folder.file(str(columns["key"][image]))
+    path = asker.folder.file(str(asker.store.image_columns["key"][image]))
     data = path.read_bytes()
-    if columns["has_digest"][image] and columns["digest"][image].tobytes() != digest(data):
+    if asker.store.image_digest(image) not in (None, digest(data)):
         raise RejectedInput(
             f"{path} changed since it was labelled: its labels cannot be audited with it"
         )

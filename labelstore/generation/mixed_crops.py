@@ -121,7 +121,6 @@ class MixedCrops:
                 self._decoded.move_to_end(row)
                 return self._decoded[row]
         file = self._images.file(self._keys[row])
-        columns = self._store.image_columns
         pixels = None
         try:
             data = file.read_bytes()
@@ -130,7 +129,7 @@ class MixedCrops:
             raise StorageError(
                 f"cannot read {file}: {error.strerror}: crops of other images are mixed with it"
             ) from error
-        if columns["has_digest"][row] and columns["digest"][row].tobytes() != digest(data):
+        if self._store.image_digest(row) not in (None, digest(data)):
             raise RejectedInput(
                 f"{file} changed since the store was made: restore the file, or make a new store"
             )

@@ -12,6 +12,7 @@ from labelstore.errors import ConflictError
 from labelstore.generation.label_facts import LabelFacts, check_same
 from labelstore.generation.teacher_check import TeacherEvaluation
 from labelstore.store import Store
+from labelstore.store.same_labels import refuse_differences, teacher_differences
 
 ATTEMPTS = 3
 """Workers that start together register together; whoever comes second finds the first one's row."""
@@ -86,25 +87,18 @@ def _check_row(
     num_classes: int,
     temperature: float,
 ) -> None:
-    held, given = store.teacher(row.teacher).identity, teacher.identity
+    held = store.teacher(row.teacher)
     settled = dict(row.codec)
     if "class_ids" in settled:
         settled["class_ids"] = None
     differences = {
-        **{f"teacher {what}": (held[what], given[what]) for what in given},
+        **teacher_differences(held, teacher),
         "compression": (_codec_words(settled), _codec_words(wanted)),
         "crop plan": (row.plan, plan),
         "classes": (row.num_classes, num_classes),
         "temperature": (row.temperature, temperature),
     }
-    for what, (old, new) in differences.items():
-        if old != new:
-            if what == "teacher weights":
-                old, new = str(old)[:12], str(new)[:12]
-            raise ConflictError(
-                f"label set {row.name} in {store.path} has {what} {old}, asked for {new}: "
-                "use the same, or make another label set with --name NAME"
-            )
+    refuse_differences(row, store.path, differences)
 
 
 def _record_evaluation(store: Store, teacher: str, evaluation: TeacherEvaluation) -> None:

@@ -157,9 +157,7 @@ class Relabeller:
         return codec.encode(labels, self.row.num_classes)
 
     def _check_unchanged(self, opened: OpenedImage) -> None:
-        columns = self.store.image_columns
-        image = opened.job.image
-        if columns["has_digest"][image] and columns["digest"][image].tobytes() != opened.digest:
+        if self.store.image_digest(opened.job.image) not in (None, opened.digest):
             raise RejectedInput(
                 f"{opened.job.path} changed since the store was made: its labels cannot be made again from it"
             )

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import LabelSetRow, PlanRow
-from labelstore.codecs import choose_class_ids, codec_from_record, is_map
+from labelstore.codecs import is_map
 from labelstore.codecs.base import LabelCodec, TopK
 from labelstore.crop_augmentation import planned_augmentation
 from labelstore.errors import (
@@ -39,6 +39,7 @@ from labelstore.images import ImageSource
 from labelstore.schema import label_layout
 from labelstore.store import BlockArrays, ImageFacts, Store, write_block
 from labelstore.store.leases import LeaseKeeper, Progress
+from labelstore.store.settling import settled_codec
 from labelstore.store.spool import Spool, read_spools, remove_spools
 
 COMMITS_BEHIND = 2
@@ -99,8 +100,8 @@ class Worker:
         self._done: dict[int, int] = {}
         self._labelled = 0
         # rows that no image has are no crops to label
-        blocks = map(self._layout.rows, range(self._layout.num_blocks))
-        self._images = [int((~self.store.free[b.start : b.stop]).sum()) for b in blocks]
+        blocks = range(self._layout.num_blocks)
+        self._images = [self.store.num_images_in(self._layout.rows(block)) for block in blocks]
         self._total = sum(self._images) * self._layout.num_crops
         self._commits: list[Future[None]] = []
 
@@ -300,20 +301,17 @@ class Worker:
 
     def _settled_codec(self, block: ImageBlock) -> LabelCodec:
         """The label set's codec; its form of class ids is chosen on the first shard that anyone commits."""
-        row = self._own_row()
-        if row.is_settled:
-            return codec_from_record(row.codec)
-        codec = codec_from_record({**row.codec, "class_ids": "plain"})
-        first = block.labels(block.crop_shards()[0][1])
-        assert isinstance(first, TopK)
-        if block.done:
-            codec = choose_class_ids(codec, first, self.num_classes)
+
+        def first() -> TopK | None:
+            labels = block.labels(block.crop_shards()[0][1])
+            assert isinstance(labels, TopK)
+            return labels if block.done else None
+
         try:
-            record = self.store.settle_codec(self.label_set, codec.to_record(), uuid=self.uuid)
+            return settled_codec(self.store, self._own_row(), first, uuid=self.uuid)
         except (ConflictError, UsageError):
             self._own_row()  # says so where it is another one, or none
             raise
-        return codec_from_record(record)
 
     def _own_row(self) -> LabelSetRow:
         """The label set's row; ConflictError where it was dropped since this worker began, or made anew."""
@@ -326,16 +324,14 @@ class Worker:
         )
 
     def _check_unchanged(self, opened: OpenedImage) -> None:
-        columns = self.store.image_columns
-        image = opened.job.image
-        if columns["has_digest"][image] and columns["digest"][image].tobytes() != opened.digest:
+        if self.store.image_digest(opened.job.image) not in (None, opened.digest):
             raise RejectedInput(
                 f"{opened.job.path} changed since the store was made: restore the file, or make a new store"
             )
 
     def _leave_out(self, block: ImageBlock, opened: OpenedImage) -> None:
         assert opened.bad is not None
-        if self.store.image_columns["has_digest"][opened.job.image]:
+        if self.store.image_digest(opened.job.image) is not None:
             # left out, it would be left out of every label set, also of those that have its labels
             raise RejectedInput(
                 f"{opened.bad}; it could be when other labels were made: restore the file, or make a new store"

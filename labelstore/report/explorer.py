@@ -43,7 +43,7 @@ def explorer(
     for row in rows.tolist():
         size = (int(facts["width"][row]), int(facts["height"][row]))
         key = str(facts["key"][row])
-        due = facts["digest"][row].tobytes() if facts["has_digest"][row] else None
+        due = labels.store.image_digest(row)
         picture = None if images is None else thumbnail(images, key, size, due)
         missing += picture is None
         found.append(

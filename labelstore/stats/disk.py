@@ -112,7 +112,7 @@ def storage(store: Store, *, scale: str | tuple[int, int] | None = None) -> Stor
         rows = store.catalogue.shards(group)
         # a map serves all crops of its image
         together = own[1] if _is_map(store, group) else layout.crops_per_shard
-        crops[group] = sum(_num_images(store, layout.rows(row.block)) for row in rows) * together
+        crops[group] = sum(store.num_images_in(layout.rows(row.block)) for row in rows) * together
         found = _group_arrays(group, specs, together, rows, crops[group], wanted)
         arrays += found
         size = sum(entry.disk_bytes for entry in found)
@@ -130,10 +130,6 @@ def storage(store: Store, *, scale: str | tuple[int, int] | None = None) -> Stor
         metadata_bytes=max(0, everything - total),
         catalogue_bytes=store.catalogue.num_bytes(),
     )
-
-
-def _num_images(store: Store, rows: range) -> int:
-    return len(rows) - int(np.count_nonzero(store.free[rows.start : rows.stop]))
 
 
 def parse_scale(text: str) -> tuple[int, int]:

@@ -43,8 +43,7 @@ def work(store: Store, label_set: str) -> Work:
         if shard.block < layout.num_blocks and shard.crop_shard < layout.num_crop_shards
     ]
     # rows that no image has lie in blocks too: images that are added begin a new one
-    blocks = map(layout.rows, range(layout.num_blocks))
-    images = [int((~store.free[rows.start : rows.stop]).sum()) for rows in blocks]
+    images = [store.num_images_in(layout.rows(block)) for block in range(layout.num_blocks)]
     committed: dict[int, int] = {}
     for shard in shards:
         crops = images[shard.block] * layout.crops_per_shard

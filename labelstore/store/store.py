@@ -261,6 +261,16 @@ class Store:
         """Image rows of rows or keys; UsageError for one that the store does not hold."""
         return image_rows(self, images)
 
+    def image_digest(self, image: int) -> bytes | None:
+        """The digest of an image's bytes as they were when it was first decoded; None where it has not been."""
+        columns = self.image_columns
+        digest: bytes | None = columns["digest"][image].tobytes()
+        return digest if columns["has_digest"][image] else None
+
+    def num_images_in(self, rows: range) -> int:
+        """How many of consecutive image rows are an image's: growth leaves rows that are not."""
+        return len(rows) - int(np.count_nonzero(self.free[rows.start : rows.stop]))
+
     def group_names(self) -> tuple[str, ...]:
         """Every group of arrays that the catalogue knows."""
         return (
