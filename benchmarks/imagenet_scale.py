@@ -164,7 +164,7 @@ def _size(store: Store, label_set: str) -> dict[str, float]:
     arrays: dict[str, float] = {}
     indexes = 0
     for group in groups:
-        for row in store.catalogue.shards(group):
+        for row in store.catalogue.ledger.shards(group):
             for file in row.files:
                 ((path, chunks),) = file.chunks.items()
                 index = index_bytes(len(chunks))

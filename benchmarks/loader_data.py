@@ -119,10 +119,12 @@ def _write_block(store: Store, block: int, size: tuple[int, int]) -> None:
         shards.append(BlockArrays(group=group, crop_shard=number, arrays=arrays))
         arrays = {"box": boxes[:, cut], "flip": flips[:, cut].astype(np.uint8)}
         shards.append(BlockArrays(group=f"crops/{plan.name}", crop_shard=number, arrays=arrays))
-    lease = store.catalogue.acquire(group, [block], "benchmark", 600.0, layout.num_crop_shards)
+    lease = store.catalogue.leases.acquire(
+        group, [block], "benchmark", 600.0, layout.num_crop_shards
+    )
     assert lease is not None
     decoded = [(row, size[1], size[0], b"\0" * 16) for row in rows]
     write_block(
         store, lease, shards, facts=ImageFacts(decoded=decoded), num_images=len(rows), device="none"
     )
-    store.catalogue.release(lease)
+    store.catalogue.leases.release(lease)

@@ -143,10 +143,11 @@ def _gpu_rate(device: torch.device, *, soft: bool) -> float:
         ids, probs, rest = (part.to(device, non_blocking=True) for part in label)
         with torch.autocast("cuda", torch.bfloat16):
             logits = model(normalise(pixels))
-        if soft:
-            loss = soft_loss(logits, ids, probs, rest)
-        else:
-            loss = nn.functional.cross_entropy(logits.float(), ids[:, 0])
+        loss = (
+            soft_loss(logits, ids, probs, rest)
+            if soft
+            else nn.functional.cross_entropy(logits.float(), ids[:, 0])
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

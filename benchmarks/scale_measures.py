@@ -61,7 +61,7 @@ def bare_decode(store: Store, group: str, fields: Iterable[str]) -> int:
     buffers = {name: np.empty(specs[name].chunk_bytes, np.uint8) for name in fields}
     wanted = {specs[name].path: name for name in fields}
     total = 0
-    for row in store.catalogue.shards(group):
+    for row in store.catalogue.ledger.shards(group):
         for file in row.files:
             (path,) = file.chunks
             if path not in wanted:
@@ -79,7 +79,7 @@ def bare_decode(store: Store, group: str, fields: Iterable[str]) -> int:
 
 def warm(store: Store, *groups: str) -> None:
     for group in groups:
-        for row in store.catalogue.shards(group):
+        for row in store.catalogue.ledger.shards(group):
             for file in row.files:
                 with (store.arrays.root / file.key).open("rb") as opened:
                     while opened.read(1 << 22):
@@ -245,7 +245,7 @@ def measure_calibrate(path: Path, label_set: str) -> dict[str, Any]:
         calibrate(labels, RegionThresholds(), name=MASK)
         seconds = time.perf_counter() - begun
         decodes.append(timed(decode))
-        size = store.catalogue.counts()[f"masks/{MASK}"][1]
+        size = store.catalogue.ledger.counts()[f"masks/{MASK}"][1]
         crops = store.num_images * store.num_crops
     return {
         "seconds": seconds,

@@ -153,7 +153,7 @@ def _opened(path: Path, num_images: int, num_crops: int) -> Store:
         num_crops=num_crops,
         stored_crops=stored,
     )
-    store.catalogue.add_teacher(
+    store.catalogue.teachers.add(
         TeacherRow(
             name="label-model",
             source=label_model.NAME,
@@ -170,7 +170,7 @@ def _opened(path: Path, num_images: int, num_crops: int) -> Store:
     for target in TARGETS:
         if target.store == path.name:
             record = MarginalSmoothing(k=K, dtype=target.dtype).to_record()
-            store.catalogue.add_label_set(
+            store.catalogue.label_sets.add(
                 LabelSetRow(
                     name=target.label_set,
                     plan=store.plan().name,

@@ -1,4 +1,5 @@
-"""What `labelstore advise` found as DataFrames: one row per choice, for people or for programs, or per choice and class."""
+"""What `labelstore advise` found as DataFrames: one row per choice, for people or for programs, or per choice and
+class."""
 
 from __future__ import annotations
 

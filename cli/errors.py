@@ -97,17 +97,10 @@ def _open_streams() -> None:
 def _check_utf8(arguments: Sequence[str]) -> None:
     """UsageError for bytes that are not UTF-8: no catalogue, config file or page could hold such a path."""
     for argument in arguments:
-        try:
-            argument.encode()
-        except UnicodeEncodeError:
-            from labelstore.errors import UsageError
+        if not argument.isascii():
+            from labelstore.errors import check_utf8
 
-            raise UsageError(_not_utf8(argument)) from None
-
-
-def _not_utf8(text: str) -> str:
-    shown = text.encode("utf-8", "backslashreplace").decode()
-    return f"{shown} is not UTF-8: rename the file or folder, or give another"
+            check_utf8(argument)
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
@@ -127,7 +120,7 @@ def _print_failure(message: str, code: int) -> None:
 def outcome(error: BaseException) -> tuple[int, str]:
     """Exit code and message for what a command raised."""
     # here and not above: what is never needed costs no start-up time
-    from labelstore.errors import LabelStoreError
+    from labelstore.errors import LabelStoreError, not_utf8
 
     if isinstance(error, LabelStoreError):
         return error.exit_code, str(error)
@@ -142,7 +135,7 @@ def outcome(error: BaseException) -> tuple[int, str]:
         return 6, "not enough memory; give the command more, or smaller pieces of work"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         # the folder that this runs in, or one that a configuration names
-        return 2, _not_utf8(error.object)
+        return 2, not_utf8(error.object)
     return 1, (
         f"internal error: {type(error).__name__}: {error} "
         f"(set {TRACEBACK_VARIABLE}=1 for the traceback)"

@@ -19,8 +19,10 @@ COMMANDS = {
     "show": "Show an image's hardest and easiest crops with what the teacher says of them (FerKD Fig. 3 and 9).",
     "plot": "Draw a label set: how sure the teacher is, where the crops lie, what a mask does (FerKD Fig. 1 and 2).",
     "report": "Write one HTML file with what a store holds, how sure the teacher is and what a calibration would do.",
-    "advise": "Show what many choices of thresholds and quantiles would discard, calibrate and keep, overall and by class.",
-    "mask": "Make a mask by conditions over the columns of a crop (`labelstore crops STORE --columns help` lists them).",
+    "advise": "Show what many choices of thresholds and quantiles would discard, calibrate and keep, overall and "
+    "by class.",
+    "mask": "Make a mask by conditions over the columns of a crop (`labelstore crops STORE --columns help` lists "
+    "them).",
     "calibrate": "Make a mask: which crops a student skips and which get the ground truth (FerKD Eq. 4).",
     "variants": "Derive a cheaper label set from a richer one without the teacher, and print the KL it costs.",
     "add-teacher": "Label the same crops with a further teacher, or the same one in another form.",

@@ -15,9 +15,9 @@ def render_codec_table(found: CodecTable) -> RenderableType:
     images, crops = found.scale
     table = Table(
         title=f"FKD Table 2 with these labels, at {images:,} x {crops:,}",
-        caption=f"predicted from {found.sampled_crops:,} crops of {found.source}, encoded and compressed; * (in part) bytes "
-        "before compression, since that label set does not keep enough. Labels with boxes and flips; FKD's calculation is "
-        "4 bytes per number, its files as its generator writes them; the paper's GB are 2^30 bytes",
+        caption=f"predicted from {found.sampled_crops:,} crops of {found.source}, encoded and compressed; * (in part) "
+        "bytes before compression, since that label set does not keep enough. Labels with boxes and flips; FKD's "
+        "calculation is 4 bytes per number, its files as its generator writes them; the paper's GB are 2^30 bytes",
     )
     table.add_column("kind")
     table.add_column("dtype")

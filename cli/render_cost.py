@@ -45,6 +45,10 @@ def _rate(rate: float | None) -> str:
 
 
 def _sentence(teacher: TeacherCost) -> str:
+    if not teacher.crops:
+        return (
+            f"teacher {teacher.teacher}: labelled no crop here, what its labels cost is not known"
+        )
     spent = f"teacher {teacher.teacher}: {duration(teacher.seconds)} for {teacher.crops:,} crops"
     count = len(teacher.students)
     if teacher.seconds_per_student is None:

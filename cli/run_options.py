@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 import yaml
 
+from cli.named_functions import importable_here
 from labelstore.errors import UsageError
 from trainer.config import TrainConfig
 
@@ -100,6 +101,9 @@ def overrides(fields: Mapping[str, Any], settings: list[str]) -> dict[str, objec
             raise UsageError(f"--set {setting}: give key=value, for example --set lr=0.1")
         name = name.strip().replace("-", "_")
         values[name] = parsed(name, text)
+    for name in ("model", "teacher", "teacher_model"):
+        if isinstance(source := values.get(name), str):
+            importable_here(source)
     return values
 
 

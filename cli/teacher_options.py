@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Self, TypedDict
 
 import typer
 
+from cli.named_functions import importable_here
 from cli.options import IMAGES
 from cli.output import say
 from cli.progress import Progress, duration
@@ -35,6 +36,7 @@ TeacherSource = Annotated[
         metavar="SOURCE",
         help="timm:NAME, torchvision:NAME, a run folder of `trainer run`, or a checkpoint.",
         rich_help_panel=TEACHER,
+        callback=importable_here,
     ),
 ]
 OptionalTeacher = Annotated[
@@ -45,6 +47,7 @@ OptionalTeacher = Annotated[
         help="timm:NAME, torchvision:NAME, a run folder of `trainer run`, or a checkpoint.",
         show_default="none: new images are taken in and wait for their labels",
         rich_help_panel=TEACHER,
+        callback=importable_here,
     ),
 ]
 TeacherModel = Annotated[
@@ -53,6 +56,7 @@ TeacherModel = Annotated[
         metavar="NAME",
         help="Network of a checkpoint: timm:NAME or torchvision:NAME.",
         rich_help_panel=TEACHER,
+        callback=importable_here,
     ),
 ]
 ClassMap = Annotated[
@@ -108,6 +112,7 @@ SameTeacher = Annotated[
         metavar="SOURCE",
         help="The same weights from another place.",
         show_default="as recorded",
+        callback=importable_here,
     ),
 ]
 PlanName = Annotated[
@@ -238,6 +243,17 @@ def check_work(amp: str | None, crop_device: str | None) -> None:
     """UsageError for `--amp` and `--crop-device` that do not exist, before torch is imported."""
     one_of(amp, "--amp", ("none", "bf16", "fp16"))
     one_of(crop_device, "--crop-device", ("cpu", "cuda"))
+
+
+def check_teacher_model(teacher: str | None, teacher_model: str | None) -> None:
+    """UsageError for a `--teacher-model` without the checkpoint that it is the network of."""
+    if teacher is None and teacher_model is not None:
+        from labelstore.errors import UsageError
+
+        raise UsageError(
+            f"--teacher-model {teacher_model} names the network of a checkpoint: give that with --teacher, or leave "
+            "it out"
+        )
 
 
 def is_first_rank() -> bool:

@@ -13,8 +13,10 @@ COMMANDS = {
     "recipes": "List the recipes that `trainer run --recipe NAME` knows; with a name, one of them in full.",
     "evaluate": "Measure the top-1 and top-5 of a model on a folder of validation images.",
     "probe": "Train a linear classifier on a network's frozen features, and measure its top-1 and top-5.",
-    "attention": "Draw what networks look at: Grad-CAM and guided backpropagation of several runs side by side (FKD Fig. 6).",
-    "report": "Write one HTML file with what runs were trained on, how they went and how they compare, over seeds and by class.",
+    "attention": "Draw what networks look at: Grad-CAM and guided backpropagation of several runs side by side "
+    "(FKD Fig. 6).",
+    "report": "Write one HTML file with what runs were trained on, how they went and how they compare, over seeds "
+    "and by class.",
     "export": "Write a trained network's weights for other programs.",
 }
 

@@ -1,16 +1,18 @@
-"""Recorded augmentation: what is done to a crop's pixels after it was cut, resized and flipped, for teacher and student alike.
+"""Recorded augmentation: what is done to a crop's pixels after it was cut, resized and flipped, for teacher and
+student alike.
 
 A plan keeps strengths; what happens to one crop is a pure function of (plan's seed, image key, crop), as its box is, so
 that it depends on no worker, order, growth or merge. Words x0 to x3 are those of Philox-4x32-10 with the plan's key and
 counter (a, c, stream mod 2^32, stream >> 32) as in `crop_plan`, whose attempts end before a = 16:
 
 - a = 16: colour jitter, as torchvision's ColorJitter. Brightness, contrast and saturation are multiplied by
-  1 + s (2 u - 1) and hue turned by s (2 u - 1), with u = (x_k >> 8) / 2^24 for k = 0..3 in this order and s the strength.
+  1 + s (2 u - 1) and hue turned by s (2 u - 1), with u = (x_k >> 8) / 2^24 for k = 0..3 in this order and s the
+  strength.
 - a = 17: their order is the (24 x0 >> 32)-th permutation of the four in lexicographic order. Strength 0 is left out.
-- a = 18 + j: the j-th operation of RandAugment (Cubuk et al. 2020), number 15 x0 >> 32 of `OPERATIONS`. Its magnitude is
-  m + d z, cut to 0..10, with z = (S / 2^16 - 2) sqrt(3) and S the sum of the 16-bit halves of x1 and x2: a bell of
-  variance 1 without a logarithm. The sign is + if x3 is even, the resampling bicubic if bit 1 of x3 is set, and the
-  operation is done if x3 >> 16 is below 2^15 (probability 0.5, as in timm).
+- a = 18 + j: the j-th operation of RandAugment (Cubuk et al. 2020), number 15 x0 >> 32 of `OPERATIONS`. Its
+  magnitude is m + d z, cut to 0..10, with z = (S / 2^16 - 2) sqrt(3) and S the sum of the 16-bit halves of x1 and
+  x2: a bell of variance 1 without a logarithm. The sign is + if x3 is even, the resampling bicubic if bit 1 of x3
+  is set, and the operation is done if x3 >> 16 is below 2^15 (probability 0.5, as in timm).
 - Colours come first, then RandAugment; areas that a shift uncovers become `FILL`.
 
 All in float64 with the operations +, -, *, / and one constant root: the same on every machine. Pixels are Pillow's,

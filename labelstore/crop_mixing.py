@@ -4,9 +4,11 @@ The partner of crop c is crop c of another image, with its own box, flip and aug
 depend on who is in a batch. All crops c of one group of `crops_per_partner` share the partner's image: an image is
 decoded for a group and not for a crop. What is drawn follows from (plan's seed, image key, crop) alone:
 
-    partner's row  = one of the `rows` images that the store was made with, drawn by [seed, stream, c // crops_per_partner]
+    partner's row  = one of the `rows` images that the store was made with, drawn by [seed, stream, c //
+    crops_per_partner]
     share, box     = drawn by [seed, stream, c]: share from Beta(alpha, alpha); for CutMix (Yun et al. 2019) a square of
-                     that area about a uniform centre in pixels of `side`, cut at the edges, share corrected to what is left
+                     that area about a uniform centre in pixels of `side`, cut at the edges, share corrected to
+                     what is left
 
 Images that join later have partners among the same rows and are nobody's partner; rows are never renumbered. A partner
 that cannot be decoded leaves the crop as it is (share 1). What was drawn is stored with the boxes (`schema.MIX_FIELDS`)

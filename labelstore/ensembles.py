@@ -8,7 +8,7 @@ Sparse labels stay sparse: the mean of labels of K_1, K_2, ... classes lists K_1
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,12 +19,14 @@ from labelstore.calibration import Region, calibrate_dense, calibrate_label, is_
 from labelstore.codecs import SparseLabels, densify, over_union
 from labelstore.codecs.topk import missing_id
 from labelstore.errors import UsageError
+from labelstore.store.chosen_images import crop_numbers
+from labelstore.store.spans import spans
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Mask, Store
     from labelstore.store.label_set import Images
 
-Labels: TypeAlias = SparseLabels | NDArray[np.float32]
+SparseOrDense: TypeAlias = SparseLabels | NDArray[np.float32]
 Regions: TypeAlias = NDArray[np.uint8]
 
 
@@ -128,6 +130,20 @@ class Ensemble:
         return everywhere
 
     @property
+    def covered_crops(self) -> int:
+        """The first crops that every begun image has in all label sets: fewer than M while the plan grows."""
+        return min(member.labels.covered_crops for member in self.members)
+
+    def first_crops(self, num_crops: int) -> Ensemble:
+        """The same labels as if there were no crops but the first, a whole number of crop shards."""
+        return Ensemble(
+            [
+                replace(member, labels=member.labels.first_crops(num_crops))
+                for member in self.members
+            ]
+        )
+
+    @property
     def has_masks(self) -> bool:
         """Whether some crops may have no label."""
         return any(member.mask is not None for member in self.members)
@@ -170,7 +186,7 @@ class Ensemble:
 
     def labels(
         self, block: int, columns: range | None = None, temperature: float = 1.0
-    ) -> tuple[Labels, Regions]:
+    ) -> tuple[SparseOrDense, Regions]:
         """Final labels (n, m, ...), sparse or dense as `listed` says, and region codes (n, m).
 
         Labels are NaN for crops that no teacher keeps, and for images that were left out as bad.
@@ -229,10 +245,12 @@ class Ensemble:
         crops: Sequence[Sequence[int]] | NDArray[np.integer] | None = None,
         temperature: float = 1.0,
     ) -> NDArray[np.float32]:
-        """Dense labels of chosen crops: float32 (len(images), m, C); `crops` None takes all M. NaN where none keeps it."""
+        """Dense labels of chosen crops: float32 (len(images), m, C); `crops` None takes all M. NaN where none
+        keeps it."""
         rows = self.store.image_rows(images)
         found = [member.labels.recover(images, crops, temperature) for member in self.members]
-        regions = [_regions_at(member.mask, self, rows, crops, found[0]) for member in self.members]
+        wanted = crop_numbers(crops, len(rows), self.num_crops)
+        regions = [_regions_at(member.mask, self, rows, wanted) for member in self.members]
         truth = self.ground_truth[rows][:, None]
         calibrated = [
             _calibrated(member, dense, codes, truth)
@@ -242,7 +260,9 @@ class Ensemble:
 
     def _member_regions(self, block: int, columns: range | None) -> list[Regions]:
         rows = self.block_rows(block)
-        width = self.num_crops if columns is None else len(columns) * self.plan.crops_per_chunk
+        # a mask may cover more crops than these
+        columns = range(self.layout.num_columns) if columns is None else columns
+        width = len(columns) * self.plan.crops_per_chunk
         everything = np.full((len(rows), width), Region.IMPORTANT, np.uint8)
         return [
             everything if member.mask is None else member.mask.regions(block, columns)
@@ -277,15 +297,17 @@ def _check_alike(first: LabelSet, other: LabelSet) -> None:
         )
 
 
-def _recovered(labels: LabelSet, block: int, columns: range | None, temperature: float) -> Labels:
+def _recovered(
+    labels: LabelSet, block: int, columns: range | None, temperature: float
+) -> SparseOrDense:
     if labels.listed is None:
         return labels.dense(block, columns, temperature)
     return labels.sparse(block, columns, temperature)
 
 
 def _calibrated(
-    member: Member, labels: Labels, regions: Regions, truth: NDArray[np.integer]
-) -> Labels:
+    member: Member, labels: SparseOrDense, regions: Regions, truth: NDArray[np.integer]
+) -> SparseOrDense:
     if member.mask is None:
         return labels
     epsilon, classes = float(member.mask.rule["epsilon"]), member.labels.num_classes
@@ -294,7 +316,7 @@ def _calibrated(
     return calibrate_dense(labels, regions, truth, epsilon, classes)
 
 
-def _without_discarded(labels: Labels, regions: Regions) -> Labels:
+def _without_discarded(labels: SparseOrDense, regions: Regions) -> SparseOrDense:
     """The same labels, NaN where a crop is not drawn."""
     discarded = ~is_usable(regions)
     if discarded.any():
@@ -322,7 +344,7 @@ def _together(regions: Sequence[Regions]) -> Regions:
 
 
 def _mean_dense(
-    labels: Sequence[Labels], shares: Sequence[NDArray[np.float32]], num_classes: int
+    labels: Sequence[SparseOrDense], shares: Sequence[NDArray[np.float32]], num_classes: int
 ) -> NDArray[np.float32]:
     mean: NDArray[np.float32] | None = None
     for one, share in zip(labels, shares, strict=True):
@@ -334,7 +356,7 @@ def _mean_dense(
 
 
 def _mean_sparse(
-    labels: Sequence[Labels], shares: Sequence[NDArray[np.float32]], num_classes: int
+    labels: Sequence[SparseOrDense], shares: Sequence[NDArray[np.float32]], num_classes: int
 ) -> SparseLabels:
     sparse = [one for one in labels if isinstance(one, SparseLabels)]
     ids, found = over_union(sparse, num_classes)
@@ -361,18 +383,15 @@ def _largest_first(ids: NDArray[Any], probs: NDArray[np.float32]) -> None:
 
 
 def _regions_at(
-    mask: Mask | None,
-    whole: Ensemble,
-    rows: NDArray[np.int64],
-    crops: Sequence[Sequence[int]] | NDArray[np.integer] | None,
-    like: NDArray[np.float32],
+    mask: Mask | None, whole: Ensemble, rows: NDArray[np.int64], crops: NDArray[np.int64]
 ) -> Regions:
-    """Region codes (n, m) of chosen crops."""
-    codes = np.full(like.shape[:2], Region.IMPORTANT, np.uint8)
+    """Region codes (n, m) of chosen crops; a chunk of the mask is decoded once, however many images are in it."""
+    codes = np.full(crops.shape, Region.IMPORTANT, np.uint8)
     if mask is None:
         return codes
-    height = whole.layout.images_per_shard
-    for place, row in enumerate(rows.tolist()):
-        of_image = mask.regions(row // height)[row % height]
-        codes[place] = of_image if crops is None else of_image[np.asarray(crops[place], np.int64)]
+    per, height = whole.plan.crops_per_chunk, whole.layout.images_per_shard
+    for block, columns, chosen in spans(rows, crops // per, height):
+        offsets = rows[chosen] - block * height
+        found = mask.regions(block, columns)
+        codes[chosen] = found[offsets[:, None], crops[chosen] - columns.start * per]
     return codes

@@ -21,6 +21,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 1000
+"""Softmax temperatures of teachers and runs: logits divided by less or more are one class, or none."""
+
 
 class LabelStoreError(Exception):
     """Base of every error raised on purpose; `exit_code` is what a command ends with."""
@@ -28,14 +31,37 @@ class LabelStoreError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __str__(self) -> str:
-        # KeyError's own __str__ would quote the message
-        return str(self.args[0]) if self.args else ""
+        # KeyError's own __str__ would quote the message; a file's name in it may be no text, and could not be printed
+        return printable(str(self.args[0])) if self.args else ""
 
 
 class UsageError(LabelStoreError, ValueError):
     """Arguments that cannot be meant: K > C, M = 0, thresholds out of order."""
 
     exit_code = 2
+
+
+def printable(text: str) -> str:
+    r"""The text, with bytes of a file's name that are not UTF-8 written out.
+
+    >>> printable("a-\udcff")
+    'a-\\udcff'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def check_utf8(text: str) -> None:
+    """UsageError for a path or argument with bytes that are not UTF-8: no catalogue, config file or page could
+    hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(not_utf8(text)) from None
+
+
+def not_utf8(text: str) -> str:
+    """What to say about such a path."""
+    return f"{printable(text)} is not UTF-8: rename the file or folder, or give another"
 
 
 def check_seed(seed: int) -> None:

@@ -1,8 +1,9 @@
 """Pixels: decode an image and replay its crops. The only code that makes crop pixels, for teacher and student alike.
 
-A crop is cut out, resized with antialiasing on uint8, flipped, then augmented where its plan says so. Bilinear and bicubic are Pillow's filters with
-coarser weights: values differ by more than 1/255 from Pillow's in 1 of 100,000 (bilinear), and for bicubic in
-3 of 10,000 of pure noise and 3 of 100,000 of a photograph (`tests/replay`). Other interpolations are Pillow's own.
+A crop is cut out, resized with antialiasing on uint8, flipped, then augmented where its plan says so. Bilinear and
+bicubic are Pillow's filters with coarser weights: values differ by more than 1/255 from Pillow's in 1 of 100,000
+(bilinear), and for bicubic in 3 of 10,000 of pure noise and 3 of 100,000 of a photograph (`tests/replay`). Other
+interpolations are Pillow's own.
 
 All heavy parts release the GIL: call from as many threads as there are cores, with `torch.set_num_threads(1)`.
 Images and crops are uint8 RGB tensors (3, H, W); whatever is made here lies in channels-last memory.
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -51,6 +54,8 @@ TORCH_KERNELS = {
 INTERPOLATIONS = (*TORCH_KERNELS, *PILLOW_FILTERS)
 """Names that `interpolation` may have."""
 
+BATCHES_AHEAD = 2
+"""Batches of centre crops that threads decode while a network sees one."""
 Box = Sequence[int] | NDArray[np.integer[Any]]
 
 
@@ -153,7 +158,8 @@ def _replay_plain(
 ) -> None:
     """`replay` of each crop into channels-last memory, with little around it.
 
-    After a resize nothing is in a cache any more, so that a call of NumPy or torch costs several times what it does alone.
+    After a resize nothing is in a cache any more, so that a call of NumPy or torch costs several times what it
+    does alone.
     """
     rows_columns = image.permute(1, 2, 0).numpy()
     image_height, image_width, _ = rows_columns.shape
@@ -216,6 +222,45 @@ def centre_crop(
     _resize(np.ascontiguousarray(image.permute(1, 2, 0).numpy()), resized, interpolation)
     top, left = round((new_height - size) / 2), round((new_width - size) / 2)
     return resized[:, top : top + size, left : left + size]
+
+
+def centre_crops(
+    paths: Sequence[ImageFile],
+    size: int,
+    crop_pct: float,
+    interpolation: str,
+    *,
+    batch_size: int,
+    workers: int,
+) -> Generator[torch.Tensor, None, None]:
+    """`centre_crop` of many files: uint8 (B, 3, size, size) in their order, decoded by threads a few batches ahead."""
+
+    def load(path: ImageFile, out: torch.Tensor) -> None:
+        out.copy_(centre_crop(read_image(path), size, crop_pct, interpolation))
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="centre-crops") as pool:
+        waiting: deque[tuple[torch.Tensor, list[Future[None]]]] = deque()
+        try:
+            for start in range(0, len(paths), batch_size):
+                group = paths[start : start + batch_size]
+                pixels = torch.empty(len(group), 3, size, size, dtype=torch.uint8)
+                jobs = [
+                    pool.submit(load, path, out) for path, out in zip(group, pixels, strict=True)
+                ]
+                waiting.append((pixels, jobs))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield _finished(*waiting.popleft())
+            while waiting:
+                yield _finished(*waiting.popleft())
+        finally:
+            # after an error nobody wants the images that wait
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(pixels: torch.Tensor, jobs: Sequence[Future[None]]) -> torch.Tensor:
+    for job in jobs:
+        job.result()
+    return pixels
 
 
 def _channels_last(height: int, width: int) -> torch.Tensor:

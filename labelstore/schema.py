@@ -45,8 +45,9 @@ MIX_FIELDS = (
     Field(name="mix_share", dtype="<f4", fill=float("nan")),
     replace(BOX, name="mix_box"),
 )
-"""What crops were mixed with before the teacher saw them (imported ones, and those of `crop_mixing`): the other image's row, its box and flip, this crop's
-share (1: not mixed), and the box in pixels of the teacher's input that was pasted (no height: blended as a whole)."""
+"""What crops were mixed with before the teacher saw them (imported ones, and those of `crop_mixing`): the other
+image's row, its box and flip, this crop's share (1: not mixed), and the box in pixels of the teacher's input that
+was pasted (no height: blended as a whole)."""
 REGION = Field(name="region", dtype="u1", fill=255, shuffle="noshuffle", level=1)
 
 

@@ -81,7 +81,7 @@ def derive(
     check_derivable(source, codec)
     name = name or variant_name(source, codec)
     identity = _register(source, codec, name)
-    store.write_metadata()
+    store.finish_metadata()
     told = progress or (lambda done, total: None)
     if isinstance(map_blocks, BlockMap):
         total = sum(len(source.block_rows(block)) for block in source.blocks) * source.num_crops
@@ -170,7 +170,7 @@ def check_name(source: LabelSet, codec: LabelCodec, name: str) -> LabelSetRow | 
     ConflictError if it is something else.
     """
     store = source.store
-    for row in store.catalogue.label_sets():
+    for row in store.catalogue.label_sets.all():
         if row.name != name:
             continue
         wanted = {
@@ -189,7 +189,7 @@ def check_name(source: LabelSet, codec: LabelCodec, name: str) -> LabelSetRow | 
                     f"label set {name} is in {store.path} with {what} {has}, not {asked}: "
                     "choose another --name"
                 )
-        made_by = {shard.device for shard in store.catalogue.shards(f"labels/{name}")}
+        made_by = {shard.device for shard in store.catalogue.ledger.shards(f"labels/{name}")}
         if made_by - {derived_from(source.name)}:
             raise ConflictError(
                 f"label set {name} is in {store.path} and was not derived from {source.name}: "
@@ -318,7 +318,7 @@ def _register(source: LabelSet, codec: LabelCodec, name: str) -> str:
         uuid=uuid.uuid4().hex,
         temperature=source.row.temperature,
     )
-    return source.store.catalogue.add_label_set(row).uuid
+    return source.store.catalogue.label_sets.add(row).uuid
 
 
 def _without_form(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a JSON object

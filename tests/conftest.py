@@ -42,3 +42,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="file to which the tests in tests/stress append their figures, a JSON object a line",
     )
+
+
+@pytest.fixture
+def new_store(tmp_path):
+    """new_store(labels (N, M, C), codec, **options of filled_store): a store, closed afterwards."""
+    from labelstore.testing.filled_store import filled_store
+
+    opened = []
+
+    def make(labels, codec, **options):
+        opened.append(filled_store(tmp_path / f"{len(opened)}.labels", labels, codec, **options))
+        return opened[-1]
+
+    yield make
+    for store in opened:
+        store.close()

@@ -11,13 +11,14 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_type_hints
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
-from labelstore.errors import RejectedInput, UsageError
+from labelstore.errors import UsageError
+from labelstore.yaml_files import read_mapping
 from trainer.config_checks import check_config
+from trainer.field_types import as_declared
 
 Supervision = Literal["ground-truth", "fkd", "ferkd", "ensemble", "labelmap", "teacher", "ssl"]
 Order = Literal["random", "easy-to-hard", "hard-to-easy"]
@@ -27,6 +28,9 @@ Schedule = Literal["cosine", "linear", "step", "multistep", "constant"]
 SoftLoss = Literal["cross-entropy", "kl"]
 Log = Literal["tensorboard", "wandb"]
 Autocast = Literal["auto", "none", "bf16", "fp16"]
+MayDiffer = Literal[
+    "accumulation_steps", "amp", "channels_last", "compile_model", "grad_checkpointing"
+]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 _WITHOUT_EFFECT = (
@@ -40,6 +44,8 @@ _WITHOUT_EFFECT = (
     "eval_batch_size",
     "output",
     "resume",
+    "may_differ",
+    "checkpoint_minutes",
     "scratch",
     "keep_draws",
     "loggers",
@@ -65,11 +71,11 @@ class TrainConfig:
     val: Path | None = None
     """Images to evaluate on, of any such kind; None is val/ in `data`, else validation/, where there is one."""
     store: Path | None = None
-    """Label store; None for `labels="ground-truth"` only."""
+    """Label store; None for `labels="ground-truth"` and "teacher" on fresh crops only."""
     labels: Supervision = "fkd"
     """fkd: stored soft labels; ferkd: the same under a mask (FerKD Eq. 4); ensemble: the mean of several label sets;
     labelmap: pooled from label maps (ReLabel); ssl: outputs of a projection head (S2-BNN); teacher: an online teacher
-    (vanilla distillation, FunMatch); ground-truth: class folders."""
+    (vanilla distillation, FunMatch); ground-truth: class folders, on fresh crops, or with a store on its crops."""
     label_set: str | None = None
     """Label set by name; None is the only one of the store. Of an ensemble all names, joined by commas."""
     mask: str | None = None
@@ -81,7 +87,8 @@ class TrainConfig:
     teacher_model: str | None = None
     """Network of a checkpoint given as teacher: timm:NAME or torchvision:NAME."""
     order: Order = "random"
-    """Of each image's stored crops: random, or a curriculum over the whole run by how sure the teacher is (FerKD 4.3)."""
+    """Of each image's stored crops: random, or a curriculum over the whole run by how sure the teacher is (FerKD
+    4.3)."""
     probability_range: tuple[float, float] = (0.0, 1.0)
     """Stored crops whose largest probability lies outside are not drawn (FerKD Fig. 5)."""
     temperature: float = 1.0
@@ -101,15 +108,16 @@ class TrainConfig:
 
     # which network
     model: str = "resnet50"
-    """timm name, or `package.module:function` that returns a network and takes `num_classes`."""
+    """timm name, torchvision:NAME, or `package.module:function` that returns a network and takes `num_classes`."""
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the network, e.g. {"drop_path_rate": 0.1}."""
     projection_head: bool = False
-    """Of ssl: a hidden layer below the outputs, which are scaled to unit length, as the last layer (MoCo v2, S2-BNN)."""
+    """Of ssl: a hidden layer below the outputs, which are scaled to unit length, as the last layer (MoCo v2,
+    S2-BNN)."""
     num_classes: int | None = None
     """C; None is filled in from the data."""
     pretrained: bool = False
-    """Start from timm's weights (fine-tuning)."""
+    """Start from timm's or torchvision's weights, with a new classifier for other classes (fine-tuning)."""
     initial_checkpoint: Path | None = None
     """Start from these weights (fine-tuning)."""
 
@@ -205,11 +213,14 @@ class TrainConfig:
     device: str = "auto"
     """torch device; auto is cuda where there is one, otherwise cpu."""
     amp: Autocast = "auto"
-    """Autocast of the forward pass; auto is bf16 on a GPU and none on a CPU."""
+    """Autocast of the forward pass; auto is bf16 on a GPU that computes in it, fp16 (with a loss scaler) on an
+    older one, none on a CPU, and stays what it was when the run began."""
     channels_last: bool = True
     """Memory format of network and batches."""
     compile_model: bool = False
     """torch.compile."""
+    grad_checkpointing: bool = False
+    """Compute activations again in the backward pass and keep few of them: less memory, a third more time (timm)."""
     workers: int = 4
     """Threads of this process that decode images."""
     eval_every: int = 1
@@ -220,6 +231,12 @@ class TrainConfig:
     """Run folder; None keeps nothing."""
     resume: bool = False
     """Continue from the run folder's last checkpoint."""
+    may_differ: tuple[MayDiffer, ...] = ()
+    """With resume: settings that need not be those of the run so far, e.g. on other hardware; its figures are then no
+    more those of one that went through, bit for bit."""
+    checkpoint_minutes: float = 20.0
+    """Minutes from one checkpoint inside a pass to the next, longer where they would take 2 % of the time; 0 saves
+    at the ends of passes only."""
     scratch: Path | None = None
     """Where a pass's labels are laid out; None is the temporary folder. Draw files of masks, ensembles, curricula and
     probability ranges stay here for later runs."""
@@ -235,24 +252,9 @@ class TrainConfig:
     """Label-set uuid and digests, versions: plain values, filled in when the run starts."""
 
     def __post_init__(self) -> None:
-        # lists come from YAML and from people; tuples keep equality plain
-        for name in (
-            "mean",
-            "std",
-            "scale",
-            "ratio",
-            "betas",
-            "milestones",
-            "class_names",
-            "color_jitter",
-            "loggers",
-            "ensemble_weights",
-            "probability_range",
-        ):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("data", "train", "val", "store", "initial_checkpoint", "output", "scratch"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, Path(getattr(self, name)))
+        # lists and paths come as text from YAML and from people; tuples keep equality plain
+        for name, value in as_declared(self).items():
+            object.__setattr__(self, name, value)
         check_config(self)
 
     @property
@@ -266,6 +268,15 @@ class TrainConfig:
         """Epochs really trained for: `epochs`, rounded up to whole passes."""
         singles = self.single_crop_first + self.single_crop_last
         return singles + self.multi_crop_passes * self.crops_per_image
+
+    def for_another_run(self) -> Self:
+        """The same settings without what a run filled in: number and names of classes, where its labels came from.
+
+        A config that no run wrote has nothing filled in, and stays as it is.
+        """
+        if not self.provenance:
+            return self
+        return dataclasses.replace(self, num_classes=None, class_names=(), provenance={})
 
     def differences(self, other: Self) -> tuple[str, ...]:
         """Names of the fields that differ and change what is learnt: a resumed run must have none.
@@ -285,8 +296,9 @@ class TrainConfig:
     def decisive(self) -> dict[str, Any]:
         """Every setting that changes what is learnt, as plain values."""
         values = self.to_mapping()
-        # a newer torch may go on with an older one's run
-        values["provenance"].pop("versions", None)
+        # a newer torch may go on with an older one's run, and what else was not as at the beginning was allowed
+        for name in ("versions", "amp", "changed"):
+            values["provenance"].pop(name, None)
         return {name: value for name, value in values.items() if name not in _WITHOUT_EFFECT}
 
     def to_mapping(self) -> dict[str, Any]:
@@ -299,19 +311,13 @@ class TrainConfig:
 
         UsageError names a field that does not exist or a value that does not fit its type.
         """
-        hints = get_type_hints(cls)
-        checked: dict[str, Any] = {}
-        for name, value in values.items():
-            if name not in hints:
-                near = difflib.get_close_matches(str(name), hints, n=1)
+        known = [each.name for each in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(str(name)[:80], known, n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
-                raise UsageError(f"{name}: no such setting of a run{hint}")
-            try:
-                checked[name] = TypeAdapter(hints[name]).validate_python(value)
-            except ValidationError as error:
-                reason = error.errors()[0]["msg"]
-                raise UsageError(f"{name}={value!r}: {reason[0].lower()}{reason[1:]}") from error
-        return cls(**checked)
+                raise UsageError(f"{str(name)[:80]}: no such setting of a run{hint}")
+        return cls(**values)
 
     def to_yaml(self) -> str:
         """Text of config.yaml."""
@@ -320,16 +326,7 @@ class TrainConfig:
     @classmethod
     def from_yaml(cls, path: Path) -> Self:
         """The config in a file; RejectedInput if it is no YAML mapping, UsageError for its values."""
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
-            raise RejectedInput(
-                f"{path} cannot be read as a run's config ({reason}): give a config.yaml"
-            ) from error
-        if not isinstance(values, Mapping):
-            raise RejectedInput(f"{path} is no mapping of settings: give the config.yaml of a run")
-        return cls.from_mapping(values)
+        return cls.from_mapping(read_mapping(path))
 
 
 def _plain(value: object) -> object:

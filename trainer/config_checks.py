@@ -9,7 +9,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from labelstore.errors import UsageError
+from labelstore.errors import MAX_TEMPERATURE, MIN_TEMPERATURE, UsageError
 
 if TYPE_CHECKING:
     from trainer.config import TrainConfig
@@ -40,6 +40,7 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     "keep_draws",
+    "checkpoint_minutes",
     "weight_decay",
     "min_lr",
     "warmup_lr",
@@ -61,7 +62,7 @@ _AT_MOST = {
     "accumulation_steps": 1 << 20,
     "input_size": 1 << 14,
     "workers": 1024,
-    "temperature": 1000,
+    "temperature": MAX_TEMPERATURE,
     "seed": (1 << 63) - 1,
 }
 
@@ -82,12 +83,18 @@ def split_names(text: str | None) -> tuple[str, ...]:
     return () if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def learns_from_store(config: TrainConfig) -> bool:
+    """Whether stored labels reach the student, and not only the crops that they are of."""
+    return config.store is not None and config.labels not in ("ground-truth", "teacher")
+
+
 def _check_each(config: TrainConfig) -> None:
     for name in _POSITIVE:
         _require(config, name, getattr(config, name) > 0, "it must be above 0")
     for name, most in _AT_MOST.items():
         _require(config, name, getattr(config, name) <= most, f"it must be at most {most:,}")
-    _require(config, "temperature", config.temperature >= 0.001, "it must be at least 0.001")
+    warm = config.temperature >= MIN_TEMPERATURE
+    _require(config, "temperature", warm, f"it must be at least {MIN_TEMPERATURE}")
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         numbers = value if isinstance(value, tuple) else (value,)
@@ -170,10 +177,16 @@ def _check_together(config: TrainConfig) -> None:
         )
     if "num_classes" in config.model_kwargs:
         raise UsageError(
-            f"model_kwargs has num_classes={config.model_kwargs['num_classes']!r}: it follows from the labels; leave it out"
+            f"model_kwargs has num_classes={config.model_kwargs['num_classes']!r}: it follows from the labels; "
+            "leave it out"
         )
     if config.pretrained and config.initial_checkpoint is not None:
         raise UsageError("pretrained and initial_checkpoint together: give one of them")
+    if config.may_differ and not config.resume:
+        raise UsageError(
+            f"may_differ={','.join(config.may_differ)} without resume: a new run has nothing to differ from; leave "
+            "it out"
+        )
     if config.loggers and config.output is None:
         raise UsageError(
             f"loggers={','.join(config.loggers)} without a run folder: give output, where its files go"
@@ -241,6 +254,10 @@ def _check_supervision(config: TrainConfig) -> None:
         raise UsageError(
             f"order={config.order!r}, probability_range={low:g},{high:g} with labels={kind!r} and no store: they "
             "are of stored crops"
+        )
+    if names and config.store is None:
+        raise UsageError(
+            f"label_set={config.label_set!r} with labels={kind!r} and no store: give the store that it is in"
         )
     if config.projection_head and kind != "ssl":
         raise UsageError(

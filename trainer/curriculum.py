@@ -37,7 +37,8 @@ def ranked_crops(
     """
     if len(positions) and not 0 <= positions.start < positions.stop <= num_positions:
         raise UsageError(
-            f"positions {positions.start}-{positions.stop - 1} of a curriculum over {num_positions}: they must lie inside"
+            f"positions {positions.start}-{positions.stop - 1} of a curriculum over {num_positions}: they must lie "
+            "inside"
         )
     counts = usable.sum(axis=1)
     if len(counts) and not counts.min():

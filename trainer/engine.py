@@ -2,7 +2,7 @@
 
     pass      labels of m crops of every image are laid out, every image is decoded once
     step      B crops over all ranks: normalise, mix, forward, loss, backward, optimiser, moving average
-    pass end  evaluate, one row in summary.csv, checkpoint
+    pass end  checkpoint, evaluate, one row in summary.csv, checkpoint
 
 Everything random is keyed by (seed, step), so a run that was stopped at any step goes on bit-equal (CPU).
 Under torchrun every rank runs this function on its share of each step's images.
@@ -10,6 +10,7 @@ Under torchrun every rank runs this function on its share of each step's images.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -19,13 +20,15 @@ import torch
 from torch import nn
 
 from trainer.augmentation import augmentation_of
+from trainer.between_steps import BetweenSteps
 from trainer.config import TrainConfig
+from trainer.evaluation import check_evaluable
 from trainer.loader import CropLoader
 from trainer.losses import DistillationLoss, SparseSoftCrossEntropy
 from trainer.mixing import mixing_rng
-from trainer.models import autocast, choose_device, create_model
+from trainer.models import autocast, choose_device, chosen_amp, create_model
 from trainer.outputs import open_outputs
-from trainer.pass_end import end_pass
+from trainer.pass_end import end_pass, report_pass
 from trainer.randomness import own_randomness, seed_step
 from trainer.ranks import join_ranks
 from trainer.run_state import RunState
@@ -35,6 +38,7 @@ from trainer.shared_step import (
     exchanged,
     micro_batches,
     parallel_model,
+    still_averages,
     still_statistics,
     with_synced_batchnorm,
 )
@@ -85,13 +89,23 @@ def run(
         device = choose_device(config.device, ranks.local_rank if ranks.world_size > 1 else None)
         if not ranks.is_first:
             progress, note = None, lambda message: None
+        if (val := data.val) is not None:
+            ranks.on_first(lambda: check_evaluable(val, config))
         model = create_model(config).to(device)
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)
         if config.sync_batchnorm:
             model = with_synced_batchnorm(model, device)
-        state = RunState.of(config, model, ranks)
-        outputs, checkpoint = open_outputs(config, ranks, note)
+        if config.amp == "auto":
+            amp = ranks.on_first(lambda: chosen_amp(device, "auto"))
+            config = dataclasses.replace(config, provenance={**config.provenance, "amp": amp})
+        outputs, checkpoint, config = open_outputs(config, ranks, note)
+        # a run goes on with what auto was when it began, wherever it is resumed
+        amp = config.provenance["amp"] if config.amp == "auto" else config.amp
+        if config.amp == "auto" and amp != "none":
+            outputs.say(f"amp auto is {amp}", note)
+        exact = dataclasses.replace(config, amp=amp)
+        state = RunState.of(exact, model, ranks)
         if checkpoint is not None:
             state.load(checkpoint)
             note(f"resumed at step {state.step}")
@@ -122,20 +136,30 @@ def run(
             ),
             config.ground_truth_weight,
         )
-        view = StudentView(config, device, _online_labels(config, device))
+        view = StudentView(config, device, _online_labels(exact, device))
         parallel = parallel_model(model, ranks, device)
         forward = torch.compile(parallel) if config.compile_model else parallel
 
         first_pass, first_step = loader.deal.locate(state.step)
-        # a signal waits for the end of its step, so that weights and step number belong together; only what all
-        # ranks agreed on counts, since a rank that leaves alone lets the others wait for ever
-        agreed, is_whole = 0, True
+        agreed = 0
+
+        def save() -> None:
+            inside, _ = loader.deal.locate(state.step)
+            outputs.save(state.checkpoint(config, epochs=schedule.positions(inside).start))
+
+        # a signal waits for the end of its step, so that weights and step number belong together
         with closing(outputs), own_randomness(device), StopRequest() as stop:
+            between = BetweenSteps(
+                ranks, stop, step=lambda: state.step, save=None if config.output is None else save,
+                minutes=config.checkpoint_minutes, note=note,
+            )  # fmt: skip
+            if state.owed is not None:
+                report_pass(config, state, data, outputs, note)
             for pass_index in range(first_pass, schedule.num_passes):
                 pass_started = time.perf_counter()
                 parallel.train()
                 with loader.batches(pass_index, first_step) as batches:
-                    for batch in batches:
+                    for batch in between.batches(batches):
                         seed_step(config.seed, state.step, ranks.rank)
                         lr = rate.set(state.step)
                         state.optimizer.zero_grad(set_to_none=True)
@@ -153,11 +177,12 @@ def run(
                                 exchanged(parallel, is_last=part is parts[-1]),
                                 still_statistics(parallel, when=idle),
                             ):
-                                with autocast(device, config.amp):
+                                with autocast(device, amp):
                                     logits = forward(pixels)
                                 loss = criterion(logits, labels, truth)
                                 share = len(part) / batch.crops_of_step * ranks.world_size
-                                state.scaler.scale(loss * share).backward()
+                                with still_averages(model, when=config.grad_checkpointing):
+                                    state.scaler.scale(loss * share).backward()
                             if len(part):
                                 state.add_loss(loss.detach() * len(part))
                         norm = None
@@ -174,26 +199,18 @@ def run(
                         state.end_step(len(batch), settle=is_checked)
                         if progress is not None:
                             progress(state.step, steps)
-                        if agreed := ranks.largest(stop.requested or 0):
-                            break
                 first_step = 0
-                is_whole = state.step == loader.deal.first_step(pass_index) + loader.steps(
-                    pass_index
-                )
-                if is_whole:
+                if not (agreed := between.stopped):
                     end_pass(
                         config, state, data, outputs, note,
                         pass_index=pass_index, lr=lr, seconds=time.perf_counter() - pass_started,
                     )  # fmt: skip
-                    agreed = agreed or ranks.largest(stop.requested or 0)
+                    agreed = ranks.largest(stop.requested or 0)
                 if agreed:
                     break
             if agreed:
                 # of all ranks, whichever got the signal
                 stop.requested = agreed
-                if not is_whole:
-                    begun = schedule.positions(pass_index).start
-                    outputs.save(state.checkpoint(config, epochs=begun))
                 if state.step < steps:
                     note(f"stopped at step {state.step} of {steps}: --resume goes on from here")
         return Run(

@@ -1,14 +1,12 @@
 """Top-1 and top-5 of a network on a folder of images, one subfolder per class, centre crops as timm makes them.
 
 Any checkpoint will do: `TrainConfig(labels="ground-truth", model=..., initial_checkpoint=...)` describes one,
-`trainer.models.load_run` loads a run's.
+`trainer.models.load_run` loads a run's, `trainer.models.load_named` a library's with its own settings and classes.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,15 +19,13 @@ from torch import Tensor, nn
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.image_sources import open_images
 from labelstore.images import ImageFile, ImageSource
-from labelstore.replay import centre_crop, read_image
+from labelstore.replay import centre_crops
 from trainer.config import TrainConfig
+from trainer.loader import read_sizes
 from trainer.models import Normalise, autocast
 
 Report = Callable[[int, int], None]
 """Called with images done and images in all."""
-
-BATCHES_AHEAD = 2
-"""Batches that the threads decode while the network sees one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +101,16 @@ def evaluate(
     return counts.result()
 
 
+def check_evaluable(folder: Path, config: TrainConfig) -> None:
+    """Find out what `evaluate` would not take, before there is a network: unknown classes, headers that are broken.
+
+    A file's header is all that is read of it. UsageError, RejectedInput and StorageError as `evaluate` raises them.
+    """
+    images = open_images(folder, keys_only=True)
+    output_of_class(images, config)
+    read_sizes(images, threads=config.workers)
+
+
 def forward_all(
     model: nn.Module,
     paths: Sequence[ImageFile],
@@ -123,7 +129,14 @@ def forward_all(
     try:
         with torch.no_grad():
             start = 0
-            for pixels in _centre_crops(paths, config):
+            for pixels in centre_crops(
+                paths,
+                config.input_size,
+                config.crop_pct,
+                config.interpolation,
+                batch_size=config.eval_batch_size,
+                workers=config.workers,
+            ):
                 crops = normalise(pixels.to(device, non_blocking=True))
                 if config.channels_last:
                     crops = crops.contiguous(memory_format=torch.channels_last)
@@ -186,35 +199,3 @@ def output_of_class(images: ImageSource, config: TrainConfig) -> NDArray[np.int6
             f" ({len(unknown)} such): give images of the classes it was trained on"
         )
     return np.array([output[name] for name in images.classes])
-
-
-def _centre_crops(paths: Sequence[ImageFile], config: TrainConfig) -> Iterator[Tensor]:
-    """uint8 (B, 3, S, S) batches in order, decoded by threads a few batches ahead."""
-    batch, size = config.eval_batch_size, config.input_size
-
-    def load(path: ImageFile, out: Tensor) -> None:
-        out.copy_(centre_crop(read_image(path), size, config.crop_pct, config.interpolation))
-
-    with ThreadPoolExecutor(config.workers, thread_name_prefix="evaluate") as pool:
-        waiting: deque[tuple[Tensor, list[Future[None]]]] = deque()
-        try:
-            for start in range(0, len(paths), batch):
-                group = paths[start : start + batch]
-                pixels = torch.empty(len(group), 3, size, size, dtype=torch.uint8)
-                jobs = [
-                    pool.submit(load, path, out) for path, out in zip(group, pixels, strict=True)
-                ]
-                waiting.append((pixels, jobs))
-                if len(waiting) > BATCHES_AHEAD:
-                    yield _finished(*waiting.popleft())
-            while waiting:
-                yield _finished(*waiting.popleft())
-        finally:
-            # after an error nobody wants the images that wait
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _finished(pixels: Tensor, jobs: Sequence[Future[None]]) -> Tensor:
-    for job in jobs:
-        job.result()
-    return pixels

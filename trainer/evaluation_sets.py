@@ -154,8 +154,8 @@ def _by_number(names: Sequence[str]) -> NDArray[np.int64]:
     if len(names) == IMAGENET_CLASSES and list(names) != sorted(names):
         return np.arange(len(names))
     raise UsageError(
-        f"class {names[0]!r}, one of {len(names)}: ReaL and ImageNetV2 number ImageNet's classes, which names like this "
-        "one do not tell; use images in folders called n01440764 and so on, or 0 to 999"
+        f"class {names[0]!r}, one of {len(names)}: ReaL and ImageNetV2 number ImageNet's classes, which names like "
+        "this one do not tell; use images in folders called n01440764 and so on, or 0 to 999"
     )
 
 

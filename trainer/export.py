@@ -1,20 +1,28 @@
-"""A student's weights in the form that other programs load: timm, torchvision, plain safetensors."""
+"""A student's weights in the form that other programs load: timm, torchvision, plain safetensors, a folder for a hub.
+
+A folder (`hf`) has timm's form of a repository: config.json says architecture, classes and how images are prepared,
+model.safetensors holds the weights.
+"""
 
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from labelstore.arrays.durable import refuse_in_store, write_file
+from labelstore.arrays.durable import check_new_place, make_folders, write_file
 from labelstore.errors import ConflictError, UsageError
 from trainer.config import TrainConfig
 
-Format = Literal["timm", "torchvision", "safetensors"]
+Format = Literal["timm", "torchvision", "safetensors", "hf"]
+CONFIG, FOLDER_WEIGHTS = "config.json", "model.safetensors"
+"""Files of a folder, under the names that timm looks for."""
 
 
 def export_weights(
@@ -28,12 +36,12 @@ def export_weights(
 ) -> dict[str, object]:
     """Write a network's weights; returns what is needed to load them: format, model, arguments, file, parameters.
 
-    timm: `timm.create_model(model, checkpoint_path=file, **arguments)`. torchvision: its network of the same
-    name loads the file's state dict, and so do detection backbones built on it. UsageError where the network
-    is not one of theirs, ConflictError for a file that exists.
+    hf: `timm.create_model("local-dir:FOLDER", pretrained=True)`. timm:
+    `timm.create_model(model, checkpoint_path=file, **arguments)`. torchvision: its network of the same name loads
+    the file's state dict, and so do detection backbones built on it. UsageError where the network is not one of
+    theirs, ConflictError for a file that exists.
     """
-    if out.exists() and not overwrite:
-        raise ConflictError(f"{out} exists: give another file, or --overwrite")
+    _check_free(out, is_folder=format == "hf", overwrite=overwrite)
     state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     arguments: dict[str, object] = {**config.model_kwargs, "num_classes": config.num_classes}
     library, _, name = config.model.rpartition(":")
@@ -41,27 +49,75 @@ def export_weights(
         raise UsageError(
             f"--out {out} with --format safetensors: give a file that ends with .safetensors"
         )
-    refuse_in_store(out, "--out")
+    check_new_place(out, "--out")
     if config.projection_head and format != "safetensors":
         raise UsageError(
             f"{config.model} ends in a projection head, which {format}'s network of that name does not have: export it "
             "with --format safetensors"
         )
-    if format == "timm":
+    if format in ("timm", "hf"):
         _check_timm(config, library, name)
     elif format == "torchvision":
         arguments = {"num_classes": config.num_classes}  # its own network of that name
         name = name.partition(".")[0]  # timm's tags say which weights
         _check_torchvision(config, state, name)
-    data = _file(state, out, config.model)
+    if format == "hf":
+        # the config last: timm looks for it first
+        described = json.dumps(_described(model, config, name), indent=2, ensure_ascii=False)
+        files = {
+            out / FOLDER_WEIGHTS: _file(state, out / FOLDER_WEIGHTS, config.model),
+            out / CONFIG: f"{described}\n".encode(),
+        }
+    else:
+        files = {out: _file(state, out, config.model)}
     if not dry_run:
-        write_file(out, data)
+        if format == "hf":
+            make_folders(out)
+        for path, data in files.items():
+            write_file(path, data)
     return {
         "format": format,
         "model": name if format != "safetensors" else config.model,
         "arguments": arguments,
         "file": str(out),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def _check_free(out: Path, *, is_folder: bool, overwrite: bool) -> None:
+    if not is_folder:
+        if out.exists() and not overwrite:
+            raise ConflictError(f"{out} exists: give another file, or --overwrite")
+        return
+    if out.suffix in (".safetensors", ".pth", ".pt") or (out.exists() and not out.is_dir()):
+        raise UsageError(f"--out {out} with --format hf: give a folder")
+    there = [name for name in (CONFIG, FOLDER_WEIGHTS) if (out / name).exists()]
+    if there and not overwrite:
+        raise ConflictError(f"{out / there[0]} exists: give another folder, or --overwrite")
+
+
+def _described(model: nn.Module, config: TrainConfig, name: str) -> dict[str, Any]:
+    """config.json: everything that timm needs to build the network and to prepare its images."""
+    own: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    # which layers timm replaces where somebody wants other classes or channels
+    layers = {key: own[key] for key in ("first_conv", "classifier") if own.get(key)}
+    size = config.input_size
+    return {
+        "architecture": name.partition(".")[0],
+        "num_classes": config.num_classes,
+        "num_features": getattr(model, "num_features", None),
+        **({"model_args": dict(config.model_kwargs)} if config.model_kwargs else {}),
+        **({"label_names": list(config.class_names)} if config.class_names else {}),
+        "pretrained_cfg": {
+            "num_classes": config.num_classes,
+            "input_size": [3, size, size],
+            "interpolation": config.interpolation,
+            "crop_pct": config.crop_pct,
+            "crop_mode": "center",
+            "mean": list(config.mean),
+            "std": list(config.std),
+            **layers,
+        },
     }
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainer.recover import Labels
+from trainer.recover import LabelTensors
 
 
 class SparseSoftCrossEntropy(nn.Module):
@@ -64,7 +64,9 @@ class DistillationLoss(nn.Module):
         self.of_ground_truth = SparseSoftCrossEntropy()
         self.ground_truth_weight = ground_truth_weight
 
-    def forward(self, logits: Tensor, labels: Labels, ground_truth: Labels | None) -> Tensor:
+    def forward(
+        self, logits: Tensor, labels: LabelTensors, ground_truth: LabelTensors | None
+    ) -> Tensor:
         """Logits (B, C), labels and ground truth as sparse labels of B crops -> scalar, float32."""
         w = self.ground_truth_weight
         # a weight of exactly one needs no labels: 0 * inf would be NaN
@@ -75,7 +77,7 @@ class DistillationLoss(nn.Module):
         return (1 - w) * soft + w * hard
 
 
-def label_entropy(labels: Labels, num_classes: int) -> Tensor:
+def label_entropy(labels: LabelTensors, num_classes: int) -> Tensor:
     """-sum_c p_c log p_c of sparse labels over C classes, (B,); classes may be listed more than once."""
     class_ids, probs, rest = labels
     rest = rest.unsqueeze(-1)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.config import TrainConfig
-from trainer.recover import Labels
+from trainer.recover import LabelTensors
 
 Drawn = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64] | None]
 """Partner, weight and box of every crop."""
@@ -54,7 +54,7 @@ class Mixture:
         inside = (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
         return torch.where(inside, pixels[self.partner], pixels)
 
-    def labels(self, labels: Labels) -> Labels:
+    def labels(self, labels: LabelTensors) -> LabelTensors:
         """Sparse labels (B, K), mixed: (B, 2 K), or (B, K) where all crops share one row of ids."""
         return mixed_labels(labels, self.partner, self.weight)
 
@@ -142,7 +142,7 @@ def _cutmix(
     return partner, np.repeat(weights, size), np.repeat(boxes, size, 0)
 
 
-def mixed_labels(labels: Labels, partner: Tensor, weight: Tensor) -> Labels:
+def mixed_labels(labels: LabelTensors, partner: Tensor, weight: Tensor) -> LabelTensors:
     """weight * label + (1 - weight) * label[partner]: (B, K) -> (B, 2 K) classes. partner (B,), weight (B,).
 
     Labels of which all crops share one row of ids in memory (stride 0: dense ones) keep their K classes.

@@ -15,7 +15,7 @@ from labelstore.generation import Teacher, load_teacher
 from labelstore.generation.class_map import class_map
 from trainer.config import TrainConfig
 from trainer.models import autocast
-from trainer.recover import Labels
+from trainer.recover import LabelTensors
 
 
 class OnlineTeacher:
@@ -42,8 +42,9 @@ class OnlineTeacher:
         self._classes = classes.unsqueeze(0)
 
     @torch.no_grad()
-    def labels(self, pixels: Tensor) -> Labels:
-        """Normalised, mixed pixels (B, 3, S, S) on the device -> dense labels of B crops, (B, C) as ids, probs, rest."""
+    def labels(self, pixels: Tensor) -> LabelTensors:
+        """Normalised, mixed pixels (B, 3, S, S) on the device -> dense labels of B crops, (B, C) as ids, probs,
+        rest."""
         if not self._is_same:
             pixels = torch.addcmul(self._shift, pixels, self._scale)
         if pixels.shape[-1] != self._size:

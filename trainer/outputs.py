@@ -25,6 +25,12 @@ class Outputs:
         if self.folder is not None:
             self.folder.save(checkpoint)
 
+    def say(self, line: str, note: Callable[[str], None]) -> None:
+        """Tell the user, and whoever reads log.txt later."""
+        note(line)
+        if self.folder is not None:
+            self.folder.log(line)
+
     def close(self) -> None:
         """After the last pass, or an error."""
         for logger in self.loggers:
@@ -33,27 +39,35 @@ class Outputs:
 
 def open_outputs(
     config: TrainConfig, ranks: Ranks, note: Callable[[str], None]
-) -> tuple[Outputs, Checkpoint | None]:
-    """Rank 0's outputs, and on every rank the checkpoint to go on from, if there is one.
+) -> tuple[Outputs, Checkpoint | None, TrainConfig]:
+    """Rank 0's outputs, and on every rank the checkpoint to go on from, if there is one, and the config to go on with.
 
     Raises what `RunFolder.start` and the loggers raise.
     """
     opened: list[Outputs] = []
 
-    def first() -> Checkpoint | None:
+    def first() -> tuple[Checkpoint | None, TrainConfig]:
         if config.output is None:
-            return None
+            return None, config
         folder = RunFolder(config.output)
         checkpoint = folder.start(config)
+        kept = folder.config or config
         loggers = open_loggers(
             config.loggers,
             config.output,
-            config.to_mapping(),
-            resumed_at=0 if checkpoint is None else checkpoint.epoch,
+            kept.to_mapping(),
+            resumed_at=0 if checkpoint is None else _reported(checkpoint),
         )
-        register = RunRegister(config, note)
+        register = RunRegister(kept, note)
         opened.append(Outputs(folder=folder, loggers=loggers, register=register))
-        return checkpoint
+        for line in folder.notes:
+            opened[0].say(line, note)
+        return checkpoint, kept
 
-    checkpoint = ranks.on_first(first)
-    return (opened[0] if opened else Outputs()), checkpoint
+    checkpoint, kept = ranks.on_first(first)
+    return (opened[0] if opened else Outputs()), checkpoint, kept
+
+
+def _reported(checkpoint: Checkpoint) -> int:
+    """Epochs whose rows are written."""
+    return checkpoint.epoch if checkpoint.owed is None else int(checkpoint.owed["begun"])

@@ -1,7 +1,12 @@
-"""The end of a pass: evaluate on all ranks, then rank 0 writes the row and the checkpoint."""
+"""The end of a pass: save, evaluate on all ranks, then rank 0 writes the row and the checkpoint that has it.
+
+A run that ends in between, for an image that is broken or a kill, goes on with the evaluation. The last checkpoint is
+written after all else: where a kill falls before it, the row is written again in the place of itself.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import reduce
 from operator import add
@@ -27,27 +32,54 @@ def end_pass(
     lr: float,
     seconds: float,
 ) -> None:
-    """Evaluate weights and averaged weights; write the pass's row and the checkpoint. All ranks call it."""
-    loss = state.end_pass()
+    """Keep what the pass has learnt, then `report_pass`. All ranks call it."""
+    state.end_pass()
+    epochs = data.source.schedule.positions(pass_index)
+    state.owed = {"pass_index": pass_index, "begun": epochs.start, "lr": lr, "seconds": seconds}
+    if _is_evaluated(config, data, pass_index):
+        outputs.save(state.checkpoint(config, epochs=epochs.stop))
+    report_pass(config, state, data, outputs, note)
+
+
+def report_pass(
+    config: TrainConfig,
+    state: RunState,
+    data: TrainingData,
+    outputs: Outputs,
+    note: Callable[[str], None],
+) -> None:
+    """Evaluate weights and averaged weights; write the row that `state.owed` tells of, and the checkpoint.
+
+    All ranks call it. Raises as `evaluate`.
+    """
+    assert state.owed is not None
+    owed, state.owed = state.owed, None
+    loss, pass_index = state.last_loss, int(owed["pass_index"])
     epoch = data.source.schedule.positions(pass_index).stop
     is_last = epoch == data.source.schedule.epochs
     found = averaged = None
-    if data.val is not None and (is_last or (pass_index + 1) % config.eval_every == 0):
-        found = _evaluate(state.model, data, config, state)
-        averaged = None if state.ema is None else _evaluate(state.ema.module, data, config, state)
+    if _is_evaluated(config, data, pass_index):
+        try:
+            found = _evaluate(state.model, data, config, state)
+            if state.ema is not None:
+                averaged = _evaluate(state.ema.module, data, config, state)
+        except (Exception, SystemExit):
+            if outputs.folder is not None:
+                note(f"epoch {epoch} is saved, but not evaluated: --resume makes up for it")
+            raise
     state.top1, state.top5 = (None, None) if found is None else (found.top1, found.top5)
     is_best, state.best = _best(found, state.best)
     is_best_ema, state.best_ema = _best(averaged, state.best_ema)
-    checkpoint = state.checkpoint(config, epochs=epoch)
+    checkpoint = state.checkpoint(config, epochs=epoch, is_whole_pass=True)
     row: dict[str, Any] = {
         "epoch": epoch,
         "crops_seen": epoch * len(data.source.table),
         "step": state.step,
-        "lr": lr,
+        "lr": owed["lr"],
         "train_loss": loss,
         **_columns("eval", found),
         **({} if state.ema is None else _columns("ema", averaged)),
-        "seconds": round(seconds, 3),
+        "seconds": round(owed["seconds"], 3),
     }
     words = f"epoch {epoch} of {data.source.schedule.epochs}: loss {loss:.4f}"
     if found is not None:
@@ -61,6 +93,12 @@ def end_pass(
         if is_best and found is not None:
             counts = (found.images, found.correct, found.correct5)
             outputs.folder.save_classes(config.class_names, *counts)
+    for logger in outputs.loggers:
+        logger.add(row)
+    if outputs.register is not None:
+        figures = {"train_loss": loss, "top1": row["eval_top1"], "top5": row["eval_top5"]}
+        outputs.register.add(epoch, figures | {"ema/top1": row.get("ema_top1")})
+    if outputs.folder is not None:
         # without a validation folder the last weights are the ones to keep
         keep = data.val is None and is_last
         outputs.folder.save(
@@ -68,11 +106,11 @@ def end_pass(
             best=is_best or keep,
             best_ema=state.ema is not None and (is_best_ema or keep),
         )
-    for logger in outputs.loggers:
-        logger.add(row)
-    if outputs.register is not None:
-        figures = {"train_loss": loss, "top1": row["eval_top1"], "top5": row["eval_top5"]}
-        outputs.register.add(epoch, figures | {"ema/top1": row.get("ema_top1")})
+
+
+def _is_evaluated(config: TrainConfig, data: TrainingData, pass_index: int) -> bool:
+    is_last = pass_index + 1 == data.source.schedule.num_passes
+    return data.val is not None and (is_last or (pass_index + 1) % config.eval_every == 0)
 
 
 def _evaluate(
@@ -83,10 +121,13 @@ def _evaluate(
     ranks = state.ranks
     ranks.same_buffers(model)
     device = next(model.parameters()).device
-    own = evaluate(
-        model, data.val, config, device=device, rank=ranks.rank, world_size=ranks.world_size
+    val, config = data.val, dataclasses.replace(config, amp=state.amp)
+    found = ranks.from_each(
+        lambda: evaluate(
+            model, val, config, device=device, rank=ranks.rank, world_size=ranks.world_size
+        )
     )
-    return reduce(add, ranks.gathered(own))
+    return reduce(add, found)
 
 
 def _best(found: Evaluation | None, before: float | None) -> tuple[bool, float | None]:

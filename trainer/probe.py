@@ -78,7 +78,9 @@ def linear_probe(
     features = _features(bare, images, width, config, device, report)
     mean, deviation = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
     classes = torch.from_numpy(images.class_ids).long()
-    head = _fit((features - mean) / deviation, classes, len(images.classes), settings, device)
+    # in place: of a large data set they take tens of gigabytes
+    features.sub_(mean).div_(deviation)
+    head = _fit(features, classes, len(images.classes), settings, device)
     with torch.no_grad():
         head.weight.div_(deviation.to(device))
         head.bias.sub_(head.weight @ mean.to(device))

@@ -55,22 +55,13 @@ class Ranks:
         dist.all_reduce(number, op=dist.ReduceOp.MAX)
         return int(number)
 
-    def on_first(self, action: Callable[[], T]) -> T:
-        """What rank 0 gets from `action`, on every rank; an error of rank 0 ends the others silently."""
-        return self._shared(action, leaders=[0] * self.world_size)
-
-    def on_node_leader(self, action: Callable[[], T]) -> T:
-        """What the node's first rank gets from `action`, on every rank of the node; errors as in `on_first`."""
-        own = self.rank - self.local_rank
-        return self._shared(action, leaders=self.gathered(own))
-
-    def _shared(self, action: Callable[[], T], *, leaders: Sequence[int]) -> T:
+    def from_each(self, action: Callable[[], T]) -> list[T]:
+        """What every rank gets from `action`, by rank; an error of one ends the others silently."""
         if self.world_size == 1:
-            return action()
+            return [action()]
         value, code = None, 0
         try:
-            if leaders[self.rank] == self.rank:
-                value = action()
+            value = action()
         except LabelStoreError as error:
             code = error.exit_code
             raise
@@ -83,7 +74,23 @@ class Ranks:
         failed = next((code for _, code in answers if code), 0)
         if failed:
             raise SystemExit(failed)
-        return answers[leaders[self.rank]][0]  # type: ignore[return-value]
+        return [value for value, _ in answers]
+
+    def on_first(self, action: Callable[[], T]) -> T:
+        """What rank 0 gets from `action`, on every rank; an error of rank 0 ends the others silently."""
+        return self._shared(action, leaders=[0] * self.world_size)
+
+    def on_node_leader(self, action: Callable[[], T]) -> T:
+        """What the node's first rank gets from `action`, on every rank of the node; errors as in `on_first`."""
+        own = self.rank - self.local_rank
+        return self._shared(action, leaders=self.gathered(own))
+
+    def _shared(self, action: Callable[[], T], *, leaders: Sequence[int]) -> T:
+        if self.world_size == 1:
+            return action()
+        leads = leaders[self.rank] == self.rank
+        answers = self.from_each(lambda: action() if leads else None)
+        return answers[leaders[self.rank]]  # type: ignore[return-value]
 
     def same_buffers(self, model: nn.Module) -> None:
         """Give every rank rank 0's buffers: batch norm's statistics are each rank's own while it trains."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from labelstore.codecs.base import SparseLabels
 
-Labels = tuple[Tensor, Tensor, Tensor]
+LabelTensors = tuple[Tensor, Tensor, Tensor]
 """class_ids (B, K), probs (B, K), rest (B,), on a device."""
 
 
@@ -37,7 +37,7 @@ def ground_truth_labels(
     )
 
 
-def label_tensors(labels: SparseLabels, device: torch.device | str = "cpu") -> Labels:
+def label_tensors(labels: SparseLabels, device: torch.device | str = "cpu") -> LabelTensors:
     """Labels of B crops -> class_ids (B, K) int64, probs (B, K) and rest (B,) float32 on the device.
 
     Axes before K are flattened into B. Class ids travel in their small dtype and are widened there.

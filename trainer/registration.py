@@ -11,12 +11,13 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import labelstore
 from labelstore.catalogue.records import ResultRow, RunRow
-from labelstore.errors import LabelStoreError
+from labelstore.errors import LabelStoreError, check_utf8
 from trainer.config import TrainConfig
-from trainer.config_checks import split_names
+from trainer.config_checks import learns_from_store, split_names
 
 Note = Callable[[str], None]
 
@@ -33,14 +34,16 @@ class RunRegister:
             store = labelstore.open(config.store)
             if store.catalogue.readonly:
                 return
+            folder = str(config.output.resolve())
+            check_utf8(folder)
             self._name = run_name(config)
-            store.catalogue.add_run(
+            store.catalogue.runs.add(
                 RunRow(
                     name=self._name,
-                    folder=str(config.output.resolve()),
-                    label_sets=split_names(config.label_set) or store.label_sets[:1],
+                    folder=folder,
+                    label_sets=_learnt_from(config, store.label_sets),
                     masks=split_names(config.mask),
-                    config=config.decisive(),
+                    config=_at_the_beginning(config),
                     started=time.time(),
                 )
             )
@@ -55,7 +58,7 @@ class RunRegister:
         try:
             for name, value in figures.items():
                 if value is not None:
-                    self._store.catalogue.add_result(
+                    self._store.catalogue.results.add(
                         ResultRow(run=self._name, name=name, epoch=epoch, value=float(value))
                     )
         except (LabelStoreError, OSError) as error:
@@ -63,10 +66,25 @@ class RunRegister:
             self._store = None
 
 
+def _learnt_from(config: TrainConfig, label_sets: tuple[str, ...]) -> tuple[str, ...]:
+    """Label sets that this run's epochs count for: none where only their crops are used."""
+    if not learns_from_store(config):
+        return ()
+    return split_names(config.label_set) or label_sets[:1]
+
+
+def _at_the_beginning(config: TrainConfig) -> dict[str, Any]:
+    """What decides the run, with its first value where a setting was allowed to differ later (`may_differ`)."""
+    decisive = config.decisive()
+    for change in reversed(config.provenance.get("changed", ())):
+        decisive |= {name: pair[0] for name, pair in change.items() if name in decisive}
+    return decisive
+
+
 def run_name(config: TrainConfig) -> str:
     """The run folder's name with a digest of where it is and of what decides the run."""
     assert config.output is not None
     folder = Path(config.output).resolve()
-    text = json.dumps([str(folder), config.decisive()], sort_keys=True)
+    text = json.dumps([str(folder), _at_the_beginning(config)], sort_keys=True)
     plain = re.sub(r"[^A-Za-z0-9._-]", "-", folder.name).lstrip("._-") or "run"
     return f"{plain[:60]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from labelstore.errors import LabelStoreError
 from trainer.checkpoint import Checkpoint
-from trainer.config import TrainConfig
+from trainer.config import Autocast, TrainConfig
 from trainer.ranks import Ranks
 from trainer.schedule import create_optimizer
 
@@ -30,6 +31,8 @@ class RunState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ranks: Ranks
+    amp: Autocast = "none"
+    """Of every forward pass, also of evaluations."""
     step: int = 0
     """Optimiser steps taken over the whole run."""
     loss_sum: float = 0.0
@@ -45,6 +48,8 @@ class RunState:
     """Percent after the last pass, None where it had no evaluation."""
     top5: float | None = None
     """The same among the five largest outputs."""
+    owed: Mapping[str, float] | None = None
+    """Of a pass that ended but has no row yet: `pass_index`, `begun` (epochs before it), `lr`, `seconds`."""
     _waiting: Tensor | None = None
 
     @classmethod
@@ -57,6 +62,7 @@ class RunState:
             optimizer=create_optimizer(config, model),
             scaler=torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
             ranks=ranks,
+            amp=config.amp,
         )
 
     def is_checked(self) -> bool:
@@ -113,16 +119,17 @@ class RunState:
             raise _not_finite("the training loss", self.step - 1)
         self.loss_sum += loss
 
-    def end_pass(self) -> float:
-        """Mean loss of the pass over all ranks."""
+    def end_pass(self) -> None:
+        """Take the mean loss of the pass over all ranks as the last one."""
         self.settle()
         sums = self.ranks.gathered((self.loss_sum, self.crops))
         crops = sum(count for _, count in sums)
         self.last_loss = sum(loss for loss, _ in sums) / max(crops, 1)
         self.loss_sum, self.crops = 0.0, 0
-        return self.last_loss
 
-    def checkpoint(self, config: TrainConfig, *, epochs: int) -> Checkpoint:
+    def checkpoint(
+        self, config: TrainConfig, *, epochs: int, is_whole_pass: bool = False
+    ) -> Checkpoint:
         """Everything that continues the run from here; every rank has to call it."""
         self.settle()
         counters = {"last_loss": self.last_loss}
@@ -144,6 +151,8 @@ class RunState:
             metric_ema=self.best_ema,
             config=config.to_mapping(),
             counters=counters,
+            is_whole_pass=is_whole_pass,
+            owed=self.owed,
         )
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -156,6 +165,7 @@ class RunState:
             self.scaler.load_state_dict(dict(checkpoint.amp_scaler))
         self.step = checkpoint.step
         self.best, self.best_ema = checkpoint.metric, checkpoint.metric_ema
+        self.owed = checkpoint.owed
         counters = checkpoint.counters
         self.last_loss = counters.get("last_loss", math.nan)
         for name in LAST_EVALUATION:

@@ -21,6 +21,8 @@ from labelstore.errors import UsageError
 from trainer.loader import CropBatch
 from trainer.ranks import Ranks
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 def with_synced_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """The network with batch norm over all ranks, its state dict unchanged; UsageError on a CPU."""
@@ -72,6 +74,23 @@ def blank_crops(part: CropBatch) -> CropBatch:
         rest=part.rest.new_zeros(m),
         ground_truth=part.ground_truth.new_zeros(m),
     )
+
+
+@contextmanager
+def still_averages(model: nn.Module, *, when: bool) -> Iterator[None]:
+    """With `when`, batch norm's averages stay in the block: crops that are seen again in the backward pass count
+    once."""
+    norms = [part for part in model.modules() if when and isinstance(part, BATCH_NORMS)]
+    # without the averages the two forward passes would not do the same, which torch checks
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        count = norm.num_batches_tracked
+        norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 @contextmanager

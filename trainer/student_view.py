@@ -12,13 +12,13 @@ from trainer.config import TrainConfig
 from trainer.loader import CropBatch
 from trainer.mixing import mixture
 from trainer.models import Normalise
-from trainer.recover import Labels, ground_truth_labels, label_tensors
+from trainer.recover import LabelTensors, ground_truth_labels, label_tensors
 
 
 class OnlineLabels(Protocol):
     """Labels made from what the student sees (vanilla KD, FunMatch)."""
 
-    def labels(self, pixels: Tensor) -> Labels:
+    def labels(self, pixels: Tensor) -> LabelTensors:
         """Normalised, mixed pixels (B, 3, S, S) on the device -> labels of B crops there."""
 
 
@@ -36,7 +36,7 @@ class StudentView:
 
     def __call__(
         self, crops: CropBatch, rng: np.random.Generator
-    ) -> tuple[Tensor, Labels, Labels | None]:
+    ) -> tuple[Tensor, LabelTensors, LabelTensors | None]:
         """Pixels (B, 3, S, S), labels of B crops, and their ground truth where the loss asks for it."""
         config = self._config
         truth = None
@@ -47,7 +47,7 @@ class StudentView:
         crops = crops.to(self._device)
         # the loader's batches are channels-last, whatever the network wants
         pixels = self._normalise(crops.pixels).contiguous(memory_format=self._memory_format)
-        labels: Labels = (crops.class_ids, crops.probs, crops.rest)
+        labels: LabelTensors = (crops.class_ids, crops.probs, crops.rest)
         mixed = mixture(
             config,
             rng,

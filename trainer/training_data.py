@@ -18,9 +18,11 @@ from labelstore.crop_plan import CropPlan
 from labelstore.ensembles import Ensemble
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.generation.image_check import check_images
+from labelstore.generation.named_networks import settings_by_name
 from labelstore.image_sources import open_images
 from labelstore.images import ImageSource
 from trainer.config import TrainConfig, evaluation_split
+from trainer.config_checks import learns_from_store
 from trainer.loader import GroundTruthPasses, PassSource, StoredPasses, read_sizes
 from trainer.loader.supervision import chosen_labels
 from trainer.ranks import Ranks
@@ -53,6 +55,8 @@ def open_training_data(
     a number of classes that is not the labels'.
     """
     images = open_images(_training_folder(config))
+    if config.pretrained:
+        _note_other_pixels(config, note)
     schedule = PassSchedule.of(
         passes=config.multi_crop_passes,
         crops_per_image=config.crops_per_image,
@@ -64,7 +68,7 @@ def open_training_data(
             f"{config.epochs} epochs of one crop per image are not whole passes of {config.crops_per_image} crops: "
             f"training for {config.whole_epochs}"
         )
-    if config.labels == "ground-truth" or config.store is None:
+    if config.store is None:
         source, config = _ground_truth(config, images, schedule, attach)
     else:
         source, config = _stored(config, images, schedule, note, attach)
@@ -72,7 +76,7 @@ def open_training_data(
         config = dataclasses.replace(
             config, provenance={**source.drawn_from(), **config.provenance}
         )
-        if config.ground_truth_weight:
+        if config.ground_truth_weight or config.labels == "ground-truth":
             _check_ground_truth(config, source)
         if source.counts.left_out:
             note(f"{source.counts.left_out} images have no usable crop and are left out")
@@ -107,14 +111,34 @@ def training_data_of_rank(
         yield opened[0]
 
 
+def _note_other_pixels(config: TrainConfig, note: Callable[[str], None]) -> None:
+    """Where the pretrained weights were made for other pixels than this run shows them."""
+    own = settings_by_name(config.model) or {}
+    changed = [
+        name
+        for name in ("mean", "std", "interpolation")
+        if own.get(name) not in (None, getattr(config, name))
+    ]
+    if changed:
+        here = ", ".join(f"{name} {_written(getattr(config, name))}" for name in changed)
+        flags = " ".join(f"--{name} {_written(own[name])}" for name in changed)
+        note(
+            f"the weights of {config.model} were made for other pixels than {here}: {flags} is theirs"
+        )
+
+
+def _written(value: object) -> str:
+    return ",".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value)
+
+
 def _check_ground_truth(config: TrainConfig, source: PassSource) -> None:
     truth = source.table.ground_truth
     wrong = np.flatnonzero((truth < 0) | (truth >= (config.num_classes or 0)))
     if len(wrong):
         raise UsageError(
-            f"ground_truth_weight={config.ground_truth_weight}: {source.table.keys[int(wrong[0])]} has class "
-            f"{truth[wrong[0]]}, the labels have outputs 0-{(config.num_classes or 0) - 1} ({len(wrong)} such images):"
-            " leave it at 0"
+            f"the ground truth of {source.table.keys[int(wrong[0])]} is class {truth[wrong[0]]}, the labels have "
+            f"outputs 0-{(config.num_classes or 0) - 1} ({len(wrong)} such images): leave ground_truth_weight at "
+            "0, and learn from stored labels"
         )
 
 
@@ -158,22 +182,29 @@ def _stored(
     if attach is None:
         check_images(store, images, note)
     teachers = [store.teacher(member.labels.row.teacher) for member in labels.members]
-    # a map's teacher saw whole images, an online one sees what the student sees
-    for teacher in teachers if config.labels not in ("labelmap", "teacher") else ():
+    # a map's teacher saw whole images, an online one sees what the student sees, and the truth has none
+    others = config.labels in ("labelmap", "teacher", "ground-truth")
+    for teacher in () if others else teachers:
         if teacher.interpolation != config.interpolation:
             note(
                 f"the teacher {teacher.name} saw crops resized with {teacher.interpolation}, the student sees "
                 f"{config.interpolation}: --interpolation {teacher.interpolation} makes them alike"
             )
     num_classes = labels.num_classes
-    if config.labels == "teacher":
+    if config.labels in ("teacher", "ground-truth"):
         num_classes = len(store.class_names)
     names = store.class_names if len(store.class_names) == num_classes else ()
     masks = [member.mask.rule for member in labels.members if member.mask is not None]
     provenance = {
         "store": store.uuid,
-        "label_set": _one_or_all([member.labels.row.uuid for member in labels.members]),
-        "teacher": _one_or_all([teacher.digest for teacher in teachers]),
+        **(
+            {
+                "label_set": _one_or_all([member.labels.row.uuid for member in labels.members]),
+                "teacher": _one_or_all([teacher.digest for teacher in teachers]),
+            }
+            if learns_from_store(config)
+            else {"plan": labels.plan.name}
+        ),
         **({"mask": _one_or_all(masks)} if masks else {}),
     }
     config = _with_classes(config, num_classes, () if config.labels == "ssl" else names, provenance)
@@ -185,6 +216,7 @@ def _stored(
         temperature=1.0 if config.labels == "teacher" else config.temperature,
         order=config.order,
         probability_range=config.probability_range,
+        ground_truth=config.label_smoothing if config.labels == "ground-truth" else None,
         scratch=config.scratch,
         keep_draws=config.keep_draws,
         attach=attach,
@@ -192,6 +224,11 @@ def _stored(
         allow_incomplete=config.allow_incomplete,
         threads=config.workers,
     )
+    if (covered := source.labels.num_crops) < labels.num_crops:
+        note(
+            f"label set {labels.name} covers {covered} of {labels.num_crops} crops of each image: drawing from the "
+            f"first {covered}"
+        )
     return source, config
 
 
@@ -203,8 +240,8 @@ def _check_plan(config: TrainConfig, plan: PlanRow) -> None:
         # JSON knows no tuples
         if value not in (usual[name], tuple(own) if isinstance(own, list) else own):
             raise UsageError(
-                f"{name}={value!r} with labels={config.labels!r}: the crops of plan {plan.name} were drawn with {own!r}; "
-                "leave it out"
+                f"{name}={value!r} with labels={config.labels!r}: the crops of plan {plan.name} were drawn with "
+                f"{own!r}; leave it out"
             )
 
 
@@ -213,8 +250,8 @@ def _check_again(config: TrainConfig, labels: Ensemble, note: Callable[[str], No
     parameters = labels.plan.parameters
     if parameters.get("mixed") and config.mixing != "none" and not config.mix_again:
         raise UsageError(
-            f"--mixing {config.mixing}: the crops of plan {labels.plan.name} were mixed before the teacher saw them and "
-            "are shown so; leave it out, or mix them once more with --mix-again"
+            f"--mixing {config.mixing}: the crops of plan {labels.plan.name} were mixed before the teacher saw "
+            "them and are shown so; leave it out, or mix them once more with --mix-again"
         )
     if parameters.get("augmentation") and (any(config.color_jitter) or config.rand_augment):
         note(

@@ -19,6 +19,7 @@ from cli.teacher_options import (
     SameTeacher,
     TeacherModel,
     Workers,
+    check_teacher_model,
     one_of,
 )
 
@@ -60,6 +61,7 @@ def audit(
     import labelstore
 
     one_of(amp, "--amp", ("none", "bf16", "fp16"))
+    check_teacher_model(teacher, teacher_model)
     with labelstore.open(store, readonly=True) as opened, Progress("audit", "crops") as progress:
         from labelstore.generation import audit as run
         from labelstore.generation import load_teacher

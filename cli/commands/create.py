@@ -258,8 +258,11 @@ def _check_plan(
 def _report_plan(
     store: Path, images: Path, num_crops: int | None, plan_of: Path | None, *, json: bool
 ) -> None:
+    from labelstore.arrays.durable import check_new_place
     from labelstore.image_sources import open_images
 
+    if not store.exists():
+        check_new_place(store)
     if plan_of is not None:
         import labelstore
 

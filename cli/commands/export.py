@@ -93,8 +93,14 @@ def export(
         crops=None if crops is None else _crop_range(crops),
     )
     with labelstore.open(store, readonly=True) as opened, Progress("export", "images") as progress:
+        labels = opened.label_set(label_set)
+        if allow_incomplete and 0 < labels.covered_crops < labels.num_crops:
+            say(
+                f"label set {labels.name} covers {labels.covered_crops} of {labels.num_crops} crops of each image: "
+                "these are exported"
+            )
         found = export_labels(
-            opened.label_set(label_set),
+            labels,
             format=format_,
             target=target,
             selection=selection,
@@ -116,7 +122,10 @@ def _keys(path: Path) -> list[str]:
     """The lines of a text file; RejectedInput for what is none, or holds none."""
     from labelstore.errors import RejectedInput
 
-    wanted = "give a text file (UTF-8) with the key of an image per line, as `labelstore crops --columns key` shows them"
+    wanted = (
+        "give a text file (UTF-8) with the key of an image per line, "
+        "as `labelstore crops --columns key` shows them"
+    )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -25,6 +25,7 @@ from cli.teacher_options import (
     SkipBad,
     TeacherModel,
     Workers,
+    check_teacher_model,
     check_work,
     device_of_this_process,
     is_first_rank,
@@ -77,6 +78,7 @@ def grow(
     from labelstore.errors import UsageError
 
     check_work(amp, crop_device)
+    check_teacher_model(teacher, teacher_model)
     max_seconds = None if max_time is None else seconds(max_time, "--max-time")
     if num_crops is not None and teacher is None:
         raise UsageError("--num-crops needs --teacher SOURCE: new crops are labelled at once")
@@ -188,8 +190,8 @@ def _left_behind(store: labelstore.Store, plan: str) -> dict[str, Sequence[str]]
     """What of the plan has not grown yet."""
     from labelstore.generation.new_images import uncovered, unfinished
 
-    on_plan = {row.name for row in store.catalogue.label_sets() if row.plan == plan}
-    masks_on_plan = {row.name for row in store.catalogue.masks() if row.plan == plan}
+    on_plan = {row.name for row in store.catalogue.label_sets.all() if row.plan == plan}
+    masks_on_plan = {row.name for row in store.catalogue.masks.all() if row.plan == plan}
     return {
         "incomplete_label_sets": [name for name in unfinished(store) if name in on_plan],
         "masks_to_update": [name for name in uncovered(store) if name in masks_on_plan],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.errors import one_line
 from cli.new_store_options import Backend, CropsPerShard, ImagesPerShard
 from cli.options import IMAGES, Dask, DryRun, Json, Processes, numbers
 from cli.output import print_json, say
@@ -260,9 +261,13 @@ def import_labels(
             )
     except RejectedFiles as error:
         _tell_bad(error.report, report)
-        if json:
-            print_json({"store": store, **asdict(error.report)})
-        raise
+        if not json:
+            raise
+        # here and not in cli.errors: what was and was not imported is in the same object as the error
+        message, code = one_line(str(error)), error.exit_code
+        say(f"labelstore: {message}")
+        print_json({"store": store, **asdict(error.report), "error": message, "exit": code})
+        raise typer.Exit(code) from None
     _tell_bad(found, report)
     if json:
         print_json({"store": store, **asdict(found)})

@@ -68,8 +68,8 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
     from labelstore.stats.work import work
 
     catalogue = store.catalogue
-    written = catalogue.counts()
-    plans = {row.name: row for row in catalogue.plans()}
+    written = catalogue.ledger.counts()
+    plans = {row.name: row for row in catalogue.plans.all()}
 
     def progress(group: str, layout: Layout | None = None) -> dict[str, Any]:
         layout = layout or store.group_specs(group)[1]
@@ -108,7 +108,7 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
                 "top1": row.top1,
                 "facts": row.facts,
             }
-            for row in catalogue.teachers()
+            for row in catalogue.teachers.all()
         ],
         "label_sets": [
             {
@@ -127,7 +127,7 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
                 ),
                 "work": asdict(work(store, row.name)),
             }
-            for row in catalogue.label_sets()
+            for row in catalogue.label_sets.all()
         ],
         "masks": [
             {
@@ -139,7 +139,7 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
                 "rule": row.rule,
                 **progress(f"masks/{row.name}"),
             }
-            for row in catalogue.masks()
+            for row in catalogue.masks.all()
         ],
     }
 

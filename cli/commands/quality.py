@@ -24,7 +24,11 @@ def quality(
         typer.Option("--per-class", help="One row per pair and class, as FKD Fig. 3 draws them."),
     ] = False,
     sample: Annotated[
-        float, typer.Option(metavar="SHARE", help="Share of the image blocks to look at.")
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the image blocks to look at: to the nearest block, always the same ones, spread evenly.",
+        ),
     ] = 1.0,
     format: Format = None,
     out: Out = None,

@@ -56,7 +56,8 @@ def stats(
         float,
         typer.Option(
             metavar="SHARE",
-            help="Share of the image blocks that --all, --per-class and --disagreement read.",
+            help="Share of the image blocks that --all, --per-class and --disagreement read: to the nearest block, "
+            "always the same ones, spread evenly.",
         ),
     ] = 1.0,
     workers: Processes = None,
@@ -67,8 +68,9 @@ def stats(
 ) -> None:
     """Show how sure the teacher is of its crops (FerKD Table 1) and what the labels weigh.
 
-    Without --label-set, for every label set of the store. With --storage, sizes only. With --format csv, parquet or md the rows are those of
-    Table 1, or with --all the measures, with --per-class the classes, with --disagreement the pairs of label sets.
+    Without --label-set, for every label set of the store. With --storage, sizes only. With --format csv, parquet
+    or md the rows are those of Table 1, or with --all the measures, with --per-class the classes, with
+    --disagreement the pairs of label sets.
     """
     import labelstore
     from labelstore import stats

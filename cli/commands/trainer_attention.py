@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.named_functions import importable_here
+from cli.network_options import OfRun, load_network
 from cli.options import IMAGES, DryRun, Json
 from cli.output import print_json, say
 from cli.picture_output import check_picture, write_picture
@@ -19,12 +21,19 @@ MOST = 400
 """Cells of the picture: networks times images."""
 
 
+def _importable_here(sources: list[str]) -> list[str]:
+    for source in sources:
+        importable_here(source)
+    return sources
+
+
 def trainer_attention(
     runs: Annotated[
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="Run folders, weight files in them, timm:NAME, or package.module:function.",
+            help="Run folders, weight files in them, timm:NAME, torchvision:NAME, or package.module:function.",
+            callback=_importable_here,
         ),
     ],
     image: Annotated[
@@ -60,6 +69,7 @@ def trainer_attention(
     input_size: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Pixels.", show_default="the run's")
     ] = None,
+    of_run: OfRun = None,
     device: Annotated[str, typer.Option(help="torch device.")] = "auto",
     dry_run: DryRun = False,
     json: Json = False,
@@ -75,18 +85,22 @@ def trainer_attention(
 
     from labelstore.replay import centre_crop, read_image
     from trainer.attention import Looked, attend, draw_attention, find_image, image_folders
-    from trainer.models import choose_device
+    from trainer.models import choose_device, names_foreign_code, read_run_config
+    from trainer.report import short_names
 
     on = choose_device(device)
-    configs = {run: _config(run) for run in runs}
-    folders = [images] if images else image_folders([c for c in configs.values() if c])
+    # before a network is built: a wrong image is to be told at once
+    configs = {run: read_run_config(Path(run)) for run in runs if Path(run).exists()}
+    folders = [images] if images else image_folders(list(configs.values()))
     files = [find_image(each, folders) for each in image]
     pixels = [read_image(path) for path in files]
     looked: list[list[Looked]] = [[] for _ in files]
-    names = _names(runs)
+    once = list(dict.fromkeys(runs))
+    names = dict(zip(once, short_names([Path(run) for run in once]), strict=True))
     # one network in memory at a time
     for run in runs:
-        network, config = _network(run)
+        foreign = run in configs and names_foreign_code(configs[run])
+        network, config = load_network(run, of_run=of_run if foreign else None)
         target = None if class_ is None else _class_id(class_, config, names[run])
         for row, picture in zip(looked, pixels, strict=True):
             size = input_size or config.input_size
@@ -118,28 +132,6 @@ def trainer_attention(
     print(f"would write {out}" if dry_run else f"wrote {out}")
 
 
-def _config(run: str) -> TrainConfig | None:
-    """Of a run folder, before its network is built: a wrong image is to be told at once."""
-    from trainer.config import TrainConfig
-
-    path = Path(run)
-    file = (path if path.is_dir() else path.parent) / "config.yaml"
-    return TrainConfig.from_yaml(file) if path.exists() and file.is_file() else None
-
-
-def _network(run: str) -> tuple[Any, TrainConfig]:
-    from labelstore.errors import UsageError
-    from trainer.config import TrainConfig
-    from trainer.models import create_model, load_run
-
-    if Path(run).exists():
-        return load_run(Path(run))
-    if Path(run).suffix in (".pth", ".tar", ".safetensors") or "/" in run.partition(":")[0]:
-        raise UsageError(f"no such file {run}: give a run folder or weights in one, or timm:NAME")
-    config = TrainConfig(labels="ground-truth", model=run, pretrained=True, num_classes=1000)
-    return create_model(config), config
-
-
 def _class_id(text: str, config: TrainConfig, name: str) -> int:
     from labelstore.errors import UsageError
 
@@ -153,27 +145,9 @@ def _class_id(text: str, config: TrainConfig, name: str) -> int:
             f"--class {text}: {name} does not say what its classes are called; give a number, from 0"
         )
     raise UsageError(
-        f"--class {text}: {name} has no such class; give a name such as {', '.join(map(repr, names[:3]))}, or a number, "
-        f"0 to {len(names) - 1}"
+        f"--class {text}: {name} has no such class; give a name such as {', '.join(map(repr, names[:3]))}, or a "
+        f"number, 0 to {len(names) - 1}"
     )
-
-
-def _names(runs: list[str]) -> dict[str, str]:
-    """The last part of each path, more of it where two are alike."""
-    parts = {run: Path(run).parts or (run,) for run in runs}
-    found = {}
-    for run in runs:
-        others = [parts[other] for other in runs if other != run]
-        length = next(
-            (
-                n
-                for n in range(1, len(parts[run]))
-                if all(o[-n:] != parts[run][-n:] for o in others)
-            ),
-            len(parts[run]),
-        )
-        found[run] = "/".join(parts[run][-length:])
-    return found
 
 
 def _records(images: list[str], looked: list[list[Looked]]) -> list[dict[str, Any]]:

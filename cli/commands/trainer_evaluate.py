@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.network_options import Network, OfRun, load_network
 from cli.options import IMAGES, Json
 from cli.output import print_fields, print_json
 from cli.progress import Progress
@@ -18,13 +20,7 @@ if TYPE_CHECKING:
 
 
 def trainer_evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A run folder, a weight file in one, timm:NAME, or package.module:function.",
-        ),
-    ],
+    model: Network,
     val: Annotated[
         Path | None,
         typer.Option(
@@ -40,6 +36,7 @@ def trainer_evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Weights for a network that is given by name."),
     ] = None,
+    of_run: OfRun = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,7 +86,7 @@ def trainer_evaluate(
     from trainer.models import choose_device
 
     changes = {"device": device, "eval_batch_size": batch_size, "workers": workers}
-    network, config = _load(model, checkpoint, val, data, settings or [], changes)
+    network, config = _load(model, of_run, checkpoint, val, data, settings or [], changes)
     on = choose_device(config.device)
     network = network.to(on)
     folder = _folder(config)
@@ -182,59 +179,30 @@ def _is_own(val: Path, config: TrainConfig) -> bool:
 
 def _load(
     model: str,
+    of_run: str | None,
     checkpoint: Path | None,
     val: Path | None,
     data: Path | None,
     settings: list[str],
     changes: dict[str, Any],
 ) -> tuple[nn.Module, TrainConfig]:
-    from cli.run_options import assemble
-    from labelstore.errors import UsageError
+    from cli.run_options import overrides
     from labelstore.image_sources import open_images
     from trainer.config import TrainConfig
-    from trainer.models import create_model, load_run
 
     if val is not None or data is not None:
         # in the place of what the run was evaluated on
         changes = {**changes, "val": val, "data": data}
+    changes |= overrides({}, settings)
 
-    def changed(config: TrainConfig, **more: object) -> TrainConfig:
-        together = TrainConfig.from_mapping(config.to_mapping() | changes | more)
-        return assemble(together, {}, settings)
+    def classes() -> Sequence[str]:
+        given = {name: changes.get(name) for name in ("val", "data")}
+        folder = _folder(TrainConfig.from_mapping({"labels": "ground-truth", **given}))
+        return open_images(folder, keys_only=True).classes
 
-    if Path(model).exists():
-        if checkpoint is not None:
-            raise UsageError(f"{model} brings its own weights: leave --checkpoint out")
-        network, config = load_run(Path(model))
-        return network, changed(config)
-    if Path(model).suffix in (".pth", ".tar", ".safetensors"):
-        raise UsageError(f"no such file {model}: give a run folder or weights, or timm:NAME")
-    if not _is_name(model):
-        raise UsageError(
-            f"no network {model!r} is known, and no file or folder {model} is there: give a run folder or weights, "
-            "timm:NAME, torchvision:NAME or package.module:function"
-        )
-    config = changed(
-        TrainConfig(
-            labels="ground-truth",
-            model=model,
-            initial_checkpoint=checkpoint,
-            pretrained=checkpoint is None,
-        )
+    return load_network(
+        model, of_run=of_run, checkpoint=checkpoint, classes=classes, settings=changes
     )
-    if config.num_classes is None:
-        classes = open_images(_folder(config), keys_only=True).classes
-        config = changed(config, num_classes=len(classes))
-    return create_model(config), config
-
-
-def _is_name(model: str) -> bool:
-    """Whether it may be the name of a network: with a library in front, or one of timm's."""
-    if ":" in model:
-        return True
-    import timm
-
-    return bool(timm.is_model(model))
 
 
 def _folder(config: TrainConfig) -> Path:

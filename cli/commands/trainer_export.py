@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.network_options import OfRun
 from cli.options import Json
 from cli.output import print_fields, print_json
 
@@ -15,28 +16,49 @@ def trainer_export(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run folder, or a weight file in one.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write: .safetensors or .pth.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="File to write, .safetensors or .pth; of hf a folder."),
+    ],
     format: Annotated[
-        str, typer.Option(metavar="timm|torchvision|safetensors", help="Who is to load it.")
+        str, typer.Option(metavar="timm|torchvision|safetensors|hf", help="Who is to load it.")
     ] = "timm",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="model|ema",
+            help="Of a run folder: the best weights, or the moving average's.",
+            show_default="model",
+        ),
+    ] = None,
+    of_run: OfRun = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only check that the run can be exported.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Write a trained network's weights for other programs."""
+    """Write a trained network's weights for other programs.
+
+    With --format hf a folder with config.json and model.safetensors, as timm's networks lie on the Hugging Face Hub:
+    `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it, with its classes and how images are prepared.
+    """
     from labelstore.errors import UsageError
 
-    if format not in ("timm", "torchvision", "safetensors"):
-        raise UsageError(f"--format {format}: give timm, torchvision or safetensors")
-    if out.suffix not in (".safetensors", ".pth", ".pt"):
+    if format not in ("timm", "torchvision", "safetensors", "hf"):
+        raise UsageError(f"--format {format}: give timm, torchvision, safetensors or hf")
+    if weights not in (None, "model", "ema"):
+        raise UsageError(f"--weights {weights}: give model or ema")
+    if weights is not None and run.is_file():
+        raise UsageError(f"--weights {weights}: {run} is a weight file; give its run folder")
+    if format != "hf" and out.suffix not in (".safetensors", ".pth", ".pt"):
         raise UsageError(f"--out {out}: give a file that ends with .safetensors or .pth")
 
     from trainer.export import export_weights
-    from trainer.models import load_run
+    from trainer.models import averaged_weights, load_run
 
-    network, config = load_run(run)
+    source = averaged_weights(run) if weights == "ema" else run
+    network, config = load_run(source, model=of_run)
     record = export_weights(
         network,
         config,

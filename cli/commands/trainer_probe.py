@@ -7,22 +7,33 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Json
+from cli.network_options import Network, OfRun, load_network
+from cli.options import IMAGES, Json
 from cli.output import print_fields, print_json
 from cli.progress import Progress
 
 
 def trainer_probe(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A run folder, a weight file in one, timm:NAME, or package.module:function.",
-        ),
-    ],
+    model: Network,
     data: Annotated[
-        Path, typer.Option(metavar="DIR", help="Data set with train/ and val/ inside.")
-    ],
+        Path | None, typer.Option(metavar="DIR", help="Data set with train/ and val/ inside.")
+    ] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option(
+            metavar=IMAGES,
+            help="Images that the classifier learns from: a folder, list or tar shards.",
+            show_default="train/ in --data",
+        ),
+    ] = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(
+            metavar=IMAGES,
+            help="Images that it is measured on, of the same classes.",
+            show_default="val/ in --data",
+        ),
+    ] = None,
     solver: Annotated[str, typer.Option(metavar="lbfgs|sgd", help="How the head is trained.")] = (
         "lbfgs"
     ),
@@ -31,6 +42,7 @@ def trainer_probe(
     epochs: Annotated[int, typer.Option(help="Of sgd; iterations of lbfgs at most.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the order of images in sgd.")] = 0,
     input_size: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    of_run: OfRun = None,
     device: Annotated[str, typer.Option(help="torch device.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 256,
     workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 4,
@@ -38,20 +50,24 @@ def trainer_probe(
 ) -> None:
     """Train a linear classifier on a network's frozen features, and measure its top-1 and top-5."""
     from labelstore.errors import RejectedInput, UsageError
-    from trainer.config import TrainConfig, evaluation_split
+    from labelstore.image_sources import are_there
+    from trainer.config import evaluation_split
 
-    folders = data / "train", evaluation_split(data)
-    for folder in folders:
-        if not folder.is_dir():
+    if data is not None:
+        train, val = train or data / "train", val or evaluation_split(data)
+    if train is None or val is None:
+        raise UsageError(
+            "no images: give --data DIR with train/ and val/ in it, or --train and --val"
+        )
+    for images in (train, val):
+        if not are_there(images):
             raise RejectedInput(
-                f"{folder} is no folder: give --data DIR with train/ and val/ in it"
+                f"nothing is at {images}: give --data DIR with train/ and val/ in it, or --train and --val"
             )
     if solver not in ("lbfgs", "sgd"):
         raise UsageError(f"--solver {solver}: give lbfgs or sgd")
 
-    import dataclasses
-
-    from trainer.models import choose_device, create_model, load_run
+    from trainer.models import choose_device
     from trainer.probe import ProbeSettings, linear_probe
 
     settings = ProbeSettings(
@@ -61,22 +77,14 @@ def trainer_probe(
         epochs=epochs,
         seed=seed,
     )
-    if Path(model).exists():
-        network, config = load_run(Path(model))
-    else:
-        config = TrainConfig(labels="ground-truth", model=model, pretrained=True, num_classes=1000)
-        network = create_model(config)
-    config = dataclasses.replace(
-        config,
-        input_size=input_size or config.input_size,
-        eval_batch_size=batch_size,
-        workers=workers,
-        device=device,
-    )
+    changes = {"eval_batch_size": batch_size, "workers": workers, "device": device}
+    if input_size is not None:
+        changes["input_size"] = input_size
+    network, config = load_network(model, of_run=of_run, settings=changes)
     on = choose_device(device)
     with Progress("features", "images") as progress:
         found, _ = linear_probe(
-            network.to("cpu"), *folders, config, settings=settings, device=on, report=progress
+            network.to("cpu"), train, val, config, settings=settings, device=on, report=progress
         )
     record = {
         "model": model,

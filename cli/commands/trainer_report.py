@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.network_options import OfRun
 from cli.options import IMAGES, Json
 from cli.output import print_json, say, size
 from cli.progress import Progress
@@ -28,6 +29,7 @@ def trainer_report(
             show_default="what the runs recorded",
         ),
     ] = None,
+    of_run: OfRun = None,
     device: Annotated[str, typer.Option(help="torch device, with --images.")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Decoding threads, with --images.")] = 4,
     json: Json = False,
@@ -48,7 +50,13 @@ def trainer_report(
         on = choose_device(device)
         with Progress("evaluation", "images") as progress:
             page = write_report(
-                runs, out, images=images, device=on, workers=workers, progress=progress
+                runs,
+                out,
+                images=images,
+                model=of_run,
+                device=on,
+                workers=workers,
+                progress=progress,
             )
     if json:
         print_json(page.to_record())

@@ -42,7 +42,8 @@ def trainer_run(
     """Train a student from stored labels, or from the ground truth.
 
     Settings come from the recipe or the config file, then from options, then from --set; the last one counts.
-    With --resume and no --config they start from the run folder's own config.yaml.
+    With --resume and no --config they start from the run folder's own config.yaml. Another run's config.yaml gives its
+    settings; number and names of classes come from the new run's data.
     """
     if config is not None and recipe is not None:
         raise UsageError(
@@ -52,6 +53,11 @@ def trainer_run(
         kept = Path(fields["output"]) / "config.yaml"
         config = kept if kept.exists() else None
     base = None if config is None else TrainConfig.from_yaml(config)
+    if config is not None and base is not None:
+        output = Path(fields["output"] or base.output or "")
+        goes_on = fields["resume"] and (output / "config.yaml").resolve() == config.resolve()
+        # what a run filled in is of its data, which need not be this one's
+        base = base if goes_on else base.for_another_run()
     if recipe is None:
         try:
             wanted = assemble(base, fields, settings or [])

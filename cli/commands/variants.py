@@ -100,7 +100,7 @@ def variants(
                     labels, codec, name=chosen, map_blocks=map_blocks, progress=progress
                 )
             cost = variant_cost(labels, variant, map_blocks=map_blocks)
-        written = opened.catalogue.counts()
+        written = opened.catalogue.ledger.counts()
         sizes = {
             which: written.get(f"labels/{which}", (0, 0))[1] for which in (chosen, labels.name)
         }

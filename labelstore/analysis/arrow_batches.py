@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from labelstore.store.label_set import Images
 
 
-class CropBatches:
+class ArrowBatches:
     """The crops of a query as an Arrow stream that can be read any number of times (`__arrow_c_stream__`).
 
     What went wrong while a batch was made is kept in `error`: whoever pulls batches through Arrow's C
@@ -98,7 +98,7 @@ def crop_batches(
     import pyarrow as pa
 
     query = CropQuery.of(labels, columns, where=where, images=images, mask=mask)
-    made = CropBatches(query)
+    made = ArrowBatches(query)
     parts = walk(query) if sample is None else iter([draw(query, sample, seed=seed)])
     return pa.RecordBatchReader.from_batches(made.schema, (made.batch(part) for part in parts))
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from labelstore.codecs.base import SparseLabels
 from labelstore.errors import UsageError
 from labelstore.parallel import MapBlocks
+from labelstore.store.block_sample import share_of_blocks
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 
@@ -103,8 +104,8 @@ def distances(
 ) -> Distances:
     """Cross-entropies between all label sets and the ground truth, over crops that all of them have.
 
-    The label sets must be of one plan and have as many classes (UsageError). With a `share` below 1, image
-    blocks are left out evenly. An image without ground truth among the classes is left out.
+    The label sets must be of one plan and have as many classes (UsageError). With a `share` below 1, so many of
+    the image blocks are walked, spread evenly. An image without ground truth among the classes is left out.
     """
     if not label_sets:
         raise UsageError("no label set to measure: make one with `labelstore create`")
@@ -120,12 +121,10 @@ def distances(
                 f"label sets {first.name} ({first.num_classes} classes, plan {first.plan.name}) and {other.name} "
                 f"({other.num_classes} classes, plan {other.plan.name}): distances compare equal crops and classes"
             )
-    if not 0 < share <= 1 or not 0 < floor < 1:
-        raise UsageError(
-            f"share {share}, floor {floor}: the share is above 0 and up to 1, the floor between 0 and 1"
-        )
+    if not 0 < floor < 1:
+        raise UsageError(f"floor {floor}: give a probability between 0 and 1")
     common = sorted(set.intersection(*(set(labels.blocks) for labels in label_sets)))
-    walked = common[:: max(1, round(1 / share))]
+    walked = share_of_blocks(common, share)
     classes = first.store.class_names
     truth = first.ground_truth
     has_class = (truth >= 0) & (truth < first.num_classes)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from labelstore.analysis.arrow_batches import CropBatches
+from labelstore.analysis.arrow_batches import ArrowBatches
 from labelstore.analysis.sql_views import View, views
 from labelstore.errors import LabelStoreError, UsageError
 
@@ -71,7 +71,7 @@ def sql_batches(
     _check_limit(memory_limit)
     named = views(store, mask, label_set)
     with tempfile.TemporaryDirectory() as folder, _connected(folder, memory_limit) as connection:
-        streams: list[CropBatches] = []
+        streams: list[ArrowBatches] = []
         try:
             statement = _one_select(connection, query)
             for view in named:
@@ -169,7 +169,7 @@ def _plain(kind: Any) -> Any:  # noqa: ANN401 - pyarrow's types have no stubs
 
 
 def _explained(
-    error: Exception, streams: Sequence[CropBatches], named: Sequence[View]
+    error: Exception, streams: Sequence[ArrowBatches], named: Sequence[View]
 ) -> Exception:
     """What to raise for what DuckDB or Arrow raised: the cause, where reading labels failed."""
     for stream in streams:

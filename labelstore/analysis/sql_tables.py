@@ -108,7 +108,7 @@ def catalogue_table(store: Store, name: str) -> pa.Table:
 
     if name == "images":
         return pa.table(_images(store), schema=table_schema(name))
-    rows = _ROWS[name](store) if name in _ROWS else _records(getattr(store.catalogue, name)())
+    rows = _ROWS[name](store) if name in _ROWS else _records(getattr(store.catalogue, name).all())
     kept = [{column: _plain(row[column]) for column in TABLES[name]} for row in rows]
     return pa.Table.from_pylist(kept, schema=table_schema(name))
 
@@ -146,7 +146,7 @@ def _shards(store: Store) -> list[dict[str, Any]]:
     return [
         {**vars(row), "group_name": name, "bytes": sum(file.size for file in row.files)}
         for name in store.group_names()
-        for row in store.catalogue.shards(name)
+        for row in store.catalogue.ledger.shards(name)
     ]
 
 

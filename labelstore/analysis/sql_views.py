@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labelstore.analysis.arrow_batches import CropBatches, arrow_type
+from labelstore.analysis.arrow_batches import ArrowBatches, arrow_type
 from labelstore.analysis.sql_tables import TABLES, catalogue_table, table_schema
 from labelstore.analysis.walk import CropQuery
 from labelstore.crop_columns import COLUMNS
@@ -70,7 +70,7 @@ class View:
         marked = pa.schema([f.with_name(self.mark(f.name)) for f in self.schema])
         self.attach(connection, marked.empty_table(), self.schema.names)
 
-    def attach_rows(self, connection: Any, columns: tuple[str, ...]) -> CropBatches | None:  # noqa: ANN401
+    def attach_rows(self, connection: Any, columns: tuple[str, ...]) -> ArrowBatches | None:  # noqa: ANN401
         """Make the view with these columns of its rows; crops come as the stream that is given back."""
         if self.label_set is None:
             table = catalogue_table(self.store, self.name).select(columns)
@@ -79,7 +79,7 @@ class View:
         # where there is no mask, nobody knows the region
         known = [c for c in columns if self.mask or COLUMNS[c].source != "mask"] or ["image"]
         query = CropQuery.of(self.store.label_set(self.label_set), known, mask=self.mask)
-        stream = CropBatches(query, {c: self.mark(c) for c in known})
+        stream = ArrowBatches(query, {c: self.mark(c) for c in known})
         self.attach(connection, stream, known)
         return stream
 
@@ -98,7 +98,7 @@ def views(store: Store, mask: str | None = None, label_set: str | None = None) -
         store.mask(mask)
     schema = pa.schema([(name, arrow_type(name)) for name in COLUMNS])
     # one that is registered, but of which no crop is labelled yet, has no view
-    rows = [row for row in store.catalogue.label_sets() if row.is_settled]
+    rows = [row for row in store.catalogue.label_sets.all() if row.is_settled]
     if label_set is None and len(rows) == 1:
         label_set = rows[0].name
     elif label_set is not None:
@@ -106,7 +106,7 @@ def views(store: Store, mask: str | None = None, label_set: str | None = None) -
     for row in rows:
         own = [
             m.name
-            for m in store.catalogue.masks()
+            for m in store.catalogue.masks.all()
             if (m.plan, m.teacher) == (row.plan, row.teacher)
         ]
         chosen = mask if mask in own else own[0] if mask is None and len(own) == 1 else None

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-from labelstore.errors import StorageError, UsageError
+from labelstore.errors import StorageError, UsageError, check_utf8
 
 TEMPORARY_SUFFIX = ".tmp"
 STORE_MARKS = (("catalogue.db", "catalogue.url"), ("arrays.zarr", "arrays"))
@@ -91,16 +91,19 @@ def fsync_file(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
+def fsync_path(path: Path, flags: int = 0) -> None:
+    """Make a file durable that was written and closed. OSError where the disk refuses."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        fsync_file(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fsync_file(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        _refuse(error, folder)
+    with storage_errors(folder):
+        fsync_path(folder, os.O_DIRECTORY)
 
 
 def make_folders(folder: Path) -> None:
@@ -127,10 +130,11 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def check_place(path: Path, flag: str = "--out") -> None:
-    """Before any work for a file: StorageError where its folder is not there, UsageError where it is a folder itself."""
+    """Before any work for a file: StorageError where its folder is not there, UsageError where it is a folder
+    itself."""
     if path == Path():
         raise UsageError(f"{flag} is empty, or the folder that this runs in: name a file")
-    refuse_in_store(path, flag)
+    check_new_place(path, flag)
     if path.is_dir():
         raise UsageError(f"{flag} {path} is a folder: name a file in it")
     if not path.parent.is_dir():
@@ -139,14 +143,23 @@ def check_place(path: Path, flag: str = "--out") -> None:
         )
 
 
-def refuse_in_store(path: Path, what: str = "") -> None:
-    """UsageError for a place that is a store or lies in one: what is frozen would not be what its manifest says."""
-    # neither raises where a link leads in circles or a folder may not be looked into
-    place = Path(os.path.realpath(path))
-    for folder in (place, *place.parents):
-        if all(any(os.path.exists(folder / name) for name in names) for names in STORE_MARKS):  # noqa: PTH110
-            where = "is a store" if folder == place else f"is inside the store {folder}"
-            raise UsageError(f"{what} {path} {where}: give a path outside".lstrip())
+def check_new_place(path: Path, what: str = "") -> None:
+    """UsageError for a place where nothing new may be: one that is a store or lies in one, or whose name is not UTF-8.
+
+    What is frozen would not be what its manifest says, and what a store does not know of goes when it is removed.
+    """
+    whole = path.absolute()
+    check_utf8(str(whole))
+    # a folder that is made on the way need not be one that the place lies in: `not-there/../place`
+    made = [new for new in whole.parents if ".." in whole.parts and not os.path.lexists(new)]
+    for new in (whole, *made):
+        # neither raises where a link leads in circles or a folder may not be looked into
+        place = Path(os.path.realpath(new))
+        for folder in (place, *place.parents):
+            if all(any(os.path.exists(folder / name) for name in names) for names in STORE_MARKS):  # noqa: PTH110
+                inside = f"is inside the store {folder}" if folder != place else "is a store"
+                where = inside if new is whole else f"leads through the store {folder}"
+                raise UsageError(f"{what} {path} {where}: give a path outside".lstrip())
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """One HDF5 file of growing size, written row by row, that any HDF5 program reads: for labels that go out.
 
-libhdf5 does not survive a disk that refuses: it crashes when the process ends (4 of 4 on a full disk). So it never hears
-of it. It writes through `_Sink`, which keeps what the disk refused in memory, says so at the next call from here, and lets
-libhdf5 close a file that is then thrown away. Filters are built-in ones: shuffle, gzip, fletcher32.
+libhdf5 does not survive a disk that refuses: it crashes when the process ends (4 of 4 on a full disk). So it never
+hears of it. It writes through `_Sink`, which keeps what the disk refused in memory, says so at the next call from
+here, and lets libhdf5 close a file that is then thrown away. Filters are built-in ones: shuffle, gzip, fletcher32.
 """
 
 from __future__ import annotations

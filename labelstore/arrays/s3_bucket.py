@@ -128,7 +128,8 @@ class Bucket:
                 raise Missing(where) from None
             if code == "NoSuchBucket":
                 raise StoreNotFound(
-                    f"{self.url}: there is no bucket {self._bucket} at {_endpoint()}: check the name and AWS_ENDPOINT_URL"
+                    f"{self.url}: there is no bucket {self._bucket} at {_endpoint()}: check the name and "
+                    "AWS_ENDPOINT_URL"
                 ) from None
             if code in ("416", "InvalidRange"):
                 raise Damage("is shorter than the ledger says") from None

@@ -19,6 +19,7 @@ from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.calibration.queries import RegionQuery
 from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
 from labelstore.parallel import MapBlocks
+from labelstore.store.coverage import covered_labels
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 
@@ -139,8 +140,11 @@ def preview(
 ) -> Preview:
     """What each rule (by title; `usual_choices` if none are given) would do to the committed crops.
 
-    Writes nothing. All quantiles are found in one or two walks over the labels, all counts in one more.
+    Writes nothing. All quantiles are found in one or two walks over the labels, all counts in one more. While the
+    growth of a plan is unfinished these are its first crops, as in `calibrate`.
     """
+    is_complete = labels.is_complete
+    labels = covered_labels(labels) if labels.covered_crops else labels
     rules = usual_choices() if rules is None else rules
     for rule in rules.values():
         if isinstance(rule, RegionQuantiles):
@@ -174,7 +178,7 @@ def preview(
         teacher=labels.row.teacher,
         num_images=labels.store.num_images,
         num_crops=labels.num_crops,
-        is_complete=labels.is_complete,
+        is_complete=is_complete,
         choices=tuple(choices),
     )
 

@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from labelstore.calibration.queries import rule_from_record
 from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
-from labelstore.catalogue.leases import mask_identity
+from labelstore.catalogue.identities import mask_identity
 from labelstore.catalogue.records import Lease, MaskRow
 from labelstore.errors import ConflictError, IncompleteError, UsageError
 from labelstore.parallel import BlockMap, MapBlocks, fill_in_parts
 from labelstore.store import BlockArrays, Mask, StagedBlock, stage_block
 from labelstore.store.block_work import fill_blocks
+from labelstore.store.coverage import covered_labels
 from labelstore.store.leases import Progress
+from labelstore.store.mask_origin import origin_mark, refuse_dropped_origin
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 
@@ -41,12 +43,17 @@ def calibrate(
 ) -> Mask:
     """A mask of region codes for every committed crop of `labels`; FerKD's thresholds if no rule is given.
 
-    Called again with the same name and rule it resumes, or finds everything done; with another rule it
-    raises ConflictError. Quantiles are turned into thresholds once, over all crops, and kept with the mask;
-    they need a complete label set (IncompleteError). With thresholds the mask covers what is committed and
-    a later call adds the rest. `progress` is told crops done and crops in all.
+    Called again with the same name and rule it resumes, or finds everything done; with another rule, and where
+    the label set was dropped and made anew since, it raises ConflictError. Quantiles are turned into thresholds
+    once, over all crops, and kept with the mask; they need a complete label set (IncompleteError). With
+    thresholds the mask covers what is committed and a later call adds the rest. While the growth of a plan is
+    unfinished it is of the first crops, which all images have, and `update` extends it. `progress` is told crops
+    done and crops in all.
     """
     store = labels.store
+    held = next((mask for mask in store.catalogue.masks.all() if mask.name == name), None)
+    if labels.covered_crops and (held is None or held.num_crops < labels.num_crops):
+        labels = covered_labels(labels)
     rule = RegionThresholds() if rule is None else rule
     settled, record = _settled(labels, rule, name, map_blocks)
     settled.check(labels)
@@ -58,13 +65,14 @@ def calibrate(
         num_crops=labels.num_crops,
         rule=record,
     )
-    held = next((mask for mask in store.catalogue.masks() if mask.name == name), None)
     if held is not None and held == replace(row, num_crops=held.num_crops) != row:
         raise ConflictError(
             f"mask {name} covers {held.num_crops} of {row.num_crops} crops, the plan has grown: "
             f"extend it with `labelstore calibrate {store.path} --update --name {name}`"
         )
-    store.catalogue.add_mask(row)
+    if held is not None:
+        refuse_dropped_origin(store, row)
+    store.catalogue.masks.add(row)
     store.finish_metadata()
     _fill(labels, settled, row, progress, map_blocks)
     store.refresh(images=False)
@@ -89,15 +97,19 @@ def update(
     rule = rule_from_record(row.rule)
     if row.num_crops != labels.num_crops:
         with store.catalogue.transaction() as connection:
-            store.catalogue.update_mask_crops(connection, name, labels.num_crops)
-    store.write_metadata()
+            store.catalogue.masks.change(connection, name, num_crops=labels.num_crops)
+    store.finish_metadata()
+    store.refresh(images=False)  # also where another process wrote it: the arrays have grown
     _fill(labels, rule, row, progress, map_blocks)
     store.refresh(images=False)
     return store.mask(name)
 
 
 def check_update(store: Store, name: str, labels: LabelSet | None = None) -> LabelSet:
-    """The label set that `update` computes from; UsageError or IncompleteError where it cannot."""
+    """The label set that `update` computes from; UsageError or IncompleteError where it cannot.
+
+    ConflictError where it has the name of the one that the mask was made from, which was dropped.
+    """
     row = store.mask(name).row
     if labels is None and row.label_set not in store.label_sets:
         raise UsageError(
@@ -111,6 +123,8 @@ def check_update(store: Store, name: str, labels: LabelSet | None = None) -> Lab
             f"{row.teacher} on {row.plan}: choose a label set of the same teacher with --label-set"
         )
     rule_from_record(row.rule).check(labels)
+    if labels.name == row.label_set:
+        refuse_dropped_origin(store, row)
     if row.num_crops != labels.num_crops and not labels.is_complete:
         raise IncompleteError(
             f"label set {labels.name} has {len(labels.blocks)} of {labels.layout.num_blocks} image "
@@ -123,7 +137,7 @@ def _fill(
     labels: LabelSet, rule: Rule, row: MaskRow, progress: Progress | None, map_blocks: MapBlocks
 ) -> None:
     told = progress or (lambda done, total: None)
-    made_from = {held.name: held.uuid for held in labels.store.catalogue.label_sets()}
+    made_from = {held.name: held.uuid for held in labels.store.catalogue.label_sets.all()}
     made_from[labels.name] = labels.row.uuid
     identity = mask_identity(row, made_from.get(row.label_set, ""))
     if isinstance(map_blocks, BlockMap):
@@ -162,7 +176,7 @@ def _settled(
     if not isinstance(rule, RegionQuantiles):
         return rule, rule.to_record()
     asked = {"quantiles": rule.to_record()}
-    for held in labels.store.catalogue.masks():
+    for held in labels.store.catalogue.masks.all():
         # begun earlier: the crops that it was computed from then are what the quantiles mean
         if held.name == name and held.rule.get("quantiles") == asked["quantiles"]:
             settled = RegionThresholds.from_record(dict(held.rule))
@@ -204,6 +218,7 @@ class _Job:
             shards,
             num_images=int((codes != Region.MISSING).any(axis=1).sum()),
             seconds=time.monotonic() - started,
+            device=origin_mark(self.labels.row),
         )
 
     def _codes(self, block: int) -> NDArray[np.uint8]:

@@ -94,23 +94,6 @@ class RegionThresholds:
         _check(self.low, self.middle, self.top, self.criterion, self.epsilon, "thresholds")
 
     @classmethod
-    def from_quantiles(
-        cls,
-        labels: LabelSet,
-        *,
-        low: float = 0.05,
-        middle: float = 0.15,
-        top: float = 0.90,
-        criterion: Criterion = "max_probability",
-        epsilon: float = 0.1,
-    ) -> RegionThresholds:
-        """The thresholds that `RegionQuantiles` of these shares finds in these labels."""
-        rule = RegionQuantiles(
-            low=low, middle=middle, top=top, criterion=criterion, epsilon=epsilon
-        )
-        return rule.thresholds(labels)
-
-    @classmethod
     def from_record(cls, record: dict[str, Any]) -> Self:
         """The rule that `to_record` described; the quantiles asked for are not part of it."""
         return cls(**{name: value for name, value in record.items() if name != "quantiles"})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from labelstore.catalogue.digests import digest_text
-from labelstore.catalogue.image_table import end_row
+from labelstore.catalogue.image_columns import end_row
 from labelstore.catalogue.named_rows import all_records
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow
 from labelstore.catalogue.tables import label_sets, masks, plans

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import shutil
 import sqlite3
 import tempfile
@@ -25,80 +24,32 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
-from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
-from labelstore.catalogue.failures import is_serialization_failure, translated
-from labelstore.catalogue.named_servers import (
-    NO_SECRETS,
-    SECRETS_FROM_VERSION,
-    how_to_name,
-    is_named,
+from labelstore.catalogue import engines
+from labelstore.catalogue.engines import (
+    CREATE,
+    WRITE,
+    parse_url,
+    postgresql_engine,
+    sqlite_engine,
 )
+from labelstore.catalogue.failures import is_serialization_failure, translated
 from labelstore.catalogue.plain_schema import MAX_CHARACTERS, MAX_STATEMENTS, is_plain
 from labelstore.errors import (
     ConflictError,
-    DamagedShard,
     FormatVersionError,
-    RejectedInput,
     StorageError,
     StoreNotFound,
-    UsageError,
 )
 
 T = TypeVar("T")
 
-BUSY_SECONDS = 60
-"""How long a transaction waits for other writers before it gives up."""
-
-CONNECT_SECONDS = 10
-"""How long a PostgreSQL server has to answer."""
-
-MAX_CELL_BYTES = 64 << 20
-"""Largest value of a SQLite catalogue: no row of ours comes near, and a wicked one is not read into memory."""
-
 OLDER = "is of an older format: `labelstore migrate STORE` brings it up to date"
 """Why nothing is written to a catalogue that this version has grown out of."""
 
-QUERY = ("host", "port", "options", "sslmode", "connect_timeout", "application_name")
-"""What a URL may say after its `?`."""
-
 _ATTEMPTS = 20
-_WRITE = "labelstore_write"
-_CREATE = "labelstore_create"
-
-
-def parse_url(url: str) -> URL:
-    """The URL, if it is one of the two databases and holds no password; UsageError otherwise."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise UsageError(
-            f"catalogue URL {url!r}: give sqlite:///PATH or postgresql+psycopg://HOST/DATABASE"
-        ) from None
-    if parsed.drivername == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
-        raise UsageError(
-            f"catalogue URL {parsed.render_as_string()!r}: give sqlite:///PATH or postgresql+psycopg://HOST/DATABASE"
-        )
-    if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise UsageError(
-            f"catalogue URL {url!r}: a catalogue in memory is lost, give sqlite:///PATH"
-        )
-    if parsed.password is not None or "password" in parsed.query:
-        shown = parsed.difference_update_query(["password"]).render_as_string()
-        raise UsageError(
-            f"catalogue URL {shown!r} holds a password: put it into ~/.pgpass or PGPASSWORD"
-        )
-    for name in parsed.query:
-        # a store from elsewhere brings its URL along: nothing in it may name files of this machine
-        if name not in QUERY:
-            raise UsageError(
-                f"catalogue URL with {name!r}: allowed are {', '.join(QUERY)}; set the rest in the environment"
-            )
-    return parsed
 
 
 class Database:
@@ -138,9 +89,9 @@ class Database:
                 # Not immutable=1: a rollback journal left by a killed writer must be noticed, not
                 # read past.
                 self.readonly, mode = True, "ro"
-            self._engine = _sqlite_engine(path, mode=mode, readonly=self.readonly)
+            self._engine = sqlite_engine(path, mode=mode, readonly=self.readonly)
         else:
-            self._engine = _postgresql_engine(parsed)
+            self._engine = postgresql_engine(parsed)
 
     def close(self) -> None:
         """Let go of the engine; no connection is open between calls."""
@@ -169,7 +120,7 @@ class Database:
                 f"{self.name}: the catalogue {self.why_readonly}; nothing was written"
             )
         with translated(self.name), self._engine.connect() as conn:
-            conn = conn.execution_options(**{_WRITE: True})
+            conn = conn.execution_options(**{WRITE: True})
             with conn.begin():
                 # again: it may have been frozen while this transaction waited for the lock
                 self._refuse_if_frozen()
@@ -179,7 +130,7 @@ class Database:
     def creating(self) -> Iterator[Connection]:
         """A transaction that makes the tables: as `transaction`, before there is a table to lock."""
         with translated(self.name), self._engine.connect() as conn:
-            conn = conn.execution_options(**{_CREATE: True})
+            conn = conn.execution_options(**{CREATE: True})
             with conn.begin():
                 yield conn
 
@@ -229,7 +180,7 @@ class Database:
                     f"file:{quote(str(self._path))}?mode=ro", uri=True, isolation_level=None
                 )
                 try:
-                    connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}").close()
+                    connection.execute(f"PRAGMA busy_timeout={engines.BUSY_SECONDS * 1000}").close()
                     connection.execute("VACUUM INTO ?", (str(path),)).close()
                 finally:
                     connection.close()
@@ -294,112 +245,3 @@ def write_locked(path: Path) -> Iterator[None]:
         yield
     finally:
         connection.close()  # which rolls back: nothing was written
-
-
-def _sqlite_engine(path: Path, *, mode: str, readonly: bool) -> Engine:
-    # Mode rw instead of ro for a reader in a writable folder: it may have to roll back a killed
-    # writer's journal.
-    uri = f"file:{quote(str(path))}?mode={mode}"
-
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        try:
-            for pragma in (
-                f"busy_timeout={BUSY_SECONDS * 1000}",
-                "trusted_schema=OFF",
-                "cell_size_check=ON",
-                "foreign_keys=ON",
-                "synchronous=EXTRA",
-                # macOS: through the drive's cache, where synchronous stops; nothing elsewhere
-                "fullfsync=ON",
-                *(["query_only=ON"] if readonly else ["journal_mode=DELETE"]),
-            ):
-                connection.execute(f"PRAGMA {pragma}").close()
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL_BYTES)
-            connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        except UnicodeDecodeError:
-            connection.close()
-            raise _not_utf8(path) from None
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
-
-    @event.listens_for(engine, "handle_error")
-    def unreadable(context: ExceptionContext) -> None:
-        if isinstance(context.original_exception, UnicodeDecodeError):
-            raise _not_utf8(path) from None
-
-    @event.listens_for(engine, "begin")
-    def begin(conn: Connection) -> None:
-        options = conn.get_execution_options()
-        conn.exec_driver_sql(
-            "BEGIN IMMEDIATE" if _WRITE in options or _CREATE in options else "BEGIN"
-        )
-
-    return engine
-
-
-def _not_utf8(path: Path) -> DamagedShard:
-    # The driver fails so on SQLite's own message about a schema with a broken name in it.
-    return DamagedShard(f"{path}: holds text that is not UTF-8: restore the catalogue from a copy")
-
-
-# what libpq says where `NO_SECRETS` keep it from answering, and a server that wants a certificate
-_ASKS = re.compile(r"authentication method requirement|require_auth|client certificate")
-
-
-def _refuse_old_libpq(url: URL) -> None:
-    import psycopg
-
-    if psycopg.pq.version() < SECRETS_FROM_VERSION:
-        raise RejectedInput(
-            f"{url.render_as_string()}: this libpq cannot keep a password from a server that only a store names: "
-            f"{how_to_name(url)}"
-        )
-
-
-def _postgresql_engine(url: URL) -> Engine:
-    if os.environ.get("PGSSLMODE"):
-        # how safe a connection has to be is for who connects to say, not for who made the store
-        url = url.difference_update_query(["sslmode"])
-    # a server that is gone is noticed in seconds; what the URL says comes first
-    settings: dict[str, object] = (
-        {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
-    )
-    named = is_named(url)
-    try:
-        if not named:
-            _refuse_old_libpq(url)
-            settings |= NO_SECRETS
-        engine = create_engine(
-            url, poolclass=NullPool, isolation_level="SERIALIZABLE", connect_args=settings
-        )
-    except ImportError:
-        raise UsageError(
-            "a catalogue on PostgreSQL needs psycopg: pip install 'labelstore[postgresql]'"
-        ) from None
-
-    @event.listens_for(engine, "handle_error")
-    def asked_for_a_secret(context: ExceptionContext) -> None:
-        if not named and _ASKS.search(str(context.original_exception)) is not None:
-            raise RejectedInput(
-                f"{url.render_as_string()}: the server asks for a password or the like, which goes to no server that "
-                f"only a store names: {how_to_name(url)}"
-            ) from None
-
-    @event.listens_for(engine, "begin")
-    def begin(conn: Connection) -> None:
-        options = conn.get_execution_options()
-        if _WRITE in options:
-            conn.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'")
-            conn.exec_driver_sql("LOCK TABLE store IN EXCLUSIVE MODE")
-        elif _CREATE not in options:
-            # A snapshot, without the predicate locks that could make a writer fail.
-            conn.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-
-    return engine

@@ -8,117 +8,152 @@ or mask and not of its name: after a drop it is worth nothing, also where the na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import insert_rows, update_rows, verified_rows
-from labelstore.catalogue.named_rows import json_text, to_columns
-from labelstore.catalogue.records import Lease, MaskRow
-from labelstore.catalogue.tables import label_sets, leases, masks, plans, shards
+from labelstore.catalogue.identities import identity
+from labelstore.catalogue.records import Lease
+from labelstore.catalogue.tables import leases, shards
 from labelstore.errors import ConflictError, LeaseLost, UsageError
 
 
-def identity(conn: Connection, group: str) -> str:
-    """What tells a label set, mask or plan from another of its name; "" where none is registered."""
-    kind, _, name = group.partition("/")
-    if kind == "labels":
-        return _uuid(conn, name)
-    table = {"masks": masks, "crops": plans}[kind]
-    row = conn.execute(select(table).where(table.c.name == name)).mappings().one_or_none()
-    if row is None:
-        return ""
-    return _described(row, _uuid(conn, row["label_set"]) if table is masks else "")
+class Leases:
+    """Who holds which image block. Every method is one transaction by the catalogue's clock."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def acquire(
+        self, group: str, blocks: int | Sequence[int], owner: str, ttl_s: float, done: int = 1
+    ) -> Lease | None:
+        """Lease the first block with fewer than `done` committed shards and no live lease; None if there is none.
+
+        `blocks` are block numbers in the order to be tried, or how many there are. `done` is how
+        many crop shards make a block complete. `owner` must be unique to the worker: its own live
+        leases are not granted twice.
+        """
+        granted = self.acquire_blocks(group, blocks, owner, ttl_s, done, count=1)
+        return granted[0] if granted else None
+
+    def acquire_blocks(
+        self,
+        group: str,
+        blocks: int | Sequence[int],
+        owner: str,
+        ttl_s: float,
+        done: int = 1,
+        *,
+        count: int,
+        of: str | None = None,
+    ) -> list[Lease]:
+        """Lease up to `count` blocks in one transaction, as `acquire` does one.
+
+        ConflictError where `of` is given and is not the group's `identity`: it was dropped meanwhile, or made anew.
+        """
+        _check_seconds(ttl_s)
+        if done < 1:
+            raise UsageError(f"done={done}: a complete block has at least one shard")
+        order = range(blocks) if isinstance(blocks, int) else blocks
+
+        def work(conn: Connection) -> list[Lease]:
+            now = self._database.now(conn)
+            now_is = identity(conn, group)
+            if of is not None and of != now_is:
+                raise ConflictError(
+                    f"{group} was {'made anew' if now_is else 'dropped'} while this process was at work on it: "
+                    "what it made since is not committed; run the command again if it is still wanted"
+                )
+            committed = _num_committed(conn, group)
+            fences = {}
+            live = set()
+            for _, block, _, expires, fence in verified_rows(conn, leases, group):
+                fences[block] = int(fence)
+                if expires > now:
+                    live.add(block)
+            granted: list[Lease] = []
+            for block in order:
+                if len(granted) == count:
+                    break
+                if committed.get(block, 0) < done and block not in live:
+                    granted.append(
+                        Lease(
+                            group=group,
+                            block=int(block),
+                            owner=owner,
+                            expires=now + ttl_s,
+                            fence=fences.get(block, 0) + 1,
+                            identity=now_is,
+                        )
+                    )
+            insert_rows(conn, leases, [_row(one) for one in granted if one.block not in fences])
+            update_rows(conn, leases, [_row(one) for one in granted if one.block in fences])
+            return granted
+
+        return self._database.write(work)
+
+    def renew(self, lease: Lease, ttl_s: float) -> Lease:
+        """The same lease until `ttl_s` seconds from now; LeaseLost if it expired or was taken over."""
+        (renewed,) = self.renew_blocks([lease], ttl_s)
+        if isinstance(renewed, LeaseLost):
+            raise renewed
+        return renewed
+
+    def renew_blocks(self, held: Sequence[Lease], ttl_s: float) -> list[Lease | LeaseLost]:
+        """The same leases until `ttl_s` seconds from now; a LeaseLost in the place of each that is not ours any
+        more."""
+        _check_seconds(ttl_s)
+
+        def work(conn: Connection) -> list[Lease | LeaseLost]:
+            now = self._database.now(conn)
+            renewed = [
+                replace(lease, expires=now + ttl_s) if isinstance(lease, Lease) else lease
+                for lease in (_checked(conn, lease, check_lease, now=now) for lease in held)
+            ]
+            update_rows(
+                conn,
+                leases,
+                [
+                    {"group_name": lease.group, "block": lease.block, "expires": lease.expires}
+                    for lease in renewed
+                    if isinstance(lease, Lease)
+                ],
+            )
+            return renewed
+
+        return self._database.write(work)
+
+    def release(self, *held: Lease) -> None:
+        """Give blocks up; does nothing about one that was lost meanwhile."""
+
+        def work(conn: Connection) -> None:
+            now = self._database.now(conn)
+            # also of a group that is gone: whoever makes it again need not wait for the lease to expire
+            found = [_checked(conn, lease, _check_held, now=now) for lease in held]
+            update_rows(
+                conn,
+                leases,
+                [
+                    {"group_name": lease.group, "block": lease.block, "owner": "", "expires": 0.0}
+                    for lease in found
+                    if isinstance(lease, Lease)
+                ],
+            )
+
+        self._database.write(work)
+
+    def live(self, group: str | None = None) -> list[Lease]:
+        """Leases of a group, or of all, that have not expired, by block: to look at, and to release."""
+        with self._database.reading() as conn:
+            return live_leases(conn, group, now=self._database.now(conn))
 
 
-def mask_identity(row: MaskRow, uuid: str) -> str:
-    """`identity` of a mask with this row, whose label set has this uuid ("" where that was dropped)."""
-    return _described(to_columns(masks, row), uuid)
-
-
-def _described(row: Mapping[Any, Any], uuid: str) -> str:
-    # a plan may grow, and a mask with it
-    return json_text([uuid, *(str(row[key]) for key in sorted(row) if key != "num_crops")])
-
-
-def _uuid(conn: Connection, label_set: str) -> str:
-    found = conn.execute(select(label_sets.c.uuid).where(label_sets.c.name == label_set)).scalar()
-    return str(found or "")
-
-
-def acquire(
-    conn: Connection,
-    group: str,
-    blocks: Sequence[int],
-    *,
-    owner: str,
-    ttl_s: float,
-    done: int,
-    now: float,
-    count: int = 1,
-    of: str | None = None,
-) -> list[Lease]:
-    """Lease the first `count` of `blocks` that have fewer than `done` committed shards and no live lease.
-
-    ConflictError where the group's `identity` is not `of`, if given.
-    """
-    if ttl_s <= 0:
-        raise UsageError(
-            f"a lease of {ttl_s} s is over before it begins: give a positive number of seconds"
-        )
-    if done < 1:
-        raise UsageError(f"done={done}: a complete block has at least one shard")
-    now_is = identity(conn, group)
-    if of is not None and of != now_is:
-        raise ConflictError(
-            f"{group} was {'made anew' if now_is else 'dropped'} while this process was at work on it: "
-            "what it made since is not committed; run the command again if it is still wanted"
-        )
-    per_block = (
-        select(shards.c.block, func.count())
-        .where(shards.c.group_name == group)
-        .group_by(shards.c.block)
-    )
-    committed = {int(block): int(count) for block, count in conn.execute(per_block)}
-    held = {row[1]: row for row in verified_rows(conn, leases, group)}
-    new: list[dict[str, object]] = []
-    renewed: list[dict[str, object]] = []
-    granted: list[Lease] = []
-    for block in blocks:
-        if len(granted) == count:
-            break
-        if committed.get(block, 0) >= done:
-            continue
-        row = held.get(block)
-        if row is not None and row[3] > now:
-            continue
-        fence = 1 if row is None else int(row[4]) + 1
-        lease = Lease(
-            group=group,
-            block=int(block),
-            owner=owner,
-            expires=now + ttl_s,
-            fence=fence,
-            identity=now_is,
-        )
-        values = {
-            "group_name": group,
-            "block": block,
-            "owner": owner,
-            "expires": lease.expires,
-            "fence": fence,
-        }
-        (new if row is None else renewed).append(values)
-        granted.append(lease)
-    insert_rows(conn, leases, new)
-    update_rows(conn, leases, renewed)
-    return granted
-
-
-def check(conn: Connection, lease: Lease, *, now: float) -> None:
-    """LeaseLost unless the lease is still its owner's, with its fencing number, has not expired, and its group is there.
+def check_lease(conn: Connection, lease: Lease, *, now: float) -> None:
+    """LeaseLost unless the lease is still its owner's, with its fencing number, has not expired, and its group is
+    there.
 
     The group must be the one that it was granted for, not another that got its name.
     """
@@ -129,6 +164,42 @@ def check(conn: Connection, lease: Lease, *, now: float) -> None:
             f"{lease.group} was {'made anew' if now_is else 'dropped'} after block {lease.block} of it was leased: "
             "nothing was committed"
         )
+
+
+def live_leases(conn: Connection, group: str | None, *, now: float) -> list[Lease]:
+    """`Leases.live` as the transaction of `conn` sees it."""
+    return [
+        Lease(group=row[0], block=row[1], owner=row[2], expires=row[3], fence=row[4])
+        for row in verified_rows(conn, leases, group)
+        if row[3] > now
+    ]
+
+
+def _check_seconds(ttl_s: float) -> None:
+    if ttl_s <= 0:
+        raise UsageError(
+            f"a lease of {ttl_s} s is over before it begins: give a positive number of seconds"
+        )
+
+
+def _num_committed(conn: Connection, group: str) -> dict[int, int]:
+    """Per block of a group how many crop shards are committed."""
+    per_block = (
+        select(shards.c.block, func.count())
+        .where(shards.c.group_name == group)
+        .group_by(shards.c.block)
+    )
+    return {int(block): int(count) for block, count in conn.execute(per_block)}
+
+
+def _row(lease: Lease) -> dict[str, object]:
+    return {
+        "group_name": lease.group,
+        "block": lease.block,
+        "owner": lease.owner,
+        "expires": lease.expires,
+        "fence": lease.fence,
+    }
 
 
 def _check_held(conn: Connection, lease: Lease, *, now: float) -> None:
@@ -152,46 +223,6 @@ def _check_held(conn: Connection, lease: Lease, *, now: float) -> None:
         )
 
 
-def renew(
-    conn: Connection, held: Sequence[Lease], *, ttl_s: float, now: float
-) -> list[Lease | LeaseLost]:
-    """The same leases with `ttl_s` seconds from now; a LeaseLost in the place of each that is not ours any more."""
-    if ttl_s <= 0:
-        raise UsageError(
-            f"a lease of {ttl_s} s is over before it begins: give a positive number of seconds"
-        )
-    found = [_checked(conn, lease, check, now=now) for lease in held]
-    renewed = [
-        replace(lease, expires=now + ttl_s) if isinstance(lease, Lease) else lease
-        for lease in found
-    ]
-    update_rows(
-        conn,
-        leases,
-        [
-            {"group_name": lease.group, "block": lease.block, "expires": lease.expires}
-            for lease in renewed
-            if isinstance(lease, Lease)
-        ],
-    )
-    return renewed
-
-
-def release(conn: Connection, held: Sequence[Lease], *, now: float) -> None:
-    """Give the blocks up; does nothing about a lease that was lost meanwhile."""
-    # also of a group that is gone: whoever makes it again need not wait for the lease to expire
-    found = [_checked(conn, lease, _check_held, now=now) for lease in held]
-    update_rows(
-        conn,
-        leases,
-        [
-            {"group_name": lease.group, "block": lease.block, "owner": "", "expires": 0.0}
-            for lease in found
-            if isinstance(lease, Lease)
-        ],
-    )
-
-
 def _checked(
     conn: Connection, lease: Lease, check: Callable[..., None], *, now: float
 ) -> Lease | LeaseLost:
@@ -200,12 +231,3 @@ def _checked(
     except LeaseLost as lost:
         return lost
     return lease
-
-
-def live(conn: Connection, group: str | None, *, now: float) -> list[Lease]:
-    """Leases of a group (None: of all) that have not expired, by block: to look at, and to release."""
-    return [
-        Lease(group=row[0], block=row[1], owner=row[2], expires=row[3], fence=row[4])
-        for row in verified_rows(conn, leases, group)
-        if row[3] > now
-    ]

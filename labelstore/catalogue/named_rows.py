@@ -1,89 +1,138 @@
-"""Teachers, plans, label sets, masks, runs: records kept by name, written once, never silently replaced."""
+"""Teachers, plans, label sets, masks, runs: rows kept by name, written once, never silently replaced."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import chain, count
+from typing import Any, Generic, TypeVar
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Connection,
-    Double,
-    Integer,
-    LargeBinary,
-    Table,
-    Text,
-    select,
-)
+from sqlalchemy import Connection, Table, select
 
-from labelstore.catalogue.digests import Row, insert_rows, update_rows, verified_rows
-from labelstore.errors import ConflictError, DamagedShard, UsageError
+from labelstore.catalogue import metadata_intents
+from labelstore.catalogue.connection import Database
+from labelstore.catalogue.digests import insert_rows, update_rows, verified_rows
+from labelstore.catalogue.record_columns import from_columns, json_text, to_columns
+from labelstore.catalogue.records import ResultRow, TeacherRow
+from labelstore.catalogue.tables import results, teachers
+from labelstore.errors import ConflictError, UsageError
 
 R = TypeVar("R")
 
-_TYPES: dict[type, type | tuple[type, ...]] = {
-    Integer: int,
-    BigInteger: int,
-    Boolean: bool,
-    Double: (int, float),
-    Text: str,
-    LargeBinary: bytes,
-}
-"""What the database gives for a column of each type; SQLite lets any value stand in any column."""
 
+class NamedRows(Generic[R]):
+    """The rows of one table that are kept by name.
 
-def json_text(value: object) -> str:
-    """Canonical JSON: equal values give equal text."""
-    try:
-        return json.dumps(
-            value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True
-        )
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{value!r} cannot be kept in the catalogue as JSON: {error}") from None
-
-
-def to_columns(table: Table, record: object) -> dict[str, Any]:
-    """A record's fields as column values."""
-    assert is_dataclass(record)
-    values = {field.name: getattr(record, field.name) for field in fields(record)}
-    for column in table.columns:
-        if column.info.get("json"):
-            value = values[column.name]
-            values[column.name] = json_text(dict(value) if isinstance(value, Mapping) else value)
-    return values
-
-
-def from_columns(kind: type[R], table: Table, row: Row) -> R:
-    """The record of one row in column order; JSON lists come back as tuples.
-
-    DamagedShard for a value of another type than its column's, as only a foreign hand writes.
+    Fields in `free` may differ where a row is added again, and those that are there already win; `changing`
+    may change later. Where the arrays' metadata follows from the rows, `described` says of a row whether it
+    does yet; such a name is a folder's, too.
     """
-    values = {column.name: value for column, value in zip(table.columns, row, strict=True)}
-    try:
-        for column in table.columns:
-            value = values[column.name]
-            if column.info.get("json"):
-                value = json.loads(value)
-                values[column.name] = tuple(value) if isinstance(value, list) else value
-            elif not isinstance(value, _TYPES[type(column.type)]) and not (
-                value is None and column.nullable
-            ):
-                raise TypeError(f"{value!r}"[:40])
-    except (ValueError, TypeError, RecursionError) as error:
-        raise DamagedShard(
-            f"catalogue table {table.name}: column {column.name} holds what nobody wrote there ({error}): "
-            "restore the catalogue from a copy"
-        ) from None
-    return kind(**values)
+
+    def __init__(
+        self,
+        database: Database,
+        table: Table,
+        kind: type[R],
+        *,
+        free: frozenset[str] = frozenset(),
+        changing: frozenset[str] = frozenset(),
+        described: Callable[[R], bool] | None = None,
+    ) -> None:
+        self._database = database
+        self._table = table
+        self._kind = kind
+        self._free = free
+        self._changing = changing
+        self._described = described
+
+    def all(self) -> tuple[R, ...]:
+        """All rows by name."""
+        with self._database.reading() as conn:
+            return all_records(conn, self._table, self._kind)
+
+    def add(self, row: R) -> R:
+        """Add a row, or find it there already; returns what the catalogue holds.
+
+        ConflictError names every field that differs.
+        """
+        given = to_columns(self._table, row)
+        if self._described is not None:
+            check_name(given["name"])
+
+        def work(conn: Connection) -> R:
+            held = held_record(conn, self._table, row)
+            if held is None:
+                insert_rows(conn, self._table, [given])
+                if self._described is not None and self._described(row):
+                    metadata_intents.mark(conn)
+                return row
+            _refuse_other(self._table, to_columns(self._table, held), given, self._free)
+            return held
+
+        return self._database.write(work)
+
+    def change(self, conn: Connection, name: str, **values: object) -> None:
+        """Change of one row what may change: more crops of a plan or a mask, a label set's codec, a teacher's
+        figures."""
+        assert values.keys() <= self._changing
+        change_record(conn, self._table, name, values)
+        if self._described is not None:
+            metadata_intents.mark(conn)
 
 
-def all_records(conn: Connection, table: Table, kind: type[R]) -> tuple[R, ...]:
-    """Every record of a table by name, checked against the table's digest."""
-    return tuple(from_columns(kind, table, row) for row in verified_rows(conn, table))
+class Teachers(NamedRows[TeacherRow]):
+    """The teachers: their `identity` tells them apart, whatever they are called."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(
+            database,
+            teachers,
+            TeacherRow,
+            free=frozenset({"top1", "versions", "facts"}),
+            changing=frozenset({"top1", "facts"}),
+        )
+
+    def register(self, row: TeacherRow, label_set: str) -> str:
+        """The name under which the store knows this teacher.
+
+        A new one keeps its name, or gets the label set's where that name is another's.
+        """
+        held = self.all()
+        for known in held:
+            if known.identity == row.identity:
+                return known.name
+        taken = {known.name for known in held}
+        own = f"{row.name}-{row.digest[:8]}"
+        free = chain((row.name, label_set, own), (f"{own}-{number}" for number in count(2)))
+        name = next(candidate for candidate in free if candidate not in taken)
+        return self.add(replace(row, name=name)).name
+
+
+class Results:
+    """The figures of the runs, by run, name and epoch."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self, run: str | None = None) -> tuple[ResultRow, ...]:
+        """All figures, or one run's."""
+        with self._database.reading() as conn:
+            found = all_records(conn, results, ResultRow)
+        return tuple(row for row in found if run is None or row.run == run)
+
+    def add(self, row: ResultRow) -> ResultRow:
+        """Add a figure; measured again, the later value takes the place of the earlier one."""
+
+        def work(conn: Connection) -> ResultRow:
+            held = held_record(conn, results, row)
+            if held is None:
+                insert_rows(conn, results, [to_columns(results, row)])
+            elif held != row:
+                update_rows(conn, results, [to_columns(results, row)])
+            return row
+
+        return self._database.write(work)
 
 
 def check_name(name: str) -> None:
@@ -94,36 +143,17 @@ def check_name(name: str) -> None:
         )
 
 
-def add_record(
-    conn: Connection, table: Table, record: R, *, free: frozenset[str] = frozenset()
-) -> R:
-    """Add a record, or find it there already; returns what the catalogue holds.
+def all_records(conn: Connection, table: Table, kind: type[R]) -> tuple[R, ...]:
+    """Every record of a table by name, checked against the table's digest."""
+    return tuple(from_columns(kind, table, row) for row in verified_rows(conn, table))
 
-    ConflictError names every field that differs; fields in `free` may differ, and the ones already
-    there win.
-    """
-    given = to_columns(table, record)
-    keys = [column.name for column in table.primary_key.columns]
-    found = conn.execute(
-        select(table).where(*(table.c[key] == given[key] for key in keys))
-    ).one_or_none()
-    if found is None:
-        insert_rows(conn, table, [given])
-        return record
-    stored = from_columns(type(record), table, tuple(found))
-    there = to_columns(table, stored)
-    differences = [
-        f"{name} {there[name]!s}, not {given[name]!s}"
-        for name in given
-        if name not in free and there[name] != given[name]
-    ]
-    if differences:
-        noun = table.name.removesuffix("s").replace("_", " ")
-        raise ConflictError(
-            f"{noun} {'/'.join(str(given[key]) for key in keys)!r} is in the store with {'; '.join(differences)}: "
-            "choose another name, or give the same values"
-        )
-    return stored
+
+def held_record(conn: Connection, table: Table, record: R) -> R | None:
+    """The record that has this one's key in the catalogue, or None."""
+    keys = [(column, getattr(record, column.name)) for column in table.primary_key.columns]
+    query = select(table).where(*(column == value for column, value in keys))
+    found = conn.execute(query).one_or_none()
+    return None if found is None else from_columns(type(record), table, tuple(found))
 
 
 def change_record(conn: Connection, table: Table, name: str, changes: Mapping[str, Any]) -> None:
@@ -135,3 +165,19 @@ def change_record(conn: Connection, table: Table, name: str, changes: Mapping[st
         for key, value in changes.items()
     }
     update_rows(conn, table, [{"name": name, **values}])
+
+
+def _refuse_other(
+    table: Table, there: Mapping[str, Any], given: Mapping[str, Any], free: frozenset[str]
+) -> None:
+    differences = [
+        f"{name} {there[name]!s}, not {given[name]!s}"
+        for name in given
+        if name not in free and there[name] != given[name]
+    ]
+    if differences:
+        noun = table.name.removesuffix("s").replace("_", " ")
+        raise ConflictError(
+            f"{noun} {given['name']!r} is in the store with {'; '.join(differences)}: "
+            "choose another name, or give the same values"
+        )

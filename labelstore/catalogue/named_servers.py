@@ -28,7 +28,8 @@ SECRETS_FROM_VERSION = 160000
 
 
 def hosts_of(url: URL) -> tuple[str, ...]:
-    """HOST:PORT of every server that the URL may lead to; none where libpq chooses (`PGHOST`, this machine's socket)."""
+    """HOST:PORT of every server that the URL may lead to; none where libpq chooses (`PGHOST`, this machine's
+    socket)."""
     ports = _parts(url.query.get("port", ""))
     port = str(url.port) if url.port is not None else (ports[0] if len(ports) == 1 else "")
     found = [url.host] if url.host else []

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.schema import CreateSchema, DropSchema
 
-from labelstore.catalogue.connection import Database, parse_url
+from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import insert_tuples
+from labelstore.catalogue.engines import parse_url
 from labelstore.catalogue.named_servers import name_servers
 from labelstore.catalogue.tables import metadata
 from labelstore.errors import UsageError

@@ -98,7 +98,8 @@ class LabelMap:
     def encode(
         self, labels: TopK | MapTopK | NDArray[np.float32], num_classes: int
     ) -> dict[str, NDArray[Any]]:
-        """Maps of n images -> arrays by field name; images of NaN are missing. RejectedInput beyond the dtype's range."""
+        """Maps of n images -> arrays by field name; images of NaN are missing. RejectedInput beyond the dtype's
+        range."""
         if not isinstance(labels, MapTopK):
             raise UsageError(
                 "labels of crops given to a label map: it wants the map of whole images"

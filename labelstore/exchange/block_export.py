@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from labelstore.codecs import LabelMap, widen
 from labelstore.codecs.base import MapTopK, TopK
-from labelstore.exchange.exported import Export, ExportedBlock, Labels
+from labelstore.exchange.exported import Export, ExportedBlock
+from labelstore.exchange.labels import EncodableLabels
 from labelstore.schema import MIX_FIELDS
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _maps(labels: LabelSet, block: int, inside: NDArray[np.int64]) -> MapTopK:
 
 def _labels(
     export: Export, block: int, columns: range, inside: NDArray[np.int64], within: slice
-) -> Labels:
+) -> EncodableLabels:
     """Labels as stored where that is float32 or outputs: recovering would scale them, and move their last place."""
     labels, codec = export.labels, export.labels.codec
     group = labels.store.group(f"labels/{labels.name}")

@@ -15,21 +15,20 @@ from labelstore.catalogue.records import Lease
 from labelstore.codecs import missing_labels
 from labelstore.codecs.base import LabelCodec, MapTopK, TopK
 from labelstore.crop_plan import MAX_SIDE, is_imported
-from labelstore.errors import LeaseLost, RejectedInput
-from labelstore.exchange.labels import Conversion, ImageLabels, Labels
+from labelstore.errors import LeaseLost, RejectedInput, StorageError
+from labelstore.exchange.labels import Conversion, EncodableLabels, ImageLabels
 from labelstore.exchange.source import BadFile, LabelSource, read_together
 from labelstore.images import ImageFile, ImageSource, digest, image_size
 from labelstore.schema import Layout, label_layout, plan_fields
 from labelstore.store import BlockArrays, ImageFacts, Store, write_block
 from labelstore.store.leases import LeaseKeeper
 from labelstore.store.settling import settled_codec
+from labelstore.store.writing import IMPORTED
 
 KnownCrops: TypeAlias = Callable[[int, int, int, int], tuple[NDArray[np.uint16], NDArray[np.bool_]]]
 """(place in the block, image row, height, width) -> boxes and flips."""
 TOGETHER = 32
 """Images whose labels are read and checked together."""
-DEVICE = "imported"
-"""Stands in the ledger for the device that made the labels, which nobody knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,7 @@ class BlockImport:
         try:
             lease = keeper.acquire()
             if lease is None:
-                there = len(self.store.catalogue.committed(group).get(block, ()))
+                there = len(self.store.catalogue.ledger.committed(group).get(block, ()))
                 done = there == layout.num_crop_shards
                 return BlockResult(block=block, outcome="committed" if done else "busy")
             try:
@@ -106,7 +105,7 @@ class BlockImport:
             ),
             num_images=len(block.facts),
             seconds=time.perf_counter() - started,
-            device=DEVICE,
+            device=IMPORTED,
         )
         return BlockResult(
             block=lease.block,
@@ -140,11 +139,14 @@ class BlockImport:
         return problems
 
     def _facts(self, image: int, path: ImageFile) -> tuple[int, int, bytes]:
-        """Height, width and digest of an image; RejectedInput where it cannot be the labelled one."""
+        """Height, width and digest of an image; RejectedInput where it cannot be the labelled one.
+
+        StorageError where it cannot be read: a hole is for good, and must not depend on a disk's mood.
+        """
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise RejectedInput(f"{path}: {error.strerror}") from None
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
         try:
             height, width = image_size(data)
         except RejectedInput as error:
@@ -211,7 +213,7 @@ class _Block:
         row = store.label_set_row(label_set)
         self._plan = store.plan(row.plan)
         self._layout = Layout.of(self._plan, store.num_rows)
-        self.labels: Labels = missing_labels(
+        self.labels: EncodableLabels = missing_labels(
             conversion.codec, len(rows), self._plan.num_crops, conversion.num_classes
         )
         self._crops = self._crop_arrays()
@@ -221,7 +223,13 @@ class _Block:
         self._known = self._known_crops(group, block)
 
     def add(
-        self, image: int, found: ImageLabels, labels: Labels, height: int, width: int, mark: bytes
+        self,
+        image: int,
+        found: ImageLabels,
+        labels: EncodableLabels,
+        height: int,
+        width: int,
+        mark: bytes,
     ) -> None:
         """Put one image's labels in their place; RejectedInput where its boxes are not the plan's."""
         at = image - self.rows.start
@@ -342,7 +350,7 @@ class _Block:
         return settled_codec(self._store, row, first, uuid=self._uuid)
 
 
-def _part(labels: Labels, crops: slice) -> Labels:
+def _part(labels: EncodableLabels, crops: slice) -> EncodableLabels:
     if isinstance(labels, TopK):
         return replace(
             labels,

@@ -86,22 +86,23 @@ def _text(store: Store, manifest: Manifest, repo: str, licence: str | None) -> I
     yield f"- images: {store.num_images:,}, in {len(store.class_names):,} classes, {left_out:,} left out as bad"
     yield f"- licence, as stated by who pushed it: {'not stated' if licence is None else code(licence)}"
     yield f"- size: {len(manifest.files):,} files, {_size(total)}"
-    for plan in store.catalogue.plans():
+    for plan in store.catalogue.plans.all():
         boxes = "stored" if plan.stored else "computed from the seed"
         parameters = ", ".join(f"{name} {value}" for name, value in plan.parameters.items())
         yield f"- crop plan {code(plan.name)}: {plan.num_crops:,} crops per image, boxes {boxes}; {code(parameters)}"
-    for teacher in store.catalogue.teachers():
+    for teacher in store.catalogue.teachers.all():
         top1 = "not measured" if teacher.top1 is None else f"{100 * teacher.top1:.2f} %"
         yield (
-            f"- teacher {code(teacher.name)}: {code(_source(teacher.source))}, architecture {code(teacher.architecture)}, "
-            f"{teacher.num_classes:,} outputs, {teacher.input_size} px, {code(teacher.interpolation)}, top-1 {top1}; "
+            f"- teacher {code(teacher.name)}: {code(_source(teacher.source))}, architecture "
+            f"{code(teacher.architecture)}, {teacher.num_classes:,} outputs, {teacher.input_size} px, "
+            f"{code(teacher.interpolation)}, top-1 {top1}; "
             f"weights SHA-256 {code(teacher.digest)}"
         )
-    counts = store.catalogue.counts()
-    for row in store.catalogue.label_sets():
+    counts = store.catalogue.ledger.counts()
+    for row in store.catalogue.label_sets.all():
         layout = label_layout(row, store.plan(row.plan), store.num_rows)
         due = layout.num_blocks * layout.num_crop_shards
-        there = sum(len(s) for s in store.catalogue.committed(f"labels/{row.name}").values())
+        there = sum(len(s) for s in store.catalogue.ledger.committed(f"labels/{row.name}").values())
         codec = ", ".join(f"{name} {value}" for name, value in row.codec.items())
         whole = "complete" if there == due else f"{there:,} of {due:,} shards"
         size = counts.get(f"labels/{row.name}", (0, 0))[1]
@@ -111,7 +112,7 @@ def _text(store: Store, manifest: Manifest, repo: str, licence: str | None) -> I
         )
         if row.facts.get("stated"):
             yield f"  - stated by a user, not measured: {code(row.facts['stated'])}"
-    for mask in store.catalogue.masks():
+    for mask in store.catalogue.masks.all():
         yield f"- mask {code(mask.name)}: of {code(mask.label_set)}, rule {code(dict(mask.rule))}"
     yield "\n## Checks\n"
     yield f"- store {code(manifest.uuid)}, format {manifest.format_version}"

@@ -13,12 +13,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from labelstore.arrays.durable import TEMPORARY_SUFFIX, fsync_file, fsync_folder, storage_errors
+from labelstore.arrays.durable import TEMPORARY_SUFFIX, fsync_folder, fsync_path, storage_errors
 from labelstore.errors import ConflictError
 
 MANY_FILES = 1000
-"""From so many on, one `sync` of the machine stands for that of every file, which alone is a flush of the disk: 3 ms each,
-an hour for a million. It waits as long, and does not say what failed; a disk that is full or not ours has said so before."""
+"""From so many on, one `sync` of the machine stands for that of every file, which alone is a flush of the disk: 3
+ms each, an hour for a million. It waits as long, and does not say what failed; a disk that is full or not ours has
+said so before."""
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
 
 
@@ -69,20 +70,12 @@ def _give_name(building: Path, target: Path, *, is_file: bool) -> None:
 
 def _make_durable(building: Path) -> None:
     if building.is_file():
-        _sync(building)
+        fsync_path(building)
         return
     many = sum(len(files) for _, _, files in os.walk(building)) >= MANY_FILES
     if many:
         os.sync()
     for place, _, files in os.walk(building):
         for name in [] if many else files:
-            _sync(Path(place, name))
+            fsync_path(Path(place, name))
         fsync_folder(Path(place))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fsync_file(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,18 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import MapTopK, TopK
+from labelstore.exchange.labels import EncodableLabels
 from labelstore.images import ImageSource
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
-
-Labels: TypeAlias = TopK | MapTopK | NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,7 @@ class ExportedBlock:
     """(n, m, 4) top, left, height, width."""
     flips: NDArray[np.bool_]
     """(n, m)."""
-    labels: Labels
+    labels: EncodableLabels
     """(n, m, K) classes, probabilities and tail, dense (n, m, C), or n maps for a writer that wants these."""
     mixed: Mapping[str, NDArray[Any]] | None = None
     """How crops were mixed: the fields of `schema.MIX_FIELDS`, (n, m, ...)."""

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.arrays.durable import refuse_in_store
+from labelstore.arrays.durable import check_new_place
 from labelstore.errors import IncompleteError, NotGenerated, UsageError
 from labelstore.exchange.block_export import read_block
 from labelstore.exchange.delivering import delivered, refuse_existing
 from labelstore.exchange.exported import Export, Form, Selection, Writer
+from labelstore.store.coverage import covered_labels, what_is_missing
 from labelstore.store.leases import Progress
 
 if TYPE_CHECKING:
@@ -83,13 +84,14 @@ def export_labels(
     writer_type, target, selection = writer_of(format), Path(target), selection or Selection()
     form = form or Form()
     _check_form(form, writer_type, format)
-    refuse_in_store(target)
+    check_new_place(target)
     refuse_existing(target)
-    if not labels.is_complete and not allow_incomplete:
-        raise IncompleteError(
-            f"label set {labels.name} has {len(labels.blocks)} of {labels.layout.num_blocks} image blocks: finish "
-            "it with `labelstore create`, or export what is there with --allow-incomplete"
-        )
+    if not labels.is_complete:
+        if not allow_incomplete:
+            raise IncompleteError(
+                f"{what_is_missing(labels)}, or export what is there with --allow-incomplete"
+            )
+        labels = covered_labels(labels)
     if writer_type.wants_maps and selection.crops is not None:
         raise UsageError(f"--crops with {format}: a map is of a whole image, leave it out")
     chosen, crops = _chosen_rows(labels, selection), _chosen_crops(labels, selection)

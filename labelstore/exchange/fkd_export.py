@@ -1,4 +1,5 @@
-"""FKD's layout out, as plain tensors: FKD's own training script reads it with today's `torch.load`, and so does everybody.
+"""FKD's layout out, as plain tensors: FKD's own training script reads it with today's `torch.load`, and so does
+everybody.
 
 The files are those of `exchange.fkd`, with tensors in the place of pickled arrays (which `weights_only=True` refuses).
 Boxes are shares of the image's sides in float32, which `replay` and the importer turn back into the same pixels.
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from labelstore.codecs.base import TopK
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.exchange.exported import Export, ExportedBlock, Labels, Writer
+from labelstore.exchange.exported import Export, ExportedBlock, Writer
 from labelstore.exchange.fkd import label_file
+from labelstore.exchange.labels import EncodableLabels
 from labelstore.exchange.torch_files import save_torch
 
 KINDS = ("hard", "smoothing", "ms", "mr", "full")
@@ -56,7 +58,7 @@ class FkdWriter(Writer):
             save_torch(value, self.folder / name)
         return len(block.keys)
 
-    def _labels(self, labels: Labels, at: int) -> Tensor:
+    def _labels(self, labels: EncodableLabels, at: int) -> Tensor:
         if not isinstance(labels, TopK):
             assert isinstance(labels, np.ndarray)
             return torch.from_numpy(np.ascontiguousarray(labels[at], np.float32))

@@ -13,8 +13,9 @@
     crop          (m,)         int32, numbers of the crops in the store
     class_names                of the ground truth
 
-Where crops were mixed before the teacher saw them, also the fields of `schema.MIX_FIELDS`, with `mix_key` in the place of
-the row. Attributes of the file say what made the labels; each dataset's `about` says what it is. Lost: digests, masks.
+Where crops were mixed before the teacher saw them, also the fields of `schema.MIX_FIELDS`, with `mix_key` in the
+place of the row. Attributes of the file say what made the labels; each dataset's `about` says what it is. Lost:
+digests, masks.
 """
 
 from __future__ import annotations

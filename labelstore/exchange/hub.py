@@ -6,7 +6,6 @@ is what was asked for.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shutil
@@ -18,10 +17,10 @@ from typing import Any
 
 from labelstore.arrays.durable import (
     TEMPORARY_SUFFIX,
-    fsync_file,
+    check_new_place,
     fsync_folder,
+    fsync_path,
     make_folders,
-    refuse_in_store,
     storage_errors,
     write_file,
 )
@@ -177,7 +176,7 @@ def pull(
         raise UsageError("the new store's path is empty: name the folder that is to be made")
     if target.exists() or target.is_symlink():
         raise ConflictError(f"{target} exists already: give another path, or remove it first")
-    refuse_in_store(target)
+    check_new_place(target)
     remote = open_remote(repo) if remote is None else remote
     commit = remote.resolve(revision)
     if commit is None:
@@ -354,11 +353,7 @@ def _settle(path: Path) -> None:
     """On disk, and read-only as every file of a frozen store."""
     with storage_errors(path):
         path.chmod(READ_ONLY)
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            fsync_file(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync_path(path)
 
 
 def _check_opens(path: Path, manifest: Manifest, where: str) -> None:

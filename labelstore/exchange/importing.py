@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from labelstore.arrays.durable import check_new_place
 from labelstore.catalogue.records import LabelSetRow
-from labelstore.errors import RejectedInput, UsageError
+from labelstore.errors import RejectedInput, UsageError, check_utf8
 from labelstore.exchange.block_import import BlockImport, BlockResult
 from labelstore.exchange.formats import open_source
 from labelstore.exchange.labels import Conversion
@@ -21,6 +22,7 @@ from labelstore.parallel import MapBlocks
 from labelstore.schema import label_layout
 from labelstore.store import Store
 from labelstore.store.leases import LEASE_SECONDS, Patience, Progress
+from labelstore.store.opening import exists
 
 POLL_SECONDS = 0.5
 """How often a block that another process holds is asked for again."""
@@ -110,6 +112,9 @@ def plan_import(
     are none of the format's.
     """
     stated = stated or Stated()
+    if not exists(path):
+        check_new_place(Path(path))
+    check_utf8(str(source))
     folder = open_images(images)
     found = open_source(format, Path(source), folder, stated)
     target = target_of(
@@ -227,7 +232,7 @@ class _Run:
         group = f"labels/{target.name}"
 
         def open_blocks() -> list[int]:
-            there = store.catalogue.committed(group)
+            there = store.catalogue.ledger.committed(group)
             whole = layout.num_crop_shards
             return [b for b in range(layout.num_blocks) if len(there.get(b, ())) < whole]
 

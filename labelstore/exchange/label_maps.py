@@ -3,9 +3,10 @@
     relabel         SOURCE/CLASS/NAME.pt  float32 (2, 5, 15, 15): [0] outputs before softmax, [1] classes, as floats
     tokenlabeling   SOURCE/CLASS/NAME.pt  float16 (2, 5, 18, 18), the same order
 
-The teacher saw the whole image, squashed to a square. Which of the last two axes runs down the image is written nowhere for
-ReLabel, and both projects' own decoders pool the region mirrored about the diagonal. So both orders are tried: in the right
-one, random crops are given their image's class with the higher probability. Maps are kept rows first.
+The teacher saw the whole image, squashed to a square. Which of the last two axes runs down the image is written
+nowhere for ReLabel, and both projects' own decoders pool the region mirrored about the diagonal. So both orders
+are tried: in the right one, random crops are given their image's class with the higher probability. Maps are kept
+rows first.
 """
 
 from __future__ import annotations

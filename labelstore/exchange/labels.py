@@ -16,14 +16,14 @@ from labelstore.errors import UsageError
 Kind: TypeAlias = Literal["kept", "kept-outputs", "probabilities", "outputs", "map"]
 """`kept`: the K largest probabilities; `kept-outputs`: the K largest outputs before softmax; `probabilities` and
 `outputs`: of all C classes; `map`: the K largest outputs in each cell of a map of the image."""
-Labels: TypeAlias = TopK | MapTopK | NDArray[np.float32]
+EncodableLabels: TypeAlias = TopK | MapTopK | NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLabels:
     """One image's labels as a file has them, checked."""
 
-    labels: Labels
+    labels: EncodableLabels
     """TopK (m, K) (for `kept-outputs` with outputs in `probs`), dense (m, C), or a MapTopK of one image."""
     boxes: NDArray[np.uint16] | None = None
     """(m, 4) pixels; None for a map."""
@@ -62,7 +62,7 @@ class Conversion:
     temperature: float
     """Of the softmax where the file has outputs; otherwise said of its probabilities."""
 
-    def __call__(self, labels: Labels) -> Labels:
+    def __call__(self, labels: EncodableLabels) -> EncodableLabels:
         """Labels of one image as the codec takes them: TopK (m, K), dense (m, C) or a map."""
         if isinstance(labels, MapTopK):
             return labels

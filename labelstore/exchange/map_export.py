@@ -1,8 +1,9 @@
 """Label maps out: ReLabel's and TokenLabeling's tensors, one file per image, as `exchange.label_maps` reads them.
 
-ReLabel's files are float32, TokenLabeling's float16. The map is written rows first, which is how TokenLabeling writes and
-`torch` reads an image; `--axis-order columns-first` writes it turned, for a reader that expects ReLabel's maps so. Lost: the
-crop plan (a map serves any crop), the size that the teacher saw, digests, the teacher.
+ReLabel's files are float32, TokenLabeling's float16. The map is written rows first, which is how TokenLabeling
+writes and
+`torch` reads an image; `--axis-order columns-first` writes it turned, for a reader that expects ReLabel's maps so.
+Lost: the crop plan (a map serves any crop), the size that the teacher saw, digests, the teacher.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ of the transformations that the configuration enables:
     [partner or None,]  resize, random_crop, random_resized_crop, random_horizontal_flip, rand_augment, random_erase
     [mixup, cutmix]     the first entry and these only where one of the two is enabled
 
-With a partner, every parameter but the last two is [mine, partner's]. A crop is (top, left, height, width) in pixels of the
-image as it is on disk, unless it was resized before. Probabilities are a mean over an ensemble, at T = 1.
+With a partner, every parameter but the last two is [mine, partner's]. A crop is (top, left, height, width) in
+pixels of the image as it is on disk, unless it was resized before. Probabilities are a mean over an ensemble, at T = 1.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """ml-dr's reinforced data out: `INDEX.pth.tar` per image and `config.pth.tar`, as `exchange.ml_dr` and ml-dr read them.
 
-INDEX is the image's place in its folder, also where only some images go out. Boxes are whole pixels, probabilities Python
-floats, which hold every float32; pickles are of protocol 2 (ml-dr's own are of 4), which today's `torch.load` reads without
-trusting them and without a warning. Mixing goes out as it came in. Lost: the tail (ml-dr spreads one minus the sum, or
-takes a softmax of what is kept), keys, digests.
+INDEX is the image's place in its folder, also where only some images go out. Boxes are whole pixels, probabilities
+Python floats, which hold every float32; pickles are of protocol 2 (ml-dr's own are of 4), which today's
+`torch.load` reads without trusting them and without a warning. Mixing goes out as it came in. Lost: the tail
+(ml-dr spreads one minus the sum, or takes a softmax of what is kept), keys, digests.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
 """Parquet: a row per crop, one file or a folder of them.
 
-Columns: `key` (path relative to the image folder), `crop` (0 to M - 1; where it is missing, the order of the rows counts),
+Columns: `key` (path relative to the image folder), `crop` (0 to M - 1; where it is missing, the order of the rows
+counts),
 `top`, `left`, `height`, `width` (pixels), `flip`, and `class_ids` with `probs` (lists of K) and `tail` (the mass of all
-other classes; one minus the sum where it is missing), `probs` alone (lists of C), or `logits` (lists of C). Other columns
-are left alone. Files are read row group by row group.
+other classes; one minus the sum where it is missing), `probs` alone (lists of C), or `logits` (lists of C). Other
+columns are left alone. Files are read row group by row group.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.errors import RejectedInput
+from labelstore.errors import RejectedInput, StorageError
 from labelstore.exchange.npz import table_source
 from labelstore.exchange.refusal import Refused, named, shown
 from labelstore.exchange.scattered import Piece, Scattered
@@ -98,6 +101,7 @@ def _opened(path: Path) -> Any:  # noqa: ANN401
     try:
         return _open(path)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        _refuse_disk(path, error)
         raise Refused(f"is no Parquet file that can be read ({_line(error)})") from None
 
 
@@ -152,6 +156,7 @@ def _columns(path: Path, group: int, names: list[str]) -> dict[str, NDArray[Any]
     except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
         if isinstance(error, Refused):
             raise
+        _refuse_disk(path, error)
         raise Refused(f"is a damaged Parquet file ({_line(error)})") from None
     rows = {len(values) for values in found.values()}
     if len(rows) != 1 or 0 in rows:
@@ -191,6 +196,14 @@ def _values(column: Any, name: str) -> NDArray[Any]:  # noqa: ANN401
     if lengths != {width} or width < 1:
         raise Refused(f"has lists of different lengths in column {name}")
     return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(array), width)
+
+
+def _refuse_disk(path: Path, error: Exception) -> None:
+    """StorageError where the disk did not give the bytes: pyarrow has OSError, without a number, for bad ones too."""
+    # a number that a wrong offset in the file gets: it is the file's fault
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
+        reason = os.strerror(error.errno)
+        raise StorageError(f"cannot read {path}: {reason}") from error
 
 
 def _line(error: Exception) -> str:

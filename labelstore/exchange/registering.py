@@ -98,7 +98,8 @@ def target_of(
     temperature = check_temperature(1.0 if stated.temperature is None else stated.temperature)
     if codec.takes in ("outputs", "map") and temperature != 1:
         raise UsageError(
-            f"--temperature {temperature:g} with {codec.name}: outputs are kept as they are, and a run chooses T; leave it out"
+            f"--temperature {temperature:g} with {codec.name}: outputs are kept as they are, and a run chooses T; "
+            "leave it out"
         )
     is_map = contents.kind == "map"
     num_crops = (stated.num_crops or MAP_CROPS) if is_map else contents.num_crops
@@ -146,7 +147,8 @@ def prepared(
     crops_per_shard: int | None,
     backend: str,
 ) -> Iterator[tuple[Store, LabelSetRow]]:
-    """The store with plan, teacher and label set registered, and its row. ConflictError where it holds something else."""
+    """The store with plan, teacher and label set registered, and its row. ConflictError where it holds something
+    else."""
     if not exists(path):
         try:
             create(
@@ -254,14 +256,15 @@ def _bytes_per_crop(target: Target) -> float:
 
 
 def _check(store: Store, target: Target, images: ImageSource) -> LabelSetRow | None:
-    """The label set's row, where it is there and is of the same labels as far as anybody said; ConflictError otherwise."""
+    """The label set's row, where it is there and is of the same labels as far as anybody said; ConflictError
+    otherwise."""
     keys = store.image_columns["key"][~store.free]
     if len(keys) != len(images) or any(a != b for a, b in zip(keys, images.keys, strict=True)):
         raise ConflictError(
             f"{store.path} holds {len(keys)} images, {images.root} {len(images)}, and they are not the same in the "
             "same order: give the folder that the store was made from, or another STORE"
         )
-    plan = next((row for row in store.catalogue.plans() if row.name == target.plan), None)
+    plan = next((row for row in store.catalogue.plans.all() if row.name == target.plan), None)
     if plan is not None and (plan.num_crops != target.num_crops and target.stored):
         raise ConflictError(
             f"{store.path} has crop plan {plan.name} of {plan.num_crops} crops per image, these labels are of "
@@ -270,14 +273,15 @@ def _check(store: Store, target: Target, images: ImageSource) -> LabelSetRow | N
     mixed = bool(target.plan_parameters.get("mixed"))
     if plan is not None and mixed != bool(plan.parameters.get("mixed")):
         raise ConflictError(
-            f"{store.path}: crop plan {plan.name} keeps {'no ' if mixed else ''}mixing of crops: give another --plan-name"
+            f"{store.path}: crop plan {plan.name} keeps {'no ' if mixed else ''}mixing of crops: give another "
+            "--plan-name"
         )
     if plan is not None and plan.parameters.get("augmentation"):
         raise ConflictError(
-            f"{store.path}: crops of plan {plan.name} are augmented, which imported labels know nothing of: give another "
-            "--plan-name"
+            f"{store.path}: crops of plan {plan.name} are augmented, which imported labels know nothing of: give "
+            "another --plan-name"
         )
-    row = next((row for row in store.catalogue.label_sets() if row.name == target.name), None)
+    row = store.find_label_set(target.name)
     if row is None:
         return None
     held = {**row.codec, "class_ids": None} if "class_ids" in row.codec else dict(row.codec)
@@ -309,7 +313,7 @@ def _register(
 ) -> LabelSetRow | None:
     """The label set's row, new where there was none; None where somebody else was faster: compare theirs first."""
     catalogue = store.catalogue
-    if target.plan not in {row.name for row in catalogue.plans()}:
+    if target.plan not in {row.name for row in catalogue.plans.all()}:
         layout = choose_layout(
             store.num_rows,
             target.num_crops,
@@ -317,7 +321,7 @@ def _register(
             images_per_shard=images_per_shard,
             crops_per_shard=crops_per_shard,
         )
-        catalogue.add_plan(
+        catalogue.plans.add(
             PlanRow(
                 name=target.plan,
                 num_crops=target.num_crops,
@@ -332,14 +336,14 @@ def _register(
         new = LabelSetRow(
             name=target.name,
             plan=target.plan,
-            teacher=store.catalogue.register_teacher(target.teacher, target.name),
+            teacher=store.catalogue.teachers.register(target.teacher, target.name),
             num_classes=target.num_classes,
             codec=target.record,
             uuid=uuid.uuid4().hex,
             temperature=target.temperature,
             facts=target.facts,
         )
-        held = catalogue.add_label_set(new)
+        held = catalogue.label_sets.add(new)
         row = held if held.uuid == new.uuid else None
     store.finish_metadata()
     return row

@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from labelstore.arrays.durable import (
     TEMPORARY_SUFFIX,
+    check_new_place,
     make_folders,
-    refuse_in_store,
     storage_errors,
     write_file,
 )
@@ -100,7 +100,7 @@ class FolderRemote:
 
     def check_place(self) -> None:
         """Before a push: UsageError inside a store, ConflictError for a file or a folder with something else in it."""
-        refuse_in_store(self.root)
+        check_new_place(self.root)
         if os.path.lexists(self.root) and not self.root.is_dir():
             raise ConflictError(f"{self.root} is a file: give another folder, or one that is new")
         if not self.root.is_dir() or any((self.root / name).is_dir() for name in _FOLDERS):

@@ -63,7 +63,8 @@ class ParquetWriter(_TableWriter):
     ending: ClassVar[str] = "parquet"
 
     def write(self, block: ExportedBlock) -> int:
-        """Columns key, crop (from 0), store_crop, top, left, height, width, flip and the labels, as lists where there are several."""
+        """Columns key, crop (from 0), store_crop, top, left, height, width, flip and the labels, as lists where
+        there are several."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -1,4 +1,5 @@
-"""TinyViT's saved logits: `SOURCE/logits_topK_epochE/rankR-keys.txt` and `rankR-values.bin`, a crop per image and epoch.
+"""TinyViT's saved logits: `SOURCE/logits_topK_epochE/rankR-keys.txt` and `rankR-values.bin`, a crop per image and
+epoch.
 
 Line i of the keys is whose record i is: 4 bytes seed (int32), K classes (int16), K probabilities (float16, softmax,
 descending), little-endian. A key is an image's file name, or its place in the data set. Boxes are not kept, but follow
@@ -9,7 +10,8 @@ from the seed: the crop is the first thing that is drawn, by numpy's PCG64(seed)
                      if it fits: top = min(int(u (H - h + 1)), H - h), left likewise; done
     then the largest centre crop;  flip = u < flip probability
 
-with a fresh u wherever one stands. Scale s, ratio r and the flip probability are the run's (0.08 to 1, 3/4 to 4/3, 0.5).
+with a fresh u wherever one stands. Scale s, ratio r and the flip probability are the run's (0.08 to 1, 3/4 to 4/3,
+0.5).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Files of `torch.save` for other projects: plain tensors and values, which `torch.load` takes without trusting them."""
+"""Files of `torch.save` for other projects: plain tensors and values, which `torch.load` takes without trusting
+them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """torchdistill's cache of a teacher's outputs (up to 1.1.4): `SOURCE/LAST4/INDEX.pt`, one file per image.
 
-A dictionary with `teacher_outputs`, float32 (C,) before softmax, or what stands for them in the run's configuration. INDEX
-has at least four digits, LAST4 are its last. The crop is not kept: what the teacher saw is the user's to say.
+A dictionary with `teacher_outputs`, float32 (C,) before softmax, or what stands for them in the run's
+configuration. INDEX has at least four digits, LAST4 are its last. The crop is not kept: what the teacher saw is
+the user's to say.
 """
 
 from __future__ import annotations

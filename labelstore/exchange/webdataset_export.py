@@ -4,7 +4,8 @@
                          CLASS/NAME.json            key, class name, height, width, crop numbers
                          CLASS/NAME.boxes.npy       (m, 4) uint16, top, left, height, width, pixels
                          CLASS/NAME.flips.npy       (m,) uint8
-                         CLASS/NAME.class_ids.npy, .probs.npy (m, K), .tail.npy (m,): or .probs.npy or .logits.npy (m, C)
+                         CLASS/NAME.class_ids.npy, .probs.npy (m, K), .tail.npy (m,): or .probs.npy or .logits.npy
+                         (m, C)
                          CLASS/NAME.JPEG            the image, where it is asked for, with its file's ending
     info.json            shards with samples and bytes, class names, label set, teacher
 
@@ -62,7 +63,8 @@ class WebDatasetWriter(Writer):
         self._bytes = 0
 
     def write(self, block: ExportedBlock) -> int:
-        """The samples of some images; RejectedInput where two would have one name, or an image is not the labelled one."""
+        """The samples of some images; RejectedInput where two would have one name, or an image is not the labelled
+        one."""
         before = len(self._shards)
         for at, key in enumerate(block.keys):
             name = sample_name(key)

@@ -104,7 +104,8 @@ def audit(
 
     Images and teacher are as recorded where they are not given; boxes and flips are the stored ones. ConflictError
     for other weights, RejectedInput for an image that is missing, has changed or is left by a stored box,
-    NotGenerated where nothing is committed. Of label maps, labels of drawn crops are pooled from a fresh map of the image.
+    NotGenerated where nothing is committed. Of label maps, labels of drawn crops are pooled from a fresh map of
+    the image.
     """
     started = time.monotonic()
     row = store.label_set_row(label_set)

@@ -13,6 +13,15 @@ from labelstore.codecs.base import LabelCodec
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.generation.teachers import Teacher
 
+IMAGENET_VARIANTS = {
+    1000: "imagenet-1k",
+    11221: "imagenet-21k-miil",
+    11821: "imagenet-12k",
+    21841: "imagenet-22k",
+    21843: "imagenet-21k",
+}
+"""Outputs -> timm's name of the variant of ImageNet that has as many classes."""
+
 
 def class_map(
     teacher: Teacher, classes: Sequence[str], source: str | Path | None = None
@@ -27,7 +36,13 @@ def class_map(
     if source is not None and str(source) != "wnid":
         chosen = _from_file(Path(source), classes)
     elif source is not None:
-        chosen = _by_name(_wordnet_ids(outputs), classes, f"timm's {outputs}-class ImageNet")
+        names = wordnet_ids(outputs)
+        if names is None:
+            raise UsageError(
+                f"--class-map wnid knows ImageNet teachers of {', '.join(map(str, IMAGENET_VARIANTS))} outputs; this "
+                f"one has {outputs}: give --class-map FILE"
+            )
+        chosen = _by_name(names, classes, f"timm's {outputs}-class ImageNet")
     elif teacher.class_names is not None and tuple(teacher.class_names) != tuple(classes):
         if not set(classes) <= set(teacher.class_names):
             strange = next(name for name in classes if name not in teacher.class_names)
@@ -113,20 +128,11 @@ def _by_name(names: Sequence[str], classes: Sequence[str], who: str) -> NDArray[
     return np.array([at[name] for name in classes], np.int64)
 
 
-def _wordnet_ids(outputs: int) -> Sequence[str]:
+def wordnet_ids(outputs: int) -> Sequence[str] | None:
+    """The WordNet id of each output of a network trained on one of timm's ImageNet variants; None for other sizes."""
     from timm.data.imagenet_info import ImageNetInfo
 
-    variants = {
-        1000: "imagenet-1k",
-        11221: "imagenet-21k-miil",
-        11821: "imagenet-12k",
-        21841: "imagenet-22k",
-        21843: "imagenet-21k",
-    }
-    if outputs not in variants:
-        raise UsageError(
-            f"--class-map wnid knows ImageNet teachers of {', '.join(map(str, variants))} outputs; this one has "
-            f"{outputs}: give --class-map FILE"
-        )
-    names: Sequence[str] = ImageNetInfo(variants[outputs]).label_names()  # type: ignore[no-untyped-call]
+    if outputs not in IMAGENET_VARIANTS:
+        return None
+    names: Sequence[str] = ImageNetInfo(IMAGENET_VARIANTS[outputs]).label_names()  # type: ignore[no-untyped-call]
     return names

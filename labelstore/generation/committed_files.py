@@ -8,7 +8,7 @@ from labelstore.store import Store
 
 def check_committed_files(store: Store, group: str) -> None:
     """DamagedShard where a file that the ledger names is missing or of another size."""
-    for row in store.catalogue.shards(group):
+    for row in store.catalogue.ledger.shards(group):
         for file in row.files:
             path = store.arrays.root / file.key
             size = path.stat().st_size if path.is_file() else None

@@ -80,7 +80,7 @@ class Segment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropBatch:
+class TeacherBatch:
     """uint8 crops (B, 3, S, S) and which images and crops they are. Valid until the next batch but one is asked for."""
 
     pixels: torch.Tensor
@@ -88,11 +88,12 @@ class CropBatch:
     size: int
 
 
-class CropBatches:
+class TeacherBatches:
     """Iterates batches of `batch_size` crops over jobs; the last batch may be smaller.
 
     Of every image the crops from its job's `first_crop` up to `num_crops`. `crop_device` is where crops are made,
-    None for `replay` on the CPU, which `augmentation` and `mixed` need. `most_ahead` limits the images that are decoded before they are needed.
+    None for `replay` on the CPU, which `augmentation` and `mixed` need. `most_ahead` limits the images that are
+    decoded before they are needed.
     """
 
     def __init__(
@@ -134,8 +135,8 @@ class CropBatches:
         self._ahead: deque[tuple[ImageJob, Future[OpenedImage]]] = deque()
         self._most_ahead = min(IMAGES_AHEAD * workers, most_ahead or IMAGES_AHEAD * workers)
 
-    def __iter__(self) -> Generator[CropBatch, None, None]:
-        waiting: deque[tuple[CropBatch, list[Future[None]]]] = deque()
+    def __iter__(self) -> Generator[TeacherBatch, None, None]:
+        waiting: deque[tuple[TeacherBatch, list[Future[None]]]] = deque()
         plans = self._plan_batches()
         planned = True
         given: torch.Tensor | None = None
@@ -217,7 +218,7 @@ class CropBatches:
             opened.pixels = pixels.to(self._crop_device)
         return opened
 
-    def _start(self, segments: tuple[Segment, ...]) -> tuple[CropBatch, list[Future[None]]]:
+    def _start(self, segments: tuple[Segment, ...]) -> tuple[TeacherBatch, list[Future[None]]]:
         pixels = self._free.popleft()
         tasks = [
             self._pool.submit(self._fill, segment, first, pixels)
@@ -225,7 +226,7 @@ class CropBatches:
             for first in range(segment.first, segment.last, SPAN)
         ]
         size = segments[-1].at + segments[-1].last - segments[-1].first
-        return CropBatch(pixels=pixels, segments=segments, size=size), tasks
+        return TeacherBatch(pixels=pixels, segments=segments, size=size), tasks
 
     def _fill(self, segment: Segment, first: int, pixels: torch.Tensor) -> None:
         # the image was submitted before this task, so waiting for it cannot deadlock the pool

@@ -1,9 +1,9 @@
 """Crops made on the teacher's device (`--crop-device cuda`): for a CPU that cannot resize as fast as the teacher looks.
 
 The image is decoded on the CPU as always; cutting, resizing with antialiasing and flipping happen on the device, in
-float32, rounded to uint8 after columns and after rows. `replay` resizes in fixed point with the same order of steps: 1 %
-of a photograph's values differ by 1 of 255, a few in a million by 2 (`tests/generation/test_device_crops.py`). The
-label set records which of the two made its crops.
+float32, rounded to uint8 after columns and after rows. `replay` resizes in fixed point with the same order of
+steps: 1 % of a photograph's values differ by 1 of 255, a few in a million by 2
+(`tests/generation/test_device_crops.py`). The label set records which of the two made its crops.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def check_augmented(
         )
     if codec.takes == "map":
         raise UsageError(
-            "label maps are of whole images, and this plan's crops are augmented or mixed: make them on a plan whose are not"
+            "label maps are of whole images, and this plan's crops are augmented or mixed: make them on a plan "
+            "whose are not"
         )
 
 

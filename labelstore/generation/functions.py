@@ -32,7 +32,8 @@ def call_function(source: str, options: Mapping[str, Any]) -> nn.Module:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise UsageError(
-            f"{source}: {first_line(error)}; give package.module:function that can be imported from here"
+            f"{source}: {first_line(error)}; give package.module:function that can be imported (modules of the current "
+            "folder are found where the command line names the function)"
         ) from error
     try:
         network = function(**options)

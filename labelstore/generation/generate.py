@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from labelstore.generation.device_crops import CropDevice, check_augmented, chec
 from labelstore.generation.image_check import check_images
 from labelstore.generation.label_facts import facts_for, recorded_images
 from labelstore.generation.labeller import Autocast, Labeller, check_temperature
-from labelstore.generation.registration import find_label_set, register
+from labelstore.generation.registration import register
 from labelstore.generation.teacher_check import TeacherCheck, TeacherEvaluation
 from labelstore.generation.teachers import Teacher, load_teacher
 from labelstore.generation.worker import GenerationReport, Worker
@@ -38,7 +37,6 @@ def generate(
     images: str | Path | ImageSource | None = None,
     name: str | None = None,
     plan: str | None = None,
-    dtype: str | None = None,
     temperature: float = 1.0,
     class_map: str | Path | None = None,
     check: TeacherCheck | TeacherEvaluation | None = None,
@@ -52,17 +50,21 @@ def generate(
     max_seconds: float | None = None,
     progress: Progress | None = None,
     note: Callable[[str], None] = lambda message: None,
+    begin: Callable[[], None] | None = None,
 ) -> GenerationReport:
     """Label every crop of the store's plan with one teacher, or finish what was begun.
 
-    `images` is what the store was made from (`image_sources.open_images` says what it may be); where it, `class_map`, `autocast` or `crop_device` is not
-    given, it is as the label set recorded it. A label set of the same name is resumed when teacher weights, codec,
-    dtype, temperature, classes, autocast and crop device are the same, and refused with ConflictError when not.
-    Workers that run this on the same store share the blocks. `check` measures the teacher before anything is
-    written. RejectedInput for a teacher that fails it, and names an image that cannot be decoded (`skip_bad`
-    leaves it out and records it), has changed, or got NaN from the teacher. IncompleteError after `max_seconds`;
-    what was labelled until then is kept.
+    `images` is what the store was made from (`image_sources.open_images` says what it may be); where it,
+    `class_map`, `autocast` or `crop_device` is not given, it is as the label set recorded it. A label set of the
+    same name is resumed when teacher weights, codec, temperature, classes, autocast and crop device are the same,
+    and refused with ConflictError when not. Workers that run this on the same store share the blocks. `check`
+    measures the teacher before anything is written. RejectedInput for a teacher that fails it, and names an image
+    that cannot be decoded (`skip_bad` leaves it out and records it), has changed, or got NaN from the teacher.
+    IncompleteError after `max_seconds`; what was labelled until then is kept. `begin` is called when nothing
+    speaks against the labels any more and before the first is made: crops and images that it adds to the store are
+    labelled too.
     """
+    _check_sizes(batch_size, workers)
     check_temperature(temperature)
     if codec.takes != "probabilities" and temperature != 1:
         raise UsageError(
@@ -71,13 +73,13 @@ def generate(
         )
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
     name = name or teacher.row.name
-    held = find_label_set(store, name)
+    held = store.find_label_set(name)
     if images is None:
         images = recorded_images(store, held)
     folder = open_images(images)
-    gone = check_images(store, folder, note, skip_bad=skip_bad)
-    if dtype is not None:
-        codec = dataclasses.replace(codec, dtype=dtype)  # type: ignore[type-var]
+    # images that are new may be about to join
+    told = note if begin is None else lambda message: None
+    gone = check_images(store, folder, told, skip_bad=skip_bad)
     facts = facts_for(
         store,
         held,
@@ -125,6 +127,9 @@ def generate(
         check,
         note,
     )
+    if begin is not None:
+        begin()
+        gone = check_images(store, folder, note, skip_bad=skip_bad)
     worker = Worker(
         store=store,
         folder=folder,
@@ -143,6 +148,12 @@ def generate(
         progress=progress or (lambda done, total: None),
     )
     return worker.run()
+
+
+def _check_sizes(batch_size: int, workers: int | None) -> None:
+    for flag, value in (("--batch-size", batch_size), ("--workers", workers)):
+        if value is not None and value < 1:
+            raise UsageError(f"{flag} {value}: give 1 or more")
 
 
 def default_device() -> str:

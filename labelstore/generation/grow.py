@@ -18,7 +18,6 @@ from labelstore.codecs import codec_from_record
 from labelstore.crop_plan import is_imported
 from labelstore.errors import UsageError
 from labelstore.generation.generate import generate
-from labelstore.generation.image_check import check_images
 from labelstore.generation.label_facts import recorded_images
 from labelstore.generation.new_images import add_images
 from labelstore.generation.teachers import Teacher, load_teacher
@@ -64,7 +63,8 @@ def grow(
     Images, class map, autocast and crop device are as recorded with the label set where they are not given.
     On a plan that has as many crops already it resumes or joins. `label_set` is needed where the teacher has
     several on the plan. UsageError for fewer crops, for a number that is no multiple of the plan's
-    crops_per_shard, and for a teacher without labels on the plan; nothing is written then.
+    crops_per_shard, and for a teacher without labels on the plan. The plan is grown after everything was checked:
+    whatever `generate` or `add_images` refuses leaves the store as it was.
     """
     adds_images = num_crops is None
     num_crops = store.plan(plan).num_crops if num_crops is None else num_crops
@@ -74,15 +74,16 @@ def grow(
     if images is None:
         images = recorded_images(store, row)
     folder = open_images(images)
-    skip_bad = bool(generation.get("skip_bad"))
-    if adds_images:
-        add_images(store, folder, skip_bad=skip_bad)
-    check_images(store, folder, lambda message: None, skip_bad=skip_bad)  # generate() says it
-    with store.catalogue.transaction() as connection:
-        if store.plan(growth.plan).num_crops < num_crops:
-            store.catalogue.update_plan_crops(connection, growth.plan, num_crops)
-    store.refresh()
-    store.write_metadata()
+
+    def begin() -> None:
+        if adds_images:
+            add_images(store, folder, skip_bad=bool(generation.get("skip_bad")))
+        with store.catalogue.transaction() as connection:
+            if store.plan(growth.plan).num_crops < num_crops:
+                store.catalogue.plans.change(connection, growth.plan, num_crops=num_crops)
+        store.refresh()
+        store.write_metadata()
+
     record = dict(row.codec)
     if "class_ids" in record:
         record["class_ids"] = "plain"  # what the first shard decided is kept by the label set
@@ -95,6 +96,7 @@ def grow(
         plan=growth.plan,
         temperature=row.temperature,
         note=note,
+        begin=begin,
         **generation,
     )
 
@@ -124,8 +126,8 @@ def plan_growth(store: Store, num_crops: int, *, plan: str | None = None) -> Gro
         plan=row.name,
         num_crops=row.num_crops,
         new_num_crops=num_crops,
-        label_sets=tuple(r.name for r in catalogue.label_sets() if r.plan == row.name),
-        masks=tuple(r.name for r in catalogue.masks() if r.plan == row.name),
+        label_sets=tuple(r.name for r in catalogue.label_sets.all() if r.plan == row.name),
+        masks=tuple(r.name for r in catalogue.masks.all() if r.plan == row.name),
     )
 
 
@@ -144,10 +146,10 @@ def _label_set_of(store: Store, teacher: Teacher, plan: str, name: str | None) -
         return row
     known = {
         held.name
-        for held in store.catalogue.teachers()
+        for held in store.catalogue.teachers.all()
         if (held.digest, held.input_size) == (teacher.row.digest, teacher.row.input_size)
     }
-    on_plan = [row for row in store.catalogue.label_sets() if row.plan == plan]
+    on_plan = [row for row in store.catalogue.label_sets.all() if row.plan == plan]
     mine = [row for row in on_plan if row.teacher in known]
     if len(mine) > 1:
         # those that were derived from another one can be derived again without the teacher
@@ -167,5 +169,5 @@ def _label_set_of(store: Store, teacher: Teacher, plan: str, name: str | None) -
 
 
 def _is_derived(store: Store, row: LabelSetRow) -> bool:
-    shards = store.catalogue.shards(f"labels/{row.name}")
+    shards = store.catalogue.ledger.shards(f"labels/{row.name}")
     return bool(shards) and all(shard.device.startswith(DERIVED) for shard in shards)

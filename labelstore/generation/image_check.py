@@ -92,12 +92,12 @@ def _check_gone(
 def _have_labels(store: Store, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(n,) whether labels were made of these image rows, committed or still in a spool."""
     found = store.image_columns["has_digest"][rows].astype(bool)
-    if not len(rows) or any(plan.parameters.get("mixed") for plan in store.catalogue.plans()):
+    if not len(rows) or any(plan.parameters.get("mixed") for plan in store.catalogue.plans.all()):
         return np.ones(len(rows), bool)  # crops of other images may be mixed with it
-    for row in store.catalogue.label_sets():
+    for row in store.catalogue.label_sets.all():
         layout = label_layout(row, store.plan(row.plan), store.num_rows)
         blocks = rows // layout.images_per_shard
-        found |= np.isin(blocks, list(store.catalogue.committed(f"labels/{row.name}")))
+        found |= np.isin(blocks, list(store.catalogue.ledger.committed(f"labels/{row.name}")))
         for block in np.unique(blocks[~found]).tolist():
             spooled = read_spools(store.path / "spool" / row.name, block, row.uuid)
             found |= np.isin(rows, list(spooled))

@@ -124,7 +124,7 @@ def check_same(
 
 def recorded_images(store: Store, row: LabelSetRow | None = None) -> Path:
     """The images that a label set (or any, the named one first) was made from; UsageError where they are not there."""
-    rows = [*([] if row is None else [row]), *store.catalogue.label_sets()]
+    rows = [*([] if row is None else [row]), *store.catalogue.label_sets.all()]
     given = list(dict.fromkeys(str(r.facts["images"]) for r in rows if r.facts.get("images")))
     for images in given:
         if are_there(images):
@@ -146,7 +146,7 @@ def _class_map(
         if row is not None and "class_map" in row.facts:
             held: dict[str, Any] | None = row.facts["class_map"]
             return held
-        for other in store.catalogue.label_sets():
+        for other in store.catalogue.label_sets.all():
             known = other.facts.get("class_map")
             if known and store.teacher(other.teacher).digest == teacher.row.digest:
                 return dict(known)

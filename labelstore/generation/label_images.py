@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from labelstore.arrays.durable import check_new_place
 from labelstore.catalogue.named_rows import check_name
 from labelstore.catalogue.server import (
     check_server_url,
@@ -89,6 +90,8 @@ def label_images(
     )
     check_temperature(generation.get("temperature", 1.0))
     check_name(plan_name)
+    if not exists(path):
+        check_new_place(path)
     _check_catalogue(path, catalogue)
     folder = open_images(images)
     choice = (
@@ -208,7 +211,7 @@ def _check_catalogue(path: Path, url: str | None) -> None:
 
 
 def _same_plan(store: Store, name: str, choice: PlanChoice) -> None:
-    held = {row.name: row for row in store.catalogue.plans()}
+    held = {row.name: row for row in store.catalogue.plans.all()}
     if name not in held:
         raise ConflictError(
             f"{store.path} has crop plan {', '.join(held)}, not {name}: use --plan-name {next(iter(held))}, "
@@ -235,8 +238,8 @@ def _remove_if_empty(path: Path) -> None:
     """Take a store away in which nobody has labelled an image, so that a failed first attempt leaves nothing."""
     with open_store(path, readonly=True) as store:
         used = (
-            any(count for count, _ in store.catalogue.counts().values())
-            or bool(store.catalogue.all_live_leases())
+            any(count for count, _ in store.catalogue.ledger.counts().values())
+            or bool(store.catalogue.leases.live())
             or any(any(spooled_crops(folder).values()) for folder in path.glob("spool/*"))
         )
     if not used:

@@ -11,18 +11,15 @@ from numpy.typing import NDArray
 
 from labelstore.codecs import id_dtype
 from labelstore.codecs.base import Takes
-from labelstore.errors import UsageError
+from labelstore.errors import MAX_TEMPERATURE, MIN_TEMPERATURE, UsageError
 from labelstore.generation.teachers import Teacher
 
 Autocast = Literal["none", "bf16", "fp16"]
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 1000
-
-
 def check_temperature(temperature: float) -> None:
-    """UsageError unless it is within 0.001 and 1000: logits divided by less or more are one class, or none."""
+    """UsageError unless it is within 0.001 and 1000."""
     if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
         raise UsageError(
             f"--temperature {temperature}: give a number within {MIN_TEMPERATURE} and {MAX_TEMPERATURE}"

@@ -42,7 +42,7 @@ class MixedCrops:
         self._group = store.group(f"crops/{plan.name}")
         columns = store.image_columns
         self._sizes = np.stack([columns["height"], columns["width"]], axis=1)
-        self._committed = store.catalogue.committed(f"crops/{plan.name}")
+        self._committed = store.catalogue.ledger.committed(f"crops/{plan.name}")
         self._decoded: OrderedDict[int, torch.Tensor | None] = OrderedDict()
         self._stored: OrderedDict[tuple[int, int], Mixes] = OrderedDict()
         self._lock = threading.Lock()

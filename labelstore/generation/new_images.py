@@ -97,7 +97,7 @@ def _append(store: Store, folder: ImageSource, new: NDArray[np.int64]) -> range:
     if not len(new):
         return range(0)
     ids = {name: number for number, name in enumerate(store.class_names)}
-    rows = store.catalogue.append_images(
+    rows = store.catalogue.images.append(
         [folder.keys[i] for i in new],
         [ids[folder.classes[folder.class_ids[i]]] for i in new],
         folder.sizes[new],
@@ -120,7 +120,7 @@ def _new_rows(store: Store, folder: ImageSource, skip_bad: bool) -> NDArray[np.i
     check_images(store, folder, lambda message: None, skip_bad=skip_bad)
     known = set(store.image_columns["key"])
     new = np.array([i for i, key in enumerate(folder.keys) if key not in known], np.int64)
-    imported = [row.name for row in store.catalogue.plans() if is_imported(row.parameters)]
+    imported = [row.name for row in store.catalogue.plans.all() if is_imported(row.parameters)]
     if len(new) and imported:
         raise UsageError(
             f"crop plan {imported[0]} was imported with its labels and has no crops for {folder.keys[new[0]]}: "
@@ -138,13 +138,13 @@ def _new_rows(store: Store, folder: ImageSource, skip_bad: bool) -> NDArray[np.i
 
 def _multiple(store: Store) -> int:
     """Rows at which an image block of every plan begins."""
-    return math.lcm(*(row.images_per_shard for row in store.catalogue.plans()), 1)
+    return math.lcm(*(row.images_per_shard for row in store.catalogue.plans.all()), 1)
 
 
 def unfinished(store: Store) -> tuple[str, ...]:
     """Label sets that lack labels for some crops or images."""
     found = []
-    for row in store.catalogue.label_sets():
+    for row in store.catalogue.label_sets.all():
         layout = label_layout(row, store.plan(row.plan), store.num_rows)
         if not _is_whole(store, f"labels/{row.name}", layout):
             found.append(row.name)
@@ -155,7 +155,7 @@ def uncovered(store: Store) -> tuple[str, ...]:
     """Masks that do not cover all crops and images."""
     return tuple(
         row.name
-        for row in store.catalogue.masks()
+        for row in store.catalogue.masks.all()
         if row.num_crops < store.plan(row.plan).num_crops
         or not _is_whole(
             store, f"masks/{row.name}", Layout.of(store.plan(row.plan), store.num_rows)
@@ -164,5 +164,5 @@ def uncovered(store: Store) -> tuple[str, ...]:
 
 
 def _is_whole(store: Store, group: str, layout: Layout) -> bool:
-    committed = store.catalogue.committed(group)
+    committed = store.catalogue.ledger.committed(group)
     return sum(map(len, committed.values())) >= layout.num_blocks * layout.num_crop_shards

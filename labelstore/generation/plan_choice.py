@@ -121,7 +121,7 @@ def plan_from(
     not computed, no image in common, or an image of another size (up to 1,000 are compared).
     """
     with open_store(path, readonly=True) as store:
-        plans = store.catalogue.plans()
+        plans = store.catalogue.plans.all()
         row = plans[0] if len(plans) == 1 else store.plan(name)
         try:
             plan = CropPlan.from_record(row.parameters)

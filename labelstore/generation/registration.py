@@ -18,11 +18,6 @@ ATTEMPTS = 3
 """Workers that start together register together; whoever comes second finds the first one's row."""
 
 
-def find_label_set(store: Store, name: str) -> LabelSetRow | None:
-    """The row of a label set, or None."""
-    return next((row for row in store.catalogue.label_sets() if row.name == name), None)
-
-
 def register(
     store: Store,
     teacher: TeacherRow,
@@ -44,7 +39,7 @@ def register(
     if "class_ids" in wanted:
         wanted["class_ids"] = None  # decided on the first shard
     for attempt in range(ATTEMPTS):
-        row = find_label_set(store, name)
+        row = store.find_label_set(name)
         if row is not None:
             _check_row(store, row, teacher, wanted, plan, num_classes, temperature)
             check_same(row, facts, store.path, note)
@@ -52,7 +47,7 @@ def register(
         new = LabelSetRow(
             name=name,
             plan=plan,
-            teacher=store.catalogue.register_teacher(teacher, name),
+            teacher=store.catalogue.teachers.register(teacher, name),
             num_classes=num_classes,
             codec=wanted,
             uuid=uuid.uuid4().hex,
@@ -60,7 +55,7 @@ def register(
             facts=facts.to_record(),
         )
         try:
-            row = store.catalogue.add_label_set(new)
+            row = store.catalogue.label_sets.add(new)
             if row.uuid == new.uuid:
                 break
             # somebody was faster: the next turn also compares what the catalogue lets differ
@@ -107,7 +102,7 @@ def _record_evaluation(store: Store, teacher: str, evaluation: TeacherEvaluation
     if held.facts.get("evaluation") == record:
         return
     with store.catalogue.transaction() as connection:
-        store.catalogue.update_teacher(
+        store.catalogue.teachers.change(
             connection,
             teacher,
             top1=evaluation.top1,

@@ -16,7 +16,7 @@ from labelstore.codecs.base import MapTopK, TopK
 from labelstore.codecs.topk import missing_id
 from labelstore.crop_augmentation import planned_augmentation
 from labelstore.errors import ConflictError, RejectedInput
-from labelstore.generation.crop_batches import CropBatches, ImageJob, OpenedImage
+from labelstore.generation.crop_batches import ImageJob, OpenedImage, TeacherBatches
 from labelstore.generation.dense_head import with_dense_head
 from labelstore.generation.device_crops import check_crop_device
 from labelstore.generation.generate import default_device
@@ -108,7 +108,7 @@ class Relabeller:
         rows = layout.rows(shard.block)
         first = shard.crop_shard * layout.crops_per_shard
         keys, bad = self.store.image_columns["key"], self.store.bad
-        batches = CropBatches(
+        batches = TeacherBatches(
             [
                 ImageJob(image=i, key=keys[i], path=self.folder.file(keys[i]), first_crop=first)
                 for i in rows

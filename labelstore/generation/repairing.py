@@ -34,6 +34,7 @@ from labelstore.schema import plan_fields
 from labelstore.store import Store
 from labelstore.store.group import Group
 from labelstore.store.leases import LeaseKeeper, Progress
+from labelstore.store.mask_origin import origins, refuse_dropped_origin
 
 ORDER = {"crops": 0, "labels": 1, "masks": 2}
 """A mask is computed from labels, so these are repaired first."""
@@ -92,7 +93,7 @@ def repair(
     image that has changed.
     """
     started = time.monotonic()
-    identities = {group: store.catalogue.identity(group) for group in store.group_names()}
+    identities = {group: store.catalogue.groups.identity(group) for group in store.group_names()}
     report = verify(store, "digests")
     job = _Repair(
         store=store,
@@ -283,7 +284,7 @@ class _Repair:
                         (root / key).unlink(missing_ok=True)
 
             files = tuple(file.record for file in new.values())
-            self.store.catalogue.replace_shard(current(), replace(row, files=files), publish)
+            self.store.catalogue.ledger.replace_shard(current(), replace(row, files=files), publish)
         same = {key: file.record.sha256 for key, file in new.items()} == {
             key: file.sha256 for key, file in old.items()
         }
@@ -349,9 +350,17 @@ class _Repair:
         return str(known["key"][row]), height, width
 
     def _regions(self, group: Group, name: str, row: ShardRow) -> dict[str, NDArray[Any]]:
-        """Region codes, a function of the labels and the rule."""
+        """Region codes, a function of the labels that the shard was made from and the rule."""
         mask = self.store.mask(name)
-        labels = self.store.label_set(mask.row.label_set)
+        refuse_dropped_origin(self.store, mask.row)
+        made_from = {
+            held.name
+            for held in self.store.catalogue.label_sets.all()
+            if held.uuid in origins(row.device)
+        }
+        labels = self.store.label_set(
+            made_from.pop() if len(made_from) == 1 else mask.row.label_set
+        )
         rule = rule_from_record(mask.row.rule)
         layout = group.layout
         first = row.crop_shard * layout.columns_per_shard

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,10 @@ from labelstore.errors import RejectedInput, UsageError
 from labelstore.generation.labeller import Labeller
 from labelstore.generation.teachers import Teacher
 from labelstore.image_sources import open_images
-from labelstore.images import ImageFile
-from labelstore.replay import centre_crop, read_image
+from labelstore.replay import centre_crops
 
 STANDARD_ERRORS = 3.0
 BATCH = 50
-BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +95,9 @@ class TeacherCheck:
             error = math.sqrt(_variance(self.expect_top1, evaluation.num_images))
             if abs(evaluation.top1 - self.expect_top1) > STANDARD_ERRORS * error:
                 raise RejectedInput(
-                    f"teacher {teacher.row.source} has {evaluation}, expected {100 * self.expect_top1:.2f} %: more than "
-                    f"three standard errors ({300 * error:.2f} points) apart; check weights, --teacher-model and "
-                    "--class-map, or give another --expect-top1"
+                    f"teacher {teacher.row.source} has {evaluation}, expected {100 * self.expect_top1:.2f} %: more "
+                    f"than three standard errors ({300 * error:.2f} points) apart; check weights, --teacher-model "
+                    "and --class-map, or give another --expect-top1"
                 )
 
     def recorded(self, row: TeacherRow) -> TeacherEvaluation | None:
@@ -138,7 +134,16 @@ def evaluate_teacher(
     truth = torch.from_numpy(class_of[folder.class_ids[chosen]])
     paths = [folder.file(folder.keys[i]) for i in chosen]
     correct, done = 0, 0
-    for pixels in _centre_crops(paths, teacher, workers or min(16, os.cpu_count() or 1)):
+    row = teacher.row
+    crops = centre_crops(
+        paths,
+        row.input_size,
+        row.crop_pct,
+        row.interpolation,
+        batch_size=BATCH,
+        workers=workers or min(16, os.cpu_count() or 1),
+    )
+    for pixels in crops:
         best = labeller.logits(pixels).argmax(dim=1).cpu()
         correct += int((best == truth[done : done + len(best)]).sum())
         done += len(best)
@@ -149,28 +154,6 @@ def evaluate_teacher(
         crop_pct=teacher.row.crop_pct,
         asked=num_images,
     )
-
-
-def _centre_crops(
-    paths: Sequence[ImageFile], teacher: Teacher, workers: int
-) -> Iterator[torch.Tensor]:
-    """uint8 (B, 3, S, S) in order; threads decode a few batches ahead."""
-    row = teacher.row
-
-    def load(path: ImageFile) -> torch.Tensor:
-        return centre_crop(read_image(path), row.input_size, row.crop_pct, row.interpolation)
-
-    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
-        waiting: deque[list[Future[torch.Tensor]]] = deque()
-        try:
-            for start in range(0, len(paths), BATCH):
-                waiting.append([pool.submit(load, path) for path in paths[start : start + BATCH]])
-                if len(waiting) > BATCHES_AHEAD:
-                    yield torch.stack([crop.result() for crop in waiting.popleft()])
-            while waiting:
-                yield torch.stack([crop.result() for crop in waiting.popleft()])
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _variance(share: float, count: int) -> float:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import sys
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from io import StringIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import torch
-from huggingface_hub import constants
 from torch import nn
 
 from labelstore.catalogue.records import TeacherRow
-from labelstore.errors import RejectedInput, StorageError, UsageError
-from labelstore.generation.functions import call_function, is_function
-from labelstore.generation.weights import first_line, load_weights, read_weights, state_digest
+from labelstore.errors import RejectedInput, UsageError, check_utf8
+from labelstore.generation.functions import is_function
+from labelstore.generation.named_networks import build, own_settings, split_name
+from labelstore.generation.weights import (
+    RUN_WEIGHTS,
+    first_line,
+    head_classes,
+    load_weights,
+    read_weights,
+    state_digest,
+)
+from labelstore.yaml_files import read_mapping
 
 WEIGHT_FILES = (".pth", ".pt", ".bin", ".tar", ".safetensors")
 
@@ -55,10 +56,19 @@ def load_teacher(
     package.module:function. RejectedInput for a checkpoint that does not fit, StorageError where weights would
     have to come from a network and there is none, UsageError for a name that does not exist.
     """
+    check_utf8(source)
     path = Path(source)
+    is_checkpoint = _is_checkpoint(path)
+    if architecture is not None and not is_checkpoint:
+        named = path.is_dir() or ":" in source
+        why = "this teacher says its own" if named else f"no file or folder {source} is there"
+        raise UsageError(
+            f"--teacher-model {architecture} with --teacher {source}: it names the network of a checkpoint, and {why}; "
+            "leave it out"
+        )
     if path.is_dir():
         teacher = _from_run_folder(path, source)
-    elif path.is_file() or path.suffix in WEIGHT_FILES:
+    elif is_checkpoint:
         teacher = _from_checkpoint(path, source, architecture, dict(model_options or {}))
     else:
         teacher = _from_library(source, dict(model_options or {}))
@@ -88,93 +98,12 @@ def load_recorded_teacher(row: TeacherRow, given: str | None = None) -> Teacher:
             f"the network of teacher {row.name} is {row.architecture}, and a store does not say which code to run: "
             "give --teacher with a package.module:function that returns it with its weights"
         )
-    architecture = None if is_function(source) else row.architecture
+    architecture = row.architecture if _is_checkpoint(Path(source)) else None
     return load_teacher(source, architecture=architecture, input_size=row.input_size)
 
 
-def build(architecture: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
-    """A network by name: timm:NAME, torchvision:NAME, package.module:function, or a bare timm name."""
-    if is_function(architecture):
-        return call_function(architecture, options)
-    library, name = _split(architecture)
-    if library == "torchvision":
-        import torchvision
-
-        if name not in torchvision.models.list_models():
-            raise UsageError(
-                f"torchvision has no model {name!r}: see torchvision.models.list_models()"
-            )
-        weights = "DEFAULT" if pretrained else None
-        return _fetch(
-            architecture,
-            lambda: torchvision.models.get_model(name, weights=weights, **options),
-            options,
-            pretrained=pretrained,
-        )
-    import timm
-
-    base = name.partition(".")[0]
-    if not name.startswith("hf-hub:") and not timm.is_model(base):
-        raise UsageError(f"timm has no model {name!r}: timm.list_models() lists them")
-    if pretrained and not name.startswith("hf-hub:") and not timm.list_pretrained(f"{name}*"):
-        raise UsageError(f"timm has no pretrained weights for {name!r}: give a checkpoint instead")
-    return _fetch(
-        architecture,
-        lambda: timm.create_model(name, pretrained=pretrained, **options),
-        options,
-        pretrained=pretrained,
-    )
-
-
-def _fetch(
-    architecture: str,
-    make: Callable[[], nn.Module],
-    options: Mapping[str, Any],
-    *,
-    pretrained: bool,
-) -> nn.Module:
-    try:
-        if pretrained and not _has_network():
-            return _from_cache(make)
-        with redirect_stdout(sys.stderr):  # where torch.hub says that it downloads
-            return make()
-    except TypeError as error:
-        raise UsageError(
-            f"{architecture} cannot be built with {json.dumps(dict(options))}: {first_line(error)}"
-        ) from error
-    except (OSError, RuntimeError) as error:
-        # no route to the hub ends in a dozen different classes below these two
-        raise StorageError(
-            f"cannot load the weights of {architecture}: they are not in the local cache and could not be fetched "
-            f"({_reason(error)}); fetch them where there is a network and give that file: as --teacher FILE.safetensors "
-            f"--teacher-model {architecture}, to `trainer evaluate` as --checkpoint FILE"
-        ) from error
-
-
-def _has_network() -> bool:
-    """Whether the Hub's name resolves: without that, its client retries for a minute and says so at every try."""
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return True
-    host = urlparse(constants.ENDPOINT).hostname
-    try:
-        socket.getaddrinfo(host, 443)
-    except OSError:
-        return False
-    return True
-
-
-def _from_cache(make: Callable[[], nn.Module]) -> nn.Module:
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        with redirect_stdout(StringIO()):  # torch.hub announces a download that cannot begin
-            return make()
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _reason(error: BaseException) -> str:
-    return "no network" if not _has_network() else first_line(error)
+def _is_checkpoint(path: Path) -> bool:
+    return not path.is_dir() and (path.is_file() or path.suffix in WEIGHT_FILES)
 
 
 def _from_library(source: str, options: dict[str, Any]) -> Teacher:
@@ -185,9 +114,7 @@ def _from_library(source: str, options: dict[str, Any]) -> Teacher:
             raise
         # a bare name may have been meant for a path
         raise UsageError(f"{error}; and no file or folder {source} is there") from None
-    library, _ = _split(source)
-    settings = _torchvision_settings(source) if library == "torchvision" else _timm_settings(module)
-    return _teacher(module, source, source, settings)
+    return _teacher(module, source, source, own_settings(source, module))
 
 
 def _from_checkpoint(
@@ -199,43 +126,33 @@ def _from_checkpoint(
         )
     state = read_weights(path)
     if "num_classes" not in options and not is_function(architecture):
-        classes = _head_classes(state)
+        classes = head_classes(state)
         if classes is not None:
             options["num_classes"] = classes
     module = build(architecture, options, pretrained=False)
     load_weights(module, path)
-    library, _ = _split(architecture)
-    settings = (
-        _torchvision_settings(architecture) if library == "torchvision" else _timm_settings(module)
-    )
-    return _teacher(module, source, architecture, settings)
+    return _teacher(module, source, architecture, own_settings(architecture, module))
 
 
 def _from_run_folder(path: Path, source: str) -> Teacher:
-    import yaml
-
     config_path = path / "config.yaml"
     if not config_path.is_file():
         raise RejectedInput(
             f"{path} is not a run folder: it has no config.yaml; give one that `trainer run` wrote"
         )
+    config = read_mapping(config_path)
     try:
-        config = yaml.safe_load(config_path.read_text())
         model, classes = str(config["model"]), int(config["num_classes"])
         size = int(config["input_size"])
         mean, std = (tuple(float(x) for x in config[key]) for key in ("mean", "std"))
         options = dict(config.get("model_kwargs") or {})
         interpolation, crop_pct = str(config["interpolation"]), float(config["crop_pct"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RejectedInput(
             f"{config_path} cannot be read ({first_line(error)}): is the run folder whole?"
         ) from error
     weights = next(
-        (
-            path / file
-            for file in ("model.safetensors", "model_best.pth.tar", "last.pth.tar")
-            if (path / file).is_file()
-        ),
+        (path / file for file in RUN_WEIGHTS if (path / file).is_file()),
         None,
     )
     if weights is None:
@@ -249,8 +166,8 @@ def _from_run_folder(path: Path, source: str) -> Teacher:
         )
     if config.get("projection_head"):
         raise UsageError(
-            f"{path} is a run of {model} with a projection head, which is no part of that network: give --teacher {weights} "
-            "--teacher-model package.module:function, of a function that builds both"
+            f"{path} is a run of {model} with a projection head, which is no part of that network: give --teacher "
+            f"{weights} --teacher-model package.module:function, of a function that builds both"
         )
     module = build(model, {**options, "num_classes": classes}, pretrained=False)
     load_weights(module, weights)
@@ -292,57 +209,12 @@ def _teacher(
     return Teacher(module=module, row=row, class_names=class_names)
 
 
-def _timm_settings(module: nn.Module) -> dict[str, Any]:
-    from timm.data.config import resolve_model_data_config
-
-    config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
-    return {
-        "input_size": int(config["input_size"][-1]),
-        "mean": tuple(config["mean"]),
-        "std": tuple(config["std"]),
-        "interpolation": str(config["interpolation"]),
-        "crop_pct": float(config["crop_pct"]),
-    }
-
-
-def _torchvision_settings(architecture: str) -> dict[str, Any]:
-    import torchvision
-
-    _, name = _split(architecture)
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    transform = weights.transforms()
-    crop, resize = transform.crop_size[0], transform.resize_size[0]
-    return {
-        "input_size": int(crop),
-        "mean": tuple(transform.mean),
-        "std": tuple(transform.std),
-        "interpolation": str(transform.interpolation.value),
-        "crop_pct": crop / resize,
-    }
-
-
-def _head_classes(state: Mapping[str, torch.Tensor]) -> int | None:
-    heads = [
-        key
-        for key in state
-        if key.endswith(("fc.weight", "head.weight", "classifier.weight", "head.fc.weight"))
-    ]
-    return int(state[heads[-1]].shape[0]) if heads else None
-
-
-def _split(source: str) -> tuple[str, str]:
-    library, colon, name = source.partition(":")
-    if colon and library in ("timm", "torchvision"):
-        return library, name
-    return "timm", source
-
-
 def _short_name(source: str) -> str:
     """A name for catalogue and folders: the model's name, or the file's or folder's."""
     if is_function(source):
         return source.rpartition(":")[2]
     path = Path(source)
-    name = path.name if path.exists() or path.suffix in WEIGHT_FILES else _split(source)[1]
+    name = path.name if path.exists() or path.suffix in WEIGHT_FILES else split_name(source)[1]
     for suffix in WEIGHT_FILES:
         name = name.removesuffix(suffix)
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip(".") or "teacher"

@@ -12,6 +12,10 @@ from torch import nn
 
 from labelstore.errors import RejectedInput
 
+RUN_WEIGHTS = ("model.safetensors", "model_best.pth.tar", "last.pth.tar")
+"""Files of a run folder that hold weights, the first that is there counts: of the best top-1, its checkpoint, the
+last one."""
+
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 (hex) over names, shapes, dtypes and bytes of a state dict, in its order."""
@@ -67,7 +71,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
         what = (
             f"{missing[0]} is missing"
             if missing
-            else f"{shapes[0]} has shape {tuple(state[shapes[0]].shape)}, the network wants {tuple(own[shapes[0]].shape)}"
+            else f"{shapes[0]} has shape {tuple(state[shapes[0]].shape)}, "
+            f"the network wants {tuple(own[shapes[0]].shape)}"
             if shapes
             else f"{extra[0]} is not in the network"
         )
@@ -76,6 +81,16 @@ def load_weights(module: nn.Module, path: Path) -> None:
             f"({len(missing)} missing, {len(extra)} unknown, {len(shapes)} of another shape); check the model name"
         )
     module.load_state_dict(state)
+
+
+def head_classes(state: Mapping[str, torch.Tensor]) -> int | None:
+    """Outputs of the classifier of a state dict, by the names that libraries give it; None where there is none."""
+    heads = [
+        key
+        for key in state
+        if key.endswith(("fc.weight", "head.weight", "classifier.weight", "head.fc.weight"))
+    ]
+    return int(state[heads[-1]].shape[0]) if heads else None
 
 
 def first_line(error: BaseException) -> str:

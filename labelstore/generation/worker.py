@@ -1,7 +1,7 @@
-"""One worker's share of a label set: lease a block, label its crops, commit it, take the next.
+"""One worker's share of a label set: images of leased blocks become crops, crops labels, and labels go to their blocks.
 
 The teacher runs in a thread of its own, so that it sees the next batch while this one's labels are put where they
-belong; commits happen in another. Whatever stops a worker, what it has finished is in the ledger or in the spool.
+belong. What is leased, spooled and committed is in `leased_blocks`.
 """
 
 from __future__ import annotations
@@ -17,33 +17,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from labelstore.catalogue.records import LabelSetRow, PlanRow
+from labelstore.catalogue.records import PlanRow
 from labelstore.codecs import is_map
-from labelstore.codecs.base import LabelCodec, TopK
 from labelstore.crop_augmentation import planned_augmentation
-from labelstore.errors import (
-    ConflictError,
-    IncompleteError,
-    LeaseLost,
-    RejectedInput,
-    UsageError,
-)
+from labelstore.errors import IncompleteError, RejectedInput
 from labelstore.generation.committed_files import check_committed_files
-from labelstore.generation.crop_batches import CropBatch, CropBatches, ImageJob, OpenedImage
+from labelstore.generation.crop_batches import ImageJob, OpenedImage, TeacherBatch, TeacherBatches
 from labelstore.generation.image_block import ImageBlock, Stopwatch
 from labelstore.generation.labeller import Labeller
+from labelstore.generation.leased_blocks import LeasedBlocks
 from labelstore.generation.mixed_crops import mixed_crops
 from labelstore.generation.teachers import Teacher
-from labelstore.generation.whole_images import WholeImages, crop_shards_of
+from labelstore.generation.whole_images import WholeImages
 from labelstore.images import ImageSource
 from labelstore.schema import label_layout
-from labelstore.store import BlockArrays, ImageFacts, Store, write_block
-from labelstore.store.leases import LeaseKeeper, Progress
-from labelstore.store.settling import settled_codec
-from labelstore.store.spool import Spool, read_spools, remove_spools
+from labelstore.store import Store
+from labelstore.store.leases import Progress
 
-COMMITS_BEHIND = 2
-"""Labelled blocks that may wait for the disk: each is held in memory."""
 POLL_SECONDS = 2.0
 """How often a worker with nothing to lease looks whether another one died."""
 
@@ -94,8 +84,16 @@ class Worker:
         self._layout = label_layout(row, self.plan, self.store.num_rows)
         self._is_map = is_map(row.codec)
         self._group = f"labels/{self.label_set}"
-        self._spools = self.store.path / "spool" / self.label_set
-        self._blocks: dict[int, ImageBlock] = {}
+        self._blocks = LeasedBlocks(
+            store=self.store,
+            plan=self.plan,
+            label_set=self.label_set,
+            uuid=self.uuid,
+            layout=self._layout,
+            is_map=self._is_map,
+            num_classes=self.num_classes,
+            device=self.labeller.device_name,
+        )
         self._bad: dict[int, str] = {}
         self._done: dict[int, int] = {}
         self._labelled = 0
@@ -103,7 +101,6 @@ class Worker:
         blocks = range(self._layout.num_blocks)
         self._images = [self.store.num_images_in(self._layout.rows(block)) for block in blocks]
         self._total = sum(self._images) * self._layout.num_crops
-        self._commits: list[Future[None]] = []
 
     def run(self) -> GenerationReport:
         """Label what is free until every block is committed. IncompleteError at the deadline."""
@@ -114,37 +111,22 @@ class Worker:
         if complete:
             check_committed_files(self.store, self._group)
             return self._report(started, before)
-        self._keeper = LeaseKeeper(
-            self.store.catalogue,
-            self._group,
-            self._layout.num_blocks,
-            self._layout.num_crop_shards,
-            identity=self.uuid,
-        )
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        try:
+        with self._blocks:
             while True:
                 self._label_what_is_free()
-                for commit in self._commits:
-                    commit.result()
-                self._commits.clear()
+                self._blocks.finish()
                 complete = self._is_complete()
                 self._show_progress()
                 if complete:
-                    self._own_row()
+                    self._blocks.own_row()
                     break
                 self._check_deadline()
                 time.sleep(POLL_SECONDS)  # others are at work; one of them may die
-        finally:
-            self._writer.shutdown(wait=True)
-            for block in self._blocks.values():
-                block.spool.close()
-            self._keeper.close()
         self.store.refresh()
         return self._report(started, before)
 
     def _label_what_is_free(self) -> None:
-        batches = CropBatches(
+        batches = TeacherBatches(
             self._jobs(),
             WholeImages() if self._is_map else self.store.planned_crops(self.plan.name),
             num_crops=self._layout.num_crops,
@@ -153,7 +135,7 @@ class Worker:
             interpolation=self.teacher.row.interpolation,
             workers=self.threads,
             check=self._check_unchanged,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.labeller.device.type == "cuda",
             crop_device=self.crop_device,
             # no more than a block: what is leased ahead, nobody else can take
             most_ahead=self._layout.images_per_shard,
@@ -165,18 +147,15 @@ class Worker:
             for batch, labels in labelled:
                 self._take(batch, labels, watch.lap())
                 self._show_progress()
-                while self._commits and (
-                    len(self._commits) > COMMITS_BEHIND or self._commits[0].done()
-                ):
-                    self._commits.pop(0).result()
+                self._blocks.keep_up()
                 self._check_deadline()
 
     def _labelled_batches(
-        self, batches: Iterator[CropBatch]
-    ) -> Generator[tuple[CropBatch, dict[str, NDArray[Any]]], None, None]:
+        self, batches: Iterator[TeacherBatch]
+    ) -> Generator[tuple[TeacherBatch, dict[str, NDArray[Any]]], None, None]:
         """Each batch with its labels, while the teacher is at the next."""
         with ThreadPoolExecutor(1, thread_name_prefix="teacher") as teacher:
-            behind: tuple[CropBatch, Future[dict[str, NDArray[Any]]]] | None = None
+            behind: tuple[TeacherBatch, Future[dict[str, NDArray[Any]]]] | None = None
             for batch in batches:
                 labels = teacher.submit(self.labeller, batch.pixels[: batch.size])
                 if behind is not None:
@@ -185,13 +164,12 @@ class Worker:
             if behind is not None:
                 yield behind[0], behind[1].result()
 
-    def _take(self, batch: CropBatch, labels: dict[str, NDArray[Any]], seconds: float) -> None:
+    def _take(self, batch: TeacherBatch, labels: dict[str, NDArray[Any]], seconds: float) -> None:
         """Put a batch's labels where they belong; its seconds are shared by its crops."""
-        self._drop_lost_blocks()
+        self._blocks.drop_lost()
         for segment in batch.segments:
             opened = segment.opened.result()
-            number = opened.job.image // self._layout.images_per_shard
-            block = self._blocks.get(number)
+            block = self._blocks.block_of(opened.job.image)
             if block is None or opened.job.image not in block.pending:
                 continue  # the lease of its block was lost, or the image was left out
             count = segment.last - segment.first
@@ -199,7 +177,7 @@ class Worker:
             values = {name: array[part] for name, array in labels.items()}
             if opened.bad is not None:
                 self._leave_out(block, opened)
-                self._done[number] += block.num_new
+                self._done[block.lease.block] += block.num_new
             else:
                 self._refuse_nan(
                     opened, segment.first, values["probs" if "probs" in values else "logits"]
@@ -207,39 +185,27 @@ class Worker:
                 share = seconds * count / batch.size
                 block.add(opened, segment.first, segment.last, values, share)
                 self._labelled += count
-                self._done[number] += count
+                self._done[block.lease.block] += count
             if block.is_complete:
-                self._hand_over(block)
+                self._blocks.hand_over(block)
 
     def _jobs(self) -> Iterator[ImageJob]:
         """Images to label, block after block, each leased when its first image is asked for."""
-        while (lease := self._keeper.acquire()) is not None:
-            keys, bad = self.store.image_columns["key"], self.store.bad
-            rows = self._layout.rows(lease.block)
-            known_bad = {i for i in rows if bad[i]}
+        while (lease := self._blocks.lease()) is not None:
+            keys = self.store.image_columns["key"]
             images = self._images[lease.block]
-            there = self._committed().get(lease.block, [])
-            block = ImageBlock(
-                lease=lease,
-                rows=rows,
-                num_crops=self._layout.num_crops,
-                missing=[i for i in range(self._layout.num_crop_shards) if i not in there],
-                crops_per_shard=self._layout.crops_per_shard,
-                spool=Spool(self._spools, lease, self.uuid),
-                pending=set(rows) - known_bad,
-            )
-            block.take(read_spools(self._spools, lease.block, self.uuid))
+            block = self._blocks.open(lease, self._committed().get(lease.block, ()))
             for image in sorted(block.pending & self.gone):
                 self._bad[image] = f"{keys[image]} was not in {self.folder.root}"
                 block.leave_out(image, self._bad[image])
             self._done[lease.block] = images * block.first_crop
             self._done[lease.block] += (images - len(block.pending)) * block.num_new
-            self._blocks[lease.block] = block
+            self._blocks.hold(block)
             wanted = sorted(block.pending)
             if block.is_complete:
-                self._hand_over(block)
+                self._blocks.hand_over(block)
             for image in wanted:
-                if self._blocks.get(lease.block) is not block:
+                if self._blocks.block_of(image) is not block:
                     break  # lost meanwhile: its next holder labels the rest
                 yield ImageJob(
                     image=image,
@@ -247,81 +213,6 @@ class Worker:
                     path=self.folder.file(keys[image]),
                     first_crop=block.first_crop,
                 )
-
-    def _drop_lost_blocks(self) -> None:
-        for number, block in list(self._blocks.items()):
-            try:
-                self._keeper.current(block.lease)
-            except LeaseLost:
-                # what is in the spool serves whoever took the block
-                block.spool.close()
-                del self._blocks[number]
-
-    def _hand_over(self, block: ImageBlock) -> None:
-        del self._blocks[block.lease.block]
-        self._commits.append(self._writer.submit(self._commit, block))
-
-    def _commit(self, block: ImageBlock) -> None:
-        block.spool.close()
-        try:
-            lease = self._keeper.current(block.lease)
-            codec = self._settled_codec(block)
-            shards = block.label_arrays(self.label_set, codec, self.num_classes)
-            if self.plan.stored:
-                there = self.store.catalogue.committed(f"crops/{self.plan.name}")
-                have = there.get(block.lease.block, ())
-                if len(have) * self.plan.crops_per_shard < self.plan.num_crops:
-                    made = self._all_crops(block) if self._is_map else block.crop_arrays(self.plan)
-                    shards += [s for s in made if s.crop_shard not in have]
-            facts = block.facts()
-            known = self.store.bad
-            write_block(
-                self.store,
-                lease,
-                shards,
-                facts=ImageFacts(
-                    decoded=facts.decoded,
-                    bad={image: why for image, why in facts.bad.items() if not known[image]},
-                ),
-                num_images=len(block.done),
-                seconds=block.seconds,
-                device=self.labeller.device_name,
-            )
-        except LeaseLost:
-            # another worker has the block and will commit it; the spool stays for it
-            self._keeper.forget(block.lease.block)
-            return
-        self._keeper.forget(block.lease.block)
-        remove_spools(self._spools, block.lease.block)
-
-    def _all_crops(self, block: ImageBlock) -> list[BlockArrays]:
-        """Boxes and flips of the plan's crops, of which a map's own is none."""
-        sizes = {image: (one.height, one.width) for image, one in block.done.items()}
-        return crop_shards_of(self.store, self.plan, block.rows, sizes)
-
-    def _settled_codec(self, block: ImageBlock) -> LabelCodec:
-        """The label set's codec; its form of class ids is chosen on the first shard that anyone commits."""
-
-        def first() -> TopK | None:
-            labels = block.labels(block.crop_shards()[0][1])
-            assert isinstance(labels, TopK)
-            return labels if block.done else None
-
-        try:
-            return settled_codec(self.store, self._own_row(), first, uuid=self.uuid)
-        except (ConflictError, UsageError):
-            self._own_row()  # says so where it is another one, or none
-            raise
-
-    def _own_row(self) -> LabelSetRow:
-        """The label set's row; ConflictError where it was dropped since this worker began, or made anew."""
-        for row in self.store.catalogue.label_sets():
-            if row.name == self.label_set and row.uuid == self.uuid:
-                return row
-        raise ConflictError(
-            f"label set {self.label_set} of {self.store.path} was dropped or made anew while this process was at "
-            "work on it: what it made since is not committed; run the command again if it is still wanted"
-        )
 
     def _check_unchanged(self, opened: OpenedImage) -> None:
         if self.store.image_digest(opened.job.image) not in (None, opened.digest):
@@ -364,7 +255,7 @@ class Worker:
         """
         found = {
             block: [shard for shard in shards if shard < self._layout.num_crop_shards]
-            for block, shards in self.store.catalogue.committed(self._group).items()
+            for block, shards in self.store.catalogue.ledger.committed(self._group).items()
             if block < self._layout.num_blocks
         }
         for block, shards in found.items():
@@ -374,7 +265,7 @@ class Worker:
 
     def _labelled_before(self) -> int:
         """Committed crops of images that were not left out."""
-        shards = self.store.catalogue.shards(self._group)
+        shards = self.store.catalogue.ledger.shards(self._group)
         inside = [row for row in shards if row.crop_shard < self._layout.num_crop_shards]
         return sum(row.num_images for row in inside) * self._layout.crops_per_shard
 

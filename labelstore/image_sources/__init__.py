@@ -1,4 +1,5 @@
-"""Images that are not an image folder: lists of files, tar shards, data sets of Hugging Face; `open_images` tells which."""
+"""Images that are not an image folder: lists of files, tar shards, data sets of Hugging Face; `open_images` tells
+which."""
 
 from labelstore.image_sources.opening import are_there, file_finder, open_images
 

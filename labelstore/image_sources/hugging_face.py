@@ -1,4 +1,5 @@
-"""A data set that Hugging Face's `datasets` saved on disk: encoded images in Arrow files, mapped and never decoded here.
+"""A data set that Hugging Face's `datasets` saved on disk: encoded images in Arrow files, mapped and never decoded
+here.
 
 The image column is the first of type Image, or one called `image` of bytes or paths; the class is `label`, or the
 first column of type ClassLabel. A row's key is the path beside its bytes where every row has one of its own, and the

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from labelstore.errors import RejectedInput, StorageError
+from labelstore.errors import RejectedInput, StorageError, check_utf8
 from labelstore.image_sources.hugging_face import SPLITS_FILE, is_saved, read_saved, splits
 from labelstore.image_sources.listed import SUFFIXES, read_list
 from labelstore.image_sources.tar_shards import read_shards
@@ -30,6 +30,7 @@ def open_images(images: str | Path | ImageSource, *, keys_only: bool = False) ->
     if isinstance(images, ImageSource):
         return images
     text, path = os.fspath(images), Path(images)
+    check_utf8(text)
     if path.is_dir():
         return _open_folder(path, keys_only=keys_only)
     if BRACES.search(text):

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from labelstore.arrays.durable import (
     TEMPORARY_SUFFIX,
+    check_new_place,
     fsync_file,
     fsync_folder,
+    fsync_path,
     make_folders,
     publish,
     storage_errors,
@@ -23,7 +25,7 @@ from labelstore.arrays.durable import (
 )
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.connection import write_locked
-from labelstore.errors import ConflictError, DamagedShard, IncompleteError, UsageError
+from labelstore.errors import ConflictError, DamagedShard, IncompleteError
 from labelstore.schema import Layout, label_layout
 from labelstore.store import Store
 from labelstore.store.leases import Progress
@@ -77,28 +79,30 @@ def what_freezes(
     """What `freeze` would write, from the catalogue alone; refuses what `freeze` refuses. The root is empty."""
     refuse_remote(store.location, "it is frozen")
     if target is not None:
-        check_target(store, Path(target))
+        check_target(Path(target))
     elif (store.path / MANIFEST_FILE).exists():
         return _frozen(store.path, read_manifest(store.path / MANIFEST_FILE), already=True)
     _check(store, allow_incomplete)
-    totals = store.catalogue.counts()
+    totals = store.catalogue.ledger.counts()
     files = {
-        file.key for group in totals for row in store.catalogue.shards(group) for file in row.files
+        file.key
+        for group in totals
+        for row in store.catalogue.ledger.shards(group)
+        for file in row.files
     }
     return Frozen(
         path=store.path if target is None else Path(target),
         root="",
-        files=len(files) + len(store.catalogue.metadata_digests()) + 1,
+        files=len(files) + len(store.catalogue.metadata.digests()) + 1,
         bytes=sum(size for _, size in totals.values()),
     )
 
 
-def check_target(store: Store, target: Path) -> None:
-    """ConflictError if there is something at `target`, UsageError if it is inside the store."""
+def check_target(target: Path) -> None:
+    """ConflictError if there is something at `target`, UsageError if it is inside a store, this one or another."""
     if target.exists() or target.is_symlink():
         raise ConflictError(f"{target} exists already: give another path, or remove it first")
-    if target.resolve().is_relative_to(store.path.resolve()):
-        raise UsageError(f"{target} is inside {store.path}: give a path outside the store")
+    check_new_place(target)
 
 
 def _check(store: Store, allow_incomplete: bool) -> None:
@@ -112,15 +116,15 @@ def _check(store: Store, allow_incomplete: bool) -> None:
             label_layout(row, store.plan(row.plan), rows),
             "labelstore create",
         )
-        for row in store.catalogue.label_sets()
+        for row in store.catalogue.label_sets.all()
     ]
     kinds += [
         (f"masks/{row.name}", Layout.of(store.plan(row.plan), rows), "labelstore calibrate")
-        for row in store.catalogue.masks()
+        for row in store.catalogue.masks.all()
     ]
     for group, layout, command in kinds:
         due = layout.num_blocks * layout.num_crop_shards
-        there = sum(len(shards) for shards in store.catalogue.committed(group).values())
+        there = sum(len(shards) for shards in store.catalogue.ledger.committed(group).values())
         if there < due:
             raise IncompleteError(
                 f"{group} has {there} of {due} shards: finish it with `{command}`, or give --allow-incomplete"
@@ -128,7 +132,7 @@ def _check(store: Store, allow_incomplete: bool) -> None:
 
 
 def _refuse_leases(store: Store) -> None:
-    for lease in store.catalogue.all_live_leases():
+    for lease in store.catalogue.leases.live():
         raise ConflictError(
             f"{store.path}: {lease.owner} is writing image block {lease.block} of {lease.group}: "
             "freeze the store when it is done"
@@ -168,7 +172,7 @@ class _Freezing:
         return _frozen(path, manifest)
 
     def copy(self, target: Path) -> Frozen:
-        check_target(self.store, target)
+        check_target(target)
         building = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
         try:
             make_folders(building / self.root)
@@ -199,9 +203,9 @@ class _Freezing:
     def _listed(self) -> dict[str, frozenset[str]]:
         """Acceptable digests of every file in the array folder that the catalogue names."""
         catalogue = self.store.catalogue
-        listed = {key: due for key, due in catalogue.metadata_digests().items() if due != {""}}
-        for group in catalogue.counts():
-            for row in catalogue.shards(group):
+        listed = {key: due for key, due in catalogue.metadata.digests().items() if due != {""}}
+        for group in catalogue.ledger.counts():
+            for row in catalogue.ledger.shards(group):
                 listed |= {file.key: frozenset({file.sha256}) for file in row.files}
         return listed
 
@@ -239,8 +243,7 @@ class _Freezing:
     def _copy_catalogue(self, path: Path) -> ManifestFile:
         with storage_errors(path):
             self.store.catalogue.copy_to(path)
-            with path.open("rb") as file:
-                fsync_file(file.fileno())
+            fsync_path(path)
         with Catalogue.open(f"sqlite:///{path.absolute()}", readonly=True) as copied:
             copied.verify_digests()
         return file_digest(path)

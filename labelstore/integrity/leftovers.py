@@ -142,7 +142,7 @@ def _collect_beside(store: Store, min_age_seconds: float, *, dry_run: bool) -> C
 
 
 def _collect(store: Store, min_age_seconds: float, *, dry_run: bool) -> Collected:
-    live = store.catalogue.all_live_leases()
+    live = store.catalogue.leases.live()
     removed: list[Leftover] = []
     kept: list[tuple[Leftover, str]] = []
     for found in leftovers(store):
@@ -194,11 +194,11 @@ def _block(name: str) -> int | None:
 
 def _named(store: Store) -> Iterator[str]:
     """Keys of all files in the array folder that the catalogue knows."""
-    for key, digests in store.catalogue.metadata_digests().items():
+    for key, digests in store.catalogue.metadata.digests().items():
         if digests != {""}:
             yield key
-    for group in store.catalogue.counts():
-        for row in store.catalogue.shards(group):
+    for group in store.catalogue.ledger.counts():
+        for row in store.catalogue.ledger.shards(group):
             for file in row.files:
                 yield file.key
 
@@ -206,10 +206,10 @@ def _named(store: Store) -> Iterator[str]:
 def _committed_blocks(store: Store) -> dict[str, frozenset[int]]:
     """Per label set the image blocks that are complete: their spools are of no more use."""
     found = {}
-    for row in store.catalogue.label_sets():
+    for row in store.catalogue.label_sets.all():
         layout = label_layout(row, store.plan(row.plan), store.num_rows)
         whole = layout.num_crop_shards
-        shards = store.catalogue.committed(f"labels/{row.name}")
+        shards = store.catalogue.ledger.committed(f"labels/{row.name}")
         found[f"labels/{row.name}"] = frozenset(
             block for block, there in shards.items() if len(there) == whole
         )

@@ -54,8 +54,8 @@ def _ledger_files(store: Store) -> dict[str, ManifestFile]:
     try:
         return {
             f"{root}/{file.key}": ManifestFile(bytes=file.size, sha256=file.sha256)
-            for group in store.catalogue.counts()
-            for row in store.catalogue.shards(group)
+            for group in store.catalogue.ledger.counts()
+            for row in store.catalogue.ledger.shards(group)
             for file in row.files
         }
     except DamagedShard:

@@ -152,7 +152,7 @@ class _Verification:
             return
         for key, what in found.items():
             yield _problem(self.store, what=what, key=key)
-        for key in self.store.catalogue.metadata_digests().keys() - found.keys():
+        for key in self.store.catalogue.metadata.digests().keys() - found.keys():
             refused = self.store.arrays.metadata_problem(key)
             if refused is not None:
                 yield _problem(self.store, what=refused, key=key)
@@ -171,7 +171,7 @@ class _Verification:
 
         try:
             names = list(self.store.group_names())
-            committed = list(self.store.catalogue.counts())
+            committed = list(self.store.catalogue.ledger.counts())
         except DamagedShard as error:
             unreadable(error)
             return rows, problems
@@ -182,7 +182,7 @@ class _Verification:
                 continue
             try:
                 group = self.store.group(name)
-                rows += [(group, row) for row in self.store.catalogue.shards(name)]
+                rows += [(group, row) for row in self.store.catalogue.ledger.shards(name)]
             except DamagedShard as error:
                 unreadable(error)
         return rows, problems

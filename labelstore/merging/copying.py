@@ -23,6 +23,8 @@ from labelstore.schema import MIX_FIELDS
 from labelstore.store import BlockArrays, Store, write_block
 from labelstore.store.group import Group
 from labelstore.store.leases import LeaseKeeper, Progress
+from labelstore.store.mask_origin import origin_mark, origins
+from labelstore.store.writing import DERIVED
 
 _ID_ARRAYS = ("class_id", "class_rank", "class_table", "class_escape")
 
@@ -70,7 +72,7 @@ class Copying:
         total = sum(len(shards) for blocks in work.values() for shards in blocks.values())
         done = before = 0
         for group, blocks in work.items():
-            committed = self.target.catalogue.committed(group)
+            committed = self.target.catalogue.ledger.committed(group)
             for block, shards in blocks.items():
                 there = len(set(shards) & set(committed.get(block, ())))
                 if there < len(shards):
@@ -95,7 +97,7 @@ class Copying:
         try:
             lease = keeper.acquire()
             # another process may have committed it since
-            committed = self.target.catalogue.committed(group).get(block, ())
+            committed = self.target.catalogue.ledger.committed(group).get(block, ())
             missing = [shard for shard in wanted if shard not in committed]
             if missing and lease is not None:
                 self._copy(lease, group, missing, keeper)
@@ -148,7 +150,7 @@ class Copying:
         name = f"crops/{row.plan}"
         if name not in self.chosen_crops:
             return
-        committed = self.target.catalogue.committed(name).get(block, ())
+        committed = self.target.catalogue.ledger.committed(name).get(block, ())
         chosen = self.chosen_crops[name]
         # a label map's only shard belongs to all crops
         shards = range(chosen.shape[1]) if is_map(row.codec) else missing
@@ -165,7 +167,7 @@ class Copying:
     def chosen_crops(self) -> dict[str, NDArray[np.int16]]:
         """Group of a plan that stores its crops -> (U, crop shards) which store an image's come from."""
         found = {}
-        for plan in self.target.catalogue.plans():
+        for plan in self.target.catalogue.plans.all():
             if plan.stored:
                 there = np.stack(available(self.union, f"crops/{plan.name}"))
                 first = np.where(there.any(axis=0), there.argmax(axis=0), NOWHERE)
@@ -190,11 +192,31 @@ class Copying:
                 here = rows // height == block
                 shard = source.shard(block, crop_shard)
                 seconds += shard.seconds * int(here.sum()) / max(shard.num_images, 1)
-                devices |= {shard.device} - {""}
+                devices |= {self._device(number, group, shard.device)} - {""}
                 part = self._part(number, group, source, block, crop_shard, rows[here] % height)
                 for name, values in part.items():
                     arrays[name][at[here]] = values
         return arrays, seconds, devices
+
+    def _device(self, number: int, group: str, device: str) -> str:
+        """As the merged store's ledger says it: there the label sets that masks are made from have other uuids."""
+        if not group.startswith("masks/"):
+            return device
+        marks = self._origin_marks[number]
+        return ", ".join(marks.get(uuid, f"{DERIVED}{uuid}") for uuid in origins(device))
+
+    @cached_property
+    def _origin_marks(self) -> list[dict[str, str]]:
+        """Per store the uuid of each of its label sets -> the mark of that label set in the merged store."""
+        mine = {row.name: origin_mark(row) for row in self.target.catalogue.label_sets.all()}
+        return [
+            {
+                row.uuid: mine[row.name]
+                for row in store.catalogue.label_sets.all()
+                if row.name in mine
+            }
+            for store in self.union.stores
+        ]
 
     def _part(
         self,

@@ -68,8 +68,8 @@ def _check_classes(stores: Sequence[Store]) -> None:
             min(len(held), len(names)),
         )
         raise ConflictError(
-            f"{first.location} has {len(held)} classes and {store.location} {len(names)}, the first difference is class "
-            f"{at}: labels belong to the list of classes, make every part with all of them"
+            f"{first.location} has {len(held)} classes and {store.location} {len(names)}, the first difference is "
+            f"class {at}: labels belong to the list of classes, make every part with all of them"
         )
 
 
@@ -82,7 +82,7 @@ def _teachers(
     names: list[dict[str, str]] = []
     for store in stores:
         mine: dict[str, str] = {}
-        for row in store.catalogue.teachers():
+        for row in store.catalogue.teachers.all():
             identity = tuple(row.identity.values())
             held = kept.get(identity)
             if held is None:
@@ -108,7 +108,7 @@ def _plans(stores: Sequence[Store], images_per_shard: int | None) -> tuple[PlanR
     found: dict[str, tuple[Store, PlanRow]] = {}
     height = images_per_shard or 0
     for store in stores:
-        for row in store.catalogue.plans():
+        for row in store.catalogue.plans.all():
             if images_per_shard is None:
                 height = max(height, row.images_per_shard)
             first, held = found.setdefault(row.name, (store, row))
@@ -130,7 +130,7 @@ def _label_sets(
     found: dict[str, tuple[Store, LabelSetRow]] = {}
     images: dict[str, set[object]] = {}
     for store, teacher_names in zip(stores, names, strict=True):
-        for given in store.catalogue.label_sets():
+        for given in store.catalogue.label_sets.all():
             row = replace(given, teacher=teacher_names[given.teacher])
             first, held = found.setdefault(row.name, (store, row))
             images.setdefault(row.name, set()).add(row.facts.get("images"))
@@ -186,7 +186,7 @@ def _masks(
 ) -> tuple[tuple[MaskRow, ...], tuple[str, ...]]:
     """Masks that all stores have alike, and a line about each of the others."""
     held = [
-        {row.name: replace(row, teacher=mine[row.teacher]) for row in store.catalogue.masks()}
+        {row.name: replace(row, teacher=mine[row.teacher]) for row in store.catalogue.masks.all()}
         for store, mine in zip(stores, names, strict=True)
     ]
     kept, notes = [], []

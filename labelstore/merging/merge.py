@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.arrays.durable import check_new_place
 from labelstore.errors import ConflictError, UsageError
 from labelstore.merging.agreement import agreement_of
 from labelstore.merging.copying import Copying
@@ -44,7 +46,8 @@ def merge(
     store's, `images_per_shard` the largest of the stores', where they are not given.
 
     ConflictError where the stores do not fit together, or `out` is something else; UsageError for fewer than two
-    stores or the same one twice. Nothing is written then. DamagedShard where a store's bytes are damaged.
+    stores or the same one twice, and for an `out` inside a store. Nothing is written then. DamagedShard where a
+    store's bytes are damaged.
     """
     started = time.monotonic()
     out = Path(out)
@@ -102,6 +105,8 @@ def _check(
     out: Path, stores: Sequence[str | Path], backend: str | None, images_per_shard: int | None
 ) -> None:
     refuse_remote(out, "a store cannot be made there")
+    if not exists(out):
+        check_new_place(out)
     if not 2 <= len(stores) <= MOST_STORES:
         raise UsageError(f"{len(stores)} stores given: merge 2 to {MOST_STORES}")
     if backend is not None and backend not in ARRAY_FOLDERS:
@@ -111,17 +116,17 @@ def _check(
     places: set[str] = set()
     for path in stores:
         url = remote_url(path)
-        place = str(Path(path).resolve()) if url is None else url.rstrip("/")
+        place = os.path.realpath(path) if url is None else url.rstrip("/")
         if place in places:
             raise UsageError(f"{path} is given twice: give each store once")
-        if url is None and out.resolve().is_relative_to(place):
-            raise UsageError(f"{out} is {path} or inside it: give OUT a path of its own, first")
+        if url is None and os.path.realpath(out) == place:
+            raise UsageError(f"{out} is one of the stores: give OUT a path of its own, first")
         places.add(place)
 
 
 def _check_layout(there: Store, backend: str | None, images_per_shard: int | None) -> None:
     """ConflictError where a merged store that is to go on was begun with another layout than asked for."""
-    heights = {row.images_per_shard for row in there.catalogue.plans()}
+    heights = {row.images_per_shard for row in there.catalogue.plans.all()}
     for flag, asked, held in (
         ("--backend", backend, {there.arrays.name}),
         ("--images-per-shard", images_per_shard, heights),
@@ -146,7 +151,10 @@ def _lacking(union: Union, stores: NDArray[np.int16]) -> int:
 
 
 def _being_written(store: Store) -> str:
-    busy = [lease for lease in store.catalogue.all_live_leases() if not is_dead(lease.owner)]
+    busy = [lease for lease in store.catalogue.leases.live() if not is_dead(lease.owner)]
     if not busy:
         return ""
-    return f"{store.location} is being written: what it has committed is merged; run the same command again for the rest"
+    return (
+        f"{store.location} is being written: what it has committed is merged; "
+        "run the same command again for the rest"
+    )

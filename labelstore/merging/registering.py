@@ -40,7 +40,7 @@ def register(
         rows = np.empty(len(union.keys), np.int64)
         rows[first] = np.arange(len(first))
         for images in later:
-            rows[images] = store.catalogue.append_images(
+            rows[images] = store.catalogue.images.append(
                 [union.keys[at] for at in images],
                 union.class_ids[images],
                 sizes[images],
@@ -50,7 +50,7 @@ def register(
         store.refresh()
         _record_facts(store, union, rows)
         for row in matched.plans[1:]:
-            store.catalogue.add_plan(row)
+            store.catalogue.plans.add(row)
         _add(store, matched)
 
     create(
@@ -72,7 +72,8 @@ def register(
 
 
 def add_records(target: Store, matched: Matched, union: Union) -> None:
-    """What the stores have got since the merged store was made: label sets, masks, facts of images, forms of class ids."""
+    """What the stores have got since the merged store was made: label sets, masks, facts of images, forms of class
+    ids."""
     _add(target, matched)
     rows = np.empty(len(union.keys), np.int64)
     keys = target.image_columns["key"]
@@ -89,7 +90,7 @@ def add_records(target: Store, matched: Matched, union: Union) -> None:
 def check_target(there: Store, matched: Matched, union: Union) -> None:
     """ConflictError where a store that is there is not one of these stores' merging."""
     uuids = [store.uuid for store in union.stores]
-    held = {row.name: row for row in there.catalogue.label_sets()}
+    held = {row.name: row for row in there.catalogue.label_sets.all()}
     begun = [row for row in held.values() if row.facts.get(MERGED_FROM) is not None]
     if not any(list(row.facts[MERGED_FROM]) == uuids for row in begun):
         what = "of other stores, or of these in another order" if begun else "by merging"
@@ -104,7 +105,7 @@ def check_target(there: Store, matched: Matched, union: Union) -> None:
             f"{there.path} holds {len(known)} images, the stores now {len(union.keys)}, and they are not the same: "
             "merge the stores into a new one"
         )
-    plans = {row.name: row for row in there.catalogue.plans()}
+    plans = {row.name: row for row in there.catalogue.plans.all()}
     for plan in matched.plans:
         if plan.name in plans:
             height = plans[plan.name].images_per_shard
@@ -119,7 +120,7 @@ def num_lacking(target: Store, label_set: str) -> int:
     """Images of the merged store without labels for some crop."""
     row = target.label_set_row(label_set)
     layout = label_layout(row, target.plan(row.plan), target.num_rows)
-    committed = target.catalogue.committed(f"labels/{label_set}")
+    committed = target.catalogue.ledger.committed(f"labels/{label_set}")
     lacks = np.ones(target.num_rows, bool)
     for block, shards in committed.items():
         if len(shards) == layout.num_crop_shards:
@@ -130,20 +131,20 @@ def num_lacking(target: Store, label_set: str) -> int:
 
 def _add(store: Store, matched: Matched) -> None:
     catalogue = store.catalogue
-    plans = {row.name for row in catalogue.plans()}
+    plans = {row.name for row in catalogue.plans.all()}
     for plan in matched.plans:
         if plan.name not in plans:
-            catalogue.add_plan(plan)
-    teachers = {row.name for row in catalogue.teachers()}
+            catalogue.plans.add(plan)
+    teachers = {row.name for row in catalogue.teachers.all()}
     for teacher in matched.teachers:
         if teacher.name not in teachers:
-            catalogue.add_teacher(teacher)
-    label_sets = {row.name for row in catalogue.label_sets()}
+            catalogue.teachers.add(teacher)
+    label_sets = {row.name for row in catalogue.label_sets.all()}
     for row in matched.label_sets:
         if row.name not in label_sets:
-            catalogue.add_label_set(row)
+            catalogue.label_sets.add(row)
     for mask in matched.masks:
-        catalogue.add_mask(mask)
+        catalogue.masks.add(mask)
 
 
 def _record_facts(store: Store, union: Union, rows: NDArray[np.int64]) -> None:
@@ -156,7 +157,7 @@ def _record_facts(store: Store, union: Union, rows: NDArray[np.int64]) -> None:
     with store.catalogue.transaction() as connection:
         for start in range(0, len(known), FACTS_AT_ONCE):
             some = known[start : start + FACTS_AT_ONCE]
-            store.catalogue.record_image_facts(
+            store.catalogue.images.record_facts(
                 connection,
                 zip(
                     rows[some].tolist(),
@@ -167,7 +168,7 @@ def _record_facts(store: Store, union: Union, rows: NDArray[np.int64]) -> None:
                 ),
             )
         for at, reason in bad.items():
-            store.catalogue.mark_bad(connection, int(rows[at]), reason)
+            store.catalogue.images.mark_bad(connection, int(rows[at]), reason)
     store.refresh()
 
 

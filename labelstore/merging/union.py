@@ -179,7 +179,7 @@ def available(union: Union, group: str) -> list[NDArray[np.bool_]]:
         layout = layout_of(store, group)
         width = layout.num_crop_shards
         committed = np.zeros((layout.num_blocks + 1, width), bool)  # the last is nowhere's
-        for block, shards in store.catalogue.committed(group).items():
+        for block, shards in store.catalogue.ledger.committed(group).items():
             for shard in shards:
                 if block < layout.num_blocks and shard < width:
                     committed[block, shard] = True

@@ -1,4 +1,5 @@
-"""Images of the page's explorer: a seeded sample and the suspects, each with its crops, their labels and a thumbnail."""
+"""Images of the page's explorer: a seeded sample and the suspects, each with its crops, their labels and a
+thumbnail."""
 
 from __future__ import annotations
 

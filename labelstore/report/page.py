@@ -61,10 +61,11 @@ def write_page(
 ) -> Page:
     """Write the report of a store to `path`; the first label set with labels is looked into if none is named.
 
-    `images` is what the store was made from, for thumbnails. Counts are over all crops, or of a label set with more than
+    `images` is what the store was made from, for thumbnails. Counts are over all crops, or of a label set with
+    more than
     `counted` over as many crops of every image as make up about that number (None counts all); figures per class and
-    plots are from `sample` crops. Both are chosen by `seed`, and the page says so. UsageError for names that do not exist,
-    StorageError where the disk refuses.
+    plots are from `sample` crops. Both are chosen by `seed`, and the page says so. UsageError for names that do
+    not exist, StorageError where the disk refuses.
     """
     path = Path(path)
     if sample < 1:
@@ -107,7 +108,7 @@ def _chosen(store: Store, label_set: str | None, mask: str | None) -> LabelSet:
         if label_set is None:
             own = [
                 entry.name
-                for entry in store.catalogue.label_sets()
+                for entry in store.catalogue.label_sets.all()
                 if (entry.teacher, entry.plan) == (row.teacher, row.plan)
             ]
             label_set = row.label_set if row.label_set in own else next(iter(own), None)

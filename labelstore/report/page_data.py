@@ -6,7 +6,7 @@ A section that a store cannot fill (no ground truth, no probabilities, nothing c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from labelstore.report import threshold_data
 from labelstore.schema import label_layout
 from labelstore.stats.codec_sizes import RELABEL_PAPER
 from labelstore.stats.fkd_files import FKD_TABLE_2
+from labelstore.store.block_sample import at_most
 from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def sections(wanted: Wanted) -> dict[str, Any]:
 
 def _contents(store: Store) -> dict[str, Any]:
     catalogue = store.catalogue
-    written = catalogue.counts()
-    plans = {row.name: row for row in catalogue.plans()}
+    written = catalogue.ledger.counts()
+    plans = {row.name: row for row in catalogue.plans.all()}
 
     def progress(row: Any) -> dict[str, int]:  # noqa: ANN401 - a row of the catalogue
         shards, size = written.get(f"labels/{row.name}", (0, 0))
@@ -129,9 +130,9 @@ def _contents(store: Store) -> dict[str, Any]:
         "images": store.num_images,
         "bad_images": int((store.bad & ~store.free).sum()),
         "plans": [_plain(asdict(row)) for row in plans.values()],
-        "teachers": [_plain(asdict(row)) for row in catalogue.teachers()],
-        "label_sets": [_plain(asdict(row)) | progress(row) for row in catalogue.label_sets()],
-        "masks": [_plain(asdict(row)) for row in catalogue.masks()],
+        "teachers": [_plain(asdict(row)) for row in catalogue.teachers.all()],
+        "label_sets": [_plain(asdict(row)) | progress(row) for row in catalogue.label_sets.all()],
+        "masks": [_plain(asdict(row)) for row in catalogue.masks.all()],
     }
 
 
@@ -224,7 +225,7 @@ def _sample(wanted: Wanted, frame: pd.DataFrame) -> dict[str, Any]:
 
 def _noise(wanted: Wanted) -> dict[str, Any]:
     labels = wanted.labels
-    blocks = _spread(labels.blocks, NOISE_BLOCKS)
+    blocks = at_most(labels.blocks, NOISE_BLOCKS)
 
     def some(function: Callable[[int], Any], _: Iterable[int]) -> Iterable[Any]:
         return wanted.map_blocks(function, blocks)
@@ -252,10 +253,6 @@ def _compared(store: Store) -> dict[str, Any]:
     except UsageError:
         return {"pairs": [], "refused": [], "blocks": COMPARED_BLOCKS}  # one label set, or none
     return {**found.to_record(), "blocks": COMPARED_BLOCKS}
-
-
-def _spread(blocks: Sequence[int], most: int) -> Sequence[int]:
-    return blocks[:: max(1, -(-len(blocks) // most))]
 
 
 def _number(value: float) -> float | None:

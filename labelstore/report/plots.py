@@ -110,7 +110,8 @@ def _cumulative(axes: Axes, job: _Job) -> str:
         share = shares[round(threshold * 100)]
         axes.plot([threshold, threshold], [0, share], color=UNSURE, linewidth=1)
         axes.annotate(f"{share:.1f} % below {threshold:g}", (threshold, share), fontsize=8,
-                      xytext=(-6, 6), textcoords="offset points", ha="right" if threshold > 0.5 else "left")  # fmt: skip
+                      xytext=(-6, 6), textcoords="offset points",
+                      ha="right" if threshold > 0.5 else "left")  # fmt: skip
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 105)
     axes.set_xlabel(PROBABILITY)

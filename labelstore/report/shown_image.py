@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from labelstore.store import LabelSet
 
 HARD, EASY = "#d1495b", "#1b6ca8"
+MOST_INCHES = 200.0
+"""Of a picture's height: what many crops and classes would need beyond it is drawn smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,9 @@ def draw_image(
     with Image.open(io.BytesIO(data)) as opened:
         pixels = np.asarray(opened.convert("RGB"))
     rows = max(sum(crop.kind == kind for crop in shown) for kind in ("hardest", "easiest"))
-    figure = Figure(figsize=(11, max(3.6, 1.5 * rows)), dpi=120, layout="constrained")
+    bars = max((len(crop.classes) for crop in shown), default=0)
+    height = min(max(3.6, max(1.5, 0.2 * bars) * rows), MOST_INCHES)
+    figure = Figure(figsize=(11, height), dpi=120, layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25), squeeze=False)[0]
     axes = left.subplots()
     axes.imshow(pixels)
@@ -156,7 +160,7 @@ def _bars(axes: Any, crop: ShownCrop, colour: str) -> None:  # noqa: ANN401 - ma
     for at, (name, value) in enumerate(crop.classes):
         axes.text(0.02, at, f"{_plain(name)[:22]}  {value:.2f}", va="center", fontsize=7)
     axes.set_xlim(0, 1)
-    axes.set_ylim(4.6, -0.6)
+    axes.set_ylim(max(len(values), 5) - 0.4, -0.6)
     axes.set_yticks([])
     axes.set_xticks([0, 1])
     axes.tick_params(labelsize=6)

@@ -2,7 +2,8 @@
 
 A prediction re-encodes one shard of the richest label set with the codec and compresses it as a store would; what
 that label set does not hold (all C probabilities from a top-K, K = 10 from K = 5) is counted in bytes before
-compression, and said to be so, and so are floats of more digits than it keeps. Not in a prediction: shard indexes (20 bytes per chunk), metadata, catalogue.
+compression, and said to be so, and so are floats of more digits than it keeps. Not in a prediction: shard indexes
+(20 bytes per chunk), metadata, catalogue.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ class _Sample:
 def _richest(store: Store) -> LabelSet:
     """The label set of crops with labels that keeps most: all classes before many, float32 before float16."""
     best: tuple[tuple[bool, int, int, int], LabelSet] | None = None
-    for row in store.catalogue.label_sets():
+    for row in store.catalogue.label_sets.all():
         if is_map(row.codec) or not row.is_settled:
             continue
         labels = store.label_set(row.name)
@@ -251,7 +252,7 @@ def _maps(source: LabelSet, measured: Storage) -> Iterator[CodecStorage]:
     num_images, num_crops = measured.scale
     own_maps = [
         (row.name, entry.labels_per_crop * source.num_crops)
-        for row in source.store.catalogue.label_sets()
+        for row in source.store.catalogue.label_sets.all()
         for entry in measured.label_sets
         if is_map(row.codec)
         and row.codec.get("k") == 5
@@ -282,7 +283,7 @@ def _maps(source: LabelSet, measured: Storage) -> Iterator[CodecStorage]:
 def _held(source: LabelSet, codec: LabelCodec, measured: Storage) -> tuple[str, float] | None:
     """(name, bytes of labels per crop) of a label set on the same plan with this codec."""
     wanted = {key: value for key, value in codec.to_record().items() if key != "class_ids"}
-    for row in source.store.catalogue.label_sets():
+    for row in source.store.catalogue.label_sets.all():
         record = {key: value for key, value in row.codec.items() if key != "class_ids"}
         if row.plan != source.plan.name or record != wanted:
             continue

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
 from labelstore.schema import label_layout
-from labelstore.store.writing import DERIVED
+from labelstore.store.writing import is_without_teacher
 
 if TYPE_CHECKING:
     from labelstore.catalogue.records import LabelSetRow, RunRow, ShardRow
@@ -53,7 +53,7 @@ class LabelSetCost:
     label_set: str
     teacher: str
     derived: bool
-    """Made from another label set: no teacher looked at a crop for it."""
+    """Made from another label set, or imported: no teacher looked at a crop for it here."""
     seconds: float
     crops: int
     devices: tuple[DeviceCost, ...]
@@ -68,9 +68,9 @@ class TeacherCost:
     plan: str
     label_sets: tuple[str, ...]
     seconds: float
-    """Of the teacher: label sets derived from another take none of its time."""
+    """Of the teacher: label sets that were derived or imported take none of its time."""
     crops: int
-    """That the teacher looked at."""
+    """That the teacher looked at here."""
     students: tuple[str, ...]
     """Runs in the catalogue."""
     seconds_per_student: float | None
@@ -93,11 +93,11 @@ class Cost:
 
 def cost(store: Store) -> Cost:
     """What every label set cost, by shard and device, and what it costs per student so far."""
-    rows = store.catalogue.label_sets()
+    rows = store.catalogue.label_sets.all()
     label_sets = {row.name: _label_set_cost(store, row) for row in rows}
-    runs = store.catalogue.runs()
+    runs = store.catalogue.runs.all()
     epochs: dict[str, int] = defaultdict(int)
-    for result in store.catalogue.results():
+    for result in store.catalogue.results.all():
         epochs[result.run] = max(epochs[result.run], result.epoch)
     images = max(store.num_rows - int(store.bad.sum()), 1)
     teachers = []
@@ -146,7 +146,7 @@ def _teacher_cost(
 
 def _label_set_cost(store: Store, row: LabelSetRow) -> LabelSetCost:
     layout = label_layout(row, store.plan(row.plan), store.num_rows)
-    shards = store.catalogue.shards(f"labels/{row.name}")
+    shards = store.catalogue.ledger.shards(f"labels/{row.name}")
     per = layout.crops_per_shard
     by_device: dict[str, list[ShardRow]] = defaultdict(list)
     for shard in shards:
@@ -154,7 +154,7 @@ def _label_set_cost(store: Store, row: LabelSetRow) -> LabelSetCost:
     return LabelSetCost(
         label_set=row.name,
         teacher=row.teacher,
-        derived=bool(shards) and all(shard.device.startswith(DERIVED) for shard in shards),
+        derived=bool(shards) and all(is_without_teacher(shard.device) for shard in shards),
         seconds=sum(shard.seconds for shard in shards),
         crops=sum(shard.num_images for shard in shards) * per,
         devices=tuple(

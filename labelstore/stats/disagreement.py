@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from labelstore.codecs import SparseLabels, densify, over_union
 from labelstore.errors import UsageError
 from labelstore.parallel import MapBlocks
+from labelstore.store.block_sample import at_most, share_of_blocks
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 
@@ -80,7 +81,7 @@ def disagreement(
         )
     blocks = sorted(set(first.blocks) & set(second.blocks))
     if max_blocks is not None:
-        blocks = blocks[:: max(1, -(-len(blocks) // max(max_blocks, 1)))]
+        blocks = list(at_most(blocks, max_blocks))
     sums, worst = np.zeros(5), 0.0
     for found, largest in map_blocks(partial(_block, first, second, temperature), blocks):
         sums += found
@@ -125,8 +126,6 @@ def disagreements(
 
     Of the image blocks a `share`, or `max_blocks`, spread evenly. UsageError where there are no two label sets.
     """
-    if not 0 < share <= 1:
-        raise UsageError(f"share {share}: give more than 0 and at most 1")
     names = [name for name in store.label_sets if store.label_set(name).blocks]
     if label_set is not None:
         store.label_set_row(label_set)
@@ -138,8 +137,8 @@ def disagreements(
         )
     pairs, refused = [], []
     for first, second in (map(store.label_set, pair) for pair in chosen[:limit]):
-        blocks = len(set(first.blocks) & set(second.blocks))
-        most = math.ceil(share * blocks) if max_blocks is None else max_blocks
+        common = sorted(set(first.blocks) & set(second.blocks))
+        most = len(share_of_blocks(common, share)) if max_blocks is None else max_blocks
         try:
             pairs.append(disagreement(first, second, max_blocks=most, map_blocks=map_blocks))
         except UsageError as error:

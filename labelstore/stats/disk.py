@@ -109,7 +109,7 @@ def storage(store: Store, *, scale: str | tuple[int, int] | None = None) -> Stor
         if group.startswith("labels/") and _is_undecided(store, group):
             continue
         specs, layout = store.group_specs(group)
-        rows = store.catalogue.shards(group)
+        rows = store.catalogue.ledger.shards(group)
         # a map serves all crops of its image
         together = own[1] if _is_map(store, group) else layout.crops_per_shard
         crops[group] = sum(store.num_images_in(layout.rows(row.block)) for row in rows) * together
@@ -189,7 +189,7 @@ def _raw_per_crop(spec: ArraySpec, crops_per_shard: int) -> float:
 def _label_sets(
     store: Store, per_crop: dict[str, float | None], crops: dict[str, int], wanted: tuple[int, int]
 ) -> Iterable[LabelSetStorage]:
-    for row in store.catalogue.label_sets():
+    for row in store.catalogue.label_sets.all():
         labels = per_crop.get(f"labels/{row.name}")
         boxes = per_crop.get(f"crops/{row.plan}", 0.0)
         kind, k = str(row.codec["name"]), row.codec.get("k")
@@ -223,7 +223,7 @@ def _is_undecided(store: Store, group: str) -> bool:
 
 
 def _num_classes(store: Store) -> int:
-    sets = store.catalogue.label_sets()
+    sets = store.catalogue.label_sets.all()
     return sets[0].num_classes if sets else max(len(store.class_names), 1)
 
 

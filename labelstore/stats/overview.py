@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.parallel import MapBlocks
+from labelstore.store.block_sample import at_most
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 
@@ -58,8 +59,7 @@ def summary(
 ) -> Summary:
     """Figures of a label set; probabilities from at most `max_blocks` of its image blocks."""
     blocks = labels.blocks
-    step = max(1, -(-len(blocks) // max(max_blocks, 1)))
-    sample = blocks[::step]
+    sample = at_most(blocks, max_blocks)
     with_truth = (
         bool(np.all(labels.ground_truth[~labels.store.free] >= 0)) and labels.outputs_are_classes
     )
@@ -67,7 +67,7 @@ def summary(
     for found in map_blocks(partial(_sums, labels, with_truth), sample):
         sums += found
     crops = int(sums[0])
-    shards = labels.store.catalogue.labelling(f"labels/{labels.name}")
+    shards = labels.store.catalogue.ledger.labelling(f"labels/{labels.name}")
     return Summary(
         label_set=labels.name,
         teacher=labels.row.teacher,

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.crop_columns import CropSlab
-from labelstore.errors import UsageError
 from labelstore.parallel import MapBlocks
+from labelstore.store.block_sample import share_of_blocks
 from labelstore.store.slabs import slabs
 from labelstore.store.threads import map_in_threads
 
@@ -108,10 +108,8 @@ def profile(
     labels: LabelSet, *, share: float = 1.0, map_blocks: MapBlocks = map_in_threads
 ) -> Profile:
     """Measures of all committed crops, or of a `share` of the image blocks, spread evenly. One walk."""
-    if not 0 < share <= 1:
-        raise UsageError(f"sample {share}: give a share of the image blocks above 0 and up to 1")
     blocks = labels.blocks
-    walked = blocks[:: max(1, round(1 / share))]
+    walked = share_of_blocks(blocks, share)
     edges = {name: np.linspace(*_range(name, labels.num_classes), BINS + 1) for name in MEASURES}
     kept = labels.listed
     shares = SHARES if kept is None or kept >= min(5, labels.num_classes) else ("agrees", "flip")

@@ -1,4 +1,5 @@
-"""Who is labelling what: crops that have labels, workers that hold a lease, rate and time left, from ledger and spool."""
+"""Who is labelling what: crops that have labels, workers that hold a lease, rate and time left, from ledger and
+spool."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def work(store: Store, label_set: str) -> Work:
     group = f"labels/{label_set}"
     shards = [
         shard
-        for shard in store.catalogue.shards(group)
+        for shard in store.catalogue.ledger.shards(group)
         if shard.block < layout.num_blocks and shard.crop_shard < layout.num_crop_shards
     ]
     # rows that no image has lie in blocks too: images that are added begin a new one
@@ -53,7 +54,7 @@ def work(store: Store, label_set: str) -> Work:
         whole = images[block] * layout.num_crops if block < layout.num_blocks else 0
         done[block] = min(whole, done.get(block, 0) + crops)
     total = sum(images) * layout.num_crops
-    owners = sorted({lease.owner for lease in store.catalogue.live_leases(group)})
+    owners = sorted({lease.owner for lease in store.catalogue.leases.live(group)})
     rate = recent_rate(shards, layout.crops_per_shard)
     together = rate * len(owners) if rate and owners else None
     crops = sum(done.values())

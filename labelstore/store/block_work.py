@@ -54,7 +54,7 @@ def fill_blocks(
     keeper = LeaseKeeper(store.catalogue, group, blocks, whole, identity=identity)
     try:
         while True:
-            committed = store.catalogue.committed(group)
+            committed = store.catalogue.ledger.committed(group)
             open_blocks = [b for b in blocks if len(committed.get(b, ())) < whole]
             done, left = total - sum(map(num_crops, open_blocks)), len(open_blocks)
             progress(done, total)

@@ -72,7 +72,7 @@ def _numbers(store: Store, images: Images) -> NDArray[Any] | list[int]:
         raise UsageError(f"images {images!r}: give a list of image rows or keys, also for one")
     given = list(given)
     keys = {image: check_key(image) for image in given if isinstance(image, str)}
-    found = store.catalogue.find_images(keys.values()) if keys else {}
+    found = store.catalogue.images.find(keys.values()) if keys else {}
     for image, key in keys.items():
         if key not in found:
             raise UsageError(

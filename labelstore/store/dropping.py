@@ -53,21 +53,21 @@ def what_drops(store: Store, kind: str, name: str) -> Dropped:
     names = {
         "label-set": store.label_sets,
         "mask": store.masks,
-        "plan": tuple(row.name for row in store.catalogue.plans()),
+        "plan": tuple(row.name for row in store.catalogue.plans.all()),
     }[chosen]
     if name not in names and not _left_over(store, group):
         held = ", ".join(names) or "none"
         raise UsageError(f"no {kind} named {name!r} in {store.path}: it holds {held}")
     if chosen == "plan":
-        on_it = [row.name for row in store.catalogue.label_sets() if row.plan == name]
-        on_it += [row.name for row in store.catalogue.masks() if row.plan == name]
+        on_it = [row.name for row in store.catalogue.label_sets.all() if row.plan == name]
+        on_it += [row.name for row in store.catalogue.masks.all() if row.plan == name]
         if on_it:
             raise ConflictError(
                 f"crop plan {name} of {store.path} is used by {', '.join(on_it)}: drop these first"
             )
     elif name in names:
-        _refuse_busy(store, group, store.catalogue.live_leases(group))
-    shards, size = store.catalogue.counts().get(group, (0, 0))
+        _refuse_busy(store, group, store.catalogue.leases.live(group))
+    shards, size = store.catalogue.ledger.counts().get(group, (0, 0))
     return Dropped(
         kind=chosen, name=name, shards=shards, bytes=size, notes=_notes(store, chosen, name)
     )
@@ -78,7 +78,7 @@ def drop(store: Store, kind: str, name: str) -> Dropped:
     found = what_drops(store, kind, name)
     group = f"{_FOLDERS[found.kind]}/{name}"
     # asked again inside: a worker may have got a lease since
-    store.catalogue.drop(group, lambda live: _refuse_busy(store, group, live))
+    store.catalogue.groups.drop(group, lambda live: _refuse_busy(store, group, live))
     store.write_metadata()
     _remove_files(store, group)
     store.refresh()
@@ -90,7 +90,7 @@ def _remove_files(store: Store, group: str) -> None:
         trash = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
         with storage_errors(folder):
             with store.catalogue.transaction() as conn:
-                if store.catalogue.is_registered(conn, group):
+                if store.catalogue.groups.is_registered(conn, group):
                     return  # made again meanwhile: its files belong to the new one
                 try:
                     folder.rename(trash)
@@ -118,7 +118,7 @@ def _refuse_busy(store: Store, group: str, live: Sequence[Lease]) -> None:
     if not live or group not in store.group_names():
         return
     whole = store.group_specs(group)[1].num_crop_shards
-    committed = store.catalogue.committed(group)
+    committed = store.catalogue.ledger.committed(group)
     for lease in live:
         if len(committed.get(lease.block, ())) < whole and not is_dead(lease.owner):
             raise ConflictError(
@@ -129,17 +129,17 @@ def _refuse_busy(store: Store, group: str, live: Sequence[Lease]) -> None:
 def _notes(store: Store, kind: Kind, name: str) -> tuple[str, ...]:
     if kind != "label-set":
         return ()
-    row = next((row for row in store.catalogue.label_sets() if row.name == name), None)
+    row = store.find_label_set(name)
     if row is None:
         return ()
     others = [
         other.name
-        for other in store.catalogue.label_sets()
+        for other in store.catalogue.label_sets.all()
         if (other.teacher, other.plan) == (row.teacher, row.plan) and other.name != name
     ]
     masks = [
         mask.name
-        for mask in store.catalogue.masks()
+        for mask in store.catalogue.masks.all()
         if (mask.teacher, mask.plan) == (row.teacher, row.plan)
     ]
     if masks and not others:

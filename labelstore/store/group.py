@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,9 +47,11 @@ class Group:
 
     def refresh(self) -> None:
         """Read the ledger again: other workers may have committed since."""
-        rows = {(row.block, row.crop_shard): row for row in self._catalogue.shards(self.name)}
+        rows = {
+            (row.block, row.crop_shard): row for row in self._catalogue.ledger.shards(self.name)
+        }
         # after the rows: they are then of the group that the arrays are known of
-        if self._catalogue.identity(self.name) != self.identity:
+        if self._catalogue.groups.identity(self.name) != self.identity:
             raise ConflictError(
                 f"{self.name} was dropped since it was opened here, or made anew: open the store again"
             )
@@ -63,6 +67,23 @@ class Group:
             if block < len(counts) and crop_shard < wanted:
                 counts[block] += 1
         return tuple(np.flatnonzero(counts == wanted).tolist())
+
+    @property
+    def covered_shards(self) -> int:
+        """Crop shards, counted from the first, that every begun image block has: fewer than all while a plan grows."""
+        whole = self.layout.num_crop_shards
+        there = np.zeros((self.layout.num_blocks, whole), bool)
+        for block, crop_shard in self._shards:
+            if block < len(there) and crop_shard < whole:
+                there[block, crop_shard] = True
+        unbroken = np.logical_and.accumulate(there, axis=1).sum(axis=1)
+        return int(min(unbroken[unbroken > 0], default=0))
+
+    def first_crops(self, num_crops: int) -> Group:
+        """The group as if there were no crops but its first, a whole number of crop shards."""
+        narrowed = copy.copy(self)
+        narrowed.layout = replace(self.layout, num_crops=num_crops)
+        return narrowed
 
     def shard(self, block: int, crop_shard: int) -> ShardRow:
         """The ledger row of one shard; NotGenerated where there is none."""

@@ -2,7 +2,8 @@
 
 A file of the user's cache folder is named by the store and by the digest that the catalogue keeps of the table, so a
 table that has changed is never met again. Only tables that were read and found sound are kept, and only those that are
-settled: every image decoded or left out. A file that is damaged or cannot be written makes a command slower, never wrong.
+settled: every image decoded or left out. A file that is damaged or cannot be written makes a command slower, never
+wrong.
 """
 
 from __future__ import annotations
@@ -45,18 +46,18 @@ _SEPARATOR = "\n"
 def image_columns(
     catalogue: Catalogue, *, min_rows: int = MIN_ROWS, cache: Path | None = None
 ) -> dict[str, NDArray[Any]]:
-    """`Catalogue.image_columns`, from the cache where the same table was read before."""
-    if catalogue.num_images() < min_rows:
-        return catalogue.image_columns()
-    digest = catalogue.images_digest()
+    """`ImageTable.columns`, from the cache where the same table was read before."""
+    if catalogue.images.num_images() < min_rows:
+        return catalogue.images.columns()
+    digest = catalogue.images.digest()
     folder = (cache or default_cache()) / "images"
     path = folder / f"{catalogue.uuid}-{digest}.npz"
     kept = _read(path)
     if kept is not None:
         return kept
-    columns = catalogue.image_columns()
+    columns = catalogue.images.columns()
     # another process may have changed the table between the two: then the name would be wrong
-    if _is_settled(columns) and catalogue.images_digest() == digest:
+    if _is_settled(columns) and catalogue.images.digest() == digest:
         _write(path, columns, catalogue.uuid)
     return columns
 

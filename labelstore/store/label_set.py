@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from labelstore.catalogue.records import LabelSetRow, PlanRow
 from labelstore.codecs import LabelMap, codec_from_record
 from labelstore.codecs.base import Field, LabelCodec, SparseLabels
-from labelstore.errors import UsageError
+from labelstore.errors import NotGenerated, UsageError
 from labelstore.schema import BOX, FLIP, Layout
 from labelstore.store.chosen_images import crop_numbers
 from labelstore.store.group import Group
@@ -44,10 +45,13 @@ class LabelSet:
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker process opens its own handles
-        return {"store": self.store, "name": self.row.name}
+        return {"store": self.store, "name": self.row.name, "num_crops": self.num_crops}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state["store"].label_set(state["name"]).__dict__)
+        found: LabelSet = state["store"].label_set(state["name"])
+        if state["num_crops"] < found.num_crops:
+            found = found.first_crops(state["num_crops"])
+        self.__dict__.update(found.__dict__)
 
     @property
     def name(self) -> str:
@@ -94,6 +98,22 @@ class LabelSet:
     def is_complete(self) -> bool:
         """True when every image block is committed."""
         return len(self.blocks) == self.layout.num_blocks
+
+    @property
+    def covered_crops(self) -> int:
+        """The first crops that every image has whose labels were begun: fewer than M while the plan grows; 0 for
+        none."""
+        if self.codec.takes == "map":
+            return self.num_crops if self.blocks else 0
+        return self._labels.covered_shards * self.plan.crops_per_shard
+
+    def first_crops(self, num_crops: int) -> LabelSet:
+        """The label set as if there were no crops but its first, a whole number of crop shards."""
+        narrowed = LabelSet(self.store, self.row, replace(self.plan, num_crops=num_crops))
+        if self.codec.takes != "map":
+            narrowed._labels = self._labels.first_crops(num_crops)
+        narrowed._crops = None if self._crops is None else self._crops.first_crops(num_crops)
+        return narrowed
 
     def block_rows(self, block: int) -> range:
         """Image rows of a block."""
@@ -226,11 +246,20 @@ class LabelSet:
         return mirrored
 
     def crop_table(self, image: int | str) -> pd.DataFrame:
-        """One image's crops, one row each: crop, box, flip, max_probability, top class, class ids, probs."""
+        """One image's crops, one row each: crop, box, flip, max_probability, top class, class ids, probs.
+
+        NotGenerated for an image that was left out as bad.
+        """
         import pandas as pd
 
         asked: Any = [image]
         rows = self.store.image_rows(asked)
+        if self.store.bad[rows[0]]:
+            columns = self.store.image_columns
+            raise NotGenerated(
+                f"{columns['key'][rows[0]] or image}: it was left out as bad and has no labels in {self.name} "
+                f"({columns['bad'][rows[0]]})"
+            )
         block, offset = divmod(int(rows[0]), self.layout.images_per_shard)
         labels = self.sparse(block)
         classes = np.asarray(self.store.class_names, dtype=object)

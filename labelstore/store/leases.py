@@ -46,7 +46,7 @@ class LeaseKeeper:
     """Acquires image blocks of one group and renews them in the background until they are let go.
 
     `blocks` are the block numbers in the order to be tried, or how many there are. `identity` is the group's
-    (`Catalogue.identity`) as its caller knows it, now if not given: once it is another, because the group was
+    (`Groups.identity`) as its caller knows it, now if not given: once it is another, because the group was
     dropped or made anew, `acquire` raises ConflictError and nothing that is held can be committed.
     """
 
@@ -61,7 +61,7 @@ class LeaseKeeper:
     ) -> None:
         self.owner = owner_name()
         self._catalogue = catalogue
-        self._identity = catalogue.identity(group) if identity is None else identity
+        self._identity = catalogue.groups.identity(group) if identity is None else identity
         self._group = group
         self._blocks = blocks
         self._shards_per_block = shards_per_block
@@ -82,7 +82,7 @@ class LeaseKeeper:
         """The next blocks that are neither committed nor leased to somebody alive, at most `count`."""
         self._free_the_dead()
         with self._lock:
-            leases = self._catalogue.acquire_blocks(
+            leases = self._catalogue.leases.acquire_blocks(
                 self._group,
                 self._blocks,
                 self.owner,
@@ -102,7 +102,7 @@ class LeaseKeeper:
             leases = [self._held.pop(block) for block in blocks if block in self._held]
         if leases:
             # not left to expire: who grows or drops the group next need not wait for them
-            self._catalogue.release(*leases)
+            self._catalogue.leases.release(*leases)
 
     def current(self, lease: Lease) -> Lease:
         """The lease with its newest expiry; LeaseLost if the heartbeat found it taken."""
@@ -119,9 +119,9 @@ class LeaseKeeper:
 
     def _free_the_dead(self) -> None:
         # a killed process of this machine need not be waited for; fencing covers a mistake
-        for lease in self._catalogue.live_leases(self._group):
+        for lease in self._catalogue.leases.live(self._group):
             if lease.owner != self.owner and is_dead(lease.owner):
-                self._catalogue.release(lease)
+                self._catalogue.leases.release(lease)
 
     def _beat(self) -> None:
         while not self._stop.wait(min(HEARTBEAT_SECONDS, self._seconds / 4)):
@@ -130,7 +130,7 @@ class LeaseKeeper:
                 if not held:
                     continue
                 try:
-                    renewed = self._catalogue.renew_blocks(held, self._seconds)
+                    renewed = self._catalogue.leases.renew_blocks(held, self._seconds)
                 except LabelStoreError:
                     # a busy catalogue: the next beat tries again, and the commit checks anyway
                     continue
@@ -156,7 +156,7 @@ class Patience:
 
         ConflictError after `most` seconds in which none was committed and no lease on one was renewed.
         """
-        held = self._catalogue.live_leases(self._group)
+        held = self._catalogue.leases.live(self._group)
         seen = len(blocks), [lease for lease in held if lease.block in set(blocks)]
         if seen != self._seen:
             self._seen, self._waited = seen, 0.0

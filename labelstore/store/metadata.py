@@ -40,7 +40,7 @@ def replace_metadata(
     the files of both; the one that came second starts over.
     """
     for attempt in range(ATTEMPTS):
-        rows = catalogue.array_rows()
+        rows = catalogue.metadata.array_rows()
         files = arrays.metadata(*describe(rows))
         try:
             _replace(catalogue, rows, arrays.root, files)
@@ -60,7 +60,7 @@ def metadata_problems(
     for look in range(LOOKS):
         if look:
             time.sleep(0.05 * look)
-        accepted = catalogue.metadata_digests()
+        accepted = catalogue.metadata.digests()
         wanted = accepted if keys is None else [key for key in keys if key in accepted]
         problems = {}
         for key in wanted:
@@ -89,9 +89,9 @@ def undescribed_groups(
         if look:
             time.sleep(0.05 * look)
         try:
-            if catalogue.pending_metadata():
+            if catalogue.metadata.pending():
                 return {}
-            found = arrays.undescribed(all_specs(catalogue.array_rows()))
+            found = arrays.undescribed(all_specs(catalogue.metadata.array_rows()))
         except DamagedShard:
             return {}  # told with the catalogue's tables, or as the one file that says everything
         problems = {key: what for key, what in found.items() if key not in damaged}
@@ -103,9 +103,10 @@ def undescribed_groups(
 def check_metadata(catalogue: Catalogue, arrays: ArrayBackend, store: Path) -> None:
     """Do arrays and catalogue belong together, and is the file that describes the arrays sound?
 
-    DamagedShard where not, RejectedInput for one that this package never writes. Looks at the file in the array folder itself only; `verify` at all of them.
+    DamagedShard where not, RejectedInput for one that this package never writes. Looks at the file in the array
+    folder itself only; `verify` at all of them.
     """
-    top = [key for key in catalogue.metadata_digests() if "/" not in key]
+    top = [key for key in catalogue.metadata.digests() if "/" not in key]
     problems = metadata_problems(catalogue, arrays.root, top)
     for key, what in problems.items():
         try:
@@ -115,7 +116,8 @@ def check_metadata(catalogue: Catalogue, arrays: ArrayBackend, store: Path) -> N
         if held not in (None, catalogue.uuid):
             raise DamagedShard(
                 f"{arrays.root / key} is of another store ({held}, the catalogue is of {catalogue.uuid}): "
-                f"copy the whole folder of one store, or, if only this file was damaged, run `labelstore repair {store}`"
+                "copy the whole folder of one store, or, if only this file was damaged, run `labelstore repair "
+                f"{store}`"
             )
         raise DamagedShard(f"{arrays.root / key}: {what}; run `labelstore repair {store}`")
     for key in top:
@@ -152,7 +154,7 @@ def _replace(catalogue: Catalogue, rows: ArrayRows, root: Path, files: Mapping[s
                 announced[key] = (next(iter(accepted[key] - {""}), None), None)
         return announced
 
-    token = catalogue.begin_metadata_of(rows, changes)
+    token = catalogue.metadata.begin_from(rows, changes)
     if token is None:
         return
     gone = [key for key, (_, new) in announced.items() if new is None]
@@ -166,4 +168,4 @@ def _replace(catalogue: Catalogue, rows: ArrayRows, root: Path, files: Mapping[s
                 with storage_errors(root / key):
                     (root / key).unlink(missing_ok=True)
 
-        catalogue.finish_metadata(publish, token)
+        catalogue.metadata.finish(publish, token)

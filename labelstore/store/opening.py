@@ -11,9 +11,14 @@ from typing import Any
 
 from labelstore.arrays import open_arrays
 from labelstore.arrays.base import ArrayBackend
-from labelstore.arrays.durable import fsync_folder, storage_errors, write_file
+from labelstore.arrays.durable import (
+    check_new_place,
+    fsync_folder,
+    storage_errors,
+    write_file,
+)
 from labelstore.catalogue import Catalogue
-from labelstore.catalogue.connection import parse_url
+from labelstore.catalogue.engines import parse_url
 from labelstore.catalogue.records import PlanRow
 from labelstore.catalogue.server import (
     check_server_url,
@@ -33,9 +38,10 @@ from labelstore.errors import (
     RejectedInput,
     StoreNotFound,
     UsageError,
+    check_utf8,
 )
 from labelstore.image_sources import open_images
-from labelstore.images import ImageSource
+from labelstore.images import ImageSource, check_keys
 from labelstore.schema import FORMAT_VERSION, check_num_crops, choose_layout
 from labelstore.store.metadata import check_metadata
 from labelstore.store.remote import open_remote, refuse_remote, remote_url
@@ -106,10 +112,11 @@ def create(
     """A new store with its images registered and one crop plan; no labels yet.
 
     `images` is a folder with one subfolder per class, or what else `image_sources.open_images` takes. `augmentation`
-    and `mixing` are what is done to the pixels of every crop, for teachers and students; mixtures are stored with boxes. The store appears under its name only when it is
-    whole. ConflictError if there is something at `path` already. `plan_parameters` are those of crops that came
-    from elsewhere (`crop_plan.imported_record`), in the place of seed, scale, ratio and flip_prob; `plan_row` is
-    a whole crop plan, in the place of everything about one. `fill` registers more before the store appears.
+    and `mixing` are what is done to the pixels of every crop, for teachers and students; mixtures are stored with
+    boxes. The store appears under its name only when it is whole. ConflictError if there is something at `path`
+    already, UsageError inside another store. `plan_parameters` are those of crops that came from elsewhere
+    (`crop_plan.imported_record`), in the place of seed, scale, ratio and flip_prob; `plan_row` is a whole crop
+    plan, in the place of everything about one. `fill` registers more before the store appears.
     `catalogue` is the URL of a PostgreSQL database, without a password: the store gets a schema of its own
     there, and `catalogue.url` in its folder.
     """
@@ -124,12 +131,15 @@ def create(
     if path.exists():
         _refuse_lost_catalogue(path)
         raise ConflictError(f"{path} exists already: give another path, or remove it first")
+    check_new_place(path)
     check_num_crops(num_crops)
     if mixing is not None and not stored_crops:
         raise UsageError(
             "--mix with --crops seeded: what crops are mixed with is stored with their boxes, leave one out"
         )
     folder = open_images(images)
+    check_keys(folder.keys)
+    check_utf8("".join(folder.classes))
     layout = choose_layout(
         len(folder.keys),
         num_crops,
@@ -153,8 +163,8 @@ def create(
         made = url
         with Store(building, held, _backend(building)) as store:
             held.add_classes(folder.classes)
-            held.add_images(folder.keys, folder.class_ids, folder.sizes, folder.mtimes_ns)
-            held.add_plan(
+            held.images.add(folder.keys, folder.class_ids, folder.sizes, folder.mtimes_ns)
+            held.plans.add(
                 plan_row
                 or PlanRow(
                     name=plan_name,
@@ -241,6 +251,7 @@ def _array_folder(path: Path) -> Path | None:
 def catalogue_url(path: Path) -> str:
     """Where the catalogue of the store at `path` is; StoreNotFound if there is none."""
     refuse_remote(path, "its catalogue cannot be changed")
+    check_utf8(str(path.absolute()))
     if not path.exists():
         raise StoreNotFound(
             f"no store at {path}: make one with `labelstore create {path} --images DIR ...`"

@@ -37,7 +37,6 @@ MAX_HEAD_BYTES = 1 << 16
 
 _HEADER = struct.Struct("<II")  # payload bytes, CRC-32C
 _LENGTH = struct.Struct("<I")
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _OTHERS = (
     ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, struct.error,
 )  # fmt: skip
@@ -181,7 +180,7 @@ def _open(path: Path, flags: int) -> int:
     """A descriptor of a plain file that no other name leads to; RejectedInput for anything else."""
     try:
         # not blocking: a pipe would wait for its other end
-        descriptor = os.open(path, flags | _NO_LINK | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR):
             raise _no_file(path) from None

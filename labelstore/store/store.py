@@ -140,7 +140,7 @@ class Store:
     @cached_property
     def _counts(self) -> tuple[int, int]:
         # not from `free`, which reads every image
-        return self.catalogue.count_images()
+        return self.catalogue.images.counts()
 
     @property
     def free(self) -> NDArray[np.bool_]:
@@ -160,16 +160,16 @@ class Store:
     @property
     def label_sets(self) -> tuple[str, ...]:
         """Names of the label sets."""
-        return tuple(row.name for row in self.catalogue.label_sets())
+        return tuple(row.name for row in self.catalogue.label_sets.all())
 
     @property
     def masks(self) -> tuple[str, ...]:
         """Names of the masks."""
-        return tuple(row.name for row in self.catalogue.masks())
+        return tuple(row.name for row in self.catalogue.masks.all())
 
     def plan(self, name: str | None = None) -> PlanRow:
         """The row of a crop plan: the only one, if no name is given."""
-        return _pick(self.catalogue.plans(), name, "crop plan", "--plan-name")
+        return _pick(self.catalogue.plans.all(), name, "crop plan", "--plan-name")
 
     def crop_plan(self, name: str | None = None) -> CropPlan:
         """The function that gives every crop's box and flip."""
@@ -182,11 +182,15 @@ class Store:
 
     def label_set_row(self, name: str | None = None, *, flag: str = "--label-set") -> LabelSetRow:
         """The row of a label set: the only one, if no name is given; `flag` is what a message calls the choice."""
-        return _pick(self.catalogue.label_sets(), name, "label set", flag)
+        return _pick(self.catalogue.label_sets.all(), name, "label set", flag)
+
+    def find_label_set(self, name: str) -> LabelSetRow | None:
+        """The row of a label set, or None where there is none of this name."""
+        return next((row for row in self.catalogue.label_sets.all() if row.name == name), None)
 
     def teacher(self, name: str) -> TeacherRow:
         """The row of a teacher."""
-        return _pick(self.catalogue.teachers(), name, "teacher", "--teacher")
+        return _pick(self.catalogue.teachers.all(), name, "teacher", "--teacher")
 
     def label_set(self, name: str | None = None) -> LabelSet:
         """A label set: the only one, if no name is given."""
@@ -202,7 +206,7 @@ class Store:
 
     def mask(self, name: str | None = None) -> Mask:
         """A mask: the only one, if no name is given."""
-        row = _pick(self.catalogue.masks(), name, "mask", "--mask")
+        row = _pick(self.catalogue.masks.all(), name, "mask", "--mask")
         self._forget_others(f"masks/{row.name}")
         return Mask(self, row)
 
@@ -229,7 +233,7 @@ class Store:
         import pandas as pd
 
         names = [field.name for field in fields(TeacherRow)]
-        return pd.DataFrame([vars(row) for row in self.catalogue.teachers()], columns=names)
+        return pd.DataFrame([vars(row) for row in self.catalogue.teachers.all()], columns=names)
 
     def shards(self) -> pd.DataFrame:
         """One row per committed shard: group, block, crop_shard, images, bytes, seconds, device, committed."""
@@ -247,7 +251,7 @@ class Store:
                 "committed": row.committed,
             }
             for name in self.group_names()
-            for row in self.catalogue.shards(name)
+            for row in self.catalogue.ledger.shards(name)
         ]
         return pd.DataFrame(rows, columns=SHARD_COLUMNS)
 
@@ -274,16 +278,16 @@ class Store:
     def group_names(self) -> tuple[str, ...]:
         """Every group of arrays that the catalogue knows."""
         return (
-            *(f"crops/{row.name}" for row in self.catalogue.plans() if row.stored),
-            *(f"labels/{row.name}" for row in self.catalogue.label_sets()),
-            *(f"masks/{row.name}" for row in self.catalogue.masks()),
+            *(f"crops/{row.name}" for row in self.catalogue.plans.all() if row.stored),
+            *(f"labels/{row.name}" for row in self.catalogue.label_sets.all()),
+            *(f"masks/{row.name}" for row in self.catalogue.masks.all()),
         )
 
     def group(self, name: str) -> Group:
         """The committed shards of one group."""
         found = self._groups.get(name)
         if found is None:
-            identity = self.catalogue.identity(name)
+            identity = self.catalogue.groups.identity(name)
             group_specs, layout = self.group_specs(name)
             found = Group(name, group_specs, layout, self.catalogue, self.arrays, identity=identity)
             self._groups[name] = found
@@ -292,7 +296,7 @@ class Store:
     def _forget_others(self, name: str) -> None:
         """Forget a group that was dropped since it was read, and whose name was given again."""
         held = self._groups.get(name)
-        if held is not None and held.identity != self.catalogue.identity(name):
+        if held is not None and held.identity != self.catalogue.groups.identity(name):
             del self._groups[name]
 
     def group_specs(self, name: str) -> tuple[tuple[ArraySpec, ...], Layout]:
@@ -303,7 +307,7 @@ class Store:
         if kind == "labels":
             row = self.label_set_row(owner)
             return label_specs(row, self.plan(row.plan), self.num_rows)
-        mask: MaskRow = _pick(self.catalogue.masks(), owner, "mask", "--mask")
+        mask: MaskRow = _pick(self.catalogue.masks.all(), owner, "mask", "--mask")
         return mask_specs(mask, self.plan(mask.plan), self.num_rows)
 
     def write_metadata(self) -> None:
@@ -317,7 +321,7 @@ class Store:
 
     def finish_metadata(self) -> None:
         """Write the arrays' metadata where somebody who had to was killed, or is about to."""
-        if not self.catalogue.readonly and self.catalogue.pending_metadata():
+        if not self.catalogue.readonly and self.catalogue.metadata.pending():
             self.write_metadata()
 
     def settle_codec(
@@ -332,7 +336,7 @@ class Store:
             if uuid is not None and row.uuid != uuid:
                 raise ConflictError(f"label set {label_set} of {self.path} was made anew meanwhile")
             if not row.is_settled:
-                self.catalogue.update_label_set_codec(connection, label_set, record)
+                self.catalogue.label_sets.change(connection, label_set, codec=record)
         self.write_metadata()
         return self.label_set_row(label_set).codec
 

@@ -50,7 +50,8 @@ class StoredCrops:
         known = (int(columns["height"][row]), int(columns["width"][row]))
         if known != (height, width):
             raise RejectedInput(
-                f"{key}: is {height} x {width} pixels (height x width), its imported crops are of {known[0]} x {known[1]}"
+                f"{key}: is {height} x {width} pixels (height x width), its imported crops are of {known[0]} x "
+                f"{known[1]}"
             )
         return boxes[offset][crops], flips[offset][crops] == 1
 

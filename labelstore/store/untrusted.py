@@ -2,7 +2,7 @@
 
 A catalogue's digests say that its rows are what somebody wrote, not that it was us. So names that become
 folders, numbers that become memory and links that lead out of the folder are looked at whenever a store is
-opened; `catalogue.ledger` and `catalogue.metadata_files` look at the file names that they hand out.
+opened; `catalogue.shard_rows` and `catalogue.metadata_intents` look at the file names that they hand out.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _FOLDERS = {"arrays.zarr": 2, "arrays": 1}
 _KINDS = ("crops", "labels", "masks")
 _WAL_FILES = ("catalogue.db-wal", "catalogue.db-shm")
 _NO_WAL = (
-    "labelstore never uses SQLite's write-ahead log: if the store is yours, close what else has its catalogue open, and "
-    "run `sqlite3 catalogue.db 'PRAGMA journal_mode=DELETE'`"
+    "labelstore never uses SQLite's write-ahead log: if the store is yours, close what else has its catalogue "
+    "open, and run `sqlite3 catalogue.db 'PRAGMA journal_mode=DELETE'`"
 )
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 
@@ -148,9 +148,9 @@ def refuse_rows(catalogue: Catalogue, store: Path) -> None:
     digest are left to whoever reads them.
     """
     try:
-        num_rows = catalogue.num_rows()
-        plans = {row.name: row for row in catalogue.plans()}
-        label_sets, masks = catalogue.label_sets(), catalogue.masks()
+        num_rows = catalogue.images.num_rows()
+        plans = {row.name: row for row in catalogue.plans.all()}
+        label_sets, masks = catalogue.label_sets.all(), catalogue.masks.all()
     except DamagedShard:
         return
     for plan in plans.values():

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 DERIVED = "derived from "
 """How the ledger's device begins for a shard that no teacher made."""
+IMPORTED = "imported"
+"""Stands in the ledger for the device that made labels of another project, which nobody knows."""
+
+
+def is_without_teacher(device: str) -> bool:
+    """Whether no teacher was at work here for a shard that the ledger has with this device."""
+    return device == IMPORTED or device.startswith(DERIVED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +140,13 @@ def commit_blocks(
 
     def record_facts(connection: Connection, number: int) -> None:
         facts = blocks[number].facts
-        store.catalogue.record_image_facts(connection, facts.decoded)
+        store.catalogue.images.record_facts(connection, facts.decoded)
         for image, reason in facts.bad.items():
-            store.catalogue.mark_bad(connection, image, reason, blocks[number].lease.group)
+            store.catalogue.images.mark_bad(connection, image, reason, blocks[number].lease.group)
 
     try:
         # renames inside the transaction: after leases were found to be ours and shards not to exist yet
-        return store.catalogue.commit_blocks(
+        return store.catalogue.ledger.commit_blocks(
             [(block.lease, block.rows) for block in blocks], publish, record_facts
         )
     finally:

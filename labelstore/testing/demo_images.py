@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from labelstore.arrays.durable import check_new_place
 from labelstore.errors import ConflictError, StorageError, UsageError
 from labelstore.testing.digit_pictures import (
     NUM_CLASSES,
@@ -70,13 +71,15 @@ def make_demo_images(
 
     `progress` is called with images written so far and in total. A complete folder is left as it is, an
     interrupted one is completed. Raises ConflictError for a folder that holds anything else, UsageError for
-    impossible counts or where scikit-learn or scikit-image is missing, StorageError where the disk refuses.
+    impossible counts, inside a store, or where scikit-learn or scikit-image is missing, StorageError where the
+    disk refuses.
     """
     if not NUM_CLASSES <= train <= teacher or val < NUM_CLASSES or seed < 0:
         raise UsageError(
             f"seed {seed}, {teacher} teacher, {train} train and {val} val images: give a seed of at least 0, "
             f"at least {NUM_CLASSES} each, and no more for train than for teacher, which holds them too"
         )
+    check_new_place(folder)
     settings = {"version": VERSION, "seed": seed, "teacher": teacher, "train": train, "val": val}
     try:
         _claim(folder, settings)

@@ -172,10 +172,11 @@ def photographs() -> tuple[Image.Image, ...]:
     from_sklearn, from_skimage = _demo_library("sklearn.datasets"), _demo_library("skimage.data")
     arrays = []
     for name in PHOTOGRAPHS:
-        if name.endswith(".jpg"):
-            array = from_sklearn.load_sample_image(name)
-        else:
-            array = getattr(from_skimage, name)()
+        array = (
+            from_sklearn.load_sample_image(name)
+            if name.endswith(".jpg")
+            else getattr(from_skimage, name)()
+        )
         arrays.append(array[0] if isinstance(array, tuple) else array)
     return tuple(Image.fromarray(np.ascontiguousarray(array)).convert("RGB") for array in arrays)
 

@@ -70,7 +70,7 @@ def add_label_set(
 ) -> None:
     """Register a label set, of a teacher with the same name if no other is said; no labels yet."""
     teacher = name if teacher is None else teacher
-    store.catalogue.add_teacher(
+    store.catalogue.teachers.add(
         TeacherRow(
             name=teacher,
             source=f"timm:{teacher}",
@@ -84,7 +84,7 @@ def add_label_set(
             crop_pct=0.875,
         )
     )
-    store.catalogue.add_label_set(
+    store.catalogue.label_sets.add(
         LabelSetRow(
             name=name,
             plan=store.plan().name,
@@ -114,12 +114,12 @@ def fill_blocks(
     layout = store.group_specs(group)[1]
     wanted = range(layout.num_blocks) if blocks is None else blocks
     for block in wanted:
-        lease = store.catalogue.acquire(
+        lease = store.catalogue.leases.acquire(
             group, [block], "filled_store", 60.0, layout.num_crop_shards
         )
         if lease is not None:
             fill_block(store, lease, soft_labels, bad=bad, digests=digests)
-            store.catalogue.release(lease)
+            store.catalogue.leases.release(lease)
     store.refresh()
 
 
@@ -131,11 +131,12 @@ def fill_block(
     bad: Collection[int] = (),
     digests: Mapping[int, bytes] | None = None,
 ) -> None:
-    """Commit the leased block of a label set, and its boxes where nobody has yet."""
+    """Commit the leased block of a label set where it is not, and its boxes where nobody has yet."""
     group, plan, block = lease.group, store.plan(), lease.block
     layout = store.group_specs(group)[1]
     with_boxes = plan.stored and f"crops/{plan.name}" in store.group_names()
-    boxed = store.catalogue.committed(f"crops/{plan.name}") if with_boxes else {}
+    boxed = store.catalogue.ledger.committed(f"crops/{plan.name}") if with_boxes else {}
+    there = store.catalogue.ledger.committed(group).get(block, ())
     codec = store.label_set(group.partition("/")[2]).codec
     num_classes = soft_labels.shape[-1]
     keys = store.image_columns["key"]
@@ -156,8 +157,9 @@ def fill_block(
         kept = codec.kept(num_classes)
         dense = labels[:, part]
         arrays = codec.encode(dense if kept is None else top_k(dense, kept), num_classes)
-        shards.append(BlockArrays(group=group, crop_shard=shard, arrays=arrays))
-        if with_boxes and block not in boxed:
+        if shard not in there:
+            shards.append(BlockArrays(group=group, crop_shard=shard, arrays=arrays))
+        if with_boxes and shard not in boxed.get(block, ()):
             shards.append(
                 BlockArrays(
                     group=f"crops/{plan.name}",

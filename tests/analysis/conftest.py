@@ -22,20 +22,14 @@ def soft_labels(seed=0, images=24, crops=12, num_classes=NUM_CLASSES):
 
 
 @pytest.fixture
-def make_store(tmp_path):
+def make_store(new_store):
     """make_store(labels, codec=..., **options of filled_store): a store, closed afterwards."""
-    opened = []
 
     def make(labels, codec=None, **options):
         codec = MarginalSmoothing(k=5, dtype="float32") if codec is None else codec
-        options = {"images_per_shard": 10, "crops_per_shard": 6} | options
-        store = filled_store(tmp_path / f"{len(opened)}.labels", labels, codec, **options)
-        opened.append(store)
-        return store
+        return new_store(labels, codec, **{"images_per_shard": 10, "crops_per_shard": 6} | options)
 
-    yield make
-    for store in opened:
-        store.close()
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -22,13 +22,13 @@ pytest.importorskip("duckdb")
 def decoded(monkeypatch):
     """Columns of each pass over crops, in the order of passes."""
     passes = []
-    inner = batches.CropBatches._batches
+    inner = batches.ArrowBatches._batches
 
     def watched(self):
         passes.append(set(self.query.columns))
         yield from inner(self)
 
-    monkeypatch.setattr(batches.CropBatches, "_batches", watched)
+    monkeypatch.setattr(batches.ArrowBatches, "_batches", watched)
     return passes
 
 

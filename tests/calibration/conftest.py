@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from labelstore.codecs import Full, MarginalSmoothing
-from labelstore.testing.filled_store import filled_store
 
 
 def with_max_probability(p_max, num_classes=6):
@@ -20,20 +19,14 @@ def with_max_probability(p_max, num_classes=6):
 
 
 @pytest.fixture
-def make_store(tmp_path):
+def make_store(new_store):
     """make_store(p_max (N, M), codec=..., **options of filled_store): a store, closed afterwards."""
-    opened = []
 
     def make(p_max, *, codec=None, num_classes=6, **options):
-        labels = with_max_probability(p_max, num_classes)
         codec = MarginalSmoothing(k=2, dtype="float32") if codec is None else codec
-        store = filled_store(tmp_path / f"{len(opened)}.labels", labels, codec, **options)
-        opened.append(store)
-        return store
+        return new_store(with_max_probability(p_max, num_classes), codec, **options)
 
-    yield make
-    for store in opened:
-        store.close()
+    return make
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_a_stopped_calibration_goes_on_where_it_was(make_store, p_max, monkeypat
     monkeypatch.setattr(module, "stage_block", stops)
     with pytest.raises(KeyboardInterrupt):
         calibrate(store.label_set(), RULE, name="ferkd")
-    assert len(store.catalogue.shards("masks/ferkd")) == 1
+    assert len(store.catalogue.ledger.shards("masks/ferkd")) == 1
 
     def goes_on(store, lease, *args, **options):
         written.append(lease.block)
@@ -179,7 +179,7 @@ def test_two_workers_share_the_blocks_and_one_waits_for_the_other(make_store, p_
 
     def while_the_other_works(here, lease, *args, **options):
         if not held:
-            held.append(here.catalogue.acquire(lease.group, [4], "another", 1.0, 1))
+            held.append(here.catalogue.leases.acquire(lease.group, [4], "another", 1.0, 1))
         return stage(here, lease, *args, **options)
 
     monkeypatch.setattr(module, "stage_block", while_the_other_works)

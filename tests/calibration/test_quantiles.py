@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelstore.calibration import RegionQuantiles, RegionThresholds, exact_quantiles
+from labelstore.calibration import RegionQuantiles, exact_quantiles
 from labelstore.calibration import quantiles as module
 from labelstore.errors import NotGenerated, UsageError
 
@@ -65,7 +65,7 @@ def test_no_region_gets_more_than_its_share(values, wanted):
 
 def test_a_sharp_teacher_loses_none_of_its_certain_crops():
     labels = label_set([*np.linspace(0.2, 0.9, 40), *[1.0] * 60], 3)
-    rule = RegionThresholds.from_quantiles(labels, top=0.90)
+    rule = RegionQuantiles(low=0.05, middle=0.15, top=0.90).thresholds(labels)
     assert rule.top == 1.0
     assert (rule.regions(np.ones(5, np.float32)) == 2).all()
 

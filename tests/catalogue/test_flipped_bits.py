@@ -18,8 +18,8 @@ def fill(url, shard_row):
     with Catalogue.create(url, uuid="u", clock=lambda: 0.0) as catalogue:
         catalogue.add_classes(["cat", "dog"])
         keys = [f"cat/{at:05d}.jpg" for at in range(150)]
-        catalogue.add_images(keys, [0] * 150, range(150), range(150))
-        catalogue.add_plan(
+        catalogue.images.add(keys, [0] * 150, range(150), range(150))
+        catalogue.plans.add(
             PlanRow(
                 name="p",
                 num_crops=8,
@@ -30,37 +30,37 @@ def fill(url, shard_row):
                 parameters={"seed": 0},
             )
         )
-        catalogue.add_label_set(
+        catalogue.label_sets.add(
             LabelSetRow(
                 name="a", plan="p", teacher="t", num_classes=2, codec={"name": "ms"}, uuid="u"
             )
         )
         for block in range(8):
-            lease = catalogue.acquire("labels/a", 8, "x", 10, done=2)
+            lease = catalogue.leases.acquire("labels/a", 8, "x", 10, done=2)
             rows = [shard_row(block=block, crop_shard=at) for at in (0, 1)]
-            catalogue.commit(lease, rows, lambda: None)
-        catalogue.finish_metadata(token=catalogue.begin_metadata({"zarr.json": (None, "a" * 64)}))
+            catalogue.ledger.commit(lease, rows, lambda: None)
+        catalogue.metadata.finish(token=catalogue.metadata.begin({"zarr.json": (None, "a" * 64)}))
 
 
 def everything(url):
     with Catalogue.open(url, clock=lambda: 0.0) as catalogue:
-        num_images = catalogue.num_images()
+        num_images = catalogue.images.num_images()
     with Catalogue.open(url, clock=lambda: 0.0) as catalogue:
         return (
             catalogue.uuid,
             num_images,
             catalogue.classes(),
-            catalogue.images(),
-            {name: column.tolist() for name, column in catalogue.image_columns().items()},
-            catalogue.counts(),
-            [catalogue.find_image(f"cat/{at:05d}.jpg") for at in (0, 42, 149, 150)],
-            catalogue.plans(),
-            catalogue.label_sets(),
-            catalogue.masks(),
-            catalogue.shards("labels/a"),
-            catalogue.committed("labels/b"),
-            catalogue.live_leases("labels/a"),
-            catalogue.metadata_digests(),
+            catalogue.images.rows(),
+            {name: column.tolist() for name, column in catalogue.images.columns().items()},
+            catalogue.ledger.counts(),
+            catalogue.images.find([f"cat/{at:05d}.jpg" for at in (0, 42, 149, 150)]),
+            catalogue.plans.all(),
+            catalogue.label_sets.all(),
+            catalogue.masks.all(),
+            catalogue.ledger.shards("labels/a"),
+            catalogue.ledger.committed("labels/b"),
+            catalogue.leases.live("labels/a"),
+            catalogue.metadata.digests(),
         )
 
 

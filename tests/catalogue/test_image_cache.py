@@ -16,12 +16,12 @@ DIGEST = bytes(range(16))
 @pytest.fixture
 def settled(catalogue):
     """Four images and a free row: two decoded, two left out."""
-    catalogue.add_images(["a/ä.jpg", "a/2.jpg", "b/3.jpg"], [0, 0, 1], [10, 20, 30], [1, 2, 3])
-    catalogue.append_images(["b/4.jpg"], [1], [40], [4], multiple=4)
+    catalogue.images.add(["a/ä.jpg", "a/2.jpg", "b/3.jpg"], [0, 0, 1], [10, 20, 30], [1, 2, 3])
+    catalogue.images.append(["b/4.jpg"], [1], [40], [4], multiple=4)
     with catalogue.transaction() as conn:
-        catalogue.record_image_facts(conn, [(0, 640, 480, DIGEST), (4, 3, 4, DIGEST[::-1])])
-        catalogue.mark_bad(conn, 1, 'its header says "\n"')
-        catalogue.mark_bad(conn, 2, "truncated")
+        catalogue.images.record_facts(conn, [(0, 640, 480, DIGEST), (4, 3, 4, DIGEST[::-1])])
+        catalogue.images.mark_bad(conn, 1, 'its header says "\n"')
+        catalogue.images.mark_bad(conn, 2, "truncated")
     return catalogue
 
 
@@ -41,10 +41,10 @@ def assert_same(found, wanted):
 
 
 def test_kept_columns_are_the_tables(settled, tmp_path, monkeypatch):
-    wanted = settled.image_columns()
+    wanted = settled.images.columns()
     assert_same(read(settled, tmp_path), wanted)
     assert len(files(tmp_path)) == 1
-    monkeypatch.setattr(type(settled), "image_columns", lambda self: pytest.fail("read again"))
+    monkeypatch.setattr(type(settled.images), "columns", lambda self: pytest.fail("read again"))
     assert_same(read(settled, tmp_path), wanted)
 
 
@@ -52,18 +52,18 @@ def test_a_changed_table_is_read_again_and_the_old_file_goes(settled, tmp_path):
     read(settled, tmp_path)
     (before,) = files(tmp_path)
     with settled.transaction() as conn:
-        settled.mark_bad(conn, 4, "is gone")
-    assert_same(read(settled, tmp_path), settled.image_columns())
+        settled.images.mark_bad(conn, 4, "is gone")
+    assert_same(read(settled, tmp_path), settled.images.columns())
     (after,) = files(tmp_path)
     assert before != after
 
 
 def test_tables_that_are_small_or_still_change_are_not_kept(catalogue, tmp_path):
-    catalogue.add_images(["a/1.jpg"], [0], [10], [1])
+    catalogue.images.add(["a/1.jpg"], [0], [10], [1])
     read(catalogue, tmp_path)
     assert not files(tmp_path)
     with catalogue.transaction() as conn:
-        catalogue.record_image_facts(conn, [(0, 640, 480, DIGEST)])
+        catalogue.images.record_facts(conn, [(0, 640, 480, DIGEST)])
     image_columns(catalogue, cache=tmp_path)
     assert not files(tmp_path)
     read(catalogue, tmp_path)
@@ -71,7 +71,7 @@ def test_tables_that_are_small_or_still_change_are_not_kept(catalogue, tmp_path)
 
 
 def test_any_flipped_byte_leads_back_to_the_table(settled, tmp_path):
-    wanted = settled.image_columns()
+    wanted = settled.images.columns()
     read(settled, tmp_path)
     (path,) = files(tmp_path)
     whole = path.read_bytes()
@@ -97,7 +97,7 @@ def test_any_flipped_byte_leads_back_to_the_table(settled, tmp_path):
     ],
 )
 def test_a_made_up_file_is_not_believed(settled, tmp_path, change):
-    wanted = settled.image_columns()
+    wanted = settled.images.columns()
     read(settled, tmp_path)
     (path,) = files(tmp_path)
     with np.load(io.BytesIO(path.read_bytes()[DIGEST_BYTES:])) as file:
@@ -112,4 +112,4 @@ def test_a_made_up_file_is_not_believed(settled, tmp_path, change):
 def test_a_cache_that_cannot_be_written_is_done_without(settled, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    assert_same(read(settled, blocked), settled.image_columns())
+    assert_same(read(settled, blocked), settled.images.columns())

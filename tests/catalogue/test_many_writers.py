@@ -55,9 +55,9 @@ def shard_row(group, block, data):
 def work(name):
     rng = random.Random(name)
     while True:
-        lease = catalogue.acquire("labels/a", blocks, name, ttl)
+        lease = catalogue.leases.acquire("labels/a", blocks, name, ttl)
         if lease is None:
-            if len(catalogue.committed("labels/a")) == blocks:
+            if len(catalogue.ledger.committed("labels/a")) == blocks:
                 return
             time.sleep(0.02)
             continue
@@ -73,11 +73,11 @@ def work(name):
         ]
         facts = [(block, 1, 2, content.ljust(16)[:16])]
         try:
-            catalogue.commit(
+            catalogue.ledger.commit(
                 lease,
                 rows,
                 lambda: temporary.rename(folder / str(block)),
-                lambda conn: catalogue.record_image_facts(conn, facts),
+                lambda conn: catalogue.images.record_facts(conn, facts),
             )
             print(block, flush=True)
         except LeaseLost:
@@ -93,9 +93,9 @@ catalogue = Catalogue.open(sys.argv[1])
 
 def work(name):
     for _ in range(15):
-        lease = catalogue.acquire("labels/a", 1, name, 60)
+        lease = catalogue.leases.acquire("labels/a", 1, name, 60)
         if lease is not None:
-            catalogue.release(lease)
+            catalogue.leases.release(lease)
             print(lease.fence, flush=True)
 
 run(sys.argv[2].split(","), work)
@@ -134,7 +134,7 @@ def store(url, tmp_path):
 
     def make(blocks):
         with Catalogue.create(url, uuid="u") as catalogue:
-            catalogue.add_images(
+            catalogue.images.add(
                 [str(at) for at in range(blocks)], [0] * blocks, [1] * blocks, [1] * blocks
             )
         return folder
@@ -146,10 +146,10 @@ def check(url, folder, blocks):
     """Every block is in the ledger once, and the bytes of its file are the ones that the row names."""
     with Catalogue.open(url) as catalogue:
         catalogue.verify_digests()
-        rows = catalogue.shards("labels/a")
-        facts = catalogue.images()
+        rows = catalogue.ledger.shards("labels/a")
+        facts = catalogue.images.rows()
         assert [row.block for row in rows] == list(range(blocks))
-        assert [row.block for row in catalogue.shards("crops/p")] == list(range(blocks))
+        assert [row.block for row in catalogue.ledger.shards("crops/p")] == list(range(blocks))
     for row in rows:
         content = (folder / str(row.block)).read_bytes()
         assert hashlib.sha256(content).hexdigest() == row.files[0].sha256
@@ -182,4 +182,4 @@ def test_no_fencing_number_is_given_twice(url):
     fences = printed_numbers(start(COUNTER, url, names(4)))
     assert sorted(fences) == list(range(1, len(fences) + 1))
     with Catalogue.open(url) as catalogue:
-        assert catalogue.acquire("labels/a", 1, "last", 60).fence == len(fences) + 1
+        assert catalogue.leases.acquire("labels/a", 1, "last", 60).fence == len(fences) + 1

@@ -92,8 +92,11 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def scripts(tmp_path, monkeypatch):
-    """A second revision, as if this version had it."""
-    folder = tmp_path / "scripts"
+    return second_revision(tmp_path / "scripts", monkeypatch)
+
+
+def second_revision(folder, monkeypatch):
+    """The scripts, with a second revision as if this version had it."""
     (folder / "versions").mkdir(parents=True)
     for revision, before in (("0001", None), ("0002", "0001")):
         script = REVISION.format(revision=revision, before=repr(before))
@@ -220,7 +223,7 @@ def test_not_under_a_writer_and_not_when_frozen(older, original, tmp_path):
         for module in ("migrating", "catalogue"):  # as the version of 0001
             patch.setattr(f"labelstore.catalogue.{module}.BASELINE", "0001")
         with labelstore.open(busy) as store:
-            assert store.catalogue.acquire("labels/teacher", 9, "somebody", 600.0, done=2)
+            assert store.catalogue.leases.acquire("labels/teacher", 9, "somebody", 600.0, done=2)
     make_older(f"sqlite:///{busy / 'catalogue.db'}")
     with pytest.raises(ConflictError, match="somebody is writing to the store"):
         migrate(busy)
@@ -257,7 +260,7 @@ def test_on_a_server(postgresql_url, scripts):
     assert Catalogue.migrate(postgresql_url) == ()
     with Catalogue.open(postgresql_url) as catalogue:
         catalogue.verify_digests()
-        assert catalogue.label_sets() == ()
+        assert catalogue.label_sets.all() == ()
 
 
 def test_the_command(older, capsys):

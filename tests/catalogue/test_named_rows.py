@@ -38,61 +38,72 @@ RUN = RunRow(
 RESULT = ResultRow(run="r", name="top1", epoch=299, value=0.801)
 
 CASES = [
-    ("add_teacher", "teachers", TEACHER, {"digest": "cd" * 32}),
-    ("add_plan", "plans", PLAN, {"num_crops": 500}),
-    ("add_label_set", "label_sets", LABEL_SET, {"codec": {"name": "ms", "k": 10}}),
-    ("add_mask", "masks", MASK, {"rule": {"low": 0.2}}),
-    ("add_run", "runs", RUN, {"config": {"m": 8}}),
+    ("teachers", TEACHER, {"digest": "cd" * 32}),
+    ("plans", PLAN, {"num_crops": 500}),
+    ("label_sets", LABEL_SET, {"codec": {"name": "ms", "k": 10}}),
+    ("masks", MASK, {"rule": {"low": 0.2}}),
+    ("runs", RUN, {"config": {"m": 8}}),
 ]
 
 
-@pytest.mark.parametrize(("add", "read", "row", "change"), CASES)
-def test_a_record_is_added_once_and_never_silently_replaced(catalogue, add, read, row, change):
-    assert getattr(catalogue, add)(row) == row
-    assert getattr(catalogue, add)(row) == row
+@pytest.mark.parametrize(("kind", "row", "change"), CASES)
+def test_a_record_is_added_once_and_never_silently_replaced(catalogue, kind, row, change):
+    rows = getattr(catalogue, kind)
+    assert rows.add(row) == row
+    assert rows.add(row) == row
     with pytest.raises(ConflictError, match=next(iter(change))) as caught:
-        getattr(catalogue, add)(replace(row, **change))
+        rows.add(replace(row, **change))
     assert "\n" not in str(caught.value)
-    assert getattr(catalogue, read)() == (row,)
+    assert rows.all() == (row,)
     catalogue.verify_digests()
 
 
 def test_a_figure_that_is_measured_again_replaces_the_earlier_one(catalogue):
     other = replace(RESULT, epoch=300)
     for row in (RESULT, other, replace(RESULT, value=0.5)):
-        assert catalogue.add_result(row) == row
-    assert catalogue.results() == (replace(RESULT, value=0.5), other)
+        assert catalogue.results.add(row) == row
+    assert catalogue.results.all() == (replace(RESULT, value=0.5), other)
     catalogue.verify_digests()
 
 
 def test_a_label_set_keeps_the_uuid_that_it_began_with(catalogue):
-    catalogue.add_label_set(LABEL_SET)
-    assert catalogue.add_label_set(replace(LABEL_SET, uuid="u2")).uuid == "u1"
+    catalogue.label_sets.add(LABEL_SET)
+    assert catalogue.label_sets.add(replace(LABEL_SET, uuid="u2")).uuid == "u1"
 
 
 def test_the_codec_and_the_number_of_crops_can_change(catalogue):
-    catalogue.add_label_set(LABEL_SET)
-    catalogue.add_plan(PLAN)
+    catalogue.label_sets.add(LABEL_SET)
+    catalogue.plans.add(PLAN)
     with catalogue.transaction() as conn:
-        catalogue.update_label_set_codec(
-            conn, "resnet50", {"name": "ms", "k": 5, "class_ids": "table"}
+        catalogue.label_sets.change(
+            conn, "resnet50", codec={"name": "ms", "k": 5, "class_ids": "table"}
         )
-        catalogue.update_plan_crops(conn, "plan", 500)
-    assert catalogue.label_sets()[0].codec["class_ids"] == "table"
-    assert catalogue.plans()[0].num_crops == 500
+        catalogue.plans.change(conn, "plan", num_crops=500)
+    assert catalogue.label_sets.all()[0].codec["class_ids"] == "table"
+    assert catalogue.plans.all()[0].num_crops == 500
     catalogue.verify_digests()
 
 
-def test_a_teacher_that_is_not_there_is_answered_with_those_that_are(catalogue):
-    with pytest.raises(UsageError, match="none yet"):
-        catalogue.teacher("vit")
-    catalogue.add_teacher(TEACHER)
-    assert catalogue.teacher("resnet50") == TEACHER
-    with pytest.raises(UsageError, match="resnet50"):
-        catalogue.teacher("vit")
+def test_a_row_that_the_arrays_follow_from_asks_once_for_their_metadata(catalogue):
+    catalogue.metadata.finish(token=catalogue.metadata.begin({"zarr.json": (None, "a")}))
+    unsettled = replace(LABEL_SET, name="early", codec={"name": "ms", "k": 5, "class_ids": None})
+    for kind, row, asks in (
+        ("teachers", TEACHER, False),
+        ("plans", PLAN, True),
+        ("label_sets", LABEL_SET, True),
+        ("label_sets", unsettled, False),
+        ("masks", MASK, True),
+        ("runs", RUN, False),
+    ):
+        rows = getattr(catalogue, kind)
+        rows.add(row)
+        assert catalogue.metadata.pending() == ({"zarr.json": "a"} if asks else {}), row.name
+        catalogue.metadata.finish()
+        rows.add(row)
+        assert catalogue.metadata.pending() == {}, row.name
 
 
 def test_what_json_cannot_hold_is_refused(catalogue):
     for value in (float("nan"), object()):
         with pytest.raises(UsageError, match="JSON"):
-            catalogue.add_mask(replace(MASK, rule={"low": value}))
+            catalogue.masks.add(replace(MASK, rule={"low": value}))

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import labelstore
-from labelstore.catalogue.connection import parse_url
+from labelstore.catalogue.engines import parse_url
 from labelstore.catalogue.named_servers import VARIABLE, hosts_of, is_named, name_servers
 from labelstore.errors import RejectedInput, StorageError
 

@@ -74,11 +74,11 @@ def test_a_file_that_is_no_database_is_damage(sqlite_path, sqlite_url):
 
 def test_a_truncated_file_is_damage(sqlite_path, sqlite_url):
     with Catalogue.create(sqlite_url, uuid="u") as catalogue:
-        catalogue.add_images([f"a/{at}" for at in range(2000)], [0] * 2000, [0] * 2000, [0] * 2000)
+        catalogue.images.add([f"a/{at}" for at in range(2000)], [0] * 2000, [0] * 2000, [0] * 2000)
     data = sqlite_path.read_bytes()
     sqlite_path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DamagedShard), Catalogue.open(sqlite_url) as catalogue:
-        catalogue.images()
+        catalogue.images.rows()
 
 
 def test_read_only_refuses_writes_and_reads_on(url):
@@ -204,7 +204,7 @@ def test_a_journal_that_cannot_be_rolled_back_is_not_read_past(unwritable_folder
 
 
 def test_a_busy_catalogue_is_a_conflict(sqlite_path, sqlite_url, monkeypatch):
-    monkeypatch.setattr("labelstore.catalogue.connection.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("labelstore.catalogue.engines.BUSY_SECONDS", 0.05)
     catalogue = Catalogue.create(sqlite_url, uuid="u")
     other = sqlite3.connect(sqlite_path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -35,7 +35,7 @@ def test_no_row_is_hashed_and_no_list_of_files_read(whole, monkeypatch):
             statements.append(statement)
 
         event.listen(engine, "before_cursor_execute", note)
-        assert catalogue.committed(GROUP) == dict.fromkeys(range(3), (0, 1))
+        assert catalogue.ledger.committed(GROUP) == dict.fromkeys(range(3), (0, 1))
     assert hashed == []
     of_shards = [statement for statement in statements if "FROM shards" in statement]
     assert len(of_shards) == 1
@@ -60,7 +60,7 @@ def test_a_row_that_is_lost_or_added_is_noticed(whole, tmp_path, statement):
     raw.close()
     with labelstore.open(path, readonly=True) as store:
         with pytest.raises(DamagedShard, match="table shards of labels/teacher"):
-            store.catalogue.committed(GROUP)
+            store.catalogue.ledger.committed(GROUP)
         with pytest.raises(DamagedShard, match="table shards of labels/teacher"):
             store.label_set()
     assert any("table shards" in problem.what for problem in labelstore.verify(path).problems)

@@ -215,6 +215,7 @@ def test_no_store_and_newer_store_are_four(labelstore, tmp_path, store, command)
         (["--teacher", "timm:no_such_network"], 2, "no_such_network"),
         (["--teacher", "{tmp}/none.pth"], 2, "--teacher-model"),
         (["--teacher", "{tmp}/none.pth", "--teacher-model", "timm:resnet18"], 7, "none.pth"),
+        (["--teacher-model", "timm:resnet18"], 2, "this teacher says its own; leave it out"),
         (["--crops-per-shard", "4"], 2, "crops-per-shard 4"),
         (["--backend", "zip"], 2, "zip"),
         (["--device", "cuda:77"], 2, "cuda:77"),

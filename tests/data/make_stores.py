@@ -86,7 +86,7 @@ def fill_maps(store: Store, codec: LabelMap, *, name: str) -> None:
         codec=codec.to_record(),
         uuid=uuid.uuid4().hex,
     )
-    store.catalogue.add_label_set(row)
+    store.catalogue.label_sets.add(row)
     store.write_metadata()
     shape = (NUM_IMAGES, codec.height, codec.width, NUM_CLASSES)
     logits = np.random.Generator(np.random.Philox(2)).normal(0, 3, shape).astype(np.float32)
@@ -96,7 +96,7 @@ def fill_maps(store: Store, codec: LabelMap, *, name: str) -> None:
     group = f"labels/{name}"
     layout = store.group_specs(group)[1]
     for block in range(layout.num_blocks):
-        lease = store.catalogue.acquire(group, [block], "make_stores", 60.0, 1)
+        lease = store.catalogue.leases.acquire(group, [block], "make_stores", 60.0, 1)
         assert lease is not None
         at = slice(layout.rows(block).start, layout.rows(block).stop)
         maps = MapTopK(class_ids=ids[at], logits=logits[at])
@@ -108,7 +108,7 @@ def fill_maps(store: Store, codec: LabelMap, *, name: str) -> None:
             [shard],
             num_images=len(layout.rows(block)) - (LEFT_OUT in layout.rows(block)),
         )
-        store.catalogue.release(lease)
+        store.catalogue.leases.release(lease)
     store.refresh()
 
 

@@ -35,7 +35,6 @@ from cli import errors, labelstore_app, trainer_app
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "labelstore/FORMAT.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = {"labelstore": labelstore_app.commands, "trainer": trainer_app.commands}
-MODULES = {"cli.labelstore_app": "labelstore", "cli.trainer_app": "trainer"}
 BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>[^>]+?) -->\s*\n)?"
     r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
@@ -97,13 +96,13 @@ def commands(text: str) -> list[Command]:
 
 
 def program_arguments(command: str) -> tuple[str, list[str]] | None:
-    """(labelstore or trainer, its arguments) of a command line, also under torchrun or python -m."""
+    """(labelstore or trainer, its arguments) of a command line, also under torchrun."""
     words = shlex.split(command.replace("\\\n", " "), comments=True)
     while words and re.match(r"\w+=", words[0]):
         words.pop(0)
-    for module, program in MODULES.items():
-        if "-m" in words and module in words:
-            return program, words[words.index(module) + 1 :]
+    if words and words[0] == "torchrun":
+        # a module's name would be looked for in the reader's own folder first
+        words = words[words.index("--no-python") + 1 :]
     if words and words[0] in PROGRAMS:
         stops = [i for i, word in enumerate(words) if word in ("|", "&", "&&", ";", ">", "2>")]
         return words[0], words[1 : min(stops, default=len(words))]
@@ -245,7 +244,9 @@ def test_pages_name_no_folder_of_the_writer(page):
 
 def test_an_unknown_option_is_found():
     check_options("labelstore info STORE --json")
-    check_options("torchrun --nproc-per-node 8 -m cli.labelstore_app create S ... --num-crops 4")
+    check_options("torchrun --nproc-per-node 8 --no-python labelstore create S ... --num-crops 4")
+    with pytest.raises(pytest.fail.Exception, match="--colour"):
+        check_options("torchrun --nproc-per-node 8 --no-python trainer run --colour red")
     with pytest.raises(pytest.fail.Exception, match="--colour"):
         check_options("labelstore info STORE --colour red")
     with pytest.raises(AssertionError, match="no command paint"):

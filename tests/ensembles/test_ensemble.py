@@ -15,6 +15,7 @@ from labelstore.codecs import SparseLabels
 from labelstore.errors import UsageError
 from labelstore.stats import disagreement
 from labelstore.stats.disagreement import SMALLEST
+from labelstore.store import Mask
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
 
 N, M, C = 11, 20, 16
@@ -141,6 +142,29 @@ def test_calibrated_labels_are_averaged_over_the_teachers_that_keep_a_crop(store
     crops = np.random.default_rng(0).integers(0, M, (N, 3))
     picked = together.recover(range(N), crops)
     np.testing.assert_allclose(picked, dense[np.arange(N)[:, None], crops], atol=1e-6)
+
+
+def test_chosen_crops_are_those_of_their_blocks(store, monkeypatch):
+    """In any order, also twice; a chunk of a mask is decoded once, however many images of it are asked for."""
+    together = labelstore.ensemble(
+        sets(store, ("a", "b")), [store.mask("mask-a"), store.mask("mask-b")]
+    )
+    images = [9, 0, 3, 0, 10, 2, 1, 8]
+    crops = np.random.default_rng(0).integers(0, M, (len(images), 3))
+    blocks = {block: together.dense(block) for block in together.blocks}
+    whole = np.stack([blocks[row // 4][row % 4] for row in images])
+    read, real = [], Mask.regions
+
+    def regions(self, block, columns=None):
+        read.append((self.name, block, columns))
+        return real(self, block, columns)
+
+    monkeypatch.setattr(Mask, "regions", regions)
+    for asked in (None, crops):
+        read.clear()
+        wanted = whole if asked is None else np.take_along_axis(whole, asked[..., None], 1)
+        np.testing.assert_allclose(together.recover(images, asked), wanted, atol=1e-6)
+        assert len(read) == 2 * 2  # two masks, two image blocks
 
 
 def test_what_does_not_belong_together_is_refused(store, tmp_path):

@@ -1,8 +1,9 @@
 """Reads files that want to do harm, in a process with 1 GiB of memory and 10 s of processor time per file.
 
-`python -m tests.exchange.malformed_child` reads lines of JSON [mode, format, source, image folder, store, arguments] and
-answers each with a line [exit code, lines on stderr, seconds]: mode "command" runs `labelstore import` as the command
-line does; mode "read" opens the source and reads every image (exit code 0 or 7), without a store.
+`python -m tests.exchange.malformed_child` reads lines of JSON [mode, format, source, image folder, store,
+arguments] and answers each with a line [exit code, lines on stderr, seconds]: mode "command" runs
+`labelstore import` as the command line does; mode "read" opens the source and reads every image (exit code 0 or
+7), without a store.
 """
 
 from __future__ import annotations

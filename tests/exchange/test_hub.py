@@ -311,8 +311,8 @@ def test_names_are_inert_in_a_card(text):
 
 def test_a_card_with_markup_in_its_names(tmp_path, remote):
     with filled_store(tmp_path / "s", soft_labels(0), MarginalSmoothing(k=2)) as store:
-        row = store.catalogue.teachers()[0]
-        store.catalogue.add_teacher(
+        row = store.catalogue.teachers.all()[0]
+        store.catalogue.teachers.add(
             TeacherRow(
                 **{**vars(row), "name": "other", "source": f"/home/me/{EVIL}", "architecture": EVIL}
             )

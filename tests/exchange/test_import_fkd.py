@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -28,6 +30,7 @@ from labelstore.generation import plan_growth, repair
 from labelstore.images import scan_folder
 from labelstore.integrity import verify
 from labelstore.parallel import block_map
+from labelstore.stats import cost
 from tests.exchange import foreign_files as foreign
 from trainer.config import TrainConfig
 from trainer.loader.supervision import chosen_labels
@@ -104,6 +107,10 @@ def test_wrong_files_are_listed_and_the_other_blocks_kept(made, copy, tmp_path, 
     rows = list(csv.DictReader(listed.read_text().splitlines()))
     assert [row["image"] for row in rows] == [made.keys[1], made.keys[2]]
     assert [row["reason"] for row in rows] == ["is no file of torch.save", "is missing"]
+    code, out, again = command(*command_line(made, copy, store, "--json"))
+    found = json.loads(out)  # one object, with what there is to tell and the error
+    assert (code, found["exit"], found["num_bad"], found["rejected_blocks"]) == (7, 7, 2, 1)
+    assert again.splitlines()[-1] == f"labelstore: {found['error']}"
     # mended, the same command does the rest
     shutil.copy(file_of(copy, made, 0), file_of(copy, made, 1))
     value = torch.load(file_of(copy, made, 1), weights_only=False)
@@ -135,6 +142,38 @@ def test_skip_bad_records_the_holes(made, copy, tmp_path, command):
         assert (found.boxes([3]) == 65535).all()
         assert found.present.sum() == 9
     assert verify(store, "deep", workers=1).is_sound
+
+
+@pytest.mark.parametrize("what", ["image", "labels"])
+def test_a_disk_that_fails_leaves_no_hole(made, copy, tmp_path, command, monkeypatch, what):
+    failing = made.root / made.keys[3] if what == "image" else file_of(copy, made, 3)
+    real_bytes, real_file = Path.read_bytes, io.FileIO
+
+    def stale(path):
+        if Path(path) == failing:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    def read_bytes(path):
+        stale(path)
+        return real_bytes(path)
+
+    def file_io(path, *arguments, **options):
+        stale(path)
+        return real_file(path, *arguments, **options)
+
+    store = tmp_path / "s"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", read_bytes)
+        patch.setattr("labelstore.exchange.refusal.io.FileIO", file_io)
+        code, _, said = command(*command_line(made, copy, store, "--skip-bad"))
+    assert code == 6
+    assert said.splitlines()[-1] == f"labelstore: cannot read {failing}: Stale file handle"
+    with labelstore.open(store) as opened:
+        assert not opened.bad.any()
+    code, _, said = command(*command_line(made, copy, store, "--skip-bad"))
+    assert code == 0, said
+    with labelstore.open(store) as opened:
+        assert opened.label_set().present.all()
 
 
 def test_skip_bad_takes_nothing_from_other_label_sets(made, copy, imported, tmp_path):
@@ -200,7 +239,7 @@ def test_an_interruption_by_another_worker_is_waited_for(made, labels, imported,
     """A block that somebody else holds is not imported twice."""
     store = Path(shutil.copytree(imported, tmp_path / "s"))
     with labelstore.open(store) as opened:
-        lease = opened.catalogue.acquire("labels/other", [0], "somebody", 1.0, 1)
+        lease = opened.catalogue.leases.acquire("labels/other", [0], "somebody", 1.0, 1)
         assert lease is not None
     report = run(store, made, labels, name="other")
     assert report.num_images == 10
@@ -248,6 +287,18 @@ def test_what_has_to_be_said_is_asked_for(made, labels, tmp_path, stated, says):
     with pytest.raises(UsageError, match=says):
         run(tmp_path / "s", made, labels, stated)
     assert not (tmp_path / "s").exists()
+
+
+def test_an_import_is_no_teacher_time(imported, command):
+    with labelstore.open(imported) as store:
+        found = cost(store)
+    (teacher,), (label_set,) = found.teachers, found.label_sets
+    assert (teacher.seconds, teacher.crops, teacher.seconds_saved) == (0, 0, None)
+    assert label_set.derived
+    assert label_set.seconds > 0  # the import's own, under its own device
+    assert [device.device for device in label_set.devices] == ["imported"]
+    _, out, _ = command("info", imported, "--cost")
+    assert "labelled no crop here, what its labels cost is not known" in out
 
 
 def test_odd_sources_are_one_line(made, tmp_path, command):
@@ -433,8 +484,9 @@ def test_labels_of_mixed_crops_have_no_one_ground_truth(tmp_path):
         assert chosen_labels(store, config).blocks
         config = replace(config, labels="fkd")
         config = replace(config, ground_truth_weight=0.5)
-        with pytest.raises(UsageError, match="they have no one class"):
-            chosen_labels(store, config)
+        for wrong in (config, replace(config, labels="ground-truth", ground_truth_weight=0.0)):
+            with pytest.raises(UsageError, match="they have no one class"):
+                chosen_labels(store, wrong)
 
 
 @pytest.mark.slow
@@ -464,7 +516,7 @@ def test_a_store_that_grew_by_images_is_imported_into(made, labels, imported, tm
     store = tmp_path / "s"
     with labelstore.create(store, images=made.root, num_crops=4, images_per_shard=4) as opened:
         new = images.keys[10:]
-        opened.catalogue.append_images(
+        opened.catalogue.images.append(
             new, [0, 0], images.sizes[10:], images.mtimes_ns[10:], multiple=4
         )
     source = tmp_path / "fkd"

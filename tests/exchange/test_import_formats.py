@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import labelstore
 from labelstore.crop_plan import CropPlan
-from labelstore.errors import RejectedInput, UsageError
-from labelstore.exchange import RejectedFiles, Stated, import_labels, plan_import
+from labelstore.errors import RejectedInput, StorageError, UsageError
+from labelstore.exchange import RejectedFiles, Stated, import_labels, parquet, plan_import
 from labelstore.exchange.batch_files import permutations
 from labelstore.exchange.label_maps import MapFile, measured
 from labelstore.exchange.tinyvit import CropLaw
@@ -113,7 +115,7 @@ def test_a_label_set_of_each_teacher_on_one_plan(made, tmp_path, store_of):
         "fkd", two, compression="hard", num_classes=12, teacher="timm:b0", options={"name": "hard"}
     ) as store:
         assert set(store.label_sets) == {"fkd", "hard"}
-        assert {row.name for row in store.catalogue.teachers()} == {"fkd", "b0"}
+        assert {row.name for row in store.catalogue.teachers.all()} == {"fkd", "b0"}
         np.testing.assert_array_equal(store.label_set("hard").boxes(range(8)), made.boxes)
 
 
@@ -353,6 +355,31 @@ def test_parquet_in_any_order_of_rows(made, tmp_path, store_of):
         )
         np.testing.assert_array_equal(store.label_set().boxes(range(8)), made.boxes)
         np.testing.assert_array_equal(store.label_set().flips(range(8)), made.flips)
+
+
+@pytest.mark.parametrize(
+    ("raised", "is_refused"),
+    [
+        (OSError(errno.EIO, "Input/output error"), False),
+        (OSError(errno.EINVAL, "Invalid argument"), True),
+        (OSError("could not verify page integrity"), True),
+    ],
+)
+def test_a_disk_that_fails_is_no_damaged_parquet(
+    made, tmp_path, store_of, monkeypatch, raised, is_refused
+):
+    path = foreign.write_parquet(made, tmp_path / "a.parquet")
+    real, opened = parquet._open, []
+
+    def fails(path):
+        opened.append(path)
+        if len(opened) > 4:  # not before the labels themselves are read
+            raise raised
+        return real(path)
+
+    monkeypatch.setattr(parquet, "_open", fails)
+    with pytest.raises(RejectedInput if is_refused else StorageError, match=str(path)):
+        store_of("parquet", path, num_classes=12, skip_bad=True)
 
 
 def test_a_bad_batch_takes_its_epoch_with_it(made, tmp_path, store_of):

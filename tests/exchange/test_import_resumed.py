@@ -80,7 +80,7 @@ def test_other_statements_are_refused(tmp_path, images, monkeypatch, first, then
     with pytest.raises(ConflictError, match=words):
         run(tmp_path, other, images, **then)
     with labelstore.open(tmp_path / "s") as store:
-        assert [row.block for row in store.catalogue.shards("labels/soft")] == [0]
+        assert [row.block for row in store.catalogue.ledger.shards("labels/soft")] == [0]
 
 
 def test_the_same_statements_and_defaults_that_are_said_go_on(tmp_path, images, monkeypatch):
@@ -98,7 +98,7 @@ def test_a_label_set_that_is_made_anew_meanwhile_gets_nothing(tmp_path, images, 
         if block == 1 and self.store.label_set_row("soft").uuid == self.uuid:
             with monkeypatch.context() as patch:
                 patch.setattr(BlockImport, "__call__", call)
-                self.store.catalogue.drop("labels/soft")
+                self.store.catalogue.groups.drop("labels/soft")
                 run(tmp_path, labels_of(tmp_path / "then", 1), images, teacher="timm:b")
         return call(self, block)
 

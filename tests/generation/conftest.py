@@ -12,6 +12,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from labelstore.generation.crop_batches import ImageJob, TeacherBatches
+
 CLASSES = ("bird", "cat", "dog")
 OPTIONS = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
 
@@ -60,3 +62,19 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_teacher(tmp_path_factory.mktemp("runs") / "teacher")
+
+
+def made_crops(store, images, *, num_crops, side, batch_size, workers, **changes) -> torch.Tensor:
+    """What the teacher sees of every image of the store, image after image: (N * M, 3, side, side) uint8."""
+    keys = store.image_columns["key"].tolist()
+    batches = TeacherBatches(
+        [ImageJob(image=i, key=key, path=images / key) for i, key in enumerate(keys)],
+        store.planned_crops(),
+        num_crops=num_crops,
+        batch_size=batch_size,
+        input_size=side,
+        interpolation="bilinear",
+        workers=workers,
+        **changes,
+    )
+    return torch.cat([batch.pixels[: batch.size].clone() for batch in batches])

@@ -109,7 +109,7 @@ def test_the_same_labels_whatever_they_lie_in(place, from_folder, tmp_path, kind
                 np.testing.assert_allclose(labels, theirs[key], atol=2e-6)
         # without --images: as recorded
         assert audit(store, sample=24, device="cpu", workers=2).largest < 1e-5
-        file = next(f for row in store.catalogue.shards("labels/teacher") for f in row.files)
+        file = next(f for row in store.catalogue.ledger.shards("labels/teacher") for f in row.files)
         path = store.arrays.root / file.key
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

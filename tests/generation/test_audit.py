@@ -124,7 +124,7 @@ def test_what_cannot_be_audited_is_refused(spoilt, tmp_path, photographs, run_fo
         shutil.copy(changed / "cat" / "1.jpg", changed / "cat" / "2.jpg")
         with pytest.raises(RejectedInput, match=r"cat/2\.jpg changed"):
             audit(store, images=changed, **WORK)
-        store.catalogue.drop("labels/teacher")
+        store.catalogue.groups.drop("labels/teacher")
         store.refresh()
         with pytest.raises(UsageError):
             audit(store, **WORK)

@@ -16,9 +16,8 @@ from labelstore import CropAugmentation, CropPlan, Full, LabelMap
 from labelstore.crop_augmentation import PlannedAugmentation
 from labelstore.errors import ConflictError, UsageError
 from labelstore.generation import audit, label_images, repair
-from labelstore.generation.crop_batches import CropBatches, ImageJob
 from labelstore.replay import read_image, replay
-from tests.generation.conftest import write_photographs, write_teacher
+from tests.generation.conftest import made_crops, write_photographs, write_teacher
 from trainer.config import TrainConfig
 from trainer.loader import CropLoader, StoredPasses
 from trainer.sampler import PassSchedule
@@ -66,19 +65,11 @@ def test_teacher_and_student_see_the_same_pixels(place):
         labels = store.label_set()
         keys = store.image_columns["key"].tolist()
         expected = torch.stack([plain_pixels(place, key, c) for key in keys for c in range(M)])
-        jobs = [ImageJob(image=i, key=k, path=place / "images" / k) for i, k in enumerate(keys)]
+        shape = {"num_crops": M, "side": SIZE, "augmentation": PlannedAugmentation(0, BOTH)}
         for batch_size, workers in ((5, 1), (64, 3)):
-            batches = CropBatches(
-                jobs,
-                store.planned_crops(),
-                num_crops=M,
-                batch_size=batch_size,
-                input_size=SIZE,
-                interpolation="bilinear",
-                workers=workers,
-                augmentation=PlannedAugmentation(0, BOTH),
+            made = made_crops(
+                store, place / "images", batch_size=batch_size, workers=workers, **shape
             )
-            made = torch.cat([batch.pixels[: batch.size].clone() for batch in batches])
             assert torch.equal(made, expected)
         schedule = PassSchedule.of(passes=2, crops_per_image=2)
         with StoredPasses(labels, schedule=schedule, seed=1) as source:
@@ -116,7 +107,7 @@ def test_damage_and_more_teachers_follow_the_plan(place, tmp_path):
     shutil.copytree(place / "s", tmp_path / "s")
     teacher = {"teacher": str(place / "teacher"), "device": "cpu", "workers": 2}
     with labelstore.open(tmp_path / "s") as store:
-        row = next(iter(store.catalogue.shards("labels/teacher")))
+        row = next(iter(store.catalogue.ledger.shards("labels/teacher")))
         path = store.arrays.root / row.files[0].key
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

@@ -268,7 +268,7 @@ def test_outputs_that_cannot_be_kept_commit_nothing(teacher, photographs, tmp_pa
         )
     if (tmp_path / "s").exists():
         with labelstore.open(tmp_path / "s") as store:
-            assert not any(store.catalogue.shards(name) for name in store.group_names())
+            assert not any(store.catalogue.ledger.shards(name) for name in store.group_names())
 
 
 def projection(width: int = 8) -> torch.nn.Module:

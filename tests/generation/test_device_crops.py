@@ -1,4 +1,5 @@
-"""Crops made on the device are those of `replay`, to 1 of 255 but for a few in a million; here the device is the CPU, with the same code."""
+"""Crops made on the device are those of `replay`, to 1 of 255 but for a few in a million; here the device is the
+CPU, with the same code."""
 
 from __future__ import annotations
 

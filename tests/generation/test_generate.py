@@ -270,7 +270,7 @@ def test_a_complete_store_with_a_missing_file_is_not_called_complete(
 ) -> None:
     create(tmp_path / "s", photographs, run_folder)
     store = labelstore.open(tmp_path / "s")
-    (row, *_) = store.catalogue.shards("labels/teacher")
+    (row, *_) = store.catalogue.ledger.shards("labels/teacher")
     (store.arrays.root / row.files[0].key).unlink()
     with pytest.raises(DamagedShard, match="is missing"):
         create(tmp_path / "s", photographs, run_folder)
@@ -292,8 +292,7 @@ def test_generate_needs_a_label_set_per_store(
     report = generate(
         store,
         teacher=str(run_folder),
-        codec=MarginalSmoothing(k=2),
-        dtype="uint8",
+        codec=MarginalSmoothing(k=2, dtype="uint8"),
         images=photographs,
         name="small",
     )

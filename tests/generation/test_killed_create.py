@@ -39,7 +39,7 @@ def committed(store: Path) -> dict[tuple[str, int], bytes]:
             return {
                 (row.group, row.block): b"".join((root / f.key).read_bytes() for f in row.files)
                 for group in opened.group_names()
-                for row in opened.catalogue.shards(group)
+                for row in opened.catalogue.ledger.shards(group)
             }
     except LabelStoreError:
         return {}

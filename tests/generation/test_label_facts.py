@@ -83,7 +83,7 @@ def test_resume_grow_and_a_further_codec_need_nothing_again(store, five):
 
 
 def test_repair_makes_the_same_bytes_again(store, five):
-    row = store.catalogue.shards(f"labels/{five.row.name}")[1]
+    row = store.catalogue.ledger.shards(f"labels/{five.row.name}")[1]
     path = store.arrays.root / row.files[0].key
     before = path.read_bytes()
     path.write_bytes(before[:-3])

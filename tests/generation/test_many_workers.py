@@ -16,7 +16,7 @@ import pytest
 import labelstore
 from labelstore import MarginalSmoothing
 from labelstore.generation import label_images
-from labelstore.generation.crop_batches import CropBatches
+from labelstore.generation.crop_batches import TeacherBatches
 from labelstore.generation.labeller import Labeller
 from labelstore.store import spool
 from tests.generation.conftest import write_photographs
@@ -46,7 +46,7 @@ def test_torchrun_shares_a_store_that_one_of_its_processes_makes(tmp_path):
     ]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*torchrun, "-m", "cli.labelstore_app", *arguments],
+        [*torchrun, "--no-python", Path(sys.executable).with_name("labelstore"), *arguments],
         cwd=ROOT,
         env={**environment(tmp_path / "counts"), "TOGETHER": "2"},
         text=True,
@@ -62,7 +62,7 @@ def test_torchrun_shares_a_store_that_one_of_its_processes_makes(tmp_path):
     assert len(shares) == 2
     with labelstore.open(store) as opened:
         assert opened.label_set().is_complete
-        assert opened.catalogue.all_live_leases() == []
+        assert opened.catalogue.leases.live() == []
         assert not list(tmp_path.glob(".s.*"))
 
 
@@ -150,7 +150,7 @@ def test_who_slept_past_the_lease_is_refused_and_changes_nothing(tmp_path, photo
             asleep.append(True)
             with labelstore.open(store) as other:
                 # what anyone does whose clock says that the lease is over
-                other.catalogue.release(*other.catalogue.all_live_leases())
+                other.catalogue.leases.release(*other.catalogue.leases.live())
             heirs.append(label_images(store, **options))
             heirs.append(shards(store))
             asleep[0] = False
@@ -172,22 +172,22 @@ def shards(path: Path) -> list[tuple[object, ...]]:
         return [
             (row.group, row.block, row.crop_shard, row.fence, row.committed, row.files)
             for name in store.group_names()
-            for row in store.catalogue.shards(name)
+            for row in store.catalogue.ledger.shards(name)
         ]
 
 
 def test_no_more_is_leased_than_a_worker_can_start_on(tmp_path, photographs, run_folder):
     """Many decoding threads look far ahead; with small blocks that would take every block from the others."""
     most = []
-    start = CropBatches._start
+    start = TeacherBatches._start
 
     def noted(self, segments):
         with labelstore.open(tmp_path / "s", readonly=True) as store:
-            most.append(len(store.catalogue.all_live_leases()))
+            most.append(len(store.catalogue.leases.live()))
         return start(self, segments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CropBatches, "_start", noted)
+        patch.setattr(TeacherBatches, "_start", noted)
         label_images(
             tmp_path / "s",
             images=photographs,

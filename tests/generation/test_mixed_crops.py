@@ -25,12 +25,11 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.generation import audit, label_images, repair
-from labelstore.generation.crop_batches import CropBatches, ImageJob
 from labelstore.generation.mixed_crops import mixed_crops
 from labelstore.image_sources import open_images
 from labelstore.replay import mix_pixels, read_image, replay
 from labelstore.schema import MIX_FIELDS
-from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
+from tests.generation.conftest import OPTIONS, made_crops, write_photographs, write_teacher
 from trainer.loader import CropLoader, StoredPasses
 from trainer.sampler import PassSchedule
 
@@ -114,22 +113,18 @@ def plain_pixels(store: labelstore.Store, images: Path) -> torch.Tensor:
 def test_teacher_and_student_see_the_same_pixels(place, method):
     with labelstore.open(place / method) as store:
         expected = plain_pixels(store, place / "images")
-        keys = store.image_columns["key"].tolist()
-        jobs = [ImageJob(image=i, key=k, path=place / "images" / k) for i, k in enumerate(keys)]
         parameters = store.plan().parameters
         for batch_size, workers in ((5, 1), (64, 3)):
-            batches = CropBatches(
-                jobs,
-                store.planned_crops(),
+            made = made_crops(
+                store,
+                place / "images",
                 num_crops=M,
+                side=SIZE,
                 batch_size=batch_size,
-                input_size=SIZE,
-                interpolation="bilinear",
                 workers=workers,
                 augmentation=planned_augmentation(parameters),
                 mixed=mixed_crops(store, store.plan(), open_images(place / "images")),
             )
-            made = torch.cat([batch.pixels[: batch.size].clone() for batch in batches])
             assert torch.equal(made, expected.flatten(0, 1))
         labels = store.label_set()
         for m, batch_size in ((1, 3), (2, 6), (4, 36)):
@@ -241,7 +236,7 @@ def test_growth_further_teachers_and_damage(place, tmp_path):
         )
         damaged = []
         for group in ("labels/teacher", "crops/plan"):
-            row = next(iter(store.catalogue.shards(group)))
+            row = next(iter(store.catalogue.ledger.shards(group)))
             file = next(f for f in row.files if group[0] == "l" or "mix_box" in f.key)
             path = store.arrays.root / file.key
             damaged.append((path, path.read_bytes()))

@@ -60,7 +60,7 @@ def damage(store, *kinds: str) -> set[str]:
     keys = set()
     for kind in kinds:
         (name,) = [name for name in store.group_names() if name.startswith(kind)]
-        row = store.catalogue.shards(name)[3]
+        row = store.catalogue.ledger.shards(name)[3]
         key = row.files[-1].key
         path = store.arrays.root / key
         path.write_bytes(path.read_bytes()[:-7])
@@ -88,7 +88,7 @@ def test_damaged_shards_come_back_bit_for_bit_and_nothing_else_is_touched(store,
         if path.is_file() and path.stat().st_mtime_ns != then
     }
     assert changed == keys | {top.name}
-    assert store.catalogue.all_live_leases() == []
+    assert store.catalogue.leases.live() == []
     assert repair(store).shards == ()
 
 
@@ -123,7 +123,7 @@ def test_other_weights_and_changed_images_are_refused(store, photographs, tmp_pa
 def test_a_block_that_is_leased_is_left_alone(store, photographs):
     damage(store, "labels")
     (name,) = [name for name in store.group_names() if name.startswith("labels")]
-    store.catalogue.acquire(name, [1], "somebody else", 60, done=99)
+    store.catalogue.leases.acquire(name, [1], "somebody else", 60, done=99)
     before = files_of(store.path)
     with pytest.raises(ConflictError, match="another worker"):
         repair(store, images=photographs, **CHOICES)

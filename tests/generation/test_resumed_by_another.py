@@ -13,7 +13,7 @@ import torch
 
 import labelstore
 from labelstore import MarginalSmoothing
-from labelstore.catalogue.records import TeacherRow
+from labelstore.catalogue.records import LabelSetRow, TeacherRow
 from labelstore.errors import ConflictError, RejectedInput, StorageError
 from labelstore.generation import generate
 from labelstore.generation.image_block import ImageBlock
@@ -91,7 +91,7 @@ def label(store: Store, images: Path, given: Teacher, name: str = "soft", **opti
 
 def drop_at_once(store: Store) -> None:
     """As where the owners of leases are taken for dead."""
-    store.catalogue.release(*store.catalogue.live_leases("labels/soft"))
+    store.catalogue.leases.release(*store.catalogue.leases.live("labels/soft"))
     drop(store, "label-set", "soft")
 
 
@@ -105,7 +105,7 @@ def test_the_spool_of_a_dropped_label_set_is_not_taken_for_another_teachers(
     with pytest.raises(KeyboardInterrupt):
         label(store, images, teacher(0, STOP))
     assert list((store.path / "spool" / "soft").iterdir())
-    store.catalogue.drop("labels/soft")  # and killed before the files went
+    store.catalogue.groups.drop("labels/soft")  # and killed before the files went
     assert label(store, images, teacher(1)).num_crops == 6 * M
     assert says(store) == {1}
     assert not list((store.path / "spool" / "soft").iterdir())
@@ -174,30 +174,30 @@ def test_the_same_weights_shown_other_pixels_are_another_teacher(
         label(store, images, teacher(0, STOP))
     with pytest.raises(ConflictError, match=words):
         label(store, images, teacher(0, **change))
-    assert len(store.catalogue.teachers()) == 1
+    assert len(store.catalogue.teachers.all()) == 1
     # under another name it is a teacher of its own, whatever names are taken
-    held = store.catalogue.teachers()[0]
+    held = store.catalogue.teachers.all()[0]
     others = [replace(held, mean=(number / 10, 0.0, 0.0)) for number in range(5)]
-    names = [store.catalogue.register_teacher(row, "soft") for row in others]
+    names = [store.catalogue.teachers.register(row, "soft") for row in others]
     assert len({held.name, *names}) == 6
-    assert [store.catalogue.register_teacher(row, "else") for row in others] == names
+    assert [store.catalogue.teachers.register(row, "else") for row in others] == names
 
 
 def test_two_that_register_at_once_compare_all_facts(
     store: Store, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from labelstore.catalogue import Catalogue
+    from labelstore.catalogue.named_rows import NamedRows
 
-    add, begun = Catalogue.add_label_set, []
+    add, begun = NamedRows.add, []
 
-    def slower(self: Catalogue, row: object) -> object:
-        if not begun:
+    def slower(self: NamedRows[object], row: object) -> object:
+        if isinstance(row, LabelSetRow) and not begun:
             begun.append(1)
             with pytest.raises(KeyboardInterrupt), labelstore.open(store.path) as other:
                 label(other, images, teacher(0, STOP), autocast="bf16")
-        return add(self, row)  # type: ignore[arg-type]
+        return add(self, row)
 
-    monkeypatch.setattr(Catalogue, "add_label_set", slower)
+    monkeypatch.setattr(NamedRows, "add", slower)
     with pytest.raises(ConflictError, match="autocast bf16, asked for none"):
         label(store, images, teacher(0))
 
@@ -263,7 +263,7 @@ def test_an_image_of_a_dropped_label_set_may_be_left_out(store: Store, images: P
     label(store, images, teacher(0), "first")
     drop(store, "label-set", "first")
     with store.catalogue.transaction() as connection:
-        store.catalogue.mark_bad(connection, 5, "no labels", "labels/second")
+        store.catalogue.images.mark_bad(connection, 5, "no labels", "labels/second")
     store.refresh()
     assert store.bad.tolist() == [False] * 5 + [True]
     assert store.image_columns["has_digest"][5]

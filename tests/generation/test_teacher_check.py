@@ -101,7 +101,7 @@ def test_beyond_three_standard_errors_nothing_is_written(tmp_path, photographs, 
     label_images(tmp_path / "s", check=check, note=said.append, **about)
     assert "on 60 images" in said[0]
     with labelstore.open(tmp_path / "s") as store:
-        (row,) = store.catalogue.teachers()
+        (row,) = store.catalogue.teachers.all()
         assert row.top1 == measured
         assert row.facts["evaluation"]["num_images"] == 60
         assert row.facts["evaluation"]["val"] == str(val)
@@ -114,11 +114,11 @@ def test_beyond_three_standard_errors_nothing_is_written(tmp_path, photographs, 
                 check=TeacherCheck(val=val, expect_top1=0.99),
                 **{k: v for k, v in WORK.items() if k != "num_crops"},
             )
-        assert len(store.catalogue.teachers()) == 1
+        assert len(store.catalogue.teachers.all()) == 1
         store.catalogue.verify_digests()
     # resumed, what was measured is not measured again, but still judged
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelstore.generation.teacher_check._centre_crops", None)
+        patch.setattr("labelstore.generation.teacher_check.centre_crops", None)
         said.clear()
         with labelstore.open(tmp_path / "s") as store:
             rest = {k: v for k, v in WORK.items() if k != "num_crops"}

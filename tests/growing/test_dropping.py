@@ -40,7 +40,7 @@ def paths(store):
 def everything_named_is_there(store):
     for group in store.group_names():
         specs, _ = store.group_specs(group)
-        for row in store.catalogue.shards(group):
+        for row in store.catalogue.ledger.shards(group):
             place = (row.block, row.crop_shard)
             assert store.arrays.verify(specs, place, row.files, "deep") == []
 
@@ -50,12 +50,12 @@ def test_a_dropped_label_set_leaves_nothing(store):
     assert drop(store, "label-set", "mr").shards == 6
     assert store.label_sets == ("teacher",)
     assert paths(store) == before
-    assert store.catalogue.shards("labels/mr") == []
+    assert store.catalogue.ledger.shards("labels/mr") == []
     everything_named_is_there(store)
     store.catalogue.verify_digests()
     variant = derive(store.label_set(), MarginalRenorm(k=3), name="mr")
     assert variant.is_complete
-    assert max(row.fence for row in store.catalogue.shards("labels/mr")) > 1
+    assert max(row.fence for row in store.catalogue.ledger.shards("labels/mr")) > 1
 
 
 def test_masks_and_plans(store):
@@ -87,7 +87,7 @@ def test_unknown_names_are_refused(store, kind):
 
 
 def test_a_label_set_that_is_being_written_is_left_alone(store):
-    store.catalogue.add_label_set(
+    store.catalogue.label_sets.add(
         labelstore.store.store.LabelSetRow(
             name="new",
             plan="plan",
@@ -98,10 +98,10 @@ def test_a_label_set_that_is_being_written_is_left_alone(store):
         )
     )
     store.write_metadata()
-    lease = store.catalogue.acquire("labels/new", 3, "somebody", 60.0, 2)
+    lease = store.catalogue.leases.acquire("labels/new", 3, "somebody", 60.0, 2)
     with pytest.raises(ConflictError, match="being written by somebody"):
         drop(store, "label-set", "new")
-    store.catalogue.release(lease)
+    store.catalogue.leases.release(lease)
     drop(store, "label-set", "new")
 
 
@@ -111,7 +111,7 @@ def test_killed_on_the_way(store, monkeypatch, at):
         raise KeyboardInterrupt
 
     where = {
-        "catalogue": (type(store.catalogue), "drop"),
+        "catalogue": (type(store.catalogue.groups), "drop"),
         "metadata": (type(store), "write_metadata"),
         "files": (dropping, "_remove_files"),
         "trash": (shutil, "rmtree"),

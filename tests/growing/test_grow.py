@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,12 @@ import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalRenorm, MarginalSmoothing, RegionThresholds
 from labelstore.calibration import Region, calibrate, update
-from labelstore.errors import ConflictError, IncompleteError, UsageError
+from labelstore.errors import ConflictError, IncompleteError, LabelStoreError, UsageError
 from labelstore.generation import generate, grow, label_images, load_teacher
 from labelstore.generation.labeller import Labeller
 from labelstore.variants import derive
 from tests.generation.conftest import write_photographs, write_teacher
+from tests.stopped_teacher import teacher_stops
 from trainer.loader.stored import StoredPasses
 from trainer.sampler import PassSchedule
 
@@ -51,7 +54,7 @@ def shard_files(store, crop_shards=range(100)):
     return {
         file.key: (file.sha256, (store.arrays.root / file.key).stat().st_mtime_ns)
         for group in store.group_names()
-        for row in store.catalogue.shards(group)
+        for row in store.catalogue.ledger.shards(group)
         if row.crop_shard in crop_shards
         for file in row.files
     }
@@ -101,21 +104,52 @@ def test_what_makes_no_sense_is_refused_and_nothing_written(tmp_path, photograph
     store.close()
 
 
-def test_a_stopped_growth_goes_on_where_it_was(tmp_path, photographs, teachers, monkeypatch):
+def test_what_generate_refuses_does_not_grow_the_plan(tmp_path, photographs, teachers):
+    source = shutil.copytree(photographs, tmp_path / "photographs")
+    store = create(tmp_path / "s", source, teachers[0], BEFORE)
+    (tmp_path / "classes.csv").write_text("strange,0\n")
+    held = load_teacher(str(teachers[0]))
+    other = replace(held, row=replace(held.row, mean=(0.1, 0.2, 0.3)))
+    lanczos = replace(held, row=replace(held.row, interpolation="lanczos"))
+
+    def files():
+        return {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
+
+    before = files()
+    refused = [
+        ({"autocast": "bf16"}, "leave --amp out"),
+        ({"autocast": "fp8"}, "--amp fp8: choose one of"),
+        ({"device": "cuda:70"}, "--device cuda:70 cannot be used"),
+        ({"device": "nonsense"}, "--device nonsense cannot be used"),
+        ({"crop_device": "cuda"}, "leave --crop-device out"),
+        ({"crop_device": "disk"}, "--crop-device disk: choose one of"),
+        ({"class_map": tmp_path / "classes.csv"}, "no line for class"),
+        ({"batch_size": 0}, "--batch-size 0: give 1 or more"),
+        ({"workers": -1}, "--workers -1: give 1 or more"),
+        ({"teacher": other}, "mean"),
+        ({"teacher": lanczos}, "interpolation"),
+        ({"images": tmp_path / "elsewhere"}, "elsewhere"),
+    ]
+    shutil.copy(source / "cat" / "1.jpg", source / "cat" / "new.jpg")
+    for num_crops in (AFTER, None):  # None: a new image is to join
+        for options, why in refused:
+            about = {"teacher": held, "images": source, **WORK, **options}
+            with pytest.raises(LabelStoreError, match=why):
+                grow(store, num_crops=num_crops, **about)
+            assert files() == before, options
+    report = grow(store, num_crops=AFTER, teacher=held, images=source, **WORK)
+    assert (report.num_crops, store.num_images) == (9 * (AFTER - BEFORE), 9)
+    notes = []
+    report = grow(store, teacher=held, images=source, note=notes.append, **WORK)
+    assert (report.num_crops, store.num_images, notes) == (AFTER, 10, [])
+    store.close()
+
+
+def test_a_stopped_growth_goes_on_where_it_was(tmp_path, photographs, teachers):
     store = create(tmp_path / "s", photographs, teachers[0], BEFORE)
-    real, labelled = Labeller.__call__, []
-
-    def stops(self, pixels):
-        if sum(labelled) >= 30:
-            raise KeyboardInterrupt
-        labelled.append(len(pixels))
-        return real(self, pixels)
-
     about = {"teacher": str(teachers[0]), "images": photographs, **WORK}
-    with monkeypatch.context() as patch:
-        patch.setattr(Labeller, "__call__", stops)
-        with pytest.raises(KeyboardInterrupt):
-            grow(store, num_crops=AFTER, **about)
+    with teacher_stops(after_crops=30):
+        grow(store, num_crops=AFTER, **about)
     store.refresh()
     assert not store.label_set().is_complete
     report = grow(store, num_crops=AFTER, **about)
@@ -130,20 +164,10 @@ def test_a_stopped_growth_goes_on_where_it_was(tmp_path, photographs, teachers, 
     whole.close()
 
 
-def test_an_unfinished_store_may_grow(tmp_path, photographs, teachers, monkeypatch):
+def test_an_unfinished_store_may_grow(tmp_path, photographs, teachers):
     """Blocks with and without labels side by side, and a spool of fewer crops than are wanted now."""
-    real, labelled = Labeller.__call__, []
-
-    def stops(self, pixels):
-        if sum(labelled) >= 30:
-            raise KeyboardInterrupt
-        labelled.append(len(pixels))
-        return real(self, pixels)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Labeller, "__call__", stops)
-        with pytest.raises(KeyboardInterrupt):
-            create(tmp_path / "s", photographs, teachers[0], BEFORE)
+    with teacher_stops(after_crops=30):
+        create(tmp_path / "s", photographs, teachers[0], BEFORE)
     assert list((tmp_path / "s" / "spool").rglob("*.spool"))
     store = labelstore.open(tmp_path / "s")
     grow(store, num_crops=AFTER, teacher=str(teachers[0]), images=photographs, **WORK)
@@ -182,7 +206,7 @@ def test_a_mask_covers_its_crops_until_it_is_updated(tmp_path, photographs, teac
     old = shard_files(store)
     schedule = PassSchedule.of(passes=2, crops_per_image=2)
     with store.catalogue.transaction() as connection:
-        store.catalogue.update_plan_crops(connection, "plan", AFTER)
+        store.catalogue.plans.change(connection, "plan", num_crops=AFTER)
     store.refresh()
     with pytest.raises(IncompleteError, match="labelstore grow"):
         update(store, "ferkd")  # the plan has grown, its labels have not
@@ -226,14 +250,14 @@ def test_a_worker_that_began_before_the_growth_ends(tmp_path, photographs, teach
         if not grown:
             grown.append(True)
             with labelstore.open(path) as other, other.catalogue.transaction() as connection:
-                other.catalogue.update_plan_crops(connection, "plan", AFTER)
+                other.catalogue.plans.change(connection, "plan", num_crops=AFTER)
         return real(self, pixels)
 
     with monkeypatch.context() as patch:
         patch.setattr(Labeller, "__call__", grows)
         create(path, photographs, teachers[0], BEFORE).close()
     with labelstore.open(path) as store:
-        assert sorted(store.catalogue.committed("labels/one").values()) == [(0, 1)] * 3
+        assert sorted(store.catalogue.ledger.committed("labels/one").values()) == [(0, 1)] * 3
         grow(store, num_crops=AFTER, teacher=str(teachers[0]), images=photographs, **WORK)
         assert store.label_set().is_complete
 
@@ -257,6 +281,11 @@ def test_the_commands(tmp_path, photographs, teachers, capsys):
     assert json.loads(out)["label_set"] == "two"
     code, out, _ = run("calibrate", path, "--label-set", "one")
     assert code == 0
+
+    for words in (["grow", path], ["audit", path, "--label-set", "one"]):
+        code, _, err = run(*words, "--teacher-model", "timm:resnet18")
+        assert code == 2
+        assert "--teacher-model timm:resnet18 names the network of a checkpoint" in err
 
     one = ["grow", path, *source, "--teacher", teachers[0], "--num-crops"]
     code, out, _ = run(*one, AFTER, "--dry-run")

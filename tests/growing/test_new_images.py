@@ -14,7 +14,7 @@ from cli import errors, labelstore_app
 from labelstore import MarginalRenorm, MarginalSmoothing, RegionThresholds
 from labelstore.calibration import calibrate, preview, update
 from labelstore.catalogue import Catalogue
-from labelstore.catalogue.image_table import MAX_FREE_ROWS, NO_IMAGE
+from labelstore.catalogue.image_columns import MAX_FREE_ROWS, NO_IMAGE
 from labelstore.errors import (
     ConflictError,
     DamagedShard,
@@ -74,7 +74,7 @@ def shard_files(store):
     return {
         file.key: (file.sha256, (store.arrays.root / file.key).stat().st_mtime_ns)
         for group in store.group_names()
-        for row in store.catalogue.shards(group)
+        for row in store.catalogue.ledger.shards(group)
         for file in row.files
     }
 
@@ -193,7 +193,7 @@ def test_everything_on_the_plan_follows(tmp_path, photographs, all_photographs, 
     passes.close()
 
     # the block that was the last one is made again with its free rows
-    row = next(row for row in store.catalogue.shards("labels/one") if row.block == 1)
+    row = next(row for row in store.catalogue.ledger.shards("labels/one") if row.block == 1)
     (store.arrays.root / row.files[0].key).unlink()
     assert not verify(store.path).is_sound
     repair(store, images=folder, teacher=teacher, device="cpu", whole_shards=True)
@@ -217,7 +217,9 @@ def test_a_label_set_that_comes_later_leaves_the_free_rows_out(tmp_path, photogr
     codec = MarginalSmoothing(k=1, dtype="float32")
     report = generate(store, teacher=teacher, codec=codec, images=folder, name="k1", **WORK)
     assert (report.num_crops, report.bad) == (54, {})
-    counts = [row.num_images for row in store.catalogue.shards("labels/k1") if row.crop_shard == 0]
+    counts = [
+        row.num_images for row in store.catalogue.ledger.shards("labels/k1") if row.crop_shard == 0
+    ]
     assert counts == [4, 2, 3]
     assert verify(store.path, "deep").is_sound
     # crops of every image, on top of images: rows stay
@@ -310,22 +312,22 @@ def test_two_processes_take_the_images_in_once(tmp_path, photographs, teacher, m
 class TestTheCatalogue:
     def test_rows_are_left_free(self, tmp_path):
         with Catalogue.create(f"sqlite:///{tmp_path / 'c.db'}", uuid="u") as catalogue:
-            assert catalogue.add_images(["a", "b"], [0, 1], [1, 2], [3, 4]) == range(2)
-            assert catalogue.append_images(["c"], [0], [5], [6], multiple=4) == range(4, 5)
-            assert catalogue.append_images(["d"], [1], [7], [8], multiple=5) == range(5, 6)
-            assert (catalogue.num_images(), catalogue.num_rows()) == (4, 6)
-            columns = catalogue.image_columns()
+            assert catalogue.images.add(["a", "b"], [0, 1], [1, 2], [3, 4]) == range(2)
+            assert catalogue.images.append(["c"], [0], [5], [6], multiple=4) == range(4, 5)
+            assert catalogue.images.append(["d"], [1], [7], [8], multiple=5) == range(5, 6)
+            assert (catalogue.images.num_images(), catalogue.images.num_rows()) == (4, 6)
+            columns = catalogue.images.columns()
             assert columns["key"].tolist() == ["a", "b", "", "", "c", "d"]
             assert columns["class_id"].tolist() == [0, 1, -1, -1, 0, 1]
             assert columns["free"].tolist() == [False, False, True, True, False, False]
             assert columns["bad"].tolist() == [None, None, NO_IMAGE, NO_IMAGE, None, None]
-            assert [row.image for row in catalogue.images()] == [0, 1, 4, 5]
-            assert catalogue.find_image("c") == 4
+            assert [row.image for row in catalogue.images.rows()] == [0, 1, 4, 5]
+            assert catalogue.images.find(["c"]) == {"c": 4}
             with pytest.raises(ConflictError, match="'b' is in the store already"):
-                catalogue.append_images(["e", "b"], [0, 0], [1, 1], [1, 1], multiple=1)
+                catalogue.images.append(["e", "b"], [0, 0], [1, 1], [1, 1], multiple=1)
             with pytest.raises(UsageError, match="rows would have no image"):
-                catalogue.append_images(["e"], [0], [1], [1], multiple=2 * MAX_FREE_ROWS)
-            assert catalogue.num_images() == 4
+                catalogue.images.append(["e"], [0], [1], [1], multiple=2 * MAX_FREE_ROWS)
+            assert catalogue.images.num_images() == 4
             catalogue.verify_digests()
 
     def test_a_row_far_out_asks_for_no_memory(self, tmp_path):
@@ -333,12 +335,12 @@ class TestTheCatalogue:
 
         path = tmp_path / "c.db"
         with Catalogue.create(f"sqlite:///{path}", uuid="u") as catalogue:
-            catalogue.add_images(["a", "b"], [0, 1], [1, 2], [3, 4])
+            catalogue.images.add(["a", "b"], [0, 1], [1, 2], [3, 4])
             with sqlite3.connect(path) as connection:
                 connection.execute("UPDATE images SET image = 2147483647 WHERE image = 1")
             connection.close()
             with pytest.raises(DamagedShard, match="restore the catalogue"):
-                catalogue.image_columns()
+                catalogue.images.columns()
 
 
 def test_the_command(tmp_path, photographs, teacher, capsys):

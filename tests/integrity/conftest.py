@@ -37,7 +37,7 @@ def shard_paths(store: Store, kind: str = "labels") -> list[Path]:
         store.arrays.root / file.key
         for group in store.group_names()
         if group.startswith(kind)
-        for row in store.catalogue.shards(group)
+        for row in store.catalogue.ledger.shards(group)
         for file in row.files
     ]
 

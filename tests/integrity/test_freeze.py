@@ -43,7 +43,7 @@ def test_every_writer_is_refused_also_one_that_was_open_before(store):
     freeze(store)
     for opened in (early, store, labelstore.open(store.path)):
         with pytest.raises(StorageError, match="frozen"):
-            opened.catalogue.acquire("labels/teacher", 1, "late", 60, done=99)
+            opened.catalogue.leases.acquire("labels/teacher", 1, "late", 60, done=99)
         with pytest.raises(StorageError, match="frozen"):
             labelstore.calibrate(opened.label_set(), name="ferkd")
     assert verify(store).is_sound
@@ -55,11 +55,11 @@ def test_nobody_writes_to_the_copy_before_the_manifest_is_there(store, monkeypat
     def late(path, data):
         # the copy has the catalogue's name, the manifest is not there yet
         with monkeypatch.context() as patch:
-            patch.setattr("labelstore.catalogue.connection.BUSY_SECONDS", 0)
+            patch.setattr("labelstore.catalogue.engines.BUSY_SECONDS", 0)
             other = labelstore.open(store.path)
             tried.append(other.label_sets)
             with pytest.raises(ConflictError, match="busy"):
-                other.catalogue.acquire("labels/teacher", 1, "late", 60, done=99)
+                other.catalogue.leases.acquire("labels/teacher", 1, "late", 60, done=99)
         write(path, data)
 
     monkeypatch.setattr(freezing, "write_file", late)
@@ -75,8 +75,8 @@ def test_what_is_written_while_files_are_hashed_is_noticed(store, monkeypatch):
         if not done:
             with monkeypatch.context() as patch:
                 # hashing holds no lock
-                patch.setattr("labelstore.catalogue.connection.BUSY_SECONDS", 0)
-                labelstore.open(store.path).catalogue.drop("labels/teacher")
+                patch.setattr("labelstore.catalogue.engines.BUSY_SECONDS", 0)
+                labelstore.open(store.path).catalogue.groups.drop("labels/teacher")
             done.append(path)
         return digest(path)
 
@@ -88,10 +88,10 @@ def test_what_is_written_while_files_are_hashed_is_noticed(store, monkeypatch):
 
 
 def test_what_cannot_be_frozen(store, tmp_path):
-    lease = store.catalogue.acquire("labels/teacher", [0], "worker", 60, done=99)
+    lease = store.catalogue.leases.acquire("labels/teacher", [0], "worker", 60, done=99)
     with pytest.raises(ConflictError, match="worker is writing"):
         freeze(store)
-    store.catalogue.release(lease)
+    store.catalogue.leases.release(lease)
     with pytest.raises(ConflictError, match="exists"):
         freeze(store, store.path)
     flip_bit(shard_paths(store)[0], 100)

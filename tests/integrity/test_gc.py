@@ -57,7 +57,7 @@ def test_only_what_is_old_and_ours_goes(store):
 
 def test_a_live_lease_keeps_its_blocks_files(store):
     (temporary, orphan, *_), _ = rubbish(store)
-    lease = store.catalogue.acquire("labels/teacher", [0], "worker", 60, done=99)
+    lease = store.catalogue.leases.acquire("labels/teacher", [0], "worker", 60, done=99)
     collected = gc(store)
     assert temporary.exists()
     assert not orphan.exists()  # of block 7
@@ -65,7 +65,7 @@ def test_a_live_lease_keeps_its_blocks_files(store):
         "leased by worker"
         in {f.path: why for f, why in collected.kept}[temporary.relative_to(store.path).as_posix()]
     )
-    store.catalogue.release(lease)
+    store.catalogue.leases.release(lease)
     gc(store)
     assert not temporary.exists()
 

@@ -142,7 +142,7 @@ def test_deep_sees_values_that_were_wrong_when_written(store, field, change, say
         for file in files:
             staged.stage(store.arrays.root / file.record.key, file.data)
         new = replace(row, files=tuple(file.record for file in files))
-        store.catalogue.replace_shard(lease, new, staged.publish)
+        store.catalogue.ledger.replace_shard(lease, new, staged.publish)
     keeper.close()
     assert verify(store, "digests").is_sound
     store.refresh()

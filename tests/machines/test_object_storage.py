@@ -163,7 +163,7 @@ def test_only_ranges_of_shards_are_asked_for(url, frozen, requests_seen):
         assert all(part is not None for _, part, _ in requests_seen)
         sizes = {
             f"{store.arrays.root.name}/{file.key}": file.size
-            for row in store.catalogue.shards("labels/teacher")
+            for row in store.catalogue.ledger.shards("labels/teacher")
             for file in row.files
         }
         asked = {}

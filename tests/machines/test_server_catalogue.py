@@ -1,4 +1,5 @@
-"""A store whose catalogue is on a PostgreSQL server: every command works on it, and stores in one database stay apart."""
+"""A store whose catalogue is on a PostgreSQL server: every command works on it, and stores in one database stay
+apart."""
 
 from __future__ import annotations
 
@@ -56,8 +57,8 @@ def test_it_is_the_store_that_a_file_would_give(make_store, postgresql, tmp_path
         labelstore.calibrate(store.label_set(), RULE, name="m")
         derive(store.label_set("teacher"), MarginalRenorm(k=2), name="mr")
     assert_equal(served.label_set("mr"), plain.label_set("mr"))
-    assert [row.files for row in served.catalogue.shards("masks/m")] == [
-        row.files for row in plain.catalogue.shards("masks/m")
+    assert [row.files for row in served.catalogue.ledger.shards("masks/m")] == [
+        row.files for row in plain.catalogue.ledger.shards("masks/m")
     ]
     assert storage(served).catalogue_bytes > 0
     assert verify(served.path, "deep").is_sound

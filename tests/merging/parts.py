@@ -73,7 +73,7 @@ def fill_maps(store: Store, images, *, bad=(), seed: int = 6) -> None:
     codec = LabelMap(k=2, height=H, width=W, image_size=32)
     first = store.label_set_row(store.label_sets[0])
     row = replace(first, name="map", codec=codec.to_record(), uuid=uuid.uuid4().hex)
-    store.catalogue.add_label_set(row)
+    store.catalogue.label_sets.add(row)
     store.write_metadata()
     chosen = list(images)
     logits = np.random.default_rng(seed).normal(0, 3, (N, H, W, C)).astype(np.float32)[chosen]
@@ -84,10 +84,10 @@ def fill_maps(store: Store, images, *, bad=(), seed: int = 6) -> None:
     for block in range(layout.num_blocks):
         at = slice(layout.rows(block).start, layout.rows(block).stop)
         arrays = codec.encode(MapTopK(class_ids=ids[at], logits=logits[at]), C)
-        lease = store.catalogue.acquire("labels/map", [block], "parts", 60.0)
+        lease = store.catalogue.leases.acquire("labels/map", [block], "parts", 60.0)
         shard = BlockArrays(group="labels/map", crop_shard=0, arrays=arrays)
         write_block(store, lease, [shard], num_images=len(ids[at]))
-        store.catalogue.release(lease)
+        store.catalogue.leases.release(lease)
     store.refresh()
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -21,10 +19,10 @@ from labelstore import (
     RegionThresholds,
     Smoothing,
 )
-from labelstore.arrays import durable
 from labelstore.errors import DamagedShard, NotGenerated
 from labelstore.integrity import freeze, verify
 from labelstore.testing.filled_store import add_label_set, fill_blocks
+from tests.dying_child import killed_at
 from tests.merging.parts import (
     ALL,
     CLASSES,
@@ -106,7 +104,7 @@ def test_two_halves_are_the_whole(halves, tmp_path):
     )
     assert a == b
     with labelstore.open(out) as store:
-        spent = sum(row.seconds for row in store.catalogue.shards("labels/ms"))
+        spent = sum(row.seconds for row in store.catalogue.ledger.shards("labels/ms"))
         assert spent == pytest.approx(N - 2)
         assert store.label_set_row("ms8").codec["class_ids"] == "table"
     assert verify(out, "deep").is_sound
@@ -164,7 +162,7 @@ def test_a_plan_that_grew_and_labels_that_did_not(tmp_path):
     for name, images in (("a", EVEN), ("b", ODD)):
         with part(tmp_path / name, images, num_crops=2, labels=soft_labels()[:, :2]) as store:
             with store.catalogue.transaction() as conn:
-                store.catalogue.update_plan_crops(conn, "plan", M)
+                store.catalogue.plans.change(conn, "plan", num_crops=M)
             store.refresh()
             store.write_metadata()
     before = labelstore.merge(tmp_path / "out", [tmp_path / "a", tmp_path / "b"])
@@ -172,7 +170,7 @@ def test_a_plan_that_grew_and_labels_that_did_not(tmp_path):
     assert [labels.lacking for labels in before.label_sets] == [N]
     with labelstore.open(tmp_path / "out") as store:
         for group in ("labels/teacher", "crops/plan"):
-            assert {row.crop_shard for row in store.catalogue.shards(group)} == {0}
+            assert {row.crop_shard for row in store.catalogue.ledger.shards(group)} == {0}
     assert verify(tmp_path / "out").is_sound
 
 
@@ -213,36 +211,11 @@ def test_a_damaged_part_is_named_and_what_was_good_stays(small, tmp_path):
     same_as_whole(tmp_path / "out", small / "whole")
 
 
-def merge_in_child(out, stores, at):
-    """Merge in a child that dies at its n-th change of a file; whether it died."""
-    child = os.fork()
-    if child:
-        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    try:
-        left = at
-
-        def counting(function):
-            def counted(*arguments, **options):
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*arguments, **options)
-
-            return counted
-
-        for name in ("write", "fsync", "replace", "link", "rename"):
-            setattr(durable.os, name, counting(getattr(durable.os, name)))
-        labelstore.merge(out, stores)
-    except BaseException:  # noqa: BLE001 - a child must not come back into the test
-        os._exit(1)
-    os._exit(0)
-
-
 @pytest.mark.parametrize("at", [0, 15, 40])
 def test_killed_anywhere_the_same_command_finishes(at, small, tmp_path):
     stores = [small / "even", small / "odd"]
-    assert merge_in_child(tmp_path / "out", stores, at)
+    points = ("write", "fsync", "replace", "link", "rename")
+    assert killed_at(at, points, lambda: labelstore.merge(tmp_path / "out", stores))
     labelstore.merge(tmp_path / "out", stores)
     same_as_whole(tmp_path / "out", small / "whole")
     assert verify(tmp_path / "out", "digests").is_sound

@@ -1,4 +1,5 @@
-"""Stores that are no parts of one data set, and labels that are not the same, are refused before anything is written."""
+"""Stores that are no parts of one data set, and labels that are not the same, are refused before anything is
+written."""
 
 from __future__ import annotations
 
@@ -140,7 +141,9 @@ LAW = '{"flip_prob":0.5,"law":"random-resized-crop/philox4x32-10/1","ratio":[0.7
 def test_what_differs_is_named(table, values, message, pair, tmp_path):
     shutil.copytree(pair / "b", tmp_path / "b")
     plain = {
-        key: labelstore.catalogue.named_rows.json_text(value) if isinstance(value, dict) else value
+        key: labelstore.catalogue.record_columns.json_text(value)
+        if isinstance(value, dict)
+        else value
         for key, value in values.items()
     }
     change(tmp_path / "b", table, **plain)
@@ -158,7 +161,7 @@ def test_teachers_are_known_by_their_weights_and_masks_by_their_rule(pair, tmp_p
             labelstore.calibrate(store.label_set(), rule, name=name)
         # the same weights, once more under another name
         row = store.teacher("teacher")
-        store.catalogue.add_teacher(type(row)(**{**vars(row), "name": "same"}))
+        store.catalogue.teachers.add(type(row)(**{**vars(row), "name": "same"}))
     change(tmp_path / "b", "label_sets", name="teacher", teacher="same")
     report = labelstore.merge(tmp_path / "out", [pair / "a", tmp_path / "b"])
     assert report.masks == ()
@@ -167,7 +170,7 @@ def test_teachers_are_known_by_their_weights_and_masks_by_their_rule(pair, tmp_p
         "mask mine is dropped",
     ]
     with labelstore.open(tmp_path / "out") as out:
-        assert [row.name for row in out.catalogue.teachers()] == ["teacher"]
+        assert [row.name for row in out.catalogue.teachers.all()] == ["teacher"]
         assert out.label_set("teacher").is_complete
         assert out.masks == ()
 
@@ -182,8 +185,10 @@ def test_wrong_arguments_and_places(pair, tmp_path):
     ):
         with pytest.raises(UsageError):
             labelstore.merge(tmp_path / "out", stores, **options)
-    with pytest.raises(UsageError, match="inside it"):
+    with pytest.raises(UsageError, match="is inside the store"):
         labelstore.merge(a / "out", [a, b])
+    with pytest.raises(UsageError, match="one of the stores"):
+        labelstore.merge(b, [a, b])
     with pytest.raises(UsageError, match="cannot be made there"):
         labelstore.merge("s3://bucket/out", [a, b])
     (tmp_path / "there").mkdir()

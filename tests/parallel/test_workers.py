@@ -76,7 +76,7 @@ def shard_digests(store):
     return {
         file.key: file.sha256
         for group in store.group_names()
-        for row in store.catalogue.shards(group)
+        for row in store.catalogue.ledger.shards(group)
         for file in row.files
     }
 
@@ -97,7 +97,7 @@ def test_an_error_is_raised_as_it_was(workers, store_path):
         list(workers(math.sqrt, [1, -1]))
     with labelstore.open(store_path) as store:
         labels = store.label_set()
-        files = store.catalogue.shards("labels/teacher")[-1].files
+        files = store.catalogue.ledger.shards("labels/teacher")[-1].files
         (path,) = (store.arrays.root / file.key for file in files if "/probability/" in file.key)
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
@@ -135,7 +135,7 @@ def write(path, way):
         variant = derive(store.label_set("teacher"), MarginalRenorm(k=2), name="mr", **about)
         assert mask.is_complete
         assert variant.is_complete
-        assert not store.catalogue.all_live_leases()
+        assert not store.catalogue.leases.live()
         return shard_digests(store), variant_cost(
             store.label_set("teacher"), variant, map_blocks=way
         )

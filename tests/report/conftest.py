@@ -25,3 +25,13 @@ def chromium():
     driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def opened(chromium, page):
+    """The test module's `page`, freshly loaded."""
+    chromium.get_log("browser")
+    chromium.get_log("performance")
+    chromium.get(page.as_uri())
+    assert chromium.execute_script("return document.documentElement.dataset.ready") == "yes"
+    return chromium

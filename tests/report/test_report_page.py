@@ -20,6 +20,7 @@ from labelstore.images import ImageFolder, digest
 from labelstore.report import write_page
 from labelstore.report.explorer import thumbnail
 from labelstore.report.shell import render
+from labelstore.report.shown_image import ShownCrop, draw_image
 from labelstore.store import create
 from labelstore.testing.filled_store import IMAGE_SIZE, add_label_set, fill_blocks, filled_store
 
@@ -83,16 +84,6 @@ def page(store_path, pictures, tmp_path_factory):
     code = errors.run(labelstore_app.commands, "labelstore", [*arguments, "--label-set", "first"])
     assert code == 0
     return out
-
-
-@pytest.fixture
-def opened(chromium, page):
-    """The page, freshly loaded."""
-    chromium.get_log("browser")
-    chromium.get_log("performance")
-    chromium.get(page.as_uri())
-    assert chromium.execute_script("return document.documentElement.dataset.ready") == "yes"
-    return chromium
 
 
 def text_of(driver, selector):
@@ -218,7 +209,8 @@ def test_shares_by_class_follow_the_sliders(opened, store_path):
         slide(opened, name, step)
     opened.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
     rows = opened.execute_script(
-        "return [...document.querySelectorAll('#class-table tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
+        "return [...document.querySelectorAll('#class-table tbody tr')].map((r) => [...r.cells].map((c) => "
+        "c.textContent))"
     )
     with labelstore.open(store_path, readonly=True) as store:
         frame = labelstore.crops(
@@ -365,6 +357,24 @@ def test_another_image_of_the_same_name_and_size_is_not_shown(
     assert not (tmp_path / "p.png").exists()
     assert show(pictures) == 0
     assert (tmp_path / "p.png").is_file()
+
+
+@pytest.mark.parametrize("top", [1, 7, 30])
+def test_as_many_bars_are_seen_as_asked_for(pictures, top):
+    classes = tuple((f"class {at}", 1 / top) for at in range(top))
+    edges = {"top": 2, "left": 3, "height": 20, "width": 20, "flip": False}
+    shown = [
+        ShownCrop(crop=0, kind=kind, max_probability=1 / top, classes=classes, **edges)
+        for kind in ("hardest", "easiest")
+    ]
+    figure = draw_image(pictures / CLASSES[0] / "000.jpg", shown, title="one")
+    charts = [axes for axes in figure.axes if axes.patches and axes.get_xlim() == (0, 1)]
+    assert len(charts) == 2
+    for axes in charts:
+        low, high = sorted(axes.get_ylim())
+        assert len(axes.patches) == top
+        for bar in axes.patches:
+            assert low <= bar.get_y() < bar.get_y() + bar.get_height() <= high
 
 
 def test_data_cannot_leave_its_element():

@@ -52,18 +52,10 @@ def page(tmp_path_factory):
     return out
 
 
-@pytest.fixture
-def opened(chromium, page):
-    chromium.get_log("browser")
-    chromium.get_log("performance")
-    chromium.get(page.as_uri())
-    assert chromium.execute_script("return document.documentElement.dataset.ready") == "yes"
-    return chromium
-
-
 def cells(driver, selector):
     return driver.execute_script(
-        "return [...document.querySelectorAll(arguments[0] + ' tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))",
+        "return [...document.querySelectorAll(arguments[0] + ' tbody tr')].map((r) => [...r.cells].map((c) => "
+        "c.textContent))",
         selector,
     )
 

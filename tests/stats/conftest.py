@@ -7,27 +7,18 @@ import pytest
 
 from labelstore.codecs import MarginalSmoothing
 from labelstore.stats import PAPER_RATIOS, TABLE_1_EDGES
-from labelstore.testing.filled_store import filled_store
+from tests.calibration.conftest import with_max_probability
 
 
 @pytest.fixture
-def make_store(tmp_path):
+def make_store(new_store):
     """make_store(p_max (N, M), codec=..., **options of filled_store): a store, closed afterwards."""
-    opened = []
 
     def make(p_max, *, codec=None, num_classes=12, **options):
-        p_max = np.asarray(p_max, np.float32)
-        dense = np.empty((*p_max.shape, num_classes), np.float32)
-        dense[..., 0] = p_max
-        dense[..., 1:] = ((1 - p_max) / (num_classes - 1))[..., None]
         codec = MarginalSmoothing(k=5, dtype="float32") if codec is None else codec
-        store = filled_store(tmp_path / f"{len(opened)}.labels", dense, codec, **options)
-        opened.append(store)
-        return store
+        return new_store(with_max_probability(p_max, num_classes), codec, **options)
 
-    yield make
-    for store in opened:
-        store.close()
+    return make
 
 
 @pytest.fixture

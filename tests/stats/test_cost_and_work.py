@@ -17,6 +17,7 @@ from labelstore.generation.labeller import Labeller
 from labelstore.stats import cost, work
 from labelstore.testing.filled_store import filled_store
 from tests.generation.conftest import write_photographs, write_teacher
+from tests.stopped_teacher import teacher_stops
 
 N, M = 12, 8
 
@@ -88,7 +89,7 @@ def test_rows_that_no_image_has_are_no_crops(tmp_path, capsys):
     """Images that are added begin a new block; the rows before it are never labelled and never wait for labels."""
     probs = np.full((4, 2, 3), 1 / 3, np.float32)
     store = filled_store(tmp_path / "s", probs, MarginalSmoothing(k=2), images_per_shard=3)
-    added = store.catalogue.append_images(["class0001/late.jpg"], [1], [9], [9], multiple=3)
+    added = store.catalogue.images.append(["class0001/late.jpg"], [1], [9], [9], multiple=3)
     store.refresh()
     assert (added, store.num_rows, store.num_images) == (range(6, 7), 7, 5)
     found = work(store, "teacher")
@@ -99,18 +100,8 @@ def test_rows_that_no_image_has_are_no_crops(tmp_path, capsys):
 
 
 def test_a_stopped_store_says_that_nobody_is_at_work(made, tmp_path, capsys):
-    real, seen = Labeller.__call__, []
-
-    def stops(self, pixels):
-        seen.append(None)
-        if len(seen) == 4:
-            raise KeyboardInterrupt
-        return real(self, pixels)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Labeller, "__call__", stops)
-        with pytest.raises(KeyboardInterrupt):
-            create(made, tmp_path / "s")
+    with teacher_stops(after_crops=3 * M):
+        create(made, tmp_path / "s")
     with labelstore.open(tmp_path / "s") as store:
         found = work(store, "teacher")
     assert (found.crops, found.committed_crops, found.workers) == (3 * M, 0, ())
@@ -119,24 +110,14 @@ def test_a_stopped_store_says_that_nobody_is_at_work(made, tmp_path, capsys):
 
 def test_seconds_of_a_stopped_worker_are_not_forgotten(made, tmp_path):
     """The spool keeps them with the images."""
-    real, seen = Labeller.__call__, []
-
-    def stops(self, pixels):
-        seen.append(None)
-        if len(seen) == 4:
-            raise KeyboardInterrupt
-        return real(self, pixels)
-
     clock = iter(range(10**6))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "labelstore.generation.image_block.time",
             type("Clock", (), {"perf_counter": staticmethod(lambda: float(next(clock)))}),
         )
-        with patch.context() as stop:
-            stop.setattr(Labeller, "__call__", stops)
-            with pytest.raises(KeyboardInterrupt):
-                create(made, tmp_path / "s")
+        with teacher_stops(after_crops=3 * M):
+            create(made, tmp_path / "s")
         create(made, tmp_path / "s")
     with labelstore.open(tmp_path / "s") as store:
         # one second a batch, which is one image
@@ -154,7 +135,7 @@ def test_cost_by_shard_device_and_student(made, tmp_path, capsys):
         made_by_teacher = by_name["teacher"]
         assert made_by_teacher.crops == sum(s.crops for s in made_by_teacher.shards) == N * M
         assert len(made_by_teacher.shards) == 6
-        rows = store.catalogue.shards("labels/teacher")
+        rows = store.catalogue.ledger.shards("labels/teacher")
         assert made_by_teacher.seconds == pytest.approx(sum(row.seconds for row in rows))
         for shard, row in zip(made_by_teacher.shards, rows, strict=True):
             assert shard.crops_per_second == pytest.approx(row.num_images * 4 / row.seconds)
@@ -165,11 +146,13 @@ def test_cost_by_shard_device_and_student(made, tmp_path, capsys):
         assert (teacher.students, teacher.seconds_per_student) == ((), None)
         assert teacher.seconds_saved == pytest.approx(-teacher.seconds)
         for name, sets, epochs in (("a", ("teacher",), 6), ("b", ("hard", "other"), 10)):
-            store.catalogue.add_run(
+            store.catalogue.runs.add(
                 RunRow(name=name, folder=name, label_sets=sets, masks=(), config={}, started=0.0)
             )
             for epoch in (1, epochs):
-                store.catalogue.add_result(ResultRow(run=name, name="top1", epoch=epoch, value=1.0))
+                store.catalogue.results.add(
+                    ResultRow(run=name, name="top1", epoch=epoch, value=1.0)
+                )
         (teacher,) = cost(store).teachers
         assert teacher.students == ("a", "b")
         assert teacher.seconds_per_student == pytest.approx(teacher.seconds / 2)

@@ -6,11 +6,15 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import labelstore
+from labelstore.analysis import distances
 from labelstore.codecs import MarginalSmoothing
 from labelstore.errors import UsageError
-from labelstore.stats import profile
+from labelstore.stats import disagreements, profile
+from labelstore.store.block_sample import share_of_blocks
 
 
 @pytest.fixture
@@ -55,6 +59,31 @@ def test_measures_are_those_of_the_table(store, monkeypatch):
     for one, other in zip(parts.measures, found.measures, strict=True):
         assert one.counts == other.counts
         assert one.mean == pytest.approx(other.mean)
+
+
+@given(
+    st.lists(st.integers(0, 10**6), unique=True, max_size=400), st.floats(0, 1, exclude_min=True)
+)
+def test_a_share_of_the_blocks_is_that_share(blocks, share):
+    blocks = sorted(blocks)
+    chosen = share_of_blocks(blocks, share)
+    assert len(chosen) == (max(1, round(share * len(blocks))) if blocks else 0)
+    places = [blocks.index(block) for block in chosen]
+    steps = set(np.diff(places))
+    assert not steps or max(steps) - min(steps) <= 1  # spread evenly
+    assert share_of_blocks(blocks, 1.0) == tuple(blocks)
+
+
+def test_all_that_read_a_share_read_that_share(store):
+    labelstore.derive(store.label_set(), labelstore.Hard(), name="hard")
+    name = next(name for name in store.label_sets if name != "hard")
+    label_sets = [store.label_set(name), store.label_set("hard")]
+    for share, blocks in ((0.7, 3), (0.4, 2), (0.1, 1)):
+        images = profile(label_sets[0], share=share).images
+        assert profile(label_sets[0], share=share).blocks == blocks
+        assert distances(label_sets, share=share).crops.sum() == images * 12
+        pairs = disagreements(store, share=share).pairs
+        assert [pair.num_crops for pair in pairs] == [images * 12]
 
 
 def test_a_share_walks_so_many_blocks(store):

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from labelstore import Full, MarginalSmoothing
 from labelstore.arrays.zarr_arrays import ZarrArrays
-from labelstore.catalogue import Catalogue, image_table
-from labelstore.errors import RejectedInput, UsageError
+from labelstore.catalogue import image_columns, image_table
+from labelstore.catalogue.connection import Database
+from labelstore.catalogue.ledger import Ledger
+from labelstore.catalogue.named_rows import Teachers
+from labelstore.errors import NotGenerated, RejectedInput, UsageError
 from labelstore.store.spans import spans
 from labelstore.testing.filled_store import filled_store
 
@@ -44,6 +47,13 @@ def one_at_a_time(labels, image, crops):
         one = {name: array[offset : offset + 1] for name, array in part.items()}
         found.append(labels.codec.recover(one, labels.num_classes)[0])
     return np.concatenate(found)[np.array(crops) - columns.start * per]
+
+
+def test_an_image_that_was_left_out_has_no_table_of_crops(labels):
+    if labels.listed is not None:
+        assert len(labels.crop_table(5)) == CROPS
+    with pytest.raises(NotGenerated, match=r"0000006\.jpg: it was left out as bad .*on purpose"):
+        labels.crop_table(6)
 
 
 @settings(max_examples=12, deadline=None)
@@ -107,8 +117,8 @@ def test_keys_are_looked_up_together(labels, monkeypatch):
     store = labels.store
     keys = list(store.images()["key"])
     transactions = []
-    reading = Catalogue.reading
-    monkeypatch.setattr(Catalogue, "reading", lambda self: transactions.append(1) or reading(self))
+    reading = Database.reading
+    monkeypatch.setattr(Database, "reading", lambda self: transactions.append(1) or reading(self))
     rows = store.image_rows([keys[8], 3, keys[0], keys[8]])
     assert rows.tolist() == [8, 3, 0, 8]
     assert len(transactions) == 1
@@ -118,12 +128,13 @@ def test_keys_are_looked_up_together(labels, monkeypatch):
 def test_more_keys_than_one_statement_takes(labels):
     keys = list(labels.store.images()["key"])
     asked = [f"no/{number}" for number in range(1100)] + keys
-    assert labels.store.catalogue.find_images(asked) == {key: row for row, key in enumerate(keys)}
+    assert labels.store.catalogue.images.find(asked) == {key: row for row, key in enumerate(keys)}
 
 
 def test_counting_images_reads_none(labels, monkeypatch):
     store = labels.store
-    monkeypatch.setattr(image_table, "verified_batches", lambda *_: pytest.fail("read"))
+    for module in (image_columns, image_table):
+        monkeypatch.setattr(module, "verified_batches", lambda *_: pytest.fail("read"))
     store.refresh()
     assert (store.num_images, store.num_rows) == (IMAGES, IMAGES)
     assert f"images={IMAGES}" in repr(store)
@@ -188,8 +199,8 @@ def test_no_images_and_no_crops(labels):
 def test_frames_of_nothing_have_their_columns(labels, monkeypatch):
     store = labels.store
     shards, teachers = list(store.shards()), list(store.teachers())
-    monkeypatch.setattr(Catalogue, "shards", lambda *_: [])
-    monkeypatch.setattr(Catalogue, "teachers", lambda _: ())
+    monkeypatch.setattr(Ledger, "shards", lambda *_: [])
+    monkeypatch.setattr(Teachers, "all", lambda _: ())
     assert (list(store.shards()), list(store.teachers())) == (shards, teachers)
     assert min(len(shards), len(teachers)) > 0
 

@@ -1,7 +1,7 @@
-"""Blocks that share a transaction: each is judged by its own lease, and a kill anywhere leaves ledger and disk equal."""
+"""Blocks that share a transaction: each is judged by its own lease, and a kill anywhere leaves ledger and disk
+equal."""
 
 import os
-import shutil
 import signal
 import threading
 import time
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 import labelstore
 from labelstore import MarginalSmoothing
 from labelstore.calibration import RegionThresholds, calibrate
-from labelstore.catalogue.records import MaskRow
 from labelstore.errors import DamagedShard, LeaseLost, StorageError
 from labelstore.integrity import verify
 from labelstore.store import BlockArrays, block_work, commit_blocks, stage_block, writing
 from labelstore.store.threads import map_in_threads
 from labelstore.testing.filled_store import filled_store
+from tests.store.conftest import mask_row
 
 RULE = RegionThresholds(low=0.25, middle=0.4, top=0.9)
 GROUP = "masks/together"
@@ -31,26 +31,9 @@ def template(tmp_path_factory):
     path = tmp_path_factory.mktemp("together") / "s.labels"
     dense = np.random.default_rng(2).dirichlet(np.full(6, 0.3), (BLOCKS * 4, 6)).astype("f4")
     with filled_store(path, dense, MarginalSmoothing(k=3), images_per_shard=4) as opened:
-        opened.catalogue.add_mask(
-            MaskRow(
-                name="together",
-                plan="plan",
-                teacher="teacher",
-                label_set="teacher",
-                num_crops=6,
-                rule=RULE.to_record(),
-            )
-        )
+        opened.catalogue.masks.add(mask_row("together", RULE, num_crops=6))
         opened.write_metadata()
     return path
-
-
-@pytest.fixture
-def store(template, tmp_path):
-    path = tmp_path / "s.labels"
-    shutil.copytree(template, path)
-    with labelstore.open(path) as opened:
-        yield opened
 
 
 def staged(store, lease, value=1):
@@ -61,7 +44,7 @@ def staged(store, lease, value=1):
 
 
 def acquire(store, count=3, owner="one", seconds=60.0):
-    return store.catalogue.acquire_blocks(GROUP, BLOCKS, owner, seconds, count=count)
+    return store.catalogue.leases.acquire_blocks(GROUP, BLOCKS, owner, seconds, count=count)
 
 
 def mask_files(store):
@@ -69,11 +52,11 @@ def mask_files(store):
 
 
 def committed(store):
-    return sorted(store.catalogue.committed(GROUP))
+    return sorted(store.catalogue.ledger.committed(GROUP))
 
 
 def assert_ledger_is_disk(store):
-    rows = store.catalogue.shards(GROUP)
+    rows = store.catalogue.ledger.shards(GROUP)
     for row in rows:
         specs = list(store.group(row.group).specs.values())
         assert store.arrays.verify(specs, (row.block, row.crop_shard), row.files, "deep") == []
@@ -83,10 +66,10 @@ def assert_ledger_is_disk(store):
 def test_a_lost_lease_takes_nobody_with_it(store):
     leases = acquire(store, 3, seconds=0.3)
     blocks = [staged(store, lease) for lease in leases]
-    others = [store.catalogue.renew(lease, 60) for lease in (leases[0], leases[2])]
+    others = [store.catalogue.leases.renew(lease, 60) for lease in (leases[0], leases[2])]
     assert [lease.block for lease in others] == [0, 2]
     time.sleep(0.35)
-    (taken,) = store.catalogue.acquire_blocks(GROUP, [1], "two", 60.0, count=1)
+    (taken,) = store.catalogue.leases.acquire_blocks(GROUP, [1], "two", 60.0, count=1)
     first, lost, third = commit_blocks(store, blocks)
     assert (first, third) == (None, None)
     assert isinstance(lost, LeaseLost)
@@ -98,7 +81,7 @@ def test_a_lost_lease_takes_nobody_with_it(store):
 
 def test_all_leases_lost_commits_nothing_and_leaves_nothing(store):
     blocks = [staged(store, lease) for lease in acquire(store, 2)]
-    store.catalogue.release(*(block.lease for block in blocks))
+    store.catalogue.leases.release(*(block.lease for block in blocks))
     assert all(isinstance(refused, LeaseLost) for refused in commit_blocks(store, blocks))
     assert (committed(store), mask_files(store)) == ([], [])
 
@@ -106,12 +89,12 @@ def test_all_leases_lost_commits_nothing_and_leaves_nothing(store):
 def test_many_leases_are_renewed_and_given_up_in_one_go(store):
     leases = acquire(store, 5)
     assert [lease.block for lease in leases] == [0, 1, 2, 3, 4]
-    store.catalogue.release(leases[1])
-    renewed = store.catalogue.renew_blocks(leases, 100.0)
+    store.catalogue.leases.release(leases[1])
+    renewed = store.catalogue.leases.renew_blocks(leases, 100.0)
     assert [isinstance(lease, LeaseLost) for lease in renewed] == [False, True, *[False] * 3]
     assert renewed[0].expires > leases[0].expires
-    store.catalogue.release(*leases)
-    assert store.catalogue.live_leases(GROUP) == []
+    store.catalogue.leases.release(*leases)
+    assert store.catalogue.leases.live(GROUP) == []
     assert [lease.fence for lease in acquire(store, 2, owner="two")] == [2, 2]
 
 
@@ -199,7 +182,7 @@ def test_an_error_in_one_block_keeps_the_others_of_its_group(store):
     assert {0, 1, 2} <= set(committed(store))
     assert 3 not in committed(store)
     assert len(mask_files(store)) == len(committed(store)), "a temporary file was left"
-    assert store.catalogue.live_leases(GROUP) == []
+    assert store.catalogue.leases.live(GROUP) == []
 
 
 def test_a_disk_that_refuses_commits_nothing_of_the_group(store, monkeypatch):
@@ -218,7 +201,7 @@ def test_a_disk_that_refuses_commits_nothing_of_the_group(store, monkeypatch):
     assert committed(store) == []
     assert not [name for name in mask_files(store) if name.endswith(".tmp")]
     monkeypatch.undo()
-    store.catalogue.release(*(block.lease for block in blocks))
+    store.catalogue.leases.release(*(block.lease for block in blocks))
     assert calibrate(store.label_set(), RULE, name="together").is_complete
     assert len(assert_ledger_is_disk(store)) == BLOCKS
 

@@ -11,8 +11,7 @@ import pytest
 import labelstore
 from labelstore import variants
 from labelstore.calibration import RegionThresholds, calibrate, masking
-from labelstore.catalogue.leases import mask_identity
-from labelstore.catalogue.records import MaskRow
+from labelstore.catalogue.identities import mask_identity
 from labelstore.codecs import MarginalRenorm, MarginalSmoothing, top_k
 from labelstore.errors import ConflictError, LeaseLost
 from labelstore.store import BlockArrays, dropping, write_block
@@ -21,6 +20,7 @@ from labelstore.store.leases import LeaseKeeper
 from labelstore.store.spool import LabelledImage, Spool, read_spools, remove_spools, spooled_crops
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
 from labelstore.variants import derive
+from tests.store.conftest import mask_row
 
 GROUP = "labels/teacher"
 CODEC = MarginalSmoothing(k=3, class_ids="plain")
@@ -34,13 +34,6 @@ def template(tmp_path_factory):
     path = tmp_path_factory.mktemp("dropped") / "s.labels"
     filled_store(path, OLD, CODEC, images_per_shard=4, blocks=[0]).close()
     return path
-
-
-@pytest.fixture
-def store(template, tmp_path):
-    shutil.copytree(template, tmp_path / "s.labels")
-    with labelstore.open(tmp_path / "s.labels") as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -73,16 +66,16 @@ def assert_new(store):
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_lease_from_before_the_drop_commits_nothing(store, worker, again):
-    lease = worker.catalogue.acquire(GROUP, [1], "worker", 60.0)
-    store.catalogue.drop(GROUP)
+    lease = worker.catalogue.leases.acquire(GROUP, [1], "worker", 60.0)
+    store.catalogue.groups.drop(GROUP)
     if again:
         make_anew(store)
     with pytest.raises(LeaseLost, match="made anew" if again else "dropped"):
         commit_old(worker, lease)
     with pytest.raises(LeaseLost):
-        worker.catalogue.renew(lease, 60.0)
-    assert store.catalogue.shards(GROUP) == []
-    worker.catalogue.release(lease)  # whoever comes next need not wait for it
+        worker.catalogue.leases.renew(lease, 60.0)
+    assert store.catalogue.ledger.shards(GROUP) == []
+    worker.catalogue.leases.release(lease)  # whoever comes next need not wait for it
     if not again:
         make_anew(store)
     assert_new(store)
@@ -97,7 +90,7 @@ def test_a_worker_between_two_blocks_gets_no_lease_on_another_label_set(store, w
         make_anew(store)
         with pytest.raises(ConflictError, match="made anew while this process"):
             keeper.acquire()
-        assert store.catalogue.live_leases(GROUP) == []
+        assert store.catalogue.leases.live(GROUP) == []
     finally:
         keeper.close()
     assert_new(store)
@@ -110,42 +103,35 @@ def test_a_lease_that_is_granted_while_drop_looks_keeps_it_from_dropping(
 
     def then_a_worker_comes(*arguments):
         found = looked(*arguments)
-        worker.catalogue.acquire(GROUP, [1], "worker", 60.0)
+        worker.catalogue.leases.acquire(GROUP, [1], "worker", 60.0)
         return found
 
     monkeypatch.setattr(dropping, "what_drops", then_a_worker_comes)
     with pytest.raises(ConflictError, match="being written by worker"):
         drop(store, "label-set", "teacher")
     assert store.label_sets == ("teacher",)
-    assert [row.block for row in store.catalogue.shards(GROUP)] == [0]
+    assert [row.block for row in store.catalogue.ledger.shards(GROUP)] == [0]
 
 
 def test_a_mask_is_its_rule_and_label_set_and_not_its_name(store):
     labels = store.label_set()
     rows = [
-        MaskRow(
-            name="m",
-            plan="plan",
-            teacher="teacher",
-            label_set="teacher",
-            num_crops=4,
-            rule=rule.to_record(),
-        )
+        mask_row("m", rule, num_crops=4)
         for rule in (RULE, RegionThresholds(low=0.3, middle=0.4, top=0.9))
     ]
     found = []
     for row in rows:
-        store.catalogue.add_mask(row)
-        found.append(store.catalogue.identity("masks/m"))
+        store.catalogue.masks.add(row)
+        found.append(store.catalogue.groups.identity("masks/m"))
         assert found[-1] == mask_identity(row, labels.row.uuid)
-        store.catalogue.drop("masks/m")
-    assert store.catalogue.identity("masks/m") == ""
+        store.catalogue.groups.drop("masks/m")
+    assert store.catalogue.groups.identity("masks/m") == ""
     assert found[0] != found[1]
     assert mask_identity(rows[0], "") != found[0]
-    store.catalogue.add_mask(rows[0])
+    store.catalogue.masks.add(rows[0])
     with store.catalogue.transaction() as connection:
-        store.catalogue.update_mask_crops(connection, "m", 2)
-    assert store.catalogue.identity("masks/m") == found[0], "a mask may grow"
+        store.catalogue.masks.change(connection, "m", num_crops=2)
+    assert store.catalogue.groups.identity("masks/m") == found[0], "a mask may grow"
 
 
 def test_calibration_of_a_label_set_that_was_made_anew_is_refused(store):
@@ -155,7 +141,7 @@ def test_calibration_of_a_label_set_that_was_made_anew_is_refused(store):
     fill_blocks(store, NEW, name="teacher")
     with pytest.raises(ConflictError, match="made anew"):
         calibrate(labels, RULE, name="m")
-    assert store.catalogue.shards("masks/m") == []
+    assert store.catalogue.ledger.shards("masks/m") == []
 
 
 def test_a_mask_that_is_made_anew_during_calibration_gets_no_codes_of_the_old_rule(
@@ -165,24 +151,17 @@ def test_a_mask_that_is_made_anew_during_calibration_gets_no_codes_of_the_old_ru
     stage, other = masking.stage_block, RegionThresholds(low=0.4, middle=0.5, top=0.6)
 
     def while_it_is_made_anew(here, lease, *args, **options):
-        if here.catalogue.identity("masks/m") == lease.identity:
-            here.catalogue.drop("masks/m")
-            here.catalogue.add_mask(replace(first, rule=other.to_record()))
+        if here.catalogue.groups.identity("masks/m") == lease.identity:
+            here.catalogue.groups.drop("masks/m")
+            here.catalogue.masks.add(replace(first, rule=other.to_record()))
         return stage(here, lease, *args, **options)
 
-    first = MaskRow(
-        name="m",
-        plan="plan",
-        teacher="teacher",
-        label_set="teacher",
-        num_crops=4,
-        rule=RULE.to_record(),
-    )
+    first = mask_row("m", RULE, num_crops=4)
     monkeypatch.setattr(masking, "stage_block", while_it_is_made_anew)
     monkeypatch.setattr("labelstore.store.block_work.POLL_SECONDS", 0.0)
     with pytest.raises(ConflictError, match="made anew"):
         calibrate(store.label_set(), RULE, name="m")
-    assert store.catalogue.shards("masks/m") == []
+    assert store.catalogue.ledger.shards("masks/m") == []
 
 
 def test_a_variant_that_is_dropped_while_it_is_derived_stays_dropped(store, monkeypatch):
@@ -190,23 +169,23 @@ def test_a_variant_that_is_dropped_while_it_is_derived_stays_dropped(store, monk
 
     def while_it_is_dropped(here, *args, **options):
         found = stage(here, *args, **options)
-        here.catalogue.drop("labels/mr")
+        here.catalogue.groups.drop("labels/mr")
         return found
 
     monkeypatch.setattr(variants, "stage_block", while_it_is_dropped)
     monkeypatch.setattr("labelstore.store.block_work.POLL_SECONDS", 0.0)
     with pytest.raises(ConflictError, match="dropped"):
         derive(store.label_set(), MarginalRenorm(k=3), name="mr")
-    assert store.catalogue.shards("labels/mr") == []
+    assert store.catalogue.ledger.shards("labels/mr") == []
 
 
 def spooled(store, uuid, image=4):
-    lease = store.catalogue.acquire(GROUP, [1], f"worker of {uuid}", 60.0)
+    lease = store.catalogue.leases.acquire(GROUP, [1], f"worker of {uuid}", 60.0)
     spool = Spool(store.path / "spool" / "teacher", lease, uuid)
     arrays = {"box": np.zeros((4, 4), "u2"), "probs": np.zeros((4, 6), "f4")}
     spool.append(LabelledImage(image=image, height=1, width=1, digest=b"\0" * 16, arrays=arrays))
     spool.close()
-    store.catalogue.release(lease)
+    store.catalogue.leases.release(lease)
     return spool.path
 
 
@@ -246,7 +225,7 @@ def test_a_killed_drop_leaves_no_labels_to_a_later_label_set(store, monkeypatch,
 def test_dropping_again_removes_the_spool_of_a_killed_drop(store, monkeypatch):
     path = spooled(store, store.label_set_row("teacher").uuid)
     shutil.rmtree(store.arrays.root / GROUP)
-    store.catalogue.drop(GROUP)
+    store.catalogue.groups.drop(GROUP)
     drop(store, "label-set", "teacher")
     assert not path.parent.exists()
     assert list((store.path / "spool").iterdir()) == []

@@ -1,4 +1,5 @@
-"""A reader that stays open while others repair, drop and make anew: what it reads is what the store holds, or an error."""
+"""A reader that stays open while others repair, drop and make anew: what it reads is what the store holds, or an
+error."""
 
 import shutil
 from dataclasses import replace
@@ -37,13 +38,13 @@ def repair(path, dense):
         group = store.group("labels/teacher")
         arrays = CODEC.encode(top_k(dense[:4], 3), 6)
         files = store.arrays.encode_shard(list(group.specs.values()), (0, 0), arrays)
-        lease = store.catalogue.acquire("labels/teacher", [0], "repair", 60.0, 2)
+        lease = store.catalogue.leases.acquire("labels/teacher", [0], "repair", 60.0, 2)
         with StagedFiles() as staged:
             for file in files:
                 staged.stage(store.arrays.root / file.record.key, file.data)
             row = replace(group.shard(0, 0), files=tuple(file.record for file in files))
-            store.catalogue.replace_shard(lease, row, staged.publish)
-        store.catalogue.release(lease)
+            store.catalogue.ledger.replace_shard(lease, row, staged.publish)
+        store.catalogue.leases.release(lease)
 
 
 def again(path, dense, codec):
@@ -76,8 +77,8 @@ def test_damage_stays_damage(path):
             data[5] ^= 1
             file.write_bytes(data)
         asked = []
-        shards = reader.catalogue.shards
-        reader.catalogue.shards = lambda group: asked.append(group) or shards(group)
+        shards = reader.catalogue.ledger.shards
+        reader.catalogue.ledger.shards = lambda group: asked.append(group) or shards(group)
         with pytest.raises(DamagedShard, match="images 0-3"):
             labels.dense(0)
         assert asked == ["labels/teacher"]  # looked again once, and found the same row

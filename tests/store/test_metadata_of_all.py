@@ -1,4 +1,5 @@
-"""Metadata files say what the catalogue says, whoever writes them at the same moment, and wherever somebody was killed."""
+"""Metadata files say what the catalogue says, whoever writes them at the same moment, and wherever somebody was
+killed."""
 
 import json
 import shutil
@@ -54,7 +55,7 @@ def shapes(path):
 
 def add(store, name):
     row = store.label_set_row("teacher")
-    store.catalogue.add_label_set(replace(row, name=name, uuid=name * 32))
+    store.catalogue.label_sets.add(replace(row, name=name, uuid=name * 32))
 
 
 def killed(self):
@@ -76,7 +77,7 @@ def test_two_label_sets_registered_at_once_keep_both_metadata(path, monkeypatch)
 
         monkeypatch.setattr(type(one.arrays), "metadata", slow)
         one.write_metadata()
-        assert one.catalogue.pending_metadata() == {}
+        assert one.catalogue.metadata.pending() == {}
         assert {"labels/a/probability", "labels/b/probability"} <= set(shapes(path))
         assert verify(one).is_sound
 
@@ -85,7 +86,7 @@ def test_a_process_that_was_open_before_growth_does_not_shrink_the_arrays(path):
     with labelstore.open(path) as old, labelstore.open(path) as growing:
         assert old.num_rows == N
         keys = [f"class0000/new{at}.jpg" for at in range(4)]
-        growing.catalogue.append_images(keys, [0] * 4, [1] * 4, [1] * 4, multiple=4)
+        growing.catalogue.images.append(keys, [0] * 4, [1] * 4, [1] * 4, multiple=4)
         growing.refresh()
         growing.write_metadata()
         old.write_metadata()
@@ -104,19 +105,19 @@ def register_label_set(store):
 def settle(store):
     row = store.label_set_row("teacher")
     open_codec = {**row.codec, "class_ids": None}
-    store.catalogue.add_label_set(replace(row, name="x", uuid="x" * 32, codec=open_codec))
-    assert store.catalogue.pending_metadata() == {}  # nothing is decided yet
+    store.catalogue.label_sets.add(replace(row, name="x", uuid="x" * 32, codec=open_codec))
+    assert store.catalogue.metadata.pending() == {}  # nothing is decided yet
     store.settle_codec("x", row.codec)
 
 
 def grow_plan(store):
     with store.catalogue.transaction() as conn:
-        store.catalogue.update_plan_crops(conn, "plan", 2 * M)
+        store.catalogue.plans.change(conn, "plan", num_crops=2 * M)
     store.write_metadata()
 
 
 def grow_images(store):
-    store.catalogue.append_images(["class0000/new.jpg"], [0], [1], [1], multiple=4)
+    store.catalogue.images.append(["class0000/new.jpg"], [0], [1], [1], multiple=4)
     store.write_metadata()
 
 
@@ -140,11 +141,11 @@ def test_opening_finishes_what_a_kill_left(path, change, monkeypatch):
         assert shapes(path).get(array) != shape
     with labelstore.open(path, readonly=True) as reader:
         # interrupted is not damaged: what is committed can be read, and nothing is lost
-        assert reader.catalogue.pending_metadata()
+        assert reader.catalogue.metadata.pending()
         assert verify(reader).is_sound
     with labelstore.open(path) as store:
         assert shapes(path)[array] == shape
-        assert store.catalogue.pending_metadata() == {}
+        assert store.catalogue.metadata.pending() == {}
         assert verify(store).is_sound
 
 
@@ -160,7 +161,7 @@ def test_the_next_caller_in_the_same_process_finishes_too(path, monkeypatch):
 
 def test_what_older_versions_lost_is_named_and_repaired(path, monkeypatch):
     with labelstore.open(path) as store:
-        monkeypatch.setattr("labelstore.catalogue.metadata_files.mark", lambda conn: None)
+        monkeypatch.setattr("labelstore.catalogue.metadata_intents.mark", lambda conn: None)
         add(store, "x")
         problems = verify(store, "fast").problems
         assert any("labels/x" in f"{problem.key} {problem.what}" for problem in problems)
@@ -169,6 +170,6 @@ def test_what_older_versions_lost_is_named_and_repaired(path, monkeypatch):
         assert shapes(path)["labels/x/probability"] == (N, M, 2)
         assert verify(store).is_sound
         with store.catalogue.transaction() as conn:
-            store.catalogue.update_plan_crops(conn, "plan", 2 * M)
+            store.catalogue.plans.change(conn, "plan", num_crops=2 * M)
         what = " ".join(problem.what for problem in verify(store, "fast").problems)
         assert "has shape" in what

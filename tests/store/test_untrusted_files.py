@@ -64,7 +64,8 @@ def test_files_of_a_write_ahead_log_are_refused(path, precious, suffix, link):
 
 
 def journal_that_names(victim, database):
-    """A journal as SQLite leaves it where one transaction changed several databases: it ends with another journal's name."""
+    """A journal as SQLite leaves it where one transaction changed several databases: it ends with another
+    journal's name."""
     page_bytes = struct.unpack(">H", database[16:18])[0]
     page = database[:page_bytes]
     checksum = sum(page[at] for at in range(page_bytes - 200, 0, -200)) & 0xFFFFFFFF

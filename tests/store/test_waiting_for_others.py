@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-import labelstore
 from labelstore import MarginalSmoothing
 from labelstore.calibration import RegionThresholds, calibrate, masking
-from labelstore.catalogue.records import MaskRow
 from labelstore.errors import ConflictError
 from labelstore.store import block_work, leases
 from labelstore.store.leases import LeaseKeeper, Patience, is_dead, owner_name
 from labelstore.store.writing import commit_blocks
 from labelstore.testing.filled_store import filled_store
+from tests.store.conftest import mask_row
 
 RULE = RegionThresholds(low=0.25, middle=0.4, top=0.9)
 BLOCKS = 6
@@ -31,21 +29,14 @@ def template(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def store(template, tmp_path):
-    shutil.copytree(template, tmp_path / "s.labels")
-    with labelstore.open(tmp_path / "s.labels") as opened:
-        yield opened
-
-
 def test_a_lease_that_was_lost_does_not_end_the_work(store, monkeypatch):
     stage, lost = masking.stage_block, []
 
     def while_the_lease_is_lost(here, lease, *args, **options):
         if not lost:
-            here.catalogue.release(lease)
-            lost.append(here.catalogue.acquire(lease.group, [lease.block], "other", 60.0, 1))
-            here.catalogue.release(*lost)  # and the other one gave it up
+            here.catalogue.leases.release(lease)
+            lost.append(here.catalogue.leases.acquire(lease.group, [lease.block], "other", 60.0, 1))
+            here.catalogue.leases.release(*lost)  # and the other one gave it up
         return stage(here, lease, *args, **options)
 
     monkeypatch.setattr(masking, "stage_block", while_the_lease_is_lost)
@@ -57,15 +48,8 @@ def test_a_lease_that_was_lost_does_not_end_the_work(store, monkeypatch):
 def test_a_helper_waits_as_long_as_the_other_gets_on(store, monkeypatch):
     """Three sleeps of half a second per block of the other's, and patience for one second without any."""
     labels = store.label_set()
-    row = MaskRow(
-        name="m",
-        plan="plan",
-        teacher="teacher",
-        label_set="teacher",
-        num_crops=4,
-        rule=RULE.to_record(),
-    )
-    store.catalogue.add_mask(row)
+    row = mask_row("m", RULE, num_crops=4)
+    store.catalogue.masks.add(row)
     store.write_metadata()
     keeper = LeaseKeeper(store.catalogue, "masks/m", BLOCKS, 1)
     held = keeper.acquire_blocks(BLOCKS)
@@ -90,23 +74,24 @@ class _Leases:
     """A catalogue as far as waiting looks at it."""
 
     def __init__(self):
-        self.live = []
+        self.held = []
+        self.leases = self
 
-    def live_leases(self, group):
-        return self.live
+    def live(self, group):
+        return self.held
 
 
 def test_a_renewed_lease_is_a_sign_of_life_and_one_of_another_block_is_not(monkeypatch, store):
     monkeypatch.setattr(leases.time, "sleep", lambda seconds: None)
     mine, other = (
-        store.catalogue.acquire("masks/x", [block], f"o{block}", 60.0) for block in (0, 1)
+        store.catalogue.leases.acquire("masks/x", [block], f"o{block}", 60.0) for block in (0, 1)
     )
     catalogue = _Leases()
     patience = Patience(catalogue, "masks/x")
 
     def wait(renewed, other_renewed):
         for turn in range(20):
-            catalogue.live = [
+            catalogue.held = [
                 replace(mine, expires=float(turn // 3) if renewed else 0.0),
                 replace(other, expires=float(turn) if other_renewed else 0.0),
             ]

@@ -36,9 +36,9 @@ def test_a_zombie_changes_nothing(empty, scale, matrix, when):
     labels = soft_labels(zombie.num_rows, zombie.num_crops)
     others = labels[..., ::-1].copy()
     for block in range(6 if scale >= 1 else 2):
-        asleep = zombie.catalogue.acquire(GROUP, [block], "zombie", 10, 2)
+        asleep = zombie.catalogue.leases.acquire(GROUP, [block], "zombie", 10, 2)
         clock.seconds += 11
-        lease = heir.catalogue.acquire(GROUP, [block], "heir", 10, 2)
+        lease = heir.catalogue.leases.acquire(GROUP, [block], "heir", 10, 2)
         assert lease.fence == asleep.fence + 1
         if when == "before the other's commit":
             with pytest.raises(LeaseLost):
@@ -48,8 +48,8 @@ def test_a_zombie_changes_nothing(empty, scale, matrix, when):
             fill_block(heir, lease, labels)
             with pytest.raises(LeaseLost):
                 fill_block(zombie, asleep, others)
-        heir.catalogue.release(lease)
-        rows = heir.catalogue.shards(GROUP)
+        heir.catalogue.leases.release(lease)
+        rows = heir.catalogue.ledger.shards(GROUP)
         assert {row.fence for row in rows if row.block == block} == {lease.fence}
     report = verify(path, "deep")
     assert report.is_sound

@@ -43,7 +43,7 @@ def shard_files(store):
     return [
         (store.group(name), row, store.arrays.root / file.key)
         for name in store.group_names()
-        for row in store.catalogue.shards(name)
+        for row in store.catalogue.ledger.shards(name)
         for file in row.files
     ]
 
@@ -157,8 +157,8 @@ def masked(full):
     run = RunRow(
         name="r", folder="runs/r", label_sets=("teacher",), masks=("ferkd",), config={}, started=1.0
     )
-    full.catalogue.add_run(run)
-    full.catalogue.add_result(ResultRow(run="r", name="top1", epoch=3, value=76.5))
+    full.catalogue.runs.add(run)
+    full.catalogue.results.add(ResultRow(run="r", name="top1", epoch=3, value=76.5))
     return full
 
 
@@ -168,7 +168,7 @@ def everything(path) -> list[Any]:
         found: list[Any] = [
             store.uuid, store.class_names, store.plan(), store.label_sets, store.masks,
             store.images().to_csv(), store.teachers().to_csv(), store.shards().to_csv(),
-            store.catalogue.runs(), store.catalogue.results(), store.image_rows(store.images()["key"][:3]).tolist(),
+            store.catalogue.runs.all(), store.catalogue.results.all(), store.image_rows(store.images()["key"][:3]).tolist(),
             repr(storage(store)),
         ]  # fmt: skip
         for name in store.label_sets:
@@ -203,7 +203,7 @@ def test_flipped_bits_in_metadata_and_manifest(masked, scale, matrix, tmp_path):
     rng, counts = random.Random(6), {"metadata": 0, "manifest": 0}
     expected = everything(frozen)
     with open_store(frozen) as store:
-        paths = [store.arrays.root / key for key in store.catalogue.metadata_digests()]
+        paths = [store.arrays.root / key for key in store.catalogue.metadata.digests()]
     for path in [*paths, frozen / "labelstore.json"]:
         path.chmod(0o644)
     refused = 0

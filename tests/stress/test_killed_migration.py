@@ -17,7 +17,7 @@ import labelstore
 from labelstore.arrays import durable
 from labelstore.integrity import verify
 from labelstore.integrity.migrating import migrate
-from tests.catalogue.test_migrate import REVISION, make_older
+from tests.catalogue.test_migrate import make_older, second_revision
 from tests.data.make_stores import BACKENDS, DATA, answers
 from tests.stress.test_old_formats import as_checked_out
 
@@ -28,15 +28,7 @@ POINTS = "points"
 
 @pytest.fixture
 def scripts(tmp_path, monkeypatch):
-    """A second revision, as if this version had it."""
-    folder = tmp_path / "scripts"
-    (folder / "versions").mkdir(parents=True)
-    for revision, before in (("0001", None), ("0002", "0001")):
-        script = REVISION.format(revision=revision, before=repr(before))
-        (folder / "versions" / f"r{revision}.py").write_text(script)
-    monkeypatch.setattr("labelstore.catalogue.migrations.SCRIPTS", folder)
-    for module in ("migrating", "catalogue"):
-        monkeypatch.setattr(f"labelstore.catalogue.{module}.BASELINE", "0002")
+    second_revision(tmp_path / "scripts", monkeypatch)
 
 
 @pytest.fixture

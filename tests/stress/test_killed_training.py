@@ -1,6 +1,7 @@
 """R19: a training that is killed anywhere and resumed ends with the very weights of one that was not."""
 
 import csv
+import dataclasses
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ from labelstore.arrays import durable
 from labelstore.errors import RejectedInput
 from labelstore.generation import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
-from trainer import TrainConfig
+from trainer import TrainConfig, between_steps
 from trainer.checkpoint import files
 
 POINTS = 2
@@ -68,8 +69,10 @@ def killed_run(wanted, at: tuple[str, int]) -> bool:
             for module in (durable.os, files.os):
                 for name in ("write", "fsync", "replace", "link", "rename"):
                     setattr(module, name, counting(getattr(module, name)))
+        # every step is saved, not only those that a pass ends with
+        between_steps.SAVING_TAKES = 1e9
         trainer.run(
-            wanted,
+            dataclasses.replace(wanted, checkpoint_minutes=1e-9),
             progress=lambda step, steps: die() if what == "step" and step >= left else None,
         )
     except BaseException:  # noqa: BLE001 - a child must not come back into the test
@@ -88,8 +91,8 @@ def test_resumed_after_a_kill_anywhere(data, scale, matrix, tmp_path):
     whole = trainer.run(config(data, tmp_path / "whole"))
     rng = random.Random(3)
     points = [("step", n) for n in range(1, whole.steps)]
-    # a checkpoint a pass, each with its summary and best weights: some sixty changes of files
-    points += [("file", n) for n in range(60)]
+    # a checkpoint a step and two a pass, with its summary and best weights: some hundred changes of files
+    points += [("file", n) for n in range(100)]
     chosen = rng.sample(points, min(len(points), max(2, round(POINTS * scale))))
     killed = different = 0
     for n, point in enumerate(chosen):

@@ -85,6 +85,6 @@ def test_eight_writers_share_the_blocks_and_do_nothing_twice(
     assert all(told(result)[-1] == {"code": 0, "message": ""} for result in results)
     assert_complete_and_right(path)
     with open_store(path) as store:
-        assert {row.fence for row in store.catalogue.shards("labels/teacher")} == {1}
+        assert {row.fence for row in store.catalogue.ledger.shards("labels/teacher")} == {1}
     # two shards a block, of labels and of boxes
     matrix.record("R11", shards=4 * blocks, duplicates=0, lost=0)

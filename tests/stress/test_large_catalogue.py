@@ -27,12 +27,12 @@ def peak_kb():
 before = peak_kb()
 started = time.perf_counter()
 with open_store(sys.argv[1], readonly=True) as store:
-    names, count = store.label_sets, store.catalogue.num_images()
+    names, count = store.label_sets, store.catalogue.images.num_images()
 opened = time.perf_counter() - started
 at_open = peak_kb()
 with open_store(sys.argv[1], readonly=True) as store:
     started = time.perf_counter()
-    row = store.image_rows([store.catalogue.images([count - 1])[0].key])[0] if count < 10**5 else count - 1
+    row = store.image_rows([store.catalogue.images.rows([count - 1])[0].key])[0] if count < 10**5 else count - 1
     columns = store.image_columns
     read = time.perf_counter() - started
 peak = peak_kb()

@@ -116,7 +116,7 @@ def test_every_codec_and_format_version_is_kept():
             with labelstore.open(DATA / name, readonly=True) as store:
                 codecs |= {store.label_set(each).codec.name for each in store.label_sets}
                 masks += len(store.masks)
-                seeded |= {row.stored for row in store.catalogue.plans()}
+                seeded |= {row.stored for row in store.catalogue.plans.all()}
         assert codecs == {"full", "hard", "smoothing", "ms", "mr", "logits", "labelmap"}
         assert masks
         assert seeded == {True, False}

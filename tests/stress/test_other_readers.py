@@ -1,4 +1,5 @@
-"""R18: one store through xarray, tensorstore, plain zarr and h5dump: every committed value is equal, holes are holes."""
+"""R18: one store through xarray, tensorstore, plain zarr and h5dump: every committed value is equal, holes are
+holes."""
 
 import re
 import shutil
@@ -41,7 +42,7 @@ def whole_arrays(store):
         group = store.group(name)
         for spec in group.specs.values():
             array = np.full(spec.shape, spec.fill, spec.dtype)
-            for row in store.catalogue.shards(name):
+            for row in store.catalogue.ledger.shards(name):
                 values = store.arrays.read(spec, (row.block, row.crop_shard), row.files)
                 rows = group.layout.rows(row.block)
                 first = row.crop_shard * spec.shard[1]
@@ -80,7 +81,7 @@ def test_hdf5_store(tmp_path, matrix):
         dumped = values = 0
         for name in store.group_names():
             group = store.group(name)
-            for row in store.catalogue.shards(name):
+            for row in store.catalogue.ledger.shards(name):
                 path = store.arrays.root / row.files[0].key
                 rows = group.layout.rows(row.block)
                 with h5py.File(path, "r") as file:

@@ -15,7 +15,7 @@ from tests.stress.workers import GROUP, SECOND, soft_labels
 
 pytestmark = needs_strace
 
-STATES = 18
+STATES = 21
 
 
 @pytest.fixture(params=["write", "alter"])

@@ -1,4 +1,5 @@
-"""R17: every label codec and dtype out of a store in every format that can hold it, and in again: zarr to HDF5 and back.
+"""R17: every label codec and dtype out of a store in every format that can hold it, and in again: zarr to HDF5 and
+back.
 
 What comes back is what was stored, bit for bit, or differs by no more than what is stated below, with the reason. The
 sample tries every codec, dtype and format; the whole table is for `make stress`.
@@ -33,7 +34,8 @@ CODECS = {
 
 EQUAL = 0.0
 LAST_PLACES = 2.0**-21
-"""float32: the tail is one minus the sum of what is kept (FKD, ml-dr have none), or the sum is divided by again (mr)."""
+"""float32: the tail is one minus the sum of what is kept (FKD, ml-dr have none), or the sum is divided by again
+(mr)."""
 HALF_STEP = 2.0**-11
 """float16: a label of mr or full, or one whose tail has a code, is scaled to sum to one and then rounded again."""
 EIGHT_BITS = 2.0**-8

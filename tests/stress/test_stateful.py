@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import tempfile
 from pathlib import Path
 from typing import ClassVar
@@ -22,12 +21,12 @@ from hypothesis.stateful import (
 
 import labelstore
 from labelstore import MarginalSmoothing, RegionThresholds
-from labelstore.arrays import durable
 from labelstore.generation import repair
 from labelstore.integrity import freeze, gc, verify
 from labelstore.store import BlockArrays, ImageFacts, open_store, write_block
 from labelstore.store.dropping import drop
 from labelstore.testing.filled_store import IMAGE_SIZE, add_label_set, filled_store
+from tests.dying_child import killed_at
 from tests.stress.workers import NUM_CLASSES, soft_labels
 
 EXAMPLES, STEPS = 5, 16
@@ -46,12 +45,12 @@ def commit(path: Path, name: str, block: int) -> None:
     with open_store(path) as store:
         group = f"labels/{name}"
         layout = store.group_specs(group)[1]
-        lease = store.catalogue.acquire(
+        lease = store.catalogue.leases.acquire(
             group, [block], f"{os.getpid()}", 600.0, layout.num_crop_shards
         )
         if lease is None:
             return
-        there = store.catalogue.committed(group).get(block, ())
+        there = store.catalogue.ledger.committed(group).get(block, ())
         rows = layout.rows(block)
         codec = store.label_set(name).codec
         keys = [store.image_columns["key"][row] for row in rows]
@@ -68,7 +67,7 @@ def commit(path: Path, name: str, block: int) -> None:
             shards.append(BlockArrays(group="crops/plan", crop_shard=shard, arrays=crops))
         facts = ImageFacts(decoded=[(row, *IMAGE_SIZE[::-1], bytes(16)) for row in rows])
         write_block(store, lease, shards, facts=facts, num_images=len(rows))
-        store.catalogue.release(lease)
+        store.catalogue.leases.release(lease)
 
 
 def add(path: Path, name: str) -> None:
@@ -86,32 +85,6 @@ def calibrate(path: Path, name: str) -> None:
         labelstore.calibrate(store.label_set(name), THRESHOLDS, name=f"of-{name}")
 
 
-def killed(action, at: int) -> bool:
-    """Run it in a child that dies at its `at`-th file operation; whether it died."""
-    child = os.fork()
-    if child:
-        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    try:
-        left = at
-
-        def counting(function):
-            def counted(*arguments, **options):
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*arguments, **options)
-
-            return counted
-
-        for name in POINTS:
-            setattr(durable.os, name, counting(getattr(os, name)))
-        action()
-    except BaseException:  # noqa: BLE001 - a child must not come back into the test
-        os._exit(1)
-    os._exit(0)
-
-
 class StoreMachine(RuleBasedStateMachine):
     """`self.labels`: label set -> committed (block, crop shard); `self.masks`: masks there are."""
 
@@ -124,6 +97,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.path = self.folder / "store"
         shutil.copytree(self.empty[backend], self.path)
         self.crops, self.labels, self.masks = CROPS, {"teacher": set()}, set()
+        self.frozen = None
         self.held = open_store(self.path)
         self.counts["sequences"] += 1
 
@@ -139,7 +113,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Do it, or be killed on the way: then it was done or not, and nothing between; the store says which."""
         self.counts["steps"] += 1
         before = (self.labels, self.masks)
-        if kill is not None and killed(action, kill):
+        if kill is not None and killed_at(kill, POINTS, action):
             self.counts["kills"] += 1
             found = self.stored()
             assert found in (before, after)
@@ -154,7 +128,7 @@ class StoreMachine(RuleBasedStateMachine):
             committed = {
                 name: {
                     (block, shard)
-                    for block, shards in store.catalogue.committed(f"labels/{name}").items()
+                    for block, shards in store.catalogue.ledger.committed(f"labels/{name}").items()
                     for shard in shards
                 }
                 for name in store.label_sets
@@ -175,8 +149,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def wait_for_leases(self):
         """Leases of killed owners, as if they had run out."""
-        for lease in self.held.catalogue.all_live_leases():
-            self.held.catalogue.release(lease)
+        for lease in self.held.catalogue.leases.live():
+            self.held.catalogue.leases.release(lease)
 
     @precondition(lambda self: len(getattr(self, "labels", NAMES)) < len(NAMES))
     @rule(kill=kills)
@@ -204,7 +178,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.crops += 2
         with open_store(self.path) as store:
             with store.catalogue.transaction() as connection:
-                store.catalogue.update_plan_crops(connection, "plan", self.crops)
+                store.catalogue.plans.change(connection, "plan", num_crops=self.crops)
             store.refresh()
             store.write_metadata()
         self.counts["steps"] += 1
@@ -227,10 +201,10 @@ class StoreMachine(RuleBasedStateMachine):
         with open_store(self.path) as store:
             files = [
                 store.arrays.root / file.key
-                for row in store.catalogue.shards("crops/plan")
+                for row in store.catalogue.ledger.shards("crops/plan")
                 for file in row.files
             ]
-            files += [store.arrays.root / key for key in store.catalogue.metadata_digests()]
+            files += [store.arrays.root / key for key in store.catalogue.metadata.digests()]
         path = data.draw(st.sampled_from(sorted(files)))
         good = path.read_bytes()
         path.write_bytes(good[: len(good) // 2])
@@ -240,8 +214,14 @@ class StoreMachine(RuleBasedStateMachine):
         assert path.read_bytes() == good
         self.counts["steps"] += 1
 
+    def held_now(self):
+        return self.crops, {name: set(found) for name, found in self.labels.items()}, self.masks
+
+    # a second copy of the same state would only take time
+    @precondition(lambda self: not hasattr(self, "held") or self.frozen != self.held_now())
     @rule()
     def freeze(self):
+        self.frozen = self.held_now()
         self.wait_for_leases()
         with open_store(self.path) as store:
             freeze(store, self.folder / "frozen", allow_incomplete=True)

@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 
 import trainer
+import trainer.between_steps
 import trainer.engine
-from labelstore.errors import LabelStoreError
+from labelstore.errors import LabelStoreError, StorageError
+from trainer.loader import CropBatches
 from trainer.ranks import Ranks, join_ranks
 from trainer.student_view import StudentView
 
@@ -25,6 +27,8 @@ seen: list[list[list[int]]] = []
 die_at: int | None = None
 lost_at: int | None = None
 end_at: int | None = None
+fail_at: int | None = None
+load = CropBatches.__next__
 look, largest, end_pass = StudentView.__call__, Ranks.largest, trainer.engine.end_pass
 
 
@@ -46,6 +50,13 @@ def exchange(self, value):
     return largest(self, value)
 
 
+def fetch(self):
+    """Rank 1's disk may refuse to give the images of a step."""
+    if len(seen) == fail_at and RANK == "1":
+        raise StorageError("Stale file handle")
+    return load(self)
+
+
 def end(*given, **more):
     """Rank 1 may get a signal while a pass ends."""
     end_pass(*given, **more)
@@ -55,10 +66,11 @@ def end(*given, **more):
 
 def train(settings: dict, out: Path) -> None:
     global die_at
-    global lost_at, end_at
+    global lost_at, end_at, fail_at
     name = settings.pop("name")
     stop_at, die_at = settings.pop("stop_at", None), settings.pop("die_at", None)
     lost_at, end_at = settings.pop("lost_at", None), settings.pop("end_at", None)
+    fail_at = settings.pop("fail_at", None)
     seen.clear()
 
     def progress(step: int, steps: int) -> None:
@@ -71,6 +83,7 @@ def train(settings: dict, out: Path) -> None:
         run = trainer.run(config, progress=progress)
     except (KeyboardInterrupt, SystemExit) as ended:
         record["stopped"] = type(ended).__name__
+        record["code"] = getattr(ended, "code", None)
     except LabelStoreError as error:
         record["error"] = f"{type(error).__name__}: {error}"
     else:
@@ -84,6 +97,9 @@ def train(settings: dict, out: Path) -> None:
 if __name__ == "__main__":
     StudentView.__call__ = watch  # type: ignore[method-assign]
     Ranks.largest = exchange  # type: ignore[method-assign]
+    CropBatches.__next__ = fetch  # type: ignore[method-assign]
+    # clocks of two ranks: every step of a run that asks for it is saved
+    trainer.between_steps.SAVING_TAKES = 1e9
     trainer.engine.end_pass = end
     # torch has it for GPUs only; these networks have no batch norm
     trainer.engine.with_synced_batchnorm = lambda model, device: model

@@ -270,3 +270,30 @@ def test_what_cannot_be_exported_is_refused(resnet_run, tmp_path):
         wrong = dataclasses.replace(config, model=name)
         with pytest.raises(UsageError, match="--format"):
             export_weights(model, wrong, tmp_path / "x.pth", format=format)
+
+
+def test_a_probe_holds_its_features_once(tmp_path, monkeypatch):
+    """Of ImageNet they are ten gigabytes."""
+    from trainer import probe
+
+    for part in ("train", "val"):
+        write(tmp_path / part, NAMES[:3], range(3))
+    places, compute, fit = [], probe._features, probe._fit
+
+    def features(*given):
+        found = compute(*given)
+        places.append(found.data_ptr())
+        return found
+
+    def fitted(found, *given):
+        places.append(found.data_ptr())
+        torch.testing.assert_close(found.mean(0), torch.zeros(found.shape[1]), atol=1e-5, rtol=0)
+        return fit(found, *given)
+
+    monkeypatch.setattr(probe, "_features", features)
+    monkeypatch.setattr(probe, "_fit", fitted)
+    config = dataclasses.replace(CONFIG, class_names=(), num_classes=5)
+    model = timm.create_model("test_resnet", num_classes=5)
+    linear_probe(model, tmp_path / "train", tmp_path / "val", config)
+    assert len(places) == 2
+    assert places[0] == places[1]

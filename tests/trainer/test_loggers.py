@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import os
 import sys
 import types
 
@@ -9,7 +10,7 @@ import pytest
 import labelstore
 import trainer
 from cli import errors, trainer_app
-from labelstore.catalogue import Catalogue
+from labelstore.catalogue.named_rows import Results
 from labelstore.catalogue.records import ResultRow
 from labelstore.codecs import MarginalSmoothing
 from labelstore.errors import StorageError, UsageError
@@ -148,12 +149,12 @@ def test_runs_and_results_are_listed_once(store, tmp_path):
     register.add(8, {"top1": 19.0})
     register.add(8, {"top1": 20.0})
     assert notes == []
-    (row,) = labelstore.open(store.path).catalogue.runs()
+    (row,) = labelstore.open(store.path).catalogue.runs.all()
     assert row.name == run_name(wanted)
     assert row.name.startswith("my-run-")
     assert (row.label_sets, row.masks) == (("teacher",), ())
     assert row.config["lr"] == wanted.lr
-    found = [(r.name, r.epoch, r.value) for r in store.catalogue.results(row.name)]
+    found = [(r.name, r.epoch, r.value) for r in store.catalogue.results.all(row.name)]
     assert sorted(found) == [("top1", 4, 10.0), ("top1", 8, 20.0), ("top5", 4, 10.0)]
 
 
@@ -166,7 +167,7 @@ def test_a_store_that_cannot_be_written_never_fails_a_training(store, tmp_path, 
     register = RunRegister(listed(store, tmp_path / "run"), notes.append)
     register.add(4, {"top1": 10.0})
     with monkeypatch.context() as broken:
-        broken.setattr(Catalogue, "add_result", disk_full)
+        broken.setattr(Results, "add", disk_full)
         register.add(6, {"top1": 11.0})
     assert "not listed in the store any more" in notes[0]
     register.add(8, {"top1": 12.0})
@@ -178,13 +179,21 @@ def test_a_store_that_cannot_be_written_never_fails_a_training(store, tmp_path, 
     frozen = labelstore.open(tmp_path / "frozen")
     RunRegister(listed(frozen, tmp_path / "run"), notes.append).add(1, {"top1": 1.0})
     assert len(notes) == 2, "a frozen store is passed over in silence"
-    assert frozen.catalogue.runs() == store.catalogue.runs()
+    (tmp_path / "link").symlink_to(tmp_path / os.fsdecode(b"nu\xff"))
+    RunRegister(listed(store, tmp_path / "link"), notes.append).add(1, {"top1": 1.0})
+    assert "is not UTF-8" in notes[2]
+    assert notes[2].isprintable()
+    assert frozen.catalogue.runs.all() == store.catalogue.runs.all()
 
 
 def test_an_evaluation_is_listed_under_the_epoch_of_the_weights(data, store, tmp_path, capsys):
     output = tmp_path / "run"
-    trainer.run(config(data, output, store=store.path))
-    (name,) = (row.name for row in store.catalogue.runs())
+    run = trainer.run(config(data, output))
+    # the store is of other images: only its catalogue matters here
+    kept = dataclasses.replace(run.config, store=store.path)
+    (output / "config.yaml").write_text(kept.to_yaml(), encoding="utf-8")
+    RunRegister(kept)
+    (name,) = (row.name for row in store.catalogue.runs.all())
     # the best pass was the first one
     last = read_checkpoint(output / "last.pth.tar")
     (output / "model.safetensors").write_bytes(weights_file(dataclasses.replace(last, epoch=2)))
@@ -193,7 +202,7 @@ def test_an_evaluation_is_listed_under_the_epoch_of_the_weights(data, store, tmp
         arguments = ["evaluate", str(output), "--workers", "1", "--json", *map(str, more)]
         assert errors.run(trainer_app.commands, "trainer", arguments) == 0
         found = json.loads(capsys.readouterr().out)
-        rows = store.catalogue.results(name)
+        rows = store.catalogue.results.all(name)
         return found, {row.epoch: row.value for row in rows if row.name == "evaluate/top1"}
 
     # other images first: their figure is not the run's own
@@ -201,6 +210,6 @@ def test_an_evaluation_is_listed_under_the_epoch_of_the_weights(data, store, tmp
     assert (elsewhere["images"], listed) == (9, {})
     own, listed = listed_after("--data", data)
     assert listed == {2: own["top1"]}
-    store.catalogue.add_result(ResultRow(run=name, name="evaluate/top1", epoch=2, value=-1.0))
+    store.catalogue.results.add(ResultRow(run=name, name="evaluate/top1", epoch=2, value=-1.0))
     again, listed = listed_after()
     assert listed == {2: again["top1"]} == {2: own["top1"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 import trainer
-from labelstore.errors import UsageError
+from labelstore.errors import RejectedInput, StorageError, UsageError
+from labelstore.image_sources import open_images
 from tests.generation.conftest import OPTIONS, write_photographs
 from trainer.ranks import Ranks, join_ranks
 from trainer.sampler import Deal, PassSchedule
@@ -53,12 +55,16 @@ def out(data, tmp_path_factory) -> Path:
     whole = {**RESNET, "ema_decay": 0.9, "accumulation_steps": 2, "clip_grad": 1.0}
     whole |= {"rand_augment": 9, "erasing_prob": 0.5, "mixing": "selfmix"}
     halves = {**whole, "output": str(out / "run")}
+    failing = {**whole, "output": str(out / "failing-run")}
     plan = [
         {**VIT, "name": "vit"},
         {**VIT, "name": "vit-single", "single_crop_first": 1, "single_crop_last": 1},
         {**whole, "name": "whole", "output": str(out / "whole-run")},
         {**halves, "name": "half", "stop_at": 8},
         {**halves, "name": "resumed", "resume": True},
+        {**failing, "name": "failing", "fail_at": 8, "checkpoint_minutes": 1e-9},
+        {**failing, "name": "mended", "resume": True},
+        {**VIT, "name": "unseen", "epochs": 2, "val": str(broken_for_rank_1(data, out / "val"))},
         {**VIT, "name": "vit-synced", "sync_batchnorm": True},
         {**VIT, "name": "lost", "lost_at": 3},
         # 6 steps are a pass
@@ -93,6 +99,15 @@ def out(data, tmp_path_factory) -> Path:
             process.kill()
     assert codes == [0, 9]
     return out
+
+
+def broken_for_rank_1(data: Path, folder: Path) -> Path:
+    """Validation images whose second one, which is rank 1's, lacks its end."""
+    shutil.copytree(data / "val", folder)
+    path = folder / open_images(folder, keys_only=True).keys[1]
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    return folder
 
 
 def record(out: Path, name: str, rank: int) -> dict:
@@ -142,16 +157,37 @@ def test_a_signal_to_one_rank_stops_all_and_resuming_changes_nothing(out):
     assert record(out, "half", 0)["stopped"] == "KeyboardInterrupt"
     assert record(out, "half", 1)["stopped"] == "KeyboardInterrupt"
     assert len(record(out, "half", 0)["seen"]) == len(record(out, "half", 1)["seen"])
-    assert record(out, "resumed", 0)["loss"] == record(out, "whole", 0)["loss"]
+    assert_same_as_whole(out, "resumed", "run")
+
+
+def test_a_disk_that_refuses_one_rank_ends_all_with_what_was_learnt(out):
+    silent, error = record(out, "failing", 0), record(out, "failing", 1)
+    assert error["error"] == "StorageError: Stale file handle"
+    assert (silent["stopped"], silent["code"]) == ("SystemExit", StorageError.exit_code)
+    # two micro-batches a step: inside the first pass
+    assert len(error["seen"]) == 8
+    assert_same_as_whole(out, "mended", "failing-run")
+
+
+def test_a_validation_image_that_one_rank_cannot_read_ends_all_with_one_line(out):
+    silent, error = record(out, "unseen", 0), record(out, "unseen", 1)
+    assert error["error"].startswith("RejectedInput: ")
+    assert "cannot be decoded" in error["error"]
+    assert "\n" not in error["error"]
+    assert (silent["stopped"], silent["code"]) == ("SystemExit", RejectedInput.exit_code)
+
+
+def assert_same_as_whole(out, name, folder):
+    assert record(out, name, 0)["loss"] == record(out, "whole", 0)["loss"]
     for rank in range(2):
         whole = weights(out, "whole", rank)
-        for key, tensor in weights(out, "resumed", rank).items():
+        for key, tensor in weights(out, name, rank).items():
             assert torch.equal(tensor, whole[key]), key
-    for name in ("model.safetensors", "model_ema.safetensors"):
-        one, two = (load_file(out / run / name) for run in ("run", "whole-run"))
-        assert all(torch.equal(one[key], two[key]) for key in {*one, *two}), name
+    for file in ("model.safetensors", "model_ema.safetensors"):
+        one, two = (load_file(out / run / file) for run in (folder, "whole-run"))
+        assert all(torch.equal(one[key], two[key]) for key in {*one, *two}), file
     one, two = (
-        (out / run / "summary.csv").read_text().splitlines() for run in ("run", "whole-run")
+        (out / run / "summary.csv").read_text().splitlines() for run in (folder, "whole-run")
     )
     # all but the seconds
     assert [r.rsplit(",", 1)[0] for r in one] == [r.rsplit(",", 1)[0] for r in two]

@@ -1,4 +1,5 @@
-"""Every kind of labels trains: equal where the papers say that methods are equal, refused in one line where they are not."""
+"""Every kind of labels trains: equal where the papers say that methods are equal, refused in one line where they
+are not."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ import torch
 import labelstore
 import trainer
 from labelstore import Full, Hard, LabelMap, Logits, MarginalSmoothing, RegionThresholds
-from labelstore.errors import RejectedInput, UsageError
+from labelstore.errors import LabelStoreError, RejectedInput, UsageError
 from labelstore.generation import generate, label_images, load_teacher
+from labelstore.stats import cost
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
 from trainer import TrainConfig
 
@@ -157,6 +159,51 @@ def test_thresholds_that_keep_everything_train_as_no_calibration(store, data, mo
     )
 
 
+@pytest.mark.parametrize("choice", [{}, {"order": "hard-to-easy", "label_smoothing": 0.1}])
+def test_the_ground_truth_on_stored_crops_trains_as_labels_that_weigh_nothing(
+    store, data, monkeypatch, choice
+):
+    shared = {"store": store, "label_set": "ms", **choice}
+    same_run(
+        monkeypatch,
+        data,
+        {"labels": "ground-truth", **shared},
+        {"labels": "fkd", "ground_truth_weight": 1.0, **shared},
+    )
+
+
+def test_the_ground_truth_needs_no_choice_of_a_label_set(store, data, monkeypatch):
+    same_run(
+        monkeypatch,
+        data,
+        {"labels": "ground-truth", "store": store},
+        {"labels": "ground-truth", "store": store, "label_set": "other"},
+        0,
+    )
+    for wrong in ({"label_set": "nope"}, {"order": "easy-to-hard"}):
+        # whose order, of several?
+        with pytest.raises(LabelStoreError, match=r"nope|full"):
+            trainer.run(config(data, labels="ground-truth", store=store, **wrong))
+    with pytest.raises(UsageError, match="no store"):
+        config(data, labels="ground-truth", label_set="ms")
+
+
+def test_only_students_of_the_labels_count_for_what_the_teacher_saved(
+    store, teacher, data, tmp_path
+):
+    path = shutil.copytree(store, tmp_path / "s")
+    shared = {"store": path, "label_set": "ms"}
+    others = ({"labels": "ground-truth"}, {"labels": "teacher", "teacher": str(teacher)})
+    for number, kind in enumerate(({"labels": "fkd"}, *others)):
+        trainer.run(config(data, output=tmp_path / f"r{number}", **shared, **kind))
+    with labelstore.open(path) as held:
+        assert len(held.catalogue.runs.all()) == 3
+        found = cost(held).teachers
+        counted = [each for each in found if "ms" in each.label_sets]
+    assert [len(each.students) for each in counted] == [1]
+    assert counted[0].epochs_so_far == 4
+
+
 def test_an_ensemble_of_a_teacher_with_itself_trains_as_the_teacher_does(store, data, monkeypatch):
     same_run(
         monkeypatch,
@@ -181,6 +228,25 @@ def test_an_ensemble_learns_from_the_weighted_mean(store, data, tmp_path):
         ).recover(found.images, found.crops)
         torch.testing.assert_close(found.labels.probs, mean, rtol=1e-6, atol=1e-6)
         assert len(opened.config.provenance["label_set"]) == 2
+
+
+def test_a_run_says_how_far_labels_reach_while_their_plan_grows(store, data, tmp_path):
+    from trainer.training_data import open_training_data
+
+    shutil.copytree(store, tmp_path / "s")
+    with labelstore.open(tmp_path / "s") as held:
+        with held.catalogue.transaction() as connection:
+            held.catalogue.plans.change(connection, held.plan().name, num_crops=2 * M)
+        held.refresh()
+        held.write_metadata()
+    wanted = config(
+        data, store=tmp_path / "s", labels="fkd", label_set="full", allow_incomplete=True
+    )
+    notes = []
+    with open_training_data(wanted, notes.append) as opened:
+        assert opened.source.pass_labels(0).crops.max() < M
+    said = "label set full covers 8 of 16 crops of each image: drawing from the first 8"
+    assert notes.count(said) == 1
 
 
 def test_label_maps_train(store, data, monkeypatch, tmp_path):
@@ -305,8 +371,8 @@ def test_labels_of_another_plan_are_refused(store, data, tmp_path):
     shutil.copytree(store, copy)
     with labelstore.open(copy) as opened:
         ms = opened.label_set("ms")
-        opened.catalogue.add_plan(replace(opened.plan(), name="p2"))
-        opened.catalogue.add_label_set(replace(ms.row, name="onp2", plan="p2", uuid="0" * 32))
+        opened.catalogue.plans.add(replace(opened.plan(), name="p2"))
+        opened.catalogue.label_sets.add(replace(ms.row, name="onp2", plan="p2", uuid="0" * 32))
         opened.write_metadata()
     for changes, message in (
         ({"labels": "ensemble", "label_set": "ms,onp2"}, "label sets of one plan"),

@@ -1,6 +1,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -66,6 +67,54 @@ def test_values_that_cannot_be_meant_are_refused_in_one_line(changes, expected):
     with pytest.raises(UsageError, match=expected) as caught:
         TrainConfig(**{"labels": "ground-truth", **changes})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"labels": "grount-truth", "store": "s"}, "labels='grount-truth': .*'ground-truth'"),
+        ({"soft_loss": "KL"}, "soft_loss='KL': .*'kl'"),
+        ({"mixing": "self-mix"}, "'selfmix'"),
+        ({"scheduler": "cosin"}, "'cosine'"),
+        ({"amp": "fp32"}, "'bf16'"),
+        ({"optimizer": "sdg"}, "'sgd'"),
+        ({"order": "easy"}, "'easy-to-hard'"),
+        ({"loggers": ("wandb", "x")}, "loggers="),
+        ({"loggers": "wandb"}, "loggers='wandb'"),
+        ({"epochs": "many"}, "epochs='many'"),
+        ({"epochs": 2.5}, "epochs=2.5"),
+        ({"epochs": float("nan")}, "epochs=nan"),
+        ({"lr": None}, "lr=None"),
+        ({"scale": (0.1,)}, "more values than 1"),
+        ({"scale": (0.1, 0.2, 0.3)}, "scale="),
+        ({"model": None}, "model=None"),
+        ({"data": 3}, "data=3"),
+        ({"model_kwargs": [1]}, "model_kwargs="),
+        ({"mean": "\n".join("x" * 10_000)}, "mean="),
+    ],
+)
+def test_types_and_choices_are_checked_in_python_too(changes, expected):
+    with pytest.raises(UsageError, match=expected) as caught:
+        plain(**changes)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    if "labels" not in changes:
+        with pytest.raises(UsageError, match=expected):
+            dataclasses.replace(plain(), **changes)
+
+
+def test_values_are_what_the_fields_say_however_they_were_written():
+    config = plain(epochs="8", lr="1e-5", betas=[0.5, 0.9], data="d", serrated="no")
+    assert config == plain(epochs=8, lr=1e-5, betas=(0.5, 0.9), data=Path("d"), serrated=False)
+    assert isinstance(config.betas, tuple)
+    assert isinstance(plain(epochs=np.int64(8), lr=np.float32(0.5)).epochs, int)
+
+
+def test_what_a_run_filled_in_is_left_out_for_another():
+    config = plain(num_classes=2, class_names=("a", "b"), provenance={"images": 3}, lr=0.3)
+    assert config.for_another_run() == plain(lr=0.3)
+    asked = plain(num_classes=2)
+    assert asked.for_another_run() == asked
 
 
 def test_mapping_refuses_unknown_names_and_wrong_types():

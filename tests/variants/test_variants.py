@@ -147,7 +147,7 @@ def test_a_stopped_derivation_goes_on_where_it_was(make_store, monkeypatch):
     monkeypatch.setattr(module, "stage_block", stops)
     with pytest.raises(KeyboardInterrupt):
         derive(store.label_set("teacher"), Hard(), name="hard")
-    assert len({row.block for row in store.catalogue.shards("labels/hard")}) == 1
+    assert len({row.block for row in store.catalogue.ledger.shards("labels/hard")}) == 1
 
     def goes_on(store, lease, *args, **options):
         written.append(lease.block)

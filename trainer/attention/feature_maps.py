@@ -1,8 +1,8 @@
 """Which layers of a network put out a map of the image: found by running it, so that no list of networks is needed.
 
-A map has a value per channel and place: (1, D, h, w) of ConvNets, (1, h, w, D) of Swin, (1, prefix + h w, D) tokens of a
-ViT. Grad-CAM (Selvaraju et al., ICCV 2017) takes the last one that the class's score depends on; of a ViT that reads
-its class token alone, this is the last block's first norm, since later patch tokens lead nowhere.
+A map has a value per channel and place: (1, D, h, w) of ConvNets, (1, h, w, D) of Swin, (1, prefix + h w, D)
+tokens of a ViT. Grad-CAM (Selvaraju et al., ICCV 2017) takes the last one that the class's score depends on; of a
+ViT that reads its class token alone, this is the last block's first norm, since later patch tokens lead nowhere.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
 def feature_maps(model: nn.Module, crop: Tensor, class_id: int) -> list[FeatureMap]:
     """Layers of a `plain_copy` that the score of a class depends on and whose output is a map, in the order they end.
 
-    `crop` is float32 (1, 3, S, S). All are alike: channels first, or tokens of one width. Maps of one place are left out.
+    `crop` is float32 (1, 3, S, S). All are alike: channels first, or tokens of one width. Maps of one place are
+    left out.
     """
     outputs: dict[str, Tensor] = {}
 

@@ -1,7 +1,7 @@
 """Grad-CAM (Selvaraju et al., ICCV 2017) and guided backpropagation (Springenberg et al., 2015) of one crop, by captum.
 
-Grad-CAM: ReLU(sum over channels of the mean gradient times the activation) at one feature map. Guided backpropagation: the
-gradient by the pixels, where ReLU layers pass only what is positive.
+Grad-CAM: ReLU(sum over channels of the mean gradient times the activation) at one feature map. Guided
+backpropagation: the gradient by the pixels, where ReLU layers pass only what is positive.
 """
 
 from __future__ import annotations

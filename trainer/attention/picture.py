@@ -60,8 +60,8 @@ def draw_attention(
             if at == 0:
                 _heads(figure, axes, found, nth, 1 + 2 * len(networks), height)
     figure.text(
-        0.01, 0.08 / height, "Each map has its own scale. Above it: class of the map and its probability, red where the network predicts "
-        "another class.",
+        0.01, 0.08 / height, "Each map has its own scale. Above it: class of the map and its probability, red where "
+        "the network predicts another class.",
         fontsize=7, color="#555555",
     )  # fmt: skip
     return figure

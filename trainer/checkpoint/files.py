@@ -56,6 +56,10 @@ class Checkpoint:
     """The run's config as plain values."""
     counters: Mapping[str, float] = field(default_factory=dict)
     """Running sums of an unfinished pass, so that its summary row comes out the same after a resume."""
+    is_whole_pass: bool = True
+    """Whether a pass ended here and its row is written; a checkpoint inside a pass is replaced by the next one."""
+    owed: Mapping[str, float] | None = None
+    """Of a pass that ended but was not evaluated: what its row takes from its training (`RunState.owed`)."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, previous: Path | None = None) -> None:
@@ -154,6 +158,8 @@ def _keep(path: Path, previous: Path) -> None:
         try:
             os.link(path, link)
             link.replace(previous)
+            # nothing is renamed where both are names of one file already
+            link.unlink(missing_ok=True)
         except OSError:
             with contextlib.suppress(OSError):
                 link.unlink()

@@ -4,7 +4,7 @@ config.yaml          every setting, class names and provenance: enough to use th
 summary.csv          one row per pass
 classes.csv          images and hits of every class at the best top-1
 log.txt              what was printed
-last.pth.tar         checkpoint to continue from; previous.pth.tar is the one before it
+last.pth.tar         checkpoint to continue from; previous.pth.tar is that of the pass before
 model_best.pth.tar   checkpoint of the best top-1
 model.safetensors    its weights
 model_ema.safetensors   moving average of the weights at its own best top-1, of a run with ema_decay
@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from labelstore.arrays.durable import make_folders, refuse_in_store, write_file
+from labelstore.arrays.durable import check_new_place, make_folders, write_file
 from labelstore.errors import ConflictError, RejectedInput, StorageError
+from labelstore.yaml_files import read_mapping
 from trainer.checkpoint.files import (
     Checkpoint,
     checkpoint_bytes,
@@ -32,6 +32,7 @@ from trainer.checkpoint.files import (
     save_checkpoint,
     weights_file,
 )
+from trainer.checkpoint.going_on import going_on
 from trainer.config import TrainConfig
 from trainer.models import BEST, LAST, WEIGHTS, WEIGHTS_EMA
 
@@ -47,6 +48,11 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.config: TrainConfig | None = None
+        """What the run goes on with; None before `start`."""
+        self.notes: tuple[str, ...] = ()
+        """What is not as it was when the run began, a line each."""
+        self._keeps_last = True
 
     @property
     def holds_run(self) -> bool:
@@ -59,7 +65,7 @@ class RunFolder:
         ConflictError if it holds a run and `resume` is off, if that run had other settings, or if files with a run's
         names are there that no run wrote. UsageError in a store, RejectedInput if its last checkpoint is damaged.
         """
-        refuse_in_store(self.path, "output")
+        check_new_place(self.path, "output")
         if self.holds_run and not config.resume:
             raise ConflictError(
                 f"{self.path} holds a run already: resume it, or give another output folder"
@@ -68,19 +74,22 @@ class RunFolder:
             self._refuse_others()
         checkpoint = self._last() if self.holds_run else None
         if checkpoint is not None:
-            self._check_same(config, TrainConfig.from_mapping(checkpoint.config))
+            config, self.notes = going_on(config, checkpoint, self.path)
+            self._keeps_last = checkpoint.is_whole_pass
         make_folders(self.path)
         self.write_config(config)
         return checkpoint
 
     def write_config(self, config: TrainConfig) -> None:
         """(Re)write config.yaml."""
+        self.config = config
         write_file(self.path / "config.yaml", config.to_yaml().encode())
 
     def save(self, checkpoint: Checkpoint, *, best: bool = False, best_ema: bool = False) -> None:
         """Write last.pth.tar and, with `best`, model_best.pth.tar and model.safetensors.
 
-        `best_ema` writes the averaged weights beside them.
+        `best_ema` writes the averaged weights beside them. The last checkpoint of a whole pass before becomes
+        previous.pth.tar; those inside a pass replace each other.
         """
         if best_ema:
             write_file(self.path / WEIGHTS_EMA, weights_file(checkpoint, ema=True))
@@ -88,7 +97,9 @@ class RunFolder:
             # before the last checkpoint: killed in between, the run repeats these steps and writes them again
             write_file(self.path / BEST, checkpoint_bytes(checkpoint))
             write_file(self.path / WEIGHTS, weights_file(checkpoint))
-        save_checkpoint(self.path / LAST, checkpoint, previous=self.path / PREVIOUS)
+        previous = self.path / PREVIOUS if self._keeps_last else None
+        save_checkpoint(self.path / LAST, checkpoint, previous=previous)
+        self._keeps_last = checkpoint.is_whole_pass
 
     def add_summary(self, row: Mapping[str, float | int | str | None]) -> None:
         """Append a row to summary.csv; its first column counts up, and rows from it on are replaced.
@@ -165,31 +176,9 @@ class RunFolder:
                 f"{error}: to continue from the checkpoint before it, remove it ({PREVIOUS} is there)"
             ) from error
 
-    def _check_same(self, config: TrainConfig, before: TrainConfig) -> None:
-        changed = config.differences(before)
-        if changed:
-            name = changed[0]
-            _, of_data, entry = name.partition("provenance.")
-            if of_data:
-                was, now = (_short(each.provenance[entry]) for each in (before, config))
-                raise ConflictError(
-                    f"{self.path} began with other data ({entry} {was}, now {now}): resume with what it was trained on,"
-                    " or give another output folder"
-                )
-            raise ConflictError(
-                f"{self.path} was trained with {name}={getattr(before, name)!r}, now {getattr(config, name)!r}:"
-                " resume with the same settings, or give another output folder"
-            )
-
 
 def _has_provenance(path: Path) -> bool:
     try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return "provenance" in read_mapping(path)
+    except RejectedInput:
         return False
-    return isinstance(held, Mapping) and "provenance" in held
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:16]}…"

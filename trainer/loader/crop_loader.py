@@ -126,8 +126,8 @@ class CropLoader:
     ) -> None:
         """`data` is the folder that the image keys are relative to; B = `batch_size` counts all ranks.
 
-        `workers` threads fill at most `prefetch` batches ahead; `augment` changes an image's crops in place. UsageError for a batch size that is not a
-        multiple of m x world size, for any m of the schedule.
+        `workers` threads fill at most `prefetch` batches ahead; `augment` changes an image's crops in place.
+        UsageError for a batch size that is not a multiple of m x world size, for any m of the schedule.
         """
         if workers < 1 or prefetch < 1 or input_size < 1 or not 0 <= rank < world_size:
             raise UsageError(

@@ -1,4 +1,5 @@
-"""An image's m crops as pixels: read, decode, check, replay with the plan's augmentation, and mix as it was recorded."""
+"""An image's m crops as pixels: read, decode, check, replay with the plan's augmentation, and mix as it was
+recorded."""
 
 from __future__ import annotations
 

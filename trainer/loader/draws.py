@@ -1,8 +1,8 @@
 """Draw files: planes that are kept, for every run with the same label sets, masks, order and seed.
 
-With a mask, a curriculum, a probability range or several teachers the crops of a pass lie all over the store, so that its
-labels are laid out in one sequential walk. That walk is saved where a run names a scratch folder: its planes are
-under `labelstore-draws/DIGEST` there, DIGEST being of everything that decides what is in them.
+With a mask, a curriculum, a probability range or several teachers the crops of a pass lie all over the store, so
+that its labels are laid out in one sequential walk. That walk is saved where a run names a scratch folder: its
+planes are under `labelstore-draws/DIGEST` there, DIGEST being of everything that decides what is in them.
 
     draw.json                   what the digest is of; its time is when a run last used the folder
     plane-000000.npy            as in planes.py

@@ -1,4 +1,5 @@
-"""Crops that were mixed before their teacher saw them (`create --mix`, SRe2L, LPLD, ml-dr): the student is shown the same mixtures.
+"""Crops that were mixed before their teacher saw them (`create --mix`, SRe2L, LPLD, ml-dr): the student is shown
+the same mixtures.
 
 Imported labels come with which image and box was mixed in, how much of it, and where (`labelstore.schema.MIX_FIELDS`).
 The partner's crop is cut out of its own image, one more decode per partner, and replaces the recorded box (CutMix)
@@ -117,4 +118,6 @@ def recorded_mixes(
 ) -> Mapping[str, NDArray[Any]]:
     """The fields of `MIX_FIELDS` of one image block, (n, m, ...), as they are stored."""
     group = labels.store.group(f"crops/{labels.plan.name}")
+    # the plan may have more crops than these
+    columns = range(labels.layout.num_columns) if columns is None else columns
     return {field.name: group.read(block, columns, field.name) for field in MIX_FIELDS}

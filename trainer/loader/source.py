@@ -23,6 +23,7 @@ from labelstore.errors import IncompleteError, LabelStoreError, RejectedInput
 from trainer.loader.draws import DrawFolder, KeptPlanes
 from trainer.loader.planes import PassLabels, PlaneFolder
 from trainer.loader.recorded_mixes import Partners
+from trainer.loader.room import check_room
 from trainer.loader.scratch import ScratchFolder
 from trainer.loader.threads import Stopped
 from trainer.sampler import U64, PassSchedule
@@ -185,11 +186,14 @@ class PassSource(ABC):
 
     def _lay_out(self, positions: range) -> None:
         kept = self._kept_planes
+        size = len(positions) * len(self.table) * self.planes.dtype.itemsize
         if kept is None:
+            check_room(self.folder, size)
             self._write(positions)
             return
         with kept.alone():
             if not all(kept.has(position) for position in positions):
+                check_room(self.folder, size)
                 self._write(positions)
                 kept.seal(positions)
 

@@ -1,4 +1,5 @@
-"""Passes of stored soft labels: of one label set or several, with masks or without, in any order (FKD 3.3, FerKD Eq. 4).
+"""Passes of stored soft labels: of one label set or several, with masks or without, in any order (FKD 3.3, FerKD
+Eq. 4).
 
 Without anything that picks crops, the positions of one chunk column are read together: one slab of every image block,
 decoded once for all the passes that use it. With a mask, a curriculum, a probability range or several teachers crops do
@@ -19,19 +20,22 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.calibration import Region
 from labelstore.codecs import SparseLabels, check_temperature_of, widen
 from labelstore.crop_augmentation import planned_augmentation
 from labelstore.crop_plan import image_streams
 from labelstore.ensembles import Ensemble, ensemble
-from labelstore.errors import IncompleteError, NotGenerated, UsageError
+from labelstore.errors import NotGenerated, UsageError
 from labelstore.store.slabs import slabs
 from trainer.config import Order
 from trainer.curriculum import ranked_crops
 from trainer.loader.draws import DrawFolder
 from trainer.loader.planes import PlaneWriter, Records, as_bytes, make_records, record_dtype
+from trainer.loader.reach import as_far_as_labelled, check_complete, check_mixed
 from trainer.loader.recorded_mixes import Partners, recorded_mixes
 from trainer.loader.source import DrawCounts, ImageTable, PassSource, check_left_out
 from trainer.loader.threads import for_each
+from trainer.recover import ground_truth_labels
 from trainer.sampler import DrawingOrder, PassSchedule
 
 if TYPE_CHECKING:
@@ -54,6 +58,7 @@ class StoredPasses(PassSource):
         temperature: float = 1.0,
         order: Order = "random",
         probability_range: tuple[float, float] = EVERYTHING,
+        ground_truth: float | None = None,
         scratch: Path | None = None,
         keep_draws: float = 0.0,
         attach: Path | None = None,
@@ -64,7 +69,12 @@ class StoredPasses(PassSource):
         """Find the images to draw from; nothing but masks, and probabilities for a range, is read yet.
 
         `mask` is for a label set; an ensemble has its own. `probability_range` (low, high) leaves out crops whose
-        largest probability lies outside. `keep_draws` gigabytes of draw files are kept in `scratch`.
+        largest probability lies outside. `ground_truth` puts every crop's class, smoothed by that share, in the place
+        of its label: the same crops in the same order, and nothing learnt from a teacher. `keep_draws` gigabytes
+        of draw files are kept in `scratch`.
+
+        With `allow_incomplete` passes draw from what is there, as if there were nothing else: images with labels,
+        and, while the growth of a plan is unfinished, the first crops, which all of them have (`labels.num_crops`).
 
         Raises IncompleteError for an unfinished label set or mask without `allow_incomplete`, RejectedInput
         where more than 1 % of the images have no usable crop without `allow_empty_images`, UsageError for a
@@ -75,22 +85,31 @@ class StoredPasses(PassSource):
             raise UsageError(
                 f"mask {mask.name} beside an ensemble: make the ensemble with its teachers' masks"
             )
-        self.labels = labels if isinstance(labels, Ensemble) else ensemble([labels], [mask])
+        together = labels if isinstance(labels, Ensemble) else ensemble([labels], [mask])
+        check_complete(together, allow_incomplete=allow_incomplete)
+        self.labels = as_far_as_labelled(together)
         self.schedule, self.temperature, self.threads = schedule, temperature, threads
         self.crop_order = _checked_order(order)
         self.probability_range = _checked_range(probability_range)
         self.num_classes = labels.num_classes
+        self.label_smoothing = ground_truth
+        if ground_truth is not None:
+            self.num_classes = len(labels.store.class_names)
         for member in self.labels.members:
             check_temperature_of(member.labels.codec, self.num_classes, temperature)
-        self._listed = self.labels.listed
+        self._listed = self.labels.listed if ground_truth is None else 1
         self.order = DrawingOrder(
             seed=seed,
-            num_crops=labels.plan.num_crops,
+            num_crops=self.labels.num_crops,
             crops_per_chunk=labels.plan.crops_per_chunk,
         )
-        _check_complete(self.labels, allow_incomplete=allow_incomplete)
-        _check_mixed(self.labels)
+        check_mixed(self.labels)
         self._blocks = list(self.labels.blocks)
+        if not self._blocks:
+            raise NotGenerated(
+                f"no image block is covered by all of {self._members()}: finish them with `labelstore grow` and "
+                f"`labelstore calibrate {labels.store.path} --update`"
+            )
         usable = self._usable_counts()
         drawn = np.flatnonzero(usable > 0)
         self.counts = DrawCounts(
@@ -221,10 +240,11 @@ class StoredPasses(PassSource):
         if not self.is_drawn:
             return self.order.crops(streams, positions)
         local = self.table.images[chosen] - self.labels.block_rows(block).start
-        if self._leaves_out:
-            usable = self._usable(block)[local]
-        else:
-            usable = np.ones((len(local), self.order.num_crops), bool)
+        usable = (
+            self._usable(block)[local]
+            if self._leaves_out
+            else np.ones((len(local), self.order.num_crops), bool)
+        )
         if self.crop_order == "random":
             return self.order.usable_crops(streams, usable, positions.stop)[:, positions.start :]
         found = [self.labels.max_probability(block, columns)[local] for columns, _ in self._walk()]
@@ -239,7 +259,17 @@ class StoredPasses(PassSource):
     def _slab_records(self, block: int, columns: range | None, first: int) -> Records:
         """(images of the block, crops) records of some chunk columns, in the order of crops."""
         boxes, flips = self.labels.crops(block, columns)
-        labels, regions = self.labels.labels(block, columns, self.temperature)
+        labels: SparseLabels | NDArray[np.float32]
+        regions: NDArray[np.uint8] | int
+        if self.label_smoothing is not None:
+            rows = self.labels.block_rows(block)
+            truth = self.labels.ground_truth[rows.start : rows.stop, None]
+            labels = ground_truth_labels(
+                np.broadcast_to(truth, flips.shape), self.num_classes, self.label_smoothing
+            )
+            regions = int(Region.IMPORTANT)
+        else:
+            labels, regions = self.labels.labels(block, columns, self.temperature)
         if isinstance(labels, SparseLabels) and self._listed is not None:
             labels = widen(labels, self._listed, self.num_classes)
         return make_records(
@@ -251,6 +281,11 @@ class StoredPasses(PassSource):
             crops=np.arange(first, first + boxes.shape[1]),
             mixes=None if self.partners is None else recorded_mixes(self.labels, block, columns),
         )
+
+    def _members(self) -> str:
+        masks = [f"mask {m.mask.name}" for m in self.labels.members if m.mask is not None]
+        sets = [f"label set {member.labels.name}" for member in self.labels.members]
+        return ", ".join([*sets, *masks])
 
     def _why(self) -> str:
         """What decides that an image has no usable crop."""
@@ -280,9 +315,12 @@ class StoredPasses(PassSource):
         }
 
     def _shards_digest(self, group: str) -> str:
-        """Of every committed file of a group, as the ledger has it."""
+        """Of every committed file of a group that labels are drawn from, as the ledger has it."""
         digest = hashlib.sha256()
-        for row in self.labels.store.catalogue.shards(group):
+        whole = self.labels.layout.num_crop_shards
+        for row in self.labels.store.catalogue.ledger.shards(group):
+            if row.crop_shard >= whole:
+                continue  # of a growth that is not finished
             digest.update(f"{row.block} {row.crop_shard}\n".encode())
             for file in row.files:
                 digest.update(f"{file.key} {file.sha256}\n".encode())
@@ -309,6 +347,7 @@ class StoredPasses(PassSource):
             "order": self.crop_order,
             **({} if self.crop_order == "random" else {"spread_over": self.schedule.epochs}),
             "probability_range": list(self.probability_range),
+            **({} if self.label_smoothing is None else {"ground_truth": self.label_smoothing}),
             # a curriculum leaves nothing to chance
             "seed": self.order.seed if self.crop_order == "random" else None,
             "num_crops": self.order.num_crops,
@@ -331,34 +370,3 @@ def _checked_range(asked: tuple[float, float]) -> tuple[float, float]:
             f"probability_range={low:g},{high:g}: give (low, high) with 0 <= low <= high <= 1"
         )
     return float(low), float(high)
-
-
-def _check_mixed(labels: Ensemble) -> None:
-    if labels.plan.parameters.get("mixed") and labels.has_masks:
-        raise UsageError(
-            f"label set {labels.name} is of crops that were mixed with other images, a mask calibrates by one image's "
-            "class: train on these labels without a mask"
-        )
-
-
-def _check_complete(labels: Ensemble, *, allow_incomplete: bool) -> None:
-    if allow_incomplete:
-        return
-    for member in labels.members:
-        one, mask = member.labels, member.mask
-        if not one.is_complete:
-            raise IncompleteError(
-                f"label set {one.name} is not finished: run the same `labelstore create` again, or train on "
-                "what is there with --allow-incomplete"
-            )
-        if mask is not None and mask.num_crops < one.num_crops:
-            raise IncompleteError(
-                f"mask {mask.name} covers {mask.num_crops} of {one.num_crops} crops: run `labelstore "
-                f"calibrate {one.store.path} --update --name {mask.name}`, or train on these with "
-                "--allow-incomplete"
-            )
-        if mask is not None and not mask.is_complete:
-            raise IncompleteError(
-                f"mask {mask.name} does not cover all images: run `labelstore calibrate --update`, or train on "
-                "what is there with --allow-incomplete"
-            )

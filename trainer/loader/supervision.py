@@ -1,4 +1,5 @@
-"""Which stored labels a config learns from: one label set, or several with masks and weights, checked for what it asks."""
+"""Which stored labels a config learns from: one label set, or several with masks and weights, checked for what it
+asks."""
 
 from __future__ import annotations
 
@@ -18,7 +19,12 @@ def chosen_labels(store: Store, config: TrainConfig) -> Ensemble:
     UsageError for names that the store does not hold, label sets of different plans or numbers of classes, masks of
     other teachers, and labels that are not what `config.labels` learns from.
     """
-    names = split_names(config.label_set) or (None,)
+    names: tuple[str | None, ...] = split_names(config.label_set) or (None,)
+    picks = config.order != "random" or config.probability_range != (0, 1)
+    is_any = config.labels == "ground-truth" and not picks and not config.label_set
+    if is_any and len(store.catalogue.plans.all()) == 1:
+        # only its crops are wanted, and those are the plan's
+        names = store.label_sets[:1] or names
     labels = [store.label_set(name) for name in names]
     for one in labels:
         _check_kind(one, config)
@@ -33,10 +39,15 @@ def chosen_labels(store: Store, config: TrainConfig) -> Ensemble:
 
 def _check_kind(labels: LabelSet, config: TrainConfig) -> None:
     kind, takes = config.labels, labels.codec.takes
+    if labels.plan.parameters.get("mixed") and kind == "ground-truth":
+        raise UsageError(
+            f"labels='ground-truth' on the crops of label set {labels.name}, which were mixed with other images before "
+            "the teacher saw them: they have no one class; leave the store out"
+        )
     if labels.plan.parameters.get("mixed") and config.ground_truth_weight:
         raise UsageError(
-            f"ground_truth_weight={config.ground_truth_weight} with label set {labels.name}, whose crops were mixed with "
-            "other images before the teacher saw them: they have no one class; leave it at 0"
+            f"ground_truth_weight={config.ground_truth_weight} with label set {labels.name}, whose crops were "
+            "mixed with other images before the teacher saw them: they have no one class; leave it at 0"
         )
     held = f"label set {labels.name} holds {labels.codec.name} labels"
     if kind == "labelmap" and takes != "map":

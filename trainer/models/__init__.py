@@ -1,5 +1,6 @@
 """Networks: timm's by name, this package's own, anybody's by `package.module:function`; what feeds and loads them."""
 
+from trainer.models.named import load_named
 from trainer.models.networks import (
     BEST,
     DIGEST_KEY,
@@ -7,12 +8,15 @@ from trainer.models.networks import (
     WEIGHTS,
     WEIGHTS_EMA,
     Normalise,
-    autocast,
+    averaged_weights,
     choose_device,
     create_model,
     load_run,
+    names_foreign_code,
+    read_run_config,
     run_weights,
 )
+from trainer.models.precision import autocast, chosen_amp
 
 __all__ = [
     "BEST",
@@ -22,8 +26,13 @@ __all__ = [
     "WEIGHTS_EMA",
     "Normalise",
     "autocast",
+    "averaged_weights",
     "choose_device",
+    "chosen_amp",
     "create_model",
+    "load_named",
     "load_run",
+    "names_foreign_code",
+    "read_run_config",
     "run_weights",
 ]

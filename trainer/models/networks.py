@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -11,16 +11,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.generation.teachers import build
-from labelstore.generation.weights import load_weights, state_digest
-from trainer.config import Autocast, TrainConfig
+from labelstore.generation.functions import is_function
+from labelstore.generation.named_networks import UNFIT, build
+from labelstore.generation.weights import RUN_WEIGHTS, load_weights, state_digest
+from trainer.config import TrainConfig
 from trainer.models.projection import add_projection_head
 
-WEIGHTS, BEST, LAST = "model.safetensors", "model_best.pth.tar", "last.pth.tar"
+WEIGHTS, BEST, LAST = RUN_WEIGHTS
 """Files of a run folder that hold weights, the first one preferred; its metadata keeps `DIGEST_KEY`."""
 WEIGHTS_EMA = "model_ema.safetensors"
 """The moving average of the weights, of a run with `ema_decay`."""
 DIGEST_KEY = "weights_sha256"
+OWN_FUNCTIONS = ("trainer.models.reactnet:reactnet_a",)
+"""Functions that a run folder may name by itself; any other code is run only where the caller names it."""
 
 
 class Normalise(nn.Module):
@@ -57,33 +60,53 @@ def create_model(config: TrainConfig) -> nn.Module:
         model = build(config.model, options, pretrained=config.pretrained)
         if config.projection_head:
             add_projection_head(model)
+        if config.grad_checkpointing:
+            _checkpoint_gradients(model, config)
         if config.initial_checkpoint is not None:
             load_weights(model, config.initial_checkpoint)
         _check_logits(model, config)
     return model
 
 
-def load_run(path: Path) -> tuple[nn.Module, TrainConfig]:
+def load_run(path: Path, *, model: str | None = None) -> tuple[nn.Module, TrainConfig]:
     """The trained network of a run folder, in evaluation mode on the CPU, and the run's config.
 
-    Takes the folder (best weights first, then the last ones) or one weight file in it. RejectedInput if
-    it is no run folder, holds no weights yet, or its weights are damaged.
+    Takes the folder (best weights first, then the last ones) or one weight file in it. `model` names the network in
+    the config's place. RejectedInput if it is no run folder, holds no weights yet, or its weights are damaged;
+    UsageError where the run's network is a function that is none of this package's and `model` does not name it.
     """
+    config = read_run_config(path)
+    if model is not None:
+        config = dataclasses.replace(config, model=model)
+    elif names_foreign_code(config):
+        raise UsageError(
+            f"{path} is a run of {config.model}, and a folder does not say which code to run: give --model "
+            f"{config.model} if you trust it"
+        )
+    weights = run_weights(path)
+    untrained = dataclasses.replace(
+        config, pretrained=False, initial_checkpoint=None, grad_checkpointing=False
+    )
+    network = create_model(untrained)
+    load_weights(network, weights)
+    _check_digest(network, weights)
+    return network.eval(), config
+
+
+def names_foreign_code(config: TrainConfig) -> bool:
+    """Whether the network is a function that is none of this package's."""
+    return is_function(config.model) and config.model not in OWN_FUNCTIONS
+
+
+def read_run_config(path: Path) -> TrainConfig:
+    """The config of a run folder, or of the one that a weight file lies in; RejectedInput where there is none."""
     config_path = (path if path.is_dir() else path.parent) / "config.yaml"
     if not config_path.is_file():
         what = "is no run folder" if path.is_dir() else "lies in no run folder"
         raise RejectedInput(
             f"{path} {what}: there is no config.yaml; give one that `trainer run` wrote, or a weight file in one"
         )
-    config = TrainConfig.from_yaml(config_path)
-    weights = run_weights(path)
-    untrained = TrainConfig.from_mapping(
-        {**config.to_mapping(), "pretrained": False, "initial_checkpoint": None}
-    )
-    model = create_model(untrained)
-    load_weights(model, weights)
-    _check_digest(model, weights)
-    return model.eval(), config
+    return TrainConfig.from_yaml(config_path)
 
 
 def run_weights(path: Path) -> Path:
@@ -96,14 +119,14 @@ def run_weights(path: Path) -> Path:
     return path if path.is_file() else found[0]
 
 
-def autocast(device: torch.device | str, amp: Autocast) -> AbstractContextManager[object]:
-    """The autocast of a config's `amp` on a device; nothing for "none"; "auto" is bf16 on CUDA."""
-    if amp == "auto":
-        amp = "bf16" if torch.device(device).type == "cuda" else "none"
-    if amp == "none":
-        return nullcontext()
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-    return torch.autocast(torch.device(device).type, dtype)
+def averaged_weights(run: Path) -> Path:
+    """The moving average's weights of a run folder; RejectedInput where it has none."""
+    path = run / WEIGHTS_EMA
+    if not path.is_file():
+        raise RejectedInput(
+            f"{run} has no {WEIGHTS_EMA}: give a run that was trained with --ema-decay and evaluated"
+        )
+    return path
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
@@ -123,7 +146,21 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
         raise UsageError(
             f"device={name!r} cannot be used ({reason}): give cpu, cuda or cuda:0"
         ) from error
+    if local_rank is not None and device.type == "cuda":
+        # pinned memory belongs to the current device: left at the first GPU, every rank would open a context there
+        torch.cuda.set_device(device)
     return device
+
+
+def _checkpoint_gradients(model: nn.Module, config: TrainConfig) -> None:
+    refused = f"grad_checkpointing with model={config.model!r}: this network cannot; leave it off"
+    switch = getattr(model, "set_grad_checkpointing", None)
+    if not callable(switch):
+        raise UsageError(refused)
+    try:
+        switch(True)
+    except (AssertionError, NotImplementedError) as error:
+        raise UsageError(refused) from error
 
 
 def _check_logits(model: nn.Module, config: TrainConfig) -> None:
@@ -132,7 +169,7 @@ def _check_logits(model: nn.Module, config: TrainConfig) -> None:
     try:
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, 3, size, size))
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (*UNFIT, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"model={config.model!r} does not take {size} x {size} pixels ({reason})"

@@ -1,7 +1,7 @@
 """MoCo v2's projection head, S2-BNN's on teacher and student: a hidden layer below the outputs, and unit length.
 
-In place of a network's linear classifier: q = normalise(W2 relu(W1 features)), whose softmax is taken of q / T. The hidden
-layer is as wide as the features. Probes take the whole head off, as they take a classifier off.
+In place of a network's linear classifier: q = normalise(W2 relu(W1 features)), whose softmax is taken of q / T.
+The hidden layer is as wide as the features. Probes take the whole head off, as they take a classifier off.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def add_projection_head(model: nn.Module) -> None:
         getattr(model, "reset_classifier", None)
     ):
         raise UsageError(
-            f"projection_head on {type(model).__name__}: it takes the place of one linear layer that get_classifier returns "
-            "and reset_classifier takes off, as timm's networks have it; choose such a network"
+            f"projection_head on {type(model).__name__}: it takes the place of one linear layer that "
+            "get_classifier returns and reset_classifier takes off, as timm's networks have it; choose such a network"
         )
     (name,) = [name for name, module in model.named_modules() if module is classifier]
     width, outputs = classifier.in_features, classifier.out_features

@@ -99,7 +99,8 @@ class ReActBlock(nn.Module):
 
 
 class ReActNet(nn.Module):
-    """ReActNet-A, or a smaller one by its channels; `forward_features`, `forward_head`, `reset_classifier` as timm's."""
+    """ReActNet-A, or a smaller one by its channels; `forward_features`, `forward_head`, `reset_classifier` as
+    timm's."""
 
     def __init__(
         self,

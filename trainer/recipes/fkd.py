@@ -140,7 +140,8 @@ def meal_v2_mobilenetv3_075(**settings: object) -> TrainConfig:
     """MobileNetV3-Small 0.75 on from pretrained weights.
 
     Paper: FKD Table 4, the row with a heart; the rest as meal_v2_resnet50. MEAL V2's release takes TensorFlow's weights
-        (train.sh) but not their mean and deviation of 0.5: as every network there, this one sees ImageNet's (imagenet.py).
+        (train.sh) but not their mean and deviation of 0.5: as every network there, this one sees ImageNet's
+        (imagenet.py).
     Expected: top-1 67.83 %, top-5 87.35 % (MEAL V2 67.60 %).
     Hardware: 0.4 of MEAL V2's cost.
     Labels: as meal_v2_resnet50.
@@ -170,11 +171,13 @@ SSL: dict[str, object] = {"labels": "ssl", "crops_per_image": 4, "temperature_sq
 def s2_bnn_reactnet(**settings: object) -> TrainConfig:
     """Binary ReActNet-A on a self-supervised teacher's outputs, then a linear probe.
 
-    Paper: FKD Table 9 (S2-BNN's task). Projection head, unit outputs, T, Adam, rate, decay and batch are those of S2-BNN's
+    Paper: FKD Table 9 (S2-BNN's task). Projection head, unit outputs, T, Adam, rate, decay and batch are those of
+    S2-BNN's
         release (its --cos is a linear fall); m is ours, and its two-step training of binary weights is one step here.
     Expected: linear evaluation 61.7 % (S2-BNN 61.5 %): `trainer probe`.
     Hardware: 0.4 of S2-BNN's cost.
-    Labels: MoCo v2 (800 epochs), its 128 outputs scaled to unit length (--compression logits). FKD does not print its crops;
+    Labels: MoCo v2 (800 epochs), its 128 outputs scaled to unit length (--compression logits). FKD does not print
+    its crops;
         S2-BNN's are of 0.2 to 1 of the image (--scale 0.2,1), with more augmentation.
     Command: trainer run --recipe s2_bnn_reactnet --data imagenet --store in1k.labels --output runs/s2bnn
     """
@@ -198,7 +201,8 @@ def s2_bnn_reactnet(**settings: object) -> TrainConfig:
 def ssl_resnet50(**settings: object) -> TrainConfig:
     """ResNet-50 on a self-supervised teacher's outputs, then a linear probe.
 
-    Paper: FKD Table 9, the row of SwAV. S2-BNN's release has a result and its batch, but no settings: the plain last layer,
+    Paper: FKD Table 9, the row of SwAV. S2-BNN's release has a result and its batch, but no settings: the plain
+    last layer,
         optimiser and rate are ours, T = 0.1 is SwAV's.
     Expected: linear evaluation 68.8 % in the paper (68.7 % without stored labels), of a student whose head is not
         printed; no figure for these settings: `trainer probe`.

@@ -74,7 +74,8 @@ def funmatch_resnet50(**settings: object) -> TrainConfig:
 def sre2l_resnet18(**settings: object) -> TrainConfig:
     """ResNet-18 on 50 distilled images per class, labels of our own making.
 
-    Paper: SRe2L (NeurIPS 2023), 50 images per class; settings of its release, which labels images that CutMix has mixed.
+    Paper: SRe2L (NeurIPS 2023), 50 images per class; settings of its release, which labels images that CutMix has
+    mixed.
         Here stored labels of plain crops are mixed as the pixels are: a starting point, not the paper's.
     Expected: top-1 46.8 % with the release's own labels (as LPLD's table has it); no figure for these.
     Hardware: one GPU, hours (a guess); the release names one RTX 4090 with 4 accumulation steps.
@@ -102,7 +103,8 @@ def sre2l_resnet18_recorded(**settings: object) -> TrainConfig:
 def lpld_resnet18(**settings: object) -> TrainConfig:
     """The same with a fortieth of the labels: eight crops per image, drawn again and again.
 
-    Paper: LPLD (NeurIPS 2024), labels pruned by 40, 50 images per class. B = 128, 300 epochs and T = 20 are its release's,
+    Paper: LPLD (NeurIPS 2024), labels pruned by 40, 50 images per class. B = 128, 300 epochs and T = 20 are its
+    release's,
         what else there is SRe2L's. LPLD prunes whole batches, and so not the same number of every image's crops.
     Expected: within a point or two of sre2l_resnet18_recorded; its table is not in this project's papers.
     Hardware: one GPU, hours (a guess).

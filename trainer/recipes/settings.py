@@ -15,8 +15,8 @@ FKD_CNN: dict[str, object] = {
     "warmup_epochs": 5.0,
     "color_jitter": (0.4, 0.4, 0.4, 0.0),
 }
-"""FKD Table 12 (supplement Table 1). "Color jittering: yes" comes without strengths: 0.4 each is torchvision's usual one.
-The last m epochs are single-crop passes, as in the release's train_FKD.py."""
+"""FKD Table 12 (supplement Table 1). "Color jittering: yes" comes without strengths: 0.4 each is torchvision's
+usual one. The last m epochs are single-crop passes, as in the release's train_FKD.py."""
 
 ADAMW: dict[str, object] = {
     "epochs": 300,
@@ -38,8 +38,9 @@ FKD_ADAMW: dict[str, object] = {
     "min_lr": 1e-5,
     "model_kwargs": {"drop_path_rate": 0.1},
 }
-"""FKD Table 13 as the release's train_ViT_FKD.py has it: warm-up in single-crop passes, then 73 passes of 4 crops, and what is
-left of 300 epochs crop by crop; the rate ends at 1e-5. FerKD's training script is not published: its recipes have ADAMW alone."""
+"""FKD Table 13 as the release's train_ViT_FKD.py has it: warm-up in single-crop passes, then 73 passes of 4 crops,
+and what is left of 300 epochs crop by crop; the rate ends at 1e-5. FerKD's training script is not published: its
+recipes have ADAMW alone."""
 
 FERKD_FINETUNE: dict[str, object] = {
     "labels": "ferkd",
@@ -64,7 +65,8 @@ FERKD_FINETUNE: dict[str, object] = {
     "mixing": "selfmix",
     "ema_decay": 0.9999,
 }
-"""FerKD supplement Table 2. Resampling is timm's for both networks; one single-crop pass makes 15 epochs of passes of 2 crops."""
+"""FerKD supplement Table 2. Resampling is timm's for both networks; one single-crop pass makes 15 epochs of passes
+of 2 crops."""
 
 MEAL_V2: dict[str, object] = {
     "labels": "ensemble",
@@ -78,9 +80,10 @@ MEAL_V2: dict[str, object] = {
     "scheduler": "step",
     "decay_epochs": 100.0,
 }
-"""MEAL V2's release, which FKD Table 4 follows: batch and epochs of its README, SGD with momentum 0.9, rate and weight decay of
-opts.py, one tenth of the rate from epoch 100 on (model_factory.py); pixels are resampled bilinearly and normalised with
-ImageNet's mean and deviation for every network. Its discriminator is not part of it. m = 2 is FKD Table 7's."""
+"""MEAL V2's release, which FKD Table 4 follows: batch and epochs of its README, SGD with momentum 0.9, rate and
+weight decay of opts.py, one tenth of the rate from epoch 100 on (model_factory.py); pixels are resampled
+bilinearly and normalised with ImageNet's mean and deviation for every network. Its discriminator is not part of
+it. m = 2 is FKD Table 7's."""
 
 SRE2L: dict[str, object] = {
     "labels": "fkd",
@@ -95,5 +98,5 @@ SRE2L: dict[str, object] = {
     "soft_loss": "kl",
     "temperature_squared": False,
 }
-"""SRe2L's training on relabelled images, every value as its release has it (train_FKD.py and the command that it prints): no
-warm-up, KL at T = 20 without the factor T^2, a rate that is constant within an epoch."""
+"""SRe2L's training on relabelled images, every value as its release has it (train_FKD.py and the command that it
+prints): no warm-up, KL at T = 20 without the factor T^2, a rate that is constant within an epoch."""

@@ -55,21 +55,24 @@ def measure(
     folder: Path,
     images: Path,
     *,
+    model: str | None = None,
     device: torch.device | str = "cpu",
     workers: int | None = None,
     report: Report | None = None,
 ) -> tuple[ClassResult, float]:
     """Results by class of a run's best weights on images, and its top-1 in percent over all of them.
 
-    Raises what `load_run` and `evaluate` raise.
+    `model` is its network where the folder names a function that is none of this package's. Raises what `load_run`
+    and `evaluate` raise.
     """
     import dataclasses
 
     from labelstore.image_sources import open_images
     from trainer.evaluation import evaluate
-    from trainer.models import load_run
+    from trainer.models import load_run, names_foreign_code, read_run_config
 
-    network, config = load_run(folder)
+    foreign = names_foreign_code(read_run_config(folder))
+    network, config = load_run(folder, model=model if foreign else None)
     if workers is not None:
         config = dataclasses.replace(config, workers=workers)
     found = evaluate(network.to(device), images, config, device=device, report=report)

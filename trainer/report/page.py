@@ -48,6 +48,7 @@ def write_report(
     path: str | Path,
     *,
     images: Path | None = None,
+    model: str | None = None,
     device: torch.device | str = "cpu",
     workers: int | None = None,
     progress: Progress | None = None,
@@ -55,6 +56,7 @@ def write_report(
     """Write the report of run folders, or of all that lie in a folder, to `path`.
 
     With `images` every run's best weights are measured on them, and tables by class and comparisons tell of that.
+    `model` is the network of those whose folders name a function that is none of this package's (see `load_run`).
     RejectedInput where no run can be read; a run that is damaged is said to be, and the others are shown.
     """
     path = Path(path)
@@ -67,7 +69,7 @@ def write_report(
     names = short_names([folder.resolve() for folder in folders])
     measured = None
     if images is not None:
-        measured = _measure(records, images, device, workers, progress)
+        measured = _measure(records, images, model, device, workers, progress)
     data = page_data(records, names, measured)
     text = render(
         {**data, **made_by()},
@@ -91,6 +93,7 @@ def write_report(
 def _measure(
     records: list[RunRecord],
     images: Path,
+    model: str | None,
     device: torch.device | str,
     workers: int | None,
     progress: Progress | None,
@@ -110,7 +113,7 @@ def _measure(
         report = None if progress is None else _shifted(progress, turn * own, len(wanted) * own)
         try:
             classes[number], top1[number] = measure(
-                record.folder, images, device=device, workers=workers, report=report
+                record.folder, images, model=model, device=device, workers=workers, report=report
             )
         except LabelStoreError as error:
             records[number] = replace(record, problem=str(error))

@@ -235,8 +235,8 @@ def _notes(
     }
     if len(compared) > 1:
         notes.append(
-            f"The runs were evaluated on images at {len(compared)} different places: whether these are the same was not "
-            "recorded."
+            f"The runs were evaluated on images at {len(compared)} different places: whether these are the same "
+            "was not recorded."
         )
     thin = [n for n in configs if len(records[n].rows) > POINTS]
     if thin:

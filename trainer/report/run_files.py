@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from labelstore.errors import LabelStoreError, RejectedInput
 from trainer.config import TrainConfig
 from trainer.report.class_results import ClassResult, read_classes
@@ -124,25 +122,12 @@ def read_run(folder: Path) -> RunRecord:
     rows: tuple[Row, ...] = ()
     classes = None
     try:
-        config = _config(folder / "config.yaml")
+        config = TrainConfig.from_yaml(folder / "config.yaml")
         rows = _rows(folder / "summary.csv")
         classes = read_classes(folder)
     except LabelStoreError as error:
         return RunRecord(folder=folder, config=config, rows=rows, problem=str(error))
     return RunRecord(folder=folder, config=config, rows=rows, classes=classes)
-
-
-def _config(path: Path) -> TrainConfig:
-    text = read_text(path)
-    try:
-        # a few names of names would stand for billions of values; `trainer run` writes none
-        is_short = not any(isinstance(part, yaml.AliasToken) for part in yaml.scan(text))
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise RejectedInput(f"{path} is damaged ({reason[:120]})") from error
-    if not is_short:
-        raise RejectedInput(f"{path} has YAML aliases: it is no run's")
-    return TrainConfig.from_yaml(path)
 
 
 def _rows(path: Path) -> tuple[Row, ...]:

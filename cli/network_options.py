@@ -1,0 +1,86 @@
+"""A network as an argument: a run folder, weights in one, or a library's or function's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.named_functions import importable_here
+from cli.output import say
+from labelstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from trainer.config import TrainConfig
+
+NETWORK = (
+    "A run folder, a weight file in one, timm:NAME, torchvision:NAME, or package.module:function."
+)
+Network = Annotated[str, typer.Argument(metavar="MODEL", help=NETWORK, callback=importable_here)]
+OfRun = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="The network of a run folder that names a function of yours: a folder does not say which code to run.",
+        callback=importable_here,
+    ),
+]
+
+
+def load_network(
+    source: str,
+    *,
+    of_run: str | None = None,
+    checkpoint: Path | None = None,
+    classes: Callable[[], Sequence[str]] = tuple,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, TrainConfig]:
+    """The network, and a config with its settings, changed by `settings`; how a named one sees images is said.
+
+    `classes` gives those of the images that a named network is for, where they matter. UsageError for what names
+    no network.
+    """
+    if Path(source).exists():
+        if checkpoint is not None:
+            raise UsageError(f"{source} brings its own weights: leave --checkpoint out")
+        from trainer.config import TrainConfig
+        from trainer.models import load_run
+
+        network, config = load_run(Path(source), model=of_run)
+        return network, TrainConfig.from_mapping(config.to_mapping() | dict(settings or {}))
+    if Path(source).suffix in (".pth", ".tar", ".safetensors") or "/" in source.partition(":")[0]:
+        raise UsageError(
+            f"no such file {source}: give a run folder or weights in one, or timm:NAME"
+        )
+    if of_run is not None:
+        raise UsageError(f"--model {of_run}: {source} is no run folder; leave --model out")
+    if not _is_name(source):
+        raise UsageError(
+            f"no network {source!r} is known, and no file or folder {source} is there: give a run folder or weights, "
+            "timm:NAME, torchvision:NAME or package.module:function"
+        )
+    from trainer.models import load_named
+
+    network, config = load_named(
+        source, checkpoint=checkpoint, classes=classes(), settings=settings or {}
+    )
+    mean, std = (",".join(f"{value:.4g}" for value in each) for each in (config.mean, config.std))
+    say(
+        f"{source}: {config.num_classes:,} outputs; images at {config.input_size} px, crop {config.crop_pct:.4g}, "
+        f"{config.interpolation}, mean {mean}, std {std}"
+    )
+    return network, config
+
+
+def _is_name(model: str) -> bool:
+    """Whether it may be the name of a network: with a library in front, or one of timm's."""
+    if ":" in model:
+        return True
+    import timm
+
+    return bool(timm.is_model(model.partition(".")[0]))

@@ -1,0 +1,90 @@
+"""Networks that no run of this package trained: a library's with its own weights, a checkpoint's, a function's.
+
+Each comes with the settings that it was made for (pixels, normalisation, crop) and with its own classes: none gets a
+classifier of random weights in the place of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from labelstore.errors import UsageError
+from labelstore.generation.class_map import wordnet_ids
+from labelstore.generation.functions import is_function
+from labelstore.generation.named_networks import UNFIT, build, own_settings
+from labelstore.generation.weights import head_classes, load_weights, read_weights
+from trainer.config import TrainConfig
+
+USUAL_CLASSES = 1000
+"""Asked of a function where nothing says how many outputs are wanted."""
+
+
+def load_named(
+    model: str,
+    *,
+    checkpoint: Path | None = None,
+    classes: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, TrainConfig]:
+    """A network by name, in evaluation mode on the CPU, and a config that says how images go in and classes come out.
+
+    timm:NAME, torchvision:NAME and bare timm names bring their pretrained weights, or take those of `checkpoint`;
+    package.module:function is called with `num_classes`. `settings` are fields of TrainConfig and count more than the
+    network's own. Where all of `classes` (folder names) are WordNet ids and the network is one of ImageNet or a
+    variant of it, its outputs are named by them. UsageError for another number of classes than the weights have.
+    """
+    given = dict(settings or {})
+    config = TrainConfig.from_mapping(
+        {"labels": "ground-truth", "model": model, "initial_checkpoint": checkpoint, **given}
+    )
+    options = dict(config.model_kwargs)
+    is_own = is_function(model)
+    state = None if checkpoint is None else read_weights(checkpoint)
+    if is_own or state is not None:
+        held = None if state is None else head_classes(state)
+        options["num_classes"] = config.num_classes or held or len(classes) or USUAL_CLASSES
+    network = build(model, options, pretrained=not is_own and checkpoint is None)
+    if checkpoint is not None:
+        load_weights(network, checkpoint)
+    if not is_own or hasattr(network, "pretrained_cfg"):
+        found = own_settings(model, network)
+        config = dataclasses.replace(
+            config, **{name: value for name, value in found.items() if name not in given}
+        )
+    outputs = _outputs(network.eval(), config)
+    if config.num_classes not in (None, outputs):
+        raise UsageError(
+            f"num_classes={config.num_classes}: {model} has {outputs} outputs, and others would be of random weights; "
+            "leave it out"
+        )
+    names = config.class_names or _names(outputs, classes)
+    config = dataclasses.replace(config, num_classes=outputs, class_names=names)
+    return network, config
+
+
+def _names(outputs: int, classes: Sequence[str]) -> tuple[str, ...]:
+    if not classes or not all(re.fullmatch(r"n\d{8}", name) for name in classes):
+        return ()
+    return tuple(wordnet_ids(outputs) or ())
+
+
+def _outputs(network: nn.Module, config: TrainConfig) -> int:
+    size = config.input_size
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(1, 3, size, size))
+    except (*UNFIT, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"model={config.model!r} does not take {size} x {size} pixels ({reason})"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise UsageError(f"model={config.model!r} gives no row of logits per image: no classifier")
+    return logits.shape[1]
