@@ -82,11 +82,10 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def assemble(
-    base: TrainConfig | None, fields: Mapping[str, Any], settings: list[str]
+    base: Mapping[str, Any], fields: Mapping[str, Any], settings: list[str]
 ) -> TrainConfig:
-    """A config, overridden by the options that were given, overridden by `key=value` settings."""
-    values = {} if base is None else base.to_mapping()
-    return TrainConfig.from_mapping({**values, **overrides(fields, settings)})
+    """The settings of a file, overridden by the options that were given, overridden by `key=value` settings."""
+    return TrainConfig.from_mapping({**base, **overrides(fields, settings)})
 
 
 def overrides(fields: Mapping[str, Any], settings: list[str]) -> dict[str, object]:

@@ -269,15 +269,6 @@ class TrainConfig:
         singles = self.single_crop_first + self.single_crop_last
         return singles + self.multi_crop_passes * self.crops_per_image
 
-    def for_another_run(self) -> Self:
-        """The same settings without what a run filled in: number and names of classes, where its labels came from.
-
-        A config that no run wrote has nothing filled in, and stays as it is.
-        """
-        if not self.provenance:
-            return self
-        return dataclasses.replace(self, num_classes=None, class_names=(), provenance={})
-
     def differences(self, other: Self) -> tuple[str, ...]:
         """Names of the fields that differ and change what is learnt: a resumed run must have none.
 
@@ -327,6 +318,19 @@ class TrainConfig:
     def from_yaml(cls, path: Path) -> Self:
         """The config in a file; RejectedInput if it is no YAML mapping, UsageError for its values."""
         return cls.from_mapping(read_mapping(path))
+
+
+FILLED_IN = ("num_classes", "class_names", "provenance")
+"""Fields that a run writes into its config.yaml by itself."""
+
+
+def for_another_run(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config file without what a run filled in: its classes, and where its labels came from.
+
+    A file that no run wrote has nothing filled in, and stays as it is.
+    """
+    filled = FILLED_IN if values.get("provenance") else ()
+    return {name: value for name, value in values.items() if name not in filled}
 
 
 def _plain(value: object) -> object:

@@ -12,14 +12,20 @@ from cli.output import print_fields, print_json, say
 from cli.progress import Progress, duration
 from cli.run_options import assemble, overrides, with_options
 from labelstore.errors import UsageError
-from trainer.config import TrainConfig
+from labelstore.yaml_files import read_mapping
+from trainer.config import for_another_run
 
 
 @with_options
 def trainer_run(
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", metavar="FILE", help="config.yaml to start from."),
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="A run's config.yaml, or some settings, to start from.",
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -52,17 +58,18 @@ def trainer_run(
     if config is None and recipe is None and fields["resume"] and fields["output"]:
         kept = Path(fields["output"]) / "config.yaml"
         config = kept if kept.exists() else None
-    base = None if config is None else TrainConfig.from_yaml(config)
-    if config is not None and base is not None:
-        output = Path(fields["output"] or base.output or "")
+    # what the file leaves out, options may say: only all of them together have to make a run
+    base = {} if config is None else dict(read_mapping(config))
+    if config is not None:
+        output = Path(fields["output"] or str(base.get("output") or ""))
         goes_on = fields["resume"] and (output / "config.yaml").resolve() == config.resolve()
         # what a run filled in is of its data, which need not be this one's
-        base = base if goes_on else base.for_another_run()
+        base = base if goes_on else for_another_run(base)
     if recipe is None:
         try:
             wanted = assemble(base, fields, settings or [])
         except UsageError as error:
-            if base is None and fields["resume"] and fields["output"]:
+            if config is None and fields["resume"] and fields["output"]:
                 raise UsageError(
                     f"{fields['output']} holds no run to resume, and these settings begin none: {error}"
                 ) from None

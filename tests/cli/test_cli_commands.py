@@ -331,6 +331,17 @@ def test_settings_override_options_override_the_file(trainer, tmp_path):
     assert (record["lr"], record["epochs"], record["seed"]) == (3.0, 12, 7)
 
 
+def test_a_file_of_some_settings_needs_the_others_from_options(trainer, tmp_path):
+    config = tmp_path / "small.yaml"
+    config.write_text("lr: 1\nmodel: resnet18\n")  # no store, which soft labels need
+    arguments = ["run", "-c", config, "--print-config", "--json"]
+    record = one_object(trainer(*arguments, "--store", "a.labels")[1])
+    assert (record["lr"], record["store"], record["labels"]) == (1.0, "a.labels", "fkd")
+    code, _, err = trainer(*arguments)
+    assert code == 2
+    assert "store" in err
+
+
 def test_resume_starts_from_the_run_folders_config(trainer, tmp_path):
     (tmp_path / "config.yaml").write_text("labels: ground-truth\nlr: 0.7\n")
     code, out, _ = trainer("run", "--resume", "--output", tmp_path, "--print-config", "--json")
