@@ -18,12 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
-SIZE = 64
 NUM_CROPS = 40
 EPOCHS = 60
-"""Crops that every student sees, in multiples of the 1,000 training images: 60,000."""
-TEACHER_EPOCHS = 36
-OPTIMISER = "--optimizer adamw --lr 2e-3 --weight-decay 0.05 --no-serrated --batch-size 64"
+"""Of `demo_student.yaml`: crops that every student sees, in multiples of the 1,000 training images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,32 +55,25 @@ class Result:
     seconds: float
 
 
-def network(width: int, stem: int) -> str:
-    """Arguments that make timm's resnet18 a network of four blocks for small pictures."""
-    channels = [width, 2 * width, 4 * width, 8 * width]
-    return f'{{"layers": [1, 1, 1, 1], "channels": {channels}, "stem_type": "deep", "stem_width": {stem}}}'
+def config(name: str) -> str:
+    """A settings file beside this one, as one would type its path."""
+    return os.path.relpath(Path(__file__).with_name(name))
 
 
 def student_command(student: Student, *, folder: Path, store: Path, run: Path, seed: int) -> str:
     """The `trainer run` of one student."""
-    model_kwargs = network(16, 8)
+    single = "--crops-per-image 1 --eval-every 20 " if student.crops_per_image == 1 else ""
     return (
-        f"trainer run --data {folder} --model resnet18 --model-kwargs {shlex.quote(model_kwargs)} "
-        f"--input-size {SIZE} --crop-pct 1.0 --crops-per-image {student.crops_per_image} --epochs {EPOCHS} "
-        f"--warmup-epochs {EPOCHS // 20} --eval-every {max(1, 20 // student.crops_per_image)} "
-        f"{OPTIMISER} --flip-prob 0 --seed {seed} --workers 2 "
-        f"{student.options.format(store=store)} --output {run}"
+        f"trainer run -c {config('demo_student.yaml')} --data {folder} {student.options.format(store=store)} "
+        f"{single}--seed {seed} --output {run}"
     )
 
 
 def teacher_command(*, folder: Path, run: Path, seed: int = 0) -> str:
     """The `trainer run` that makes the teacher."""
-    model_kwargs = network(32, 16)
     return (
-        f"trainer run --data {folder} --train {folder}/teacher --labels ground-truth --model resnet18 "
-        f"--model-kwargs {shlex.quote(model_kwargs)} --input-size {SIZE} --crop-pct 1.0 "
-        f"--crops-per-image 4 --epochs {TEACHER_EPOCHS} --warmup-epochs 2 --eval-every 3 {OPTIMISER} "
-        f"--flip-prob 0 --seed {seed} --workers 2 --output {run}"
+        f"trainer run -c {config('demo_teacher.yaml')} --data {folder} --train {folder}/teacher "
+        f"--seed {seed} --output {run}"
     )
 
 
