@@ -269,6 +269,10 @@ class TrainConfig:
         singles = self.single_crop_first + self.single_crop_last
         return singles + self.multi_crop_passes * self.crops_per_image
 
+    def for_another_run(self) -> Self:
+        """The same settings without what a run filled in, for other data or another start."""
+        return self.from_mapping(without_filled_in(self.to_mapping()))
+
     def differences(self, other: Self) -> tuple[str, ...]:
         """Names of the fields that differ and change what is learnt: a resumed run must have none.
 
@@ -324,7 +328,7 @@ FILLED_IN = ("num_classes", "class_names", "provenance")
 """Fields that a run writes into its config.yaml by itself."""
 
 
-def for_another_run(values: Mapping[str, Any]) -> dict[str, Any]:
+def without_filled_in(values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a config file without what a run filled in: its classes, and where its labels came from.
 
     A file that no run wrote has nothing filled in, and stays as it is.

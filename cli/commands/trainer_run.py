@@ -13,7 +13,7 @@ from cli.progress import Progress, duration
 from cli.run_options import assemble, overrides, with_options
 from labelstore.errors import UsageError
 from labelstore.yaml_files import read_mapping
-from trainer.config import for_another_run
+from trainer.config import without_filled_in
 
 
 @with_options
@@ -64,7 +64,7 @@ def trainer_run(
         output = Path(fields["output"] or str(base.get("output") or ""))
         goes_on = fields["resume"] and (output / "config.yaml").resolve() == config.resolve()
         # what a run filled in is of its data, which need not be this one's
-        base = base if goes_on else for_another_run(base)
+        base = base if goes_on else without_filled_in(base)
     if recipe is None:
         try:
             wanted = assemble(base, fields, settings or [])

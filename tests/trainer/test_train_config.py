@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelstore.errors import RejectedInput, UsageError
-from trainer.config import TrainConfig, for_another_run
+from trainer.config import TrainConfig, without_filled_in
 
 
 def plain(**changes):
@@ -113,9 +113,9 @@ def test_values_are_what_the_fields_say_however_they_were_written():
 def test_what_a_run_filled_in_is_left_out_for_another():
     settings = plain(lr=0.3).to_mapping()
     filled = {"num_classes": 2, "class_names": ["a", "b"], "provenance": {"images": 3}}
-    assert TrainConfig.from_mapping(for_another_run(settings | filled)) == plain(lr=0.3)
+    assert TrainConfig.from_mapping(settings | filled).for_another_run() == plain(lr=0.3)
     asked = {"num_classes": 2}
-    assert for_another_run(asked) == asked
+    assert without_filled_in(asked) == asked
 
 
 def test_mapping_refuses_unknown_names_and_wrong_types():
