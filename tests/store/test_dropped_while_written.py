@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import labelstore
-from labelstore import variants
 from labelstore.calibration import RegionThresholds, calibrate, masking
 from labelstore.catalogue.identities import mask_identity
 from labelstore.codecs import MarginalRenorm, MarginalSmoothing, top_k
@@ -19,7 +18,7 @@ from labelstore.store.dropping import drop
 from labelstore.store.leases import LeaseKeeper
 from labelstore.store.spool import LabelledImage, Spool, read_spools, remove_spools, spooled_crops
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
-from labelstore.variants import derive
+from labelstore.variants import derive, deriving
 from tests.store.conftest import mask_row
 
 GROUP = "labels/teacher"
@@ -165,14 +164,14 @@ def test_a_mask_that_is_made_anew_during_calibration_gets_no_codes_of_the_old_ru
 
 
 def test_a_variant_that_is_dropped_while_it_is_derived_stays_dropped(store, monkeypatch):
-    stage = variants.stage_block
+    stage = deriving.stage_block
 
     def while_it_is_dropped(here, *args, **options):
         found = stage(here, *args, **options)
         here.catalogue.groups.drop("labels/mr")
         return found
 
-    monkeypatch.setattr(variants, "stage_block", while_it_is_dropped)
+    monkeypatch.setattr(deriving, "stage_block", while_it_is_dropped)
     monkeypatch.setattr("labelstore.store.block_work.POLL_SECONDS", 0.0)
     with pytest.raises(ConflictError, match="dropped"):
         derive(store.label_set(), MarginalRenorm(k=3), name="mr")

@@ -10,11 +10,11 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
-from labelstore import variants as module
 from labelstore.codecs import Full, Hard, MarginalRenorm, MarginalSmoothing, Smoothing, top_k
 from labelstore.errors import ConflictError, UsageError
 from labelstore.testing.filled_store import fill_blocks, filled_store
 from labelstore.variants import codec_for, derive, variant_cost, variant_name
+from labelstore.variants import deriving as module
 
 N, M, C = 20, 10, 12
 BAD = 3
