@@ -12,7 +12,7 @@ import labelstore
 from labelstore.crop_plan import CropPlan
 from labelstore.errors import RejectedInput, StorageError, UsageError
 from labelstore.exchange import RejectedFiles, Stated, import_labels, parquet, plan_import
-from labelstore.exchange.batch_files import permutations
+from labelstore.exchange.batch_order import permutations
 from labelstore.exchange.label_maps import MapFile, measured
 from labelstore.exchange.tinyvit import CropLaw
 from labelstore.images import scan_folder
