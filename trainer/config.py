@@ -324,8 +324,8 @@ class TrainConfig:
         return cls.from_mapping(read_mapping(path))
 
 
-FILLED_IN = ("num_classes", "class_names", "provenance")
-"""Fields that a run writes into its config.yaml by itself."""
+FILLED_IN = ("num_classes", "class_names", "provenance", "resume", "may_differ")
+"""Fields of a run's config.yaml that its data filled in, or that say how it was called."""
 
 
 def without_filled_in(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -212,7 +212,10 @@ def run(
                 # of all ranks, whichever got the signal
                 stop.requested = agreed
                 if state.step < steps:
-                    note(f"stopped at step {state.step} of {steps}: --resume goes on from here")
+                    kept = "nothing is kept without a run folder"
+                    if config.output is not None:
+                        kept = "--resume goes on from here"
+                    note(f"stopped at step {state.step} of {steps}: {kept}")
         return Run(
             config=config,
             steps=steps,

@@ -113,7 +113,11 @@ def test_values_are_what_the_fields_say_however_they_were_written():
 def test_what_a_run_filled_in_is_left_out_for_another():
     settings = plain(lr=0.3).to_mapping()
     filled = {"num_classes": 2, "class_names": ["a", "b"], "provenance": {"images": 3}}
-    assert TrainConfig.from_mapping(settings | filled).for_another_run() == plain(lr=0.3)
+    filled |= {"resume": True, "output": "run"}
+    settings["output"] = "run"
+    assert TrainConfig.from_mapping(settings | filled).for_another_run() == plain(
+        lr=0.3, output="run"
+    )
     asked = {"num_classes": 2}
     assert without_filled_in(asked) == asked
 
