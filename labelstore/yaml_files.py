@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,20 @@ def read_mapping(path: Path) -> Mapping[Any, Any]:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise RejectedInput(f"{path} has more than {MAX_BYTES:,} bytes: it is no run's")
+            raise RejectedInput(f"{path} has more than {MAX_BYTES:,} bytes: settings have less")
         # a number of thousands of digits or an impossible date is a ValueError
         values = yaml.load(data.decode("utf-8"), _WithoutAliases)
     except _AliasError:
-        raise RejectedInput(f"{path} has YAML aliases: it is no run's") from None
+        raise RejectedInput(f"{path} has YAML aliases: write the values out") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:120]
         raise RejectedInput(
             f"{path} cannot be read as a run's config ({reason}): give a config.yaml"
         ) from error
     if not isinstance(values, Mapping):
-        raise RejectedInput(f"{path} is no mapping of settings: give the config.yaml of a run")
+        raise RejectedInput(
+            f"{path} is no mapping of settings: give a run's config.yaml, or lines like `epochs: 100`"
+        )
     return values
 
 
@@ -56,3 +59,12 @@ class _WithoutAliases(yaml.SafeLoader):
             return super().compose_node(parent, index)
         finally:
             self.depth -= 1
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 - as in PyYAML
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        # PyYAML takes the last one without a word
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for name, count in names.most_common(1):
+            if count > 1:
+                raise yaml.YAMLError(f"{name[:80]} is there {count} times")
+        return node

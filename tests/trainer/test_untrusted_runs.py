@@ -155,6 +155,7 @@ CONFIGS = {
     "aliases": bomb(),
     "deep": "model_kwargs: " + "[" * 600,
     "a number of many digits": "epochs: " + "9" * 10_000,
+    "twice": "epochs: 4\nlr: 0.1\nlr: 0.2",
     "no such day": "label_set: 2026-99-99",
     "not UTF-8": b"model: \xff\xfe".decode("latin-1"),
     "no mapping": "[model, resnet18]",
