@@ -229,6 +229,11 @@ def _stored(
             f"label set {labels.name} covers {covered} of {labels.num_crops} crops of each image: drawing from the "
             f"first {covered}"
         )
+    for mask in (member.mask for member in source.labels.members):
+        if mask is not None and mask.num_crops < covered:
+            note(
+                f"mask {mask.name} covers {mask.num_crops} of these {covered} crops, and keeps no other"
+            )
     return source, config
 
 

@@ -168,11 +168,18 @@ def _print(record: dict[str, Any]) -> None:
             for labels in record["label_sets"]
         }
         | {
-            f"mask {mask['name']}": f"by {mask['teacher']} on {mask['plan']}, "
-            f"{mask['num_crops']} crops per image, {_progress(mask)}"
+            f"mask {mask['name']}": f"by {mask['teacher']} on {mask['plan']}, {_of_crops(mask, record['plans'])}"
             for mask in record["masks"]
         }
     )
+
+
+def _of_crops(mask: dict[str, Any], plans: list[dict[str, Any]]) -> str:
+    """A mask's crops and progress, or that its plan has grown since."""
+    num_crops = next(plan["num_crops"] for plan in plans if plan["name"] == mask["plan"])
+    if mask["num_crops"] == num_crops:
+        return f"{num_crops} crops per image, {_progress(mask)}"
+    return f"{mask['num_crops']} of {num_crops} crops per image: `labelstore calibrate --update` extends it"
 
 
 def _augmented(parameters: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import torch
 
 import labelstore
 import trainer
+from cli import errors, labelstore_app
 from labelstore import Full, Hard, LabelMap, Logits, MarginalSmoothing, RegionThresholds
 from labelstore.errors import LabelStoreError, RejectedInput, UsageError
 from labelstore.generation import generate, label_images, load_teacher
@@ -230,7 +231,7 @@ def test_an_ensemble_learns_from_the_weighted_mean(store, data, tmp_path):
         assert len(opened.config.provenance["label_set"]) == 2
 
 
-def test_a_run_says_how_far_labels_reach_while_their_plan_grows(store, data, tmp_path):
+def test_a_run_says_how_far_labels_reach_while_their_plan_grows(store, data, tmp_path, capsys):
     from trainer.training_data import open_training_data
 
     shutil.copytree(store, tmp_path / "s")
@@ -247,6 +248,9 @@ def test_a_run_says_how_far_labels_reach_while_their_plan_grows(store, data, tmp
         assert opened.source.pass_labels(0).crops.max() < M
     said = "label set full covers 8 of 16 crops of each image: drawing from the first 8"
     assert notes.count(said) == 1
+    assert errors.run(labelstore_app.commands, "labelstore", ["info", str(tmp_path / "s")]) == 0
+    said = "8 of 16 crops per image: `labelstore calibrate --update` extends it"
+    assert capsys.readouterr().out.count(said) == 2  # masks
 
 
 def test_label_maps_train(store, data, monkeypatch, tmp_path):
