@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--stress-scale",
         type=float,
-        default=1.0,
+        default=0.5,
         help="size of the tests in tests/stress; `make stress` gives a larger one",
     )
     parser.addoption(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 import trainer
 import trainer.between_steps
@@ -34,6 +35,13 @@ def pictures(tmp_path_factory):
     write_photographs(root / "train", per_class=4)
     write_photographs(root / "val", per_class=1)
     return root
+
+
+@pytest.fixture(autouse=True)
+def event_files_in_order(monkeypatch):
+    """Files of one process and second are read in the order of their numbers as text, in which 10 is before 9."""
+    numbers = event_file_writer.AtomicCounter(0)
+    monkeypatch.setattr(event_file_writer, "_global_uid", numbers)
 
 
 @pytest.fixture
