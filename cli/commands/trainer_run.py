@@ -59,8 +59,9 @@ def trainer_run(
         kept = Path(fields["output"]) / "config.yaml"
         config = kept if kept.exists() else None
     # what the file leaves out, options may say: only all of them together have to make a run
-    base = {} if config is None else dict(read_mapping(config))
+    base = {}
     if config is not None:
+        base = dict(read_mapping(config))
         output = Path(fields["output"] or str(base.get("output") or ""))
         goes_on = fields["resume"] and (output / "config.yaml").resolve() == config.resolve()
         # what a run filled in is of its data, which need not be this one's

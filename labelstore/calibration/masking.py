@@ -55,7 +55,7 @@ def calibrate(
     if labels.covered_crops and (held is None or held.num_crops < labels.num_crops):
         labels = covered_labels(labels)
     rule = RegionThresholds() if rule is None else rule
-    settled, record = _settled(labels, rule, name, map_blocks)
+    settled, record = _settled(labels, rule, held, map_blocks)
     settled.check(labels)
     row = MaskRow(
         name=name,
@@ -170,18 +170,17 @@ def _fill_blocks(
 
 
 def _settled(
-    labels: LabelSet, rule: Rule | RegionQuantiles, name: str, map_blocks: MapBlocks
+    labels: LabelSet, rule: Rule | RegionQuantiles, held: MaskRow | None, map_blocks: MapBlocks
 ) -> tuple[Rule, dict[str, Any]]:
-    """The rule with its thresholds, and the record that the mask keeps."""
+    """The rule with its thresholds, and the record that the mask keeps; `held` is the mask as it was begun earlier."""
     if not isinstance(rule, RegionQuantiles):
         return rule, rule.to_record()
     asked = {"quantiles": rule.to_record()}
-    for held in labels.store.catalogue.masks.all():
-        # begun earlier: the crops that it was computed from then are what the quantiles mean
-        if held.name == name and held.rule.get("quantiles") == asked["quantiles"]:
-            settled = RegionThresholds.from_record(dict(held.rule))
-            if (settled.criterion, settled.epsilon) == (rule.criterion, rule.epsilon):
-                return settled, settled.to_record() | asked
+    if held is not None and held.rule.get("quantiles") == asked["quantiles"]:
+        # the crops that it was computed from then are what the quantiles mean
+        settled = RegionThresholds.from_record(dict(held.rule))
+        if (settled.criterion, settled.epsilon) == (rule.criterion, rule.epsilon):
+            return settled, settled.to_record() | asked
     if not labels.is_complete:
         raise IncompleteError(
             f"label set {labels.name} has {len(labels.blocks)} of {labels.layout.num_blocks} image blocks: "

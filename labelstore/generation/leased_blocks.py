@@ -126,9 +126,9 @@ class LeasedBlocks:
 
     def own_row(self) -> LabelSetRow:
         """The label set's row; ConflictError where it was dropped since this worker began, or made anew."""
-        for row in self.store.catalogue.label_sets.all():
-            if row.name == self.label_set and row.uuid == self.uuid:
-                return row
+        row = self.store.find_label_set(self.label_set)
+        if row is not None and row.uuid == self.uuid:
+            return row
         raise ConflictError(
             f"label set {self.label_set} of {self.store.path} was dropped or made anew while this process was at "
             "work on it: what it made since is not committed; run the command again if it is still wanted"

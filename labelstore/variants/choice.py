@@ -80,33 +80,32 @@ def check_name(source: LabelSet, codec: LabelCodec, name: str) -> LabelSetRow | 
     ConflictError if it is something else.
     """
     store = source.store
-    for row in store.catalogue.label_sets.all():
-        if row.name != name:
-            continue
-        wanted = {
-            "crop plan": (row.plan, source.plan.name),
-            "teacher": (row.teacher, source.row.teacher),
-            "temperature": (row.temperature, source.row.temperature),
-            "compression": (
-                _without_form(row.codec),
-                _without_form(codec.to_record()),
-            ),
-        }
-        for what, (old, new) in wanted.items():
-            if old != new:
-                has, asked = told_apart(old, new)
-                raise ConflictError(
-                    f"label set {name} is in {store.path} with {what} {has}, not {asked}: "
-                    "choose another --name"
-                )
-        made_by = {shard.device for shard in store.catalogue.ledger.shards(f"labels/{name}")}
-        if made_by - {derived_from(source.name)}:
+    row = store.find_label_set(name)
+    if row is None:
+        return None
+    wanted = {
+        "crop plan": (row.plan, source.plan.name),
+        "teacher": (row.teacher, source.row.teacher),
+        "temperature": (row.temperature, source.row.temperature),
+        "compression": (
+            _without_form(row.codec),
+            _without_form(codec.to_record()),
+        ),
+    }
+    for what, (old, new) in wanted.items():
+        if old != new:
+            has, asked = told_apart(old, new)
             raise ConflictError(
-                f"label set {name} is in {store.path} and was not derived from {source.name}: "
+                f"label set {name} is in {store.path} with {what} {has}, not {asked}: "
                 "choose another --name"
             )
-        return row
-    return None
+    made_by = {shard.device for shard in store.catalogue.ledger.shards(f"labels/{name}")}
+    if made_by - {derived_from(source.name)}:
+        raise ConflictError(
+            f"label set {name} is in {store.path} and was not derived from {source.name}: "
+            "choose another --name"
+        )
+    return row
 
 
 def derived_from(source: str) -> str:
