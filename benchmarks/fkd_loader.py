@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 from torchvision.transforms import functional as F
 
-from labelstore.exchange.fkd import label_file
+from labelstore.exchange.readers.fkd import label_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -41,9 +41,9 @@ from benchmarks import fkd_generator
 from benchmarks.machine import processor
 from labelstore import MarginalSmoothing
 from labelstore.catalogue.records import TeacherRow
-from labelstore.generation import Teacher
-from labelstore.generation.weights import state_digest
 from labelstore.images import scan_folder
+from labelstore.teachers.teacher import Teacher
+from labelstore.teachers.weights import state_digest
 from labelstore.testing.digit_pictures import photographs
 
 SIZE, K = 224, 5

@@ -32,7 +32,7 @@ from benchmarks.machine import processor
 from benchmarks.other_layouts import LAYOUTS, Fkd, Parquet, measure
 from benchmarks.scale_report import markdown
 from benchmarks.scale_store import SEEDED, STORED, K, WriteTimes, build
-from labelstore import stats
+from labelstore.analysis import disk
 from labelstore.arrays.sharding import index_bytes
 from labelstore.store import Store
 
@@ -172,7 +172,7 @@ def _size(store: Store, label_set: str) -> dict[str, float]:
                 arrays[path.rpartition("/")[2]] = (
                     arrays.get(path.rpartition("/")[2], 0) + file.size - index
                 )
-    storage = stats.storage(store)
+    storage = disk.storage(store)
     parts = {
         **arrays,
         "indexes": indexes,

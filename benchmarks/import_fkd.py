@@ -27,9 +27,9 @@ from PIL import Image
 from benchmarks import label_model
 from labelstore.exchange import Stated, import_labels
 from labelstore.exchange.block_import import TOGETHER
-from labelstore.exchange.fkd import open_fkd, read_fkd
-from labelstore.exchange.torch_archive import parse_torch
+from labelstore.exchange.readers.fkd import open_fkd, read_fkd
 from labelstore.images import digest, image_size, scan_folder
+from labelstore.untrusted.torch_archive import parse_torch
 
 CLASSES, K = 1000, 5
 REPORT = Path(__file__).parent / "reports" / "import_fkd"

@@ -23,7 +23,7 @@ from benchmarks import label_model
 from labelstore.codecs import MarginalSmoothing, TopK
 from labelstore.codecs.base import Field
 from labelstore.codecs.smallest import field_bytes
-from labelstore.schema import PLAN_FIELDS
+from labelstore.store.layout import PLAN_FIELDS
 
 CATALOGUE = 0.45
 """Bytes per crop of the images table at M=200, from the design's range of 0.3 to 0.6."""

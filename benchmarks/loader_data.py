@@ -14,8 +14,9 @@ import labelstore
 from benchmarks import fkd_loader, label_model
 from benchmarks.scale_store import NUM_CLASSES, K, image_folder, top_k_of
 from labelstore.codecs import MarginalSmoothing
+from labelstore.commit.staging import BlockArrays, ImageFacts, write_block
 from labelstore.images import ImageFolder, scan_folder
-from labelstore.store import BlockArrays, ImageFacts, LabelSet, Store, write_block
+from labelstore.store import LabelSet, Store
 from labelstore.testing.digit_pictures import photographs
 from labelstore.testing.filled_store import add_label_set
 

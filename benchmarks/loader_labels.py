@@ -18,7 +18,7 @@ from benchmarks import fkd_loader
 from benchmarks.generation import Spent, spent
 from benchmarks.loader_data import LoaderData
 from benchmarks.loader_pixels import ROUNDS_AT_MOST, take_turns
-from labelstore.exchange.fkd import label_file
+from labelstore.exchange.readers.fkd import label_file
 from trainer.loader import PassLabels, StoredPasses
 from trainer.loader.planes import labels_of
 from trainer.sampler import U64, PassSchedule, image_order, splitmix64

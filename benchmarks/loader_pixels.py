@@ -25,8 +25,8 @@ from benchmarks import fkd_loader
 from benchmarks.generation import Spent, spent
 from benchmarks.loader_data import LoaderData
 from benchmarks.scale_store import NUM_CLASSES
-from labelstore.crop_plan import CropPlan
-from labelstore.replay import DECODE_JPEG, READ_AS_RGB, TORCH_KERNELS
+from labelstore.cropping.crop_plan import CropPlan
+from labelstore.cropping.replay import DECODE_JPEG, READ_AS_RGB, TORCH_KERNELS
 from trainer.loader import CropLoader, GroundTruthPasses, PassSource, StoredPasses, read_sizes
 from trainer.sampler import PassSchedule
 

@@ -1,7 +1,7 @@
 """Scaled decoding of large photographs: what Pillow's DCT scaling to half size saves, and what it does to the pixels.
 
 libjpeg can decode at half size for less than the whole, and a crop that is large enough loses little by it. Both sides
-cut the same boxes of even numbers and resize them with `labelstore.replay`. Labels were made from pixels of whole
+cut the same boxes of even numbers and resize them with `labelstore.cropping.replay`. Labels were made from pixels of whole
 decoding; the promise that they are kept to is 1/255.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.generation import Spent, spent
 from benchmarks.loader_data import LoaderData
 from benchmarks.loader_pixels import SIZE, take_turns
-from labelstore.replay import decode, replay
+from labelstore.cropping.replay import decode, replay
 
 OVERSAMPLED = (2, 3, 4)
 """Sides of a crop over twice the side that the network sees."""

@@ -29,9 +29,9 @@ from torch.nn import functional
 
 from benchmarks import label_model
 from benchmarks.machine import processor
+from labelstore.analysis.histogram import TABLE_1_EDGES
 from labelstore.codecs import MarginalSmoothing, TopK, choose_class_ids, top_k
 from labelstore.codecs.smallest import field_bytes
-from labelstore.stats import TABLE_1_EDGES
 from labelstore.testing.digit_pictures import photographs
 
 CLASSES, K = 1000, 5

@@ -203,7 +203,9 @@ def measure_open(path: Path, label_set: str) -> dict[str, Any]:
 
 def measure_stats(path: Path, label_set: str) -> dict[str, Any]:
     """What `labelstore stats` does for one label set, against a bare decode of the chunks that it reads."""
-    from labelstore import stats
+    from labelstore.analysis.disk import storage
+    from labelstore.analysis.histogram import histogram
+    from labelstore.analysis.summary import summary
 
     start_mb = now_mb()
     with labelstore.open(path, readonly=True) as store:
@@ -212,11 +214,11 @@ def measure_stats(path: Path, label_set: str) -> dict[str, Any]:
         seconds = []
         for _ in range(DECODES - 1):
             begun = time.perf_counter()
-            stats.summary(labels)
+            summary(labels)
             summed = time.perf_counter()
-            stats.storage(store)
+            storage(store)
             stored = time.perf_counter()
-            stats.histogram(labels)
+            histogram(labels)
             seconds.append(time.perf_counter() - begun)
             decodes.append(timed(decode))
     return {
@@ -233,7 +235,7 @@ def measure_stats(path: Path, label_set: str) -> dict[str, Any]:
 def measure_calibrate(path: Path, label_set: str) -> dict[str, Any]:
     """A mask of the whole label set, committed through the ledger; again against the bare decode."""
     from labelstore.calibration import RegionThresholds, calibrate
-    from labelstore.store.dropping import drop
+    from labelstore.care.dropping import drop
 
     start_mb = now_mb()
     with labelstore.open(path) as store:

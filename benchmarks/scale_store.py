@@ -20,10 +20,11 @@ import labelstore
 from benchmarks import label_model
 from labelstore.catalogue.records import LabelSetRow, Lease, TeacherRow
 from labelstore.codecs import MarginalSmoothing, TopK, choose_class_ids, codec_from_record
+from labelstore.commit.lease_keeper import LeaseKeeper
+from labelstore.commit.staging import BlockArrays, ImageFacts, write_block
 from labelstore.images import ImageFolder
-from labelstore.schema import Layout, choose_layout
-from labelstore.store import BlockArrays, ImageFacts, Store, write_block
-from labelstore.store.leases import LeaseKeeper
+from labelstore.store import Store
+from labelstore.store.layout import Layout, choose_layout
 from labelstore.store.opening import DEFAULT_BYTES_PER_CROP, exists
 
 NUM_CLASSES, K = 1000, 5

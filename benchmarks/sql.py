@@ -20,8 +20,8 @@ from pathlib import Path
 import labelstore
 from benchmarks import label_model
 from benchmarks.scale_store import STORED, build
-from labelstore.crop_columns import CropSlab
-from labelstore.store.slabs import slabs
+from labelstore.blocks.crop_slab import CropSlab
+from labelstore.blocks.slabs import slabs
 
 QUERIES = {
     "group_by_class": (

@@ -11,7 +11,7 @@ from cli.output import percent
 from labelstore.calibration import RegionThresholds
 
 if TYPE_CHECKING:
-    from labelstore.analysis import Advice
+    from labelstore.analysis.advice import Advice
 
 
 def choice_rows(found: Advice, *, hardest: int) -> pd.DataFrame:

@@ -9,8 +9,8 @@ import typer
 from cli.options import numbers
 
 if TYPE_CHECKING:
-    from labelstore.crop_augmentation import CropAugmentation
-    from labelstore.crop_mixing import CropMixing
+    from labelstore.cropping.crop_augmentation import CropAugmentation
+    from labelstore.cropping.crop_mixing import CropMixing
 
 PANEL = "Crops"
 
@@ -67,7 +67,7 @@ def augmentation(
     color_jitter: str | None, magnitude: float | None, std: float | None, ops: int | None
 ) -> CropAugmentation | None:
     """What is recorded with every crop; None where nothing was said, UsageError for what cannot be."""
-    from labelstore.crop_augmentation import CropAugmentation
+    from labelstore.cropping.crop_augmentation import CropAugmentation
     from labelstore.errors import UsageError
 
     given: dict[str, Any] = {
@@ -88,7 +88,7 @@ def mixing(
     method: str | None, alpha: float | None, prob: float | None, crops: str | None
 ) -> CropMixing | None:
     """How crops are mixed; None for not at all, UsageError for what cannot be."""
-    from labelstore.crop_mixing import CropMixing
+    from labelstore.cropping.crop_mixing import CropMixing
     from labelstore.errors import UsageError
 
     given: dict[str, Any] = {"alpha": alpha, "prob": prob}

@@ -25,7 +25,7 @@ Version = Annotated[
     ),
 ]
 IMAGES = "DIR|LIST|SHARDS"
-"""What `--images` takes: a folder, a list (.csv, .parquet), or tar shards; `labelstore.image_sources` opens it."""
+"""What `--images` takes: a folder, a list (.csv, .parquet), or tar shards; `labelstore.images` opens it."""
 Cache = Annotated[
     Path | None,
     typer.Option(

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.output import size
-from labelstore.stats import CodecStorage, CodecTable
+from labelstore.analysis.codec_sizes import CodecStorage, CodecTable
 
 
 def render_codec_table(found: CodecTable) -> RenderableType:

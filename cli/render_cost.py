@@ -8,7 +8,7 @@ from cli.output import print_table
 from cli.progress import duration
 
 if TYPE_CHECKING:
-    from labelstore.stats import Cost, TeacherCost
+    from labelstore.analysis.teacher_time import Cost, TeacherCost
 
 
 def print_cost(cost: Cost) -> None:

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from labelstore.stats import Disagreements
+from labelstore.analysis.disagreement import Disagreements
 
 
 def render_disagreements(found: Disagreements) -> RenderableType:

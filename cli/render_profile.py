@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.output import percent
-from labelstore.stats import Profile
+from labelstore.analysis.profile import Profile
 
 
 def render_profile(found: Profile) -> RenderableType:

@@ -7,8 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.output import percent, size
+from labelstore.analysis.disk import Storage
+from labelstore.analysis.histogram import Histogram
+from labelstore.analysis.summary import Summary
 from labelstore.calibration import Choice, Preview, RegionThresholds
-from labelstore.stats import Histogram, Storage, Summary
 
 
 def render_histogram(found: Histogram) -> RenderableType:

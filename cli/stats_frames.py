@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from labelstore.stats import Disagreements, Histogram, Profile
+    from labelstore.analysis.disagreement import Disagreements
+    from labelstore.analysis.histogram import Histogram
+    from labelstore.analysis.profile import Profile
 
 
 def histogram_rows(found: Sequence[Histogram]) -> pd.DataFrame:

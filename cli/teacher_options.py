@@ -16,7 +16,7 @@ from cli.progress import Progress, duration
 from labelstore.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
-    from labelstore.generation import GenerationReport
+    from labelstore.labelling.worker import GenerationReport
 
 TEACHER = "Teacher"
 LABELS = "Labels"
@@ -218,7 +218,7 @@ def teacher_check(val: Path | None, expect_top1: float | None, images: int) -> C
         raise UsageError(f"--expect-top1 {expect_top1}: give a share between 0 and 1, such as 0.88")
     if images < 1:
         raise UsageError(f"--val-images {images}: at least 1")
-    from labelstore.image_sources import are_there
+    from labelstore.images import are_there
 
     if not are_there(val):
         raise RejectedInput(f"--val {val} is not there: give a folder with one subfolder per class")

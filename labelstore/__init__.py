@@ -15,13 +15,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labelstore.analysis import crop_frames, crops, sql
+    from labelstore.analysis.crop_frames import crop_frames, crops
+    from labelstore.analysis.sql import sql
     from labelstore.calibration import (
         Region,
         RegionQuantiles,
         RegionThresholds,
         calibrate,
     )
+    from labelstore.calibration.ensembles import ensemble
+    from labelstore.care.auditing import audit
+    from labelstore.care.freezing import freeze
+    from labelstore.care.leftovers import gc
+    from labelstore.care.repairing import repair
+    from labelstore.care.verification import verify
     from labelstore.codecs import (
         Full,
         Hard,
@@ -31,19 +38,18 @@ if TYPE_CHECKING:
         MarginalSmoothing,
         Smoothing,
     )
-    from labelstore.crop_augmentation import CropAugmentation
-    from labelstore.crop_mixing import CropMixing
-    from labelstore.crop_plan import CropPlan
-    from labelstore.ensembles import ensemble
+    from labelstore.cropping.crop_augmentation import CropAugmentation
+    from labelstore.cropping.crop_mixing import CropMixing
+    from labelstore.cropping.crop_plan import CropPlan
     from labelstore.errors import LabelStoreError
     from labelstore.exchange import Selection, Stated, export_labels, import_labels
-    from labelstore.exchange.hub import pull, push
-    from labelstore.generation import audit, generate, grow, repair
-    from labelstore.integrity import freeze, gc, verify
-    from labelstore.merging import merge
+    from labelstore.labelling.deriving import derive
+    from labelstore.labelling.generate import generate
+    from labelstore.labelling.grow import grow
+    from labelstore.sharing.hub import pull, push
+    from labelstore.sharing.merge import merge
     from labelstore.store import LabelSet, Mask, Store, create
     from labelstore.store import open_store as open
-    from labelstore.variants import derive
 
 _HOMES = {
     "open": ("labelstore.store", "open_store"),
@@ -51,37 +57,37 @@ _HOMES = {
     "Store": ("labelstore.store", "Store"),
     "LabelSet": ("labelstore.store", "LabelSet"),
     "Mask": ("labelstore.store", "Mask"),
-    "generate": ("labelstore.generation", "generate"),
-    "grow": ("labelstore.generation", "grow"),
-    "derive": ("labelstore.variants", "derive"),
+    "generate": ("labelstore.labelling.generate", "generate"),
+    "grow": ("labelstore.labelling.grow", "grow"),
+    "derive": ("labelstore.labelling.deriving", "derive"),
     "calibrate": ("labelstore.calibration", "calibrate"),
-    "crops": ("labelstore.analysis", "crops"),
-    "crop_frames": ("labelstore.analysis", "crop_frames"),
-    "sql": ("labelstore.analysis", "sql"),
-    "verify": ("labelstore.integrity", "verify"),
-    "repair": ("labelstore.generation", "repair"),
-    "audit": ("labelstore.generation", "audit"),
-    "gc": ("labelstore.integrity", "gc"),
-    "freeze": ("labelstore.integrity", "freeze"),
-    "merge": ("labelstore.merging", "merge"),
+    "crops": ("labelstore.analysis.crop_frames", "crops"),
+    "crop_frames": ("labelstore.analysis.crop_frames", "crop_frames"),
+    "sql": ("labelstore.analysis.sql", "sql"),
+    "verify": ("labelstore.care.verification", "verify"),
+    "repair": ("labelstore.care.repairing", "repair"),
+    "audit": ("labelstore.care.auditing", "audit"),
+    "gc": ("labelstore.care.leftovers", "gc"),
+    "freeze": ("labelstore.care.freezing", "freeze"),
+    "merge": ("labelstore.sharing.merge", "merge"),
     "import_labels": ("labelstore.exchange", "import_labels"),
     "Stated": ("labelstore.exchange", "Stated"),
     "export_labels": ("labelstore.exchange", "export_labels"),
     "Selection": ("labelstore.exchange", "Selection"),
-    "push": ("labelstore.exchange.hub", "push"),
-    "pull": ("labelstore.exchange.hub", "pull"),
+    "push": ("labelstore.sharing.hub", "push"),
+    "pull": ("labelstore.sharing.hub", "pull"),
     "Region": ("labelstore.calibration", "Region"),
     "RegionThresholds": ("labelstore.calibration", "RegionThresholds"),
     "RegionQuantiles": ("labelstore.calibration", "RegionQuantiles"),
-    "CropAugmentation": ("labelstore.crop_augmentation", "CropAugmentation"),
-    "CropMixing": ("labelstore.crop_mixing", "CropMixing"),
-    "CropPlan": ("labelstore.crop_plan", "CropPlan"),
+    "CropAugmentation": ("labelstore.cropping.crop_augmentation", "CropAugmentation"),
+    "CropMixing": ("labelstore.cropping.crop_mixing", "CropMixing"),
+    "CropPlan": ("labelstore.cropping.crop_plan", "CropPlan"),
     "Full": ("labelstore.codecs", "Full"),
     "Hard": ("labelstore.codecs", "Hard"),
     "Smoothing": ("labelstore.codecs", "Smoothing"),
     "MarginalSmoothing": ("labelstore.codecs", "MarginalSmoothing"),
     "MarginalRenorm": ("labelstore.codecs", "MarginalRenorm"),
-    "ensemble": ("labelstore.ensembles", "ensemble"),
+    "ensemble": ("labelstore.calibration.ensembles", "ensemble"),
     "LabelMap": ("labelstore.codecs", "LabelMap"),
     "Logits": ("labelstore.codecs", "Logits"),
     "LabelStoreError": ("labelstore.errors", "LabelStoreError"),

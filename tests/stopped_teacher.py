@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from labelstore.generation.labeller import Labeller
+from labelstore.teachers.labeller import Labeller
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from PIL import Image
 from PIL.Image import Image as Picture
 from torch import Tensor
 
-from labelstore.crop_augmentation import COLOURS, MAX_MAGNITUDE, OPERATIONS
-from labelstore.pixel_operations import change_colour, operate
+from labelstore.cropping.crop_augmentation import COLOURS, MAX_MAGNITUDE, OPERATIONS
+from labelstore.cropping.pixel_operations import change_colour, operate
 from trainer.config import TrainConfig
 
 OP_PROB = 0.5

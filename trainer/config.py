@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 import yaml
 
 from labelstore.errors import UsageError
-from labelstore.yaml_files import read_mapping
+from labelstore.untrusted.yaml_files import read_mapping
 from trainer.config_checks import check_config
 from trainer.field_types import as_declared
 

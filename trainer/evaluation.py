@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from labelstore.cropping.replay import centre_crops
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.image_sources import open_images
-from labelstore.images import ImageFile, ImageSource
-from labelstore.replay import centre_crops
+from labelstore.images import ImageFile, ImageSource, open_images
 from trainer.config import TrainConfig
 from trainer.loader import read_sizes
 from trainer.models import Normalise, autocast

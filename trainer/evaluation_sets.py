@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.image_sources import open_images
-from labelstore.images import ImageSource
+from labelstore.images import ImageSource, open_images
 from trainer.config import TrainConfig
 from trainer.evaluation import (
     Counts,

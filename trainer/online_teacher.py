@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from labelstore.errors import UsageError
-from labelstore.generation import Teacher, load_teacher
-from labelstore.generation.class_map import class_map
+from labelstore.teachers.class_map import class_map
+from labelstore.teachers.teacher import Teacher, load_teacher
 from trainer.config import TrainConfig
 from trainer.models import autocast
 from trainer.recover import LabelTensors

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.image_sources import open_images
-from labelstore.images import ImageSource
+from labelstore.images import ImageSource, open_images
 from trainer.config import TrainConfig
 from trainer.evaluation import Counts, Evaluation, Report, forward_all
 from trainer.features import without_classifier

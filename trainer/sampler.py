@@ -9,7 +9,7 @@ position t lies in cycle c = t // M, at place u = t mod M:
     images of pass p are sorted by hash(seed, 2, p, stream)
 
 Crops are numbered from 0 inside their column there; `stream` is the image key's number
-(`labelstore.crop_plan.image_streams`). The hash folds its words into 64 bits, h <- splitmix64(h ^ word)
+(`labelstore.cropping.crop_plan.image_streams`). The hash folds its words into 64 bits, h <- splitmix64(h ^ word)
 from h = 0; crops compare its upper 48 bits, then their number. Nothing depends on batch size, workers
 or ranks, and every crop comes once before any comes twice (FKD draws with replacement).
 """

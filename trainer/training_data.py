@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 import labelstore
+from labelstore.calibration.ensembles import Ensemble
 from labelstore.catalogue.records import PlanRow
-from labelstore.crop_plan import CropPlan
-from labelstore.ensembles import Ensemble
+from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.generation.image_check import check_images
-from labelstore.generation.named_networks import settings_by_name
-from labelstore.image_sources import open_images
-from labelstore.images import ImageSource
+from labelstore.images import ImageSource, open_images
+from labelstore.labelling.image_check import check_images
+from labelstore.teachers.named_networks import settings_by_name
 from trainer.config import TrainConfig, evaluation_split
 from trainer.config_checks import learns_from_store
 from trainer.loader import GroundTruthPasses, PassSource, StoredPasses, read_sizes

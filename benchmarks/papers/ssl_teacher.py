@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.papers.setting import Setting
-from labelstore.crop_plan import CropPlan
+from labelstore.cropping.crop_plan import CropPlan
 from labelstore.images import scan_folder
 from trainer.loader import CropLoader
 from trainer.loader.ground_truth import GroundTruthPasses, read_sizes

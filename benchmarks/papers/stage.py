@@ -25,7 +25,7 @@ from labelstore import (
     RegionThresholds,
     Smoothing,
 )
-from labelstore.generation import load_teacher
+from labelstore.teachers.teacher import load_teacher
 from trainer.config import TrainConfig
 
 VARIANTS = {

@@ -97,7 +97,9 @@ def add_teacher(
                 )
             return
 
-        from labelstore.generation import TeacherCheck, generate, load_teacher
+        from labelstore.labelling.generate import generate
+        from labelstore.teachers.teacher import load_teacher
+        from labelstore.teachers.teacher_check import TeacherCheck
 
         with progress_of("labels", "crops") as progress:
             report = generate(

@@ -57,7 +57,8 @@ def advise(
     """
     import labelstore
     from cli.advice_frames import choice_rows, class_rows, shown_rows
-    from labelstore.analysis import advice, example_crops
+    from labelstore.analysis import advice
+    from labelstore.analysis.advice import example_crops
     from labelstore.calibration import Criterion, RegionThresholds
     from labelstore.errors import UsageError
 

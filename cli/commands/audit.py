@@ -24,7 +24,7 @@ from cli.teacher_options import (
 )
 
 if TYPE_CHECKING:
-    from labelstore.generation import AuditReport
+    from labelstore.care.auditing import AuditReport
 
 DAMAGE = 3
 NAMED = 20
@@ -63,8 +63,8 @@ def audit(
     one_of(amp, "--amp", ("none", "bf16", "fp16"))
     check_teacher_model(teacher, teacher_model)
     with labelstore.open(store, readonly=True) as opened, Progress("audit", "crops") as progress:
-        from labelstore.generation import audit as run
-        from labelstore.generation import load_teacher
+        from labelstore.care.auditing import audit as run
+        from labelstore.teachers.teacher import load_teacher
 
         report = run(
             opened,

@@ -82,8 +82,8 @@ def calibrate(
     and the usual ones would discard and calibrate, or give --quantiles.
     """
     import labelstore
+    from labelstore.blocks.block_map import block_map
     from labelstore.calibration import preview, rule_from_record, usual_choices
-    from labelstore.parallel import block_map
 
     rule = _rule(low, middle, top, quantiles, criterion, epsilon)
     if update:
@@ -127,8 +127,8 @@ def _update(
 ) -> None:
     import labelstore
     from labelstore import calibration
+    from labelstore.blocks.block_map import block_map
     from labelstore.errors import UsageError
-    from labelstore.parallel import block_map
 
     if rule != (None, None, None, None, "max_probability", 0.1):
         raise UsageError(

@@ -199,7 +199,9 @@ def create(
         _report_plan(store, images, num_crops, plan_of, json=json)
         return
 
-    from labelstore.generation import TeacherCheck, label_images, load_teacher
+    from labelstore.labelling.label_images import label_images
+    from labelstore.teachers.teacher import load_teacher
+    from labelstore.teachers.teacher_check import TeacherCheck
 
     with progress_of("labels", "crops") as progress:
         report = label_images(
@@ -239,9 +241,9 @@ def create(
 def _check_plan(
     plan: dict[str, Any], plan_of: Path | None, crops: str | None, backend: str
 ) -> None:
-    from labelstore.crop_plan import CropPlan
+    from labelstore.cropping.crop_plan import CropPlan
     from labelstore.errors import UsageError
-    from labelstore.schema import check_num_crops
+    from labelstore.store.layout import check_num_crops
     from labelstore.store.opening import ARRAY_FOLDERS
 
     one_of(crops, "--crops", ("stored", "seeded"))
@@ -259,7 +261,7 @@ def _report_plan(
     store: Path, images: Path, num_crops: int | None, plan_of: Path | None, *, json: bool
 ) -> None:
     from labelstore.arrays.durable import check_new_place
-    from labelstore.image_sources import open_images
+    from labelstore.images import open_images
 
     if not store.exists():
         check_new_place(store)

@@ -49,7 +49,8 @@ def crops(
     Only the arrays that the columns need are read, one image block at a time.
     """
     import labelstore
-    from labelstore.analysis import COLUMNS, crop_batches
+    from labelstore.analysis.arrow_batches import crop_batches
+    from labelstore.blocks.columns import COLUMNS
 
     form = chosen_format(format, out, json=json)
     if columns == "help":

@@ -29,9 +29,9 @@ def drop(
     A crop plan goes only after its label sets and masks. STORE may also come first.
     """
     import labelstore
+    from labelstore.care.dropping import KINDS, what_drops
+    from labelstore.care.dropping import drop as drop_it
     from labelstore.errors import UsageError
-    from labelstore.store.dropping import KINDS, what_drops
-    from labelstore.store.dropping import drop as drop_it
 
     path = store
     if kind not in KINDS and name in KINDS:

@@ -36,7 +36,7 @@ def freeze(
     read-only folder, and `labelstore verify` checks a copy of it.
     """
     import labelstore
-    from labelstore.integrity.freezing import what_freezes
+    from labelstore.care.freezing import what_freezes
 
     with labelstore.open(store, readonly=dry_run or target is not None) as opened:
         if dry_run:

@@ -90,7 +90,8 @@ def grow(
             _report_growth(opened, store, num_crops, plan_name, json=json)
             return
 
-        from labelstore.generation import load_teacher, plan_growth
+        from labelstore.labelling.grow import plan_growth
+        from labelstore.teachers.teacher import load_teacher
 
         if num_crops is not None:
             plan_growth(opened, num_crops, plan=plan_name)  # before the teacher is loaded
@@ -137,8 +138,8 @@ def _take_in(
     json: bool,
 ) -> None:
     """Register new images, without labels."""
-    from labelstore.generation.label_facts import recorded_images
-    from labelstore.generation.new_images import add_images, plan_new_images
+    from labelstore.labelling.label_facts import recorded_images
+    from labelstore.labelling.new_images import add_images, plan_new_images
 
     folder = recorded_images(opened) if images is None else images
     found = (plan_new_images if dry_run else add_images)(opened, folder, skip_bad=skip_bad)
@@ -160,7 +161,7 @@ def _take_in(
 def _report_growth(
     opened: labelstore.Store, store: Path, num_crops: int | None, plan: str | None, *, json: bool
 ) -> None:
-    from labelstore.generation import plan_growth
+    from labelstore.labelling.grow import plan_growth
 
     assert num_crops is not None
     growth = plan_growth(opened, num_crops, plan=plan)
@@ -188,7 +189,7 @@ def _say_what_is_left(behind: Mapping[str, Sequence[str]], store: Path) -> None:
 
 def _left_behind(store: labelstore.Store, plan: str) -> dict[str, Sequence[str]]:
     """What of the plan has not grown yet."""
-    from labelstore.generation.new_images import uncovered, unfinished
+    from labelstore.labelling.new_images import uncovered, unfinished
 
     on_plan = {row.name for row in store.catalogue.label_sets.all() if row.plan == plan}
     masks_on_plan = {row.name for row in store.catalogue.masks.all() if row.plan == plan}

@@ -208,9 +208,9 @@ def import_labels(
 
     Run again, it goes on where it was. Files that cannot be used end it with exit code 7 and a list of them.
     """
+    from labelstore.blocks.block_map import block_map
     from labelstore.exchange import RejectedFiles, Stated, plan_import
     from labelstore.exchange import import_labels as run_import
-    from labelstore.parallel import block_map
 
     stated = Stated(
         compression=compression,

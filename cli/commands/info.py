@@ -16,8 +16,8 @@ from cli.render_cost import print_cost
 
 if TYPE_CHECKING:
     import labelstore
-    from labelstore import stats
-    from labelstore.schema import Layout
+    from labelstore.analysis.teacher_time import Cost
+    from labelstore.store.layout import Layout
 
 
 def info(
@@ -56,16 +56,16 @@ def info(
         time.sleep(watch)
 
 
-def _cost(store: labelstore.Store) -> stats.Cost:
-    from labelstore import stats
+def _cost(store: labelstore.Store) -> Cost:
+    from labelstore.analysis.teacher_time import cost
 
-    return stats.cost(store)
+    return cost(store)
 
 
 def describe(store: labelstore.Store) -> dict[str, Any]:
     """Everything that `labelstore info --json` prints, but for the cost."""
-    from labelstore.schema import label_layout
-    from labelstore.stats.work import work
+    from labelstore.analysis.work import work
+    from labelstore.store.layout import label_layout
 
     catalogue = store.catalogue
     written = catalogue.ledger.counts()
@@ -184,8 +184,8 @@ def _of_crops(mask: dict[str, Any], plans: list[dict[str, Any]]) -> str:
 
 def _augmented(parameters: dict[str, Any]) -> str:
     """What a plan does to the pixels of its crops."""
-    from labelstore.crop_augmentation import planned_augmentation
-    from labelstore.crop_mixing import planned_mixing
+    from labelstore.cropping.crop_augmentation import planned_augmentation
+    from labelstore.cropping.crop_mixing import planned_mixing
 
     planned, mixing = planned_augmentation(parameters), planned_mixing(parameters)
     augmented = "" if planned is None else f", augmented: {planned.settings}"

@@ -13,7 +13,7 @@ from cli.output import print_fields, print_json, say
 from cli.progress import Progress
 
 if TYPE_CHECKING:
-    from labelstore.merging import MergedLabels
+    from labelstore.sharing.merge_report import MergedLabels
 
 
 def merge(

@@ -14,7 +14,7 @@ def migrate(store: Store, dry_run: DryRun = False, json: Json = False) -> None:
     Until then an older store can be read, and nothing can be written to it. Labels are not touched, and a
     command that is killed leaves the store as it was or up to date.
     """
-    from labelstore.integrity.migrating import migrate as run
+    from labelstore.care.migration import migrate as run
 
     done = run(store, dry_run=dry_run)
     if json:

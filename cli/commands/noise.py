@@ -31,19 +31,20 @@ def noise(
 ) -> None:
     """List images whose ground truth the teacher contradicts with confidence, the worst first."""
     import labelstore
-    from labelstore import analysis
+    from labelstore.analysis.duplicates import duplicates as find_duplicates
+    from labelstore.analysis.noise import label_noise
 
     form = chosen_format(format, out, json=json)
     with labelstore.open(store, readonly=True) as opened:
         if duplicates:
-            twice = analysis.duplicates(opened)
+            twice = find_duplicates(opened)
             if json:
                 print_json({"store": store, "duplicates": twice.to_dict("records")})
                 return
             write_rows(frame_reader(twice), form, out, title="images that are there more than once")
             say(f"{len(twice)} images in {twice['group'].nunique()} groups")
             return
-        found = analysis.label_noise(
+        found = label_noise(
             opened.label_set(label_set), confidence=confidence, min_share=min_share, limit=limit
         )
     if json:

@@ -39,7 +39,7 @@ def pull(
 
     The revision is resolved to one commit. The store has its name when all files are what its manifest says.
     """
-    from labelstore.exchange import hub
+    from labelstore.sharing import hub
 
     with Progress("pull", "files") as progress:
         found = hub.pull(

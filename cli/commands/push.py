@@ -45,7 +45,7 @@ def push(
     this machine become as public as the repository.
     """
     import labelstore
-    from labelstore.exchange import hub
+    from labelstore.sharing import hub
 
     with labelstore.open(store, readonly=True) as opened, Progress("check", "files") as progress:
         found = hub.push(

@@ -38,7 +38,7 @@ def quality(
     import pandas as pd
 
     import labelstore
-    from labelstore.analysis import distances
+    from labelstore.analysis.distances import distances
 
     form = chosen_format(format, out, json=json)
     with labelstore.open(store, readonly=True) as opened:

@@ -64,9 +64,9 @@ def repair(
     Finds damage as `labelstore verify` does. Files that match their ledger row stay as they are. Masks are
     computed from labels, metadata files from the catalogue. The teacher's weights must be the recorded ones.
     """
-    from labelstore.generation import repair as run
-    from labelstore.generation.labeller import Autocast
+    from labelstore.care.repairing import repair as run
     from labelstore.store import open_store
+    from labelstore.teachers.labeller import Autocast
 
     with (
         open_store(store, readonly=dry_run, checked=False) as opened,

@@ -45,7 +45,7 @@ def report(
     says so.
     """
     import labelstore
-    from labelstore.parallel import block_map
+    from labelstore.blocks.block_map import block_map
     from labelstore.report import write_page
     from labelstore.report.page import COUNTED
     from labelstore.report.shell import check_page

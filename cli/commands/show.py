@@ -34,7 +34,7 @@ def show(
     import labelstore
     from labelstore import report
     from labelstore.errors import RejectedInput, UsageError
-    from labelstore.image_sources import file_finder
+    from labelstore.images import file_finder
 
     if out is not None:
         check_picture(out)

@@ -42,7 +42,7 @@ def sql(
     """
     import labelstore
     from cli.output import print_fields, print_json
-    from labelstore.analysis import sql_batches, sql_columns
+    from labelstore.analysis.sql import sql_batches, sql_columns
 
     form = chosen_format(format, out, json=json)
     with labelstore.open(store, readonly=True) as opened:

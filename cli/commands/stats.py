@@ -73,10 +73,15 @@ def stats(
     --disagreement the pairs of label sets.
     """
     import labelstore
-    from labelstore import stats
+    from labelstore.analysis.codec_sizes import codec_table
+    from labelstore.analysis.disagreement import disagreements
+    from labelstore.analysis.disk import storage as bytes_on_disk
+    from labelstore.analysis.histogram import histogram as count_bins
+    from labelstore.analysis.profile import profile as measure_crops
+    from labelstore.analysis.summary import summary as summarize
+    from labelstore.blocks.block_map import block_map
     from labelstore.calibration import Criterion
     from labelstore.errors import UsageError
-    from labelstore.parallel import block_map
 
     form = chosen_format(format, out, json=json)
     allowed = get_args(Criterion)
@@ -88,23 +93,23 @@ def stats(
         block_map(workers=workers, dask=dask) as map_blocks,
     ):
         names = opened.label_sets if label_set is None else (label_set,)
-        weights = stats.storage(opened, scale=scale)
-        codecs = stats.codec_table(opened, label_set, scale=scale) if storage else None
+        weights = bytes_on_disk(opened, scale=scale)
+        codecs = codec_table(opened, label_set, scale=scale) if storage else None
         found = [
             (
-                stats.summary(labels, map_blocks=map_blocks),
-                stats.histogram(labels, criterion=chosen, map_blocks=map_blocks),
+                summarize(labels, map_blocks=map_blocks),
+                count_bins(labels, criterion=chosen, map_blocks=map_blocks),
             )
             for labels in map(opened.label_set, names)
             if codecs is None
         ]
         profiles = [
-            stats.profile(labels, share=sample, map_blocks=map_blocks)
+            measure_crops(labels, share=sample, map_blocks=map_blocks)
             for labels in map(opened.label_set, names)
             if everything or per_class
         ]
         compared = (
-            stats.disagreements(opened, label_set=label_set, share=sample, map_blocks=map_blocks)
+            disagreements(opened, label_set=label_set, share=sample, map_blocks=map_blocks)
             if disagreement
             else None
         )

@@ -83,7 +83,7 @@ def trainer_attention(
             f"{len(runs)} runs x {len(image)} images: a picture holds {MOST}; give fewer, or draw several"
         )
 
-    from labelstore.replay import centre_crop, read_image
+    from labelstore.cropping.replay import centre_crop, read_image
     from trainer.attention import Looked, attend, draw_attention, find_image, image_folders
     from trainer.models import choose_device, names_foreign_code, read_run_config
     from trainer.report import short_names

@@ -75,7 +75,7 @@ def trainer_evaluate(
 
             raise RejectedInput(f"{path} does not exist: give ReaL's file, ImageNetV2's folders")
 
-    from labelstore.image_sources import open_images
+    from labelstore.images import open_images
     from trainer.evaluation import evaluate
     from trainer.evaluation_sets import (
         check_numbered,
@@ -187,7 +187,7 @@ def _load(
     changes: dict[str, Any],
 ) -> tuple[nn.Module, TrainConfig]:
     from cli.run_options import overrides
-    from labelstore.image_sources import open_images
+    from labelstore.images import open_images
     from trainer.config import TrainConfig
 
     if val is not None or data is not None:

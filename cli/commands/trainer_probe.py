@@ -50,7 +50,7 @@ def trainer_probe(
 ) -> None:
     """Train a linear classifier on a network's frozen features, and measure its top-1 and top-5."""
     from labelstore.errors import RejectedInput, UsageError
-    from labelstore.image_sources import are_there
+    from labelstore.images import are_there
     from trainer.config import evaluation_split
 
     if data is not None:

@@ -12,7 +12,7 @@ from cli.output import print_fields, print_json, say
 from cli.progress import Progress, duration
 from cli.run_options import assemble, overrides, with_options
 from labelstore.errors import UsageError
-from labelstore.yaml_files import read_mapping
+from labelstore.untrusted.yaml_files import read_mapping
 from trainer.config import without_filled_in
 
 

@@ -63,13 +63,13 @@ def variants(
     labels from the source's, in nats, read back from what was written. Run again, it adds what is missing.
     """
     import labelstore
-    from labelstore.parallel import block_map
-    from labelstore.variants import (
+    from labelstore.analysis.variant_cost import variant_cost
+    from labelstore.blocks.block_map import block_map
+    from labelstore.labelling.variant_choice import (
         check_derivable,
         check_name,
         codec_for,
         codec_words,
-        variant_cost,
         variant_name,
     )
 

@@ -11,7 +11,8 @@ from cli.output import print_json
 from cli.progress import Progress, duration
 
 if TYPE_CHECKING:
-    from labelstore.integrity import Leftover, Level, VerifyReport
+    from labelstore.care.leftovers import Leftover
+    from labelstore.care.verify_report import Level, VerifyReport
 
 DAMAGE = 3
 
@@ -36,9 +37,9 @@ def verify(
     One line per problem, with what to do about it; exit code 3 if there is one. Files that no
     catalogue row names are listed too, but are no damage. Writes nothing.
     """
+    from labelstore.blocks.block_map import block_map
+    from labelstore.care.verification import verify as run
     from labelstore.errors import UsageError
-    from labelstore.integrity import verify as run
-    from labelstore.parallel import block_map
 
     if fast and deep:
         raise UsageError("--fast and --deep together: give one of them, or neither")

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from labelstore.analysis.threshold_counts import ThresholdCounts, count_thresholds
 from labelstore.analysis.walk import CropQuery, join, read
+from labelstore.blocks.shipping import MapBlocks
+from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration import (
     Choice,
     Criterion,
@@ -24,8 +26,6 @@ from labelstore.calibration import (
 )
 from labelstore.calibration.probability import check_calibratable, probabilities
 from labelstore.errors import UsageError, check_seed
-from labelstore.parallel import MapBlocks
-from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     import pandas as pd

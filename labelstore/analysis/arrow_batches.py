@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.analysis.walk import Columns, CropQuery, draw, read, walk
-from labelstore.crop_columns import COLUMNS, Text, names_of
-from labelstore.store.slabs import slabs
+from labelstore.blocks.columns import COLUMNS
+from labelstore.blocks.crop_slab import names_of
+from labelstore.blocks.slabs import slabs
+from labelstore.blocks.text_column import Text
 
 if TYPE_CHECKING:
     import pyarrow as pa

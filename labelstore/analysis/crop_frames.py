@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labelstore.analysis.walk import Columns, CropQuery, draw, empty, join_values, walk
-from labelstore.crop_columns import Text
+from labelstore.blocks.text_column import Text
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:

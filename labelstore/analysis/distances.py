@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.block_sample import share_of_blocks
+from labelstore.blocks.shipping import MapBlocks
+from labelstore.blocks.slabs import slabs
+from labelstore.blocks.threads import map_in_threads
 from labelstore.codecs.base import SparseLabels
 from labelstore.errors import UsageError
-from labelstore.parallel import MapBlocks
-from labelstore.store.block_sample import share_of_blocks
-from labelstore.store.slabs import slabs
-from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     import pandas as pd

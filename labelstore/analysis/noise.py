@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.crop_slab import CropSlab, names_of
+from labelstore.blocks.shipping import MapBlocks
+from labelstore.blocks.slabs import slabs
+from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.probability import check_calibratable, check_ground_truth
-from labelstore.crop_columns import CropSlab, names_of
 from labelstore.errors import UsageError
-from labelstore.parallel import MapBlocks
-from labelstore.store.slabs import slabs
-from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from labelstore.analysis.arrow_batches import ArrowBatches, arrow_type
 from labelstore.analysis.sql_tables import TABLES, catalogue_table, table_schema
 from labelstore.analysis.walk import CropQuery
-from labelstore.crop_columns import COLUMNS
+from labelstore.blocks.columns import COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa

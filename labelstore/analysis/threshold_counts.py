@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.shipping import MapBlocks
+from labelstore.blocks.slabs import slabs
+from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration import RegionCounts, RegionThresholds
 from labelstore.calibration.probability import Criterion, probabilities
-from labelstore.parallel import MapBlocks
-from labelstore.store.slabs import slabs
-from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.crop_columns import COLUMNS, Condition, CropSlab, Text, check_columns, names_of
-from labelstore.crop_columns.columns import DTYPES, USUAL
+from labelstore.blocks.columns import COLUMNS, DTYPES, USUAL, check_columns
+from labelstore.blocks.condition import Condition
+from labelstore.blocks.crop_slab import CropSlab, names_of
+from labelstore.blocks.slabs import slabs
+from labelstore.blocks.text_column import Text
 from labelstore.errors import UsageError, check_seed
-from labelstore.store.slabs import slabs
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Mask

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.shipping import MapBlocks
+from labelstore.blocks.slabs import slabs
+from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.probability import (
     Criterion,
     check_calibratable,
@@ -18,10 +21,7 @@ from labelstore.calibration.probability import (
 from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.calibration.queries import RegionQuery
 from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
-from labelstore.parallel import MapBlocks
 from labelstore.store.coverage import covered_labels
-from labelstore.store.slabs import slabs
-from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

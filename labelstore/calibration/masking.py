@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.shipping import BlockMap, MapBlocks
+from labelstore.blocks.slabs import slabs
+from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.queries import rule_from_record
 from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
 from labelstore.catalogue.identities import mask_identity
 from labelstore.catalogue.records import Lease, MaskRow
+from labelstore.commit.block_work import fill_blocks
+from labelstore.commit.filling import fill_in_parts
+from labelstore.commit.lease_keeper import Progress
+from labelstore.commit.mask_origin import origin_mark, refuse_dropped_origin
+from labelstore.commit.staging import BlockArrays, StagedBlock, stage_block
 from labelstore.errors import ConflictError, IncompleteError, UsageError
-from labelstore.parallel import BlockMap, MapBlocks, fill_in_parts
-from labelstore.store import BlockArrays, Mask, StagedBlock, stage_block
-from labelstore.store.block_work import fill_blocks
+from labelstore.store import Mask
 from labelstore.store.coverage import covered_labels
-from labelstore.store.leases import Progress
-from labelstore.store.mask_origin import origin_mark, refuse_dropped_origin
-from labelstore.store.slabs import slabs
-from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Store

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.slabs import slabs
 from labelstore.codecs import keeps_max_probability
 from labelstore.errors import UsageError
-from labelstore.store.slabs import slabs
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

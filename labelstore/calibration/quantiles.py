@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.shipping import MapBlocks
+from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.probability import Criterion, block_slabs
 from labelstore.errors import NotGenerated, UsageError
-from labelstore.parallel import MapBlocks
-from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

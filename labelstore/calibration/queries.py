@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.columns import COLUMNS
+from labelstore.blocks.condition import Condition
+from labelstore.blocks.crop_slab import CropSlab
 from labelstore.calibration.probability import check_calibratable, check_ground_truth
 from labelstore.calibration.regions import Region, RegionThresholds, check_epsilon
-from labelstore.crop_columns import COLUMNS, Condition, CropSlab
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.shipping import MapBlocks
+from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.probability import (
     CRITERIA,
     Criterion,
@@ -27,8 +29,6 @@ from labelstore.calibration.probability import (
 )
 from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.errors import UsageError
-from labelstore.parallel import MapBlocks
-from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

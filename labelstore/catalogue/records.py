@@ -8,6 +8,16 @@ from typing import Any
 
 from labelstore.shard_files import ShardFile
 
+DERIVED = "derived from "
+"""How the ledger's device begins for a shard that no teacher made."""
+IMPORTED = "imported"
+"""Stands in the ledger for the device that made labels of another project, which nobody knows."""
+
+
+def is_without_teacher(device: str) -> bool:
+    """Whether no teacher was at work here for a shard that the ledger has with this device."""
+    return device == IMPORTED or device.startswith(DERIVED)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRow:

@@ -11,19 +11,19 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.catalogue.records import Lease
+from labelstore.catalogue.records import IMPORTED, Lease
 from labelstore.codecs import missing_labels
 from labelstore.codecs.base import LabelCodec, MapTopK, TopK
-from labelstore.crop_plan import MAX_SIDE, is_imported
+from labelstore.commit.lease_keeper import LeaseKeeper
+from labelstore.commit.settling import settled_codec
+from labelstore.commit.staging import BlockArrays, ImageFacts, write_block
+from labelstore.cropping.crop_plan import MAX_SIDE, is_imported
 from labelstore.errors import LeaseLost, RejectedInput, StorageError
 from labelstore.exchange.labels import Conversion, EncodableLabels, ImageLabels
 from labelstore.exchange.source import BadFile, LabelSource, read_together
 from labelstore.images import ImageFile, ImageSource, digest, image_size
-from labelstore.schema import Layout, label_layout, plan_fields
-from labelstore.store import BlockArrays, ImageFacts, Store, write_block
-from labelstore.store.leases import LeaseKeeper
-from labelstore.store.settling import settled_codec
-from labelstore.store.writing import IMPORTED
+from labelstore.store import Store
+from labelstore.store.layout import Layout, label_layout, plan_fields
 
 KnownCrops: TypeAlias = Callable[[int, int, int, int], tuple[NDArray[np.uint16], NDArray[np.bool_]]]
 """(place in the block, image row, height, width) -> boxes and flips."""

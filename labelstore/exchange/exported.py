@@ -37,7 +37,7 @@ class Form:
     axis_order: str | None = None
     """Of label maps: rows-first or columns-first."""
     images: str | Path | ImageSource | None = None
-    """Images that go out beside their labels, as `image_sources.open_images` takes them."""
+    """Images that go out beside their labels, as `images.open_images` takes them."""
     shard_mb: int | None = None
     """Largest file of a format that packs many images into one, 10^6 bytes."""
 

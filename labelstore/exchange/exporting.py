@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.arrays.durable import check_new_place
+from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import IncompleteError, NotGenerated, UsageError
-from labelstore.exchange.block_export import read_block
-from labelstore.exchange.delivering import delivered, refuse_existing
 from labelstore.exchange.exported import Export, Form, Selection, Writer
+from labelstore.exchange.writers.block_export import read_block
+from labelstore.exchange.writers.delivering import delivered, refuse_existing
 from labelstore.store.coverage import covered_labels, what_is_missing
-from labelstore.store.leases import Progress
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
@@ -34,7 +34,7 @@ EXPORTS = {
     "hdf5": ("hdf5_export", "Hdf5Writer"),
     "webdataset": ("webdataset_export", "WebDatasetWriter"),
 }
-"""Name -> module of this package and its writer."""
+"""Name -> module of `exchange.writers` and its writer."""
 
 
 def writer_of(format_name: str) -> type[Writer]:
@@ -42,7 +42,7 @@ def writer_of(format_name: str) -> type[Writer]:
     if format_name not in EXPORTS:
         raise UsageError(f"no format {format_name!r} to export: choose one of {', '.join(EXPORTS)}")
     module, writer = EXPORTS[format_name]
-    found: type[Writer] = getattr(import_module(f"labelstore.exchange.{module}"), writer)
+    found: type[Writer] = getattr(import_module(f"labelstore.exchange.writers.{module}"), writer)
     return found
 
 

@@ -22,7 +22,7 @@ FORMATS = {
     "npz": ("npz", "open_npz"),
     "parquet": ("parquet", "open_parquet"),
 }
-"""Name -> module of this package and its function."""
+"""Name -> module of `exchange.readers` and its function."""
 
 
 def open_source(format_name: str, source: Path, images: ImageSource, stated: Stated) -> LabelSource:
@@ -30,5 +30,5 @@ def open_source(format_name: str, source: Path, images: ImageSource, stated: Sta
     if format_name not in FORMATS:
         raise UsageError(f"no format {format_name!r}: choose one of {', '.join(FORMATS)}")
     module, function = FORMATS[format_name]
-    opener: OpenSource = getattr(import_module(f"labelstore.exchange.{module}"), function)
+    opener: OpenSource = getattr(import_module(f"labelstore.exchange.readers.{module}"), function)
     return opener(source, images, stated)

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from labelstore.arrays.durable import check_new_place
+from labelstore.blocks.shipping import MapBlocks
 from labelstore.catalogue.records import LabelSetRow
+from labelstore.commit.lease_keeper import LEASE_SECONDS, Patience, Progress
 from labelstore.errors import RejectedInput, UsageError, check_utf8
 from labelstore.exchange.block_import import BlockImport, BlockResult
 from labelstore.exchange.formats import open_source
 from labelstore.exchange.labels import Conversion
 from labelstore.exchange.registering import Target, existing_plan, prepared, target_of
 from labelstore.exchange.source import BadFile, LabelSource, Stated
-from labelstore.image_sources import open_images
-from labelstore.images import ImageSource
-from labelstore.parallel import MapBlocks
-from labelstore.schema import label_layout
+from labelstore.images import ImageSource, open_images
 from labelstore.store import Store
-from labelstore.store.leases import LEASE_SECONDS, Patience, Progress
+from labelstore.store.layout import label_layout
 from labelstore.store.opening import exists
 
 POLL_SECONDS = 0.5

@@ -19,15 +19,15 @@ from labelstore.codecs import codec_from_options
 from labelstore.codecs.base import LabelCodec
 from labelstore.codecs.labelmap import LabelMap
 from labelstore.codecs.recovery import check_temperature
-from labelstore.crop_plan import CropPlan, imported_record
+from labelstore.commit.same_labels import refuse_differences, teacher_differences
+from labelstore.cropping.crop_plan import CropPlan, imported_record
 from labelstore.errors import ConflictError, UsageError
 from labelstore.exchange.labels import Contents, check_conversion
 from labelstore.exchange.source import LabelSource, Stated
 from labelstore.images import ImageSource
-from labelstore.schema import check_num_crops, choose_layout, plan_fields
 from labelstore.store import Store, create, open_store
+from labelstore.store.layout import check_num_crops, choose_layout, plan_fields
 from labelstore.store.opening import exists
-from labelstore.store.same_labels import refuse_differences, teacher_differences
 
 PLAN = "plan"
 MAP_CROPS = 200

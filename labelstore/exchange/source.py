@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.images import ImageSource
-from labelstore.store.leases import Progress
 
 
 @dataclass(frozen=True, kw_only=True)

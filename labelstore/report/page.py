@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labelstore.blocks.shipping import MapBlocks
+from labelstore.blocks.threads import map_in_threads
 from labelstore.errors import UsageError, check_seed
-from labelstore.image_sources import file_finder
-from labelstore.parallel import MapBlocks
+from labelstore.images import file_finder
 from labelstore.report.explorer import explorer
 from labelstore.report.page_data import Wanted, sections
 from labelstore.report.shell import made_by, render, save
-from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Store

@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore import stats
-from labelstore.analysis import crops, label_noise
+from labelstore.analysis.codec_sizes import RELABEL_PAPER, codec_table
+from labelstore.analysis.crop_frames import crops
+from labelstore.analysis.disagreement import disagreements
+from labelstore.analysis.fkd_files import FKD_TABLE_2
+from labelstore.analysis.histogram import histogram
+from labelstore.analysis.noise import label_noise
+from labelstore.analysis.summary import summary
+from labelstore.analysis.teacher_time import cost
+from labelstore.blocks.block_sample import at_most
+from labelstore.blocks.shipping import MapBlocks
+from labelstore.blocks.threads import map_in_threads
 from labelstore.errors import IncompleteError, NotGenerated, UsageError
-from labelstore.parallel import MapBlocks
 from labelstore.report import threshold_data
-from labelstore.schema import label_layout
-from labelstore.stats.codec_sizes import RELABEL_PAPER
-from labelstore.stats.fkd_files import FKD_TABLE_2
-from labelstore.store.block_sample import at_most
-from labelstore.store.threads import map_in_threads
+from labelstore.store.layout import label_layout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +92,7 @@ def sections(wanted: Wanted) -> dict[str, Any]:
         "class_names": list(store.class_names),
         "num_crops": labels.num_crops,
         "is_complete": labels.is_complete,
-        "summary": section("summary", lambda: stats.summary(labels).to_record()),
+        "summary": section("summary", lambda: summary(labels).to_record()),
         "cost": _cost(store),
         "table1": threshold_data.table_1(found)
         if is_part
@@ -137,7 +141,7 @@ def _contents(store: Store) -> dict[str, Any]:
 
 
 def _cost(store: Store) -> dict[str, Any]:
-    found = stats.cost(store)
+    found = cost(store)
     return {
         "teachers": [asdict(part) for part in found.teachers],
         "label_sets": [
@@ -154,13 +158,11 @@ def _cost(store: Store) -> dict[str, Any]:
 
 
 def _table1(wanted: Wanted) -> list[dict[str, Any]]:
-    return [
-        asdict(row) for row in stats.histogram(wanted.labels, map_blocks=wanted.map_blocks).bins
-    ]
+    return [asdict(row) for row in histogram(wanted.labels, map_blocks=wanted.map_blocks).bins]
 
 
 def _sizes(store: Store) -> dict[str, Any]:
-    record = stats.codec_table(store).to_record()
+    record = codec_table(store).to_record()
     printed = {
         kind if k is None else f"{kind}-{k}": text for (kind, k), text in FKD_TABLE_2.items()
     }
@@ -249,7 +251,7 @@ def _noise(wanted: Wanted) -> dict[str, Any]:
 
 def _compared(store: Store) -> dict[str, Any]:
     try:
-        found = stats.disagreements(store, limit=PAIRS, max_blocks=COMPARED_BLOCKS)
+        found = disagreements(store, limit=PAIRS, max_blocks=COMPARED_BLOCKS)
     except UsageError:
         return {"pairs": [], "refused": [], "blocks": COMPARED_BLOCKS}  # one label set, or none
     return {**found.to_record(), "blocks": COMPARED_BLOCKS}

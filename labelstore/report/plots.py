@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.analysis import crops
+from labelstore.analysis.crop_frames import crops
+from labelstore.analysis.histogram import histogram
 from labelstore.errors import UsageError, check_seed
-from labelstore.stats import histogram
 
 if TYPE_CHECKING:
     import pandas as pd

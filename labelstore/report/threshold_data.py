@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.analysis import ThresholdCounts, count_thresholds
+from labelstore.analysis.histogram import TABLE_1_EDGES, bins_of
+from labelstore.analysis.threshold_counts import ThresholdCounts, count_thresholds
+from labelstore.blocks.shipping import MapBlocks
+from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration import (
     Choice,
     RegionQuantiles,
@@ -22,9 +25,6 @@ from labelstore.calibration import (
     usual_choices,
 )
 from labelstore.calibration.probability import check_calibratable
-from labelstore.parallel import MapBlocks
-from labelstore.stats.bins import TABLE_1_EDGES, bins_of
-from labelstore.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labelstore.catalogue.records import DERIVED, IMPORTED
 from labelstore.errors import NotGenerated
-from labelstore.store.writing import DERIVED, IMPORTED
 
 if TYPE_CHECKING:
     from labelstore.store.label_set import LabelSet

@@ -14,7 +14,7 @@ from labelstore.arrays.base import ArrayBackend, ArraySpec
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.records import ShardRow
 from labelstore.errors import ConflictError, DamagedShard, NotGenerated
-from labelstore.schema import Layout
+from labelstore.store.layout import Layout
 
 
 class Group:

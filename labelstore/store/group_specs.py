@@ -8,7 +8,7 @@ from labelstore.arrays.base import ArraySpec
 from labelstore.catalogue.array_rows import ArrayRows
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow
 from labelstore.codecs import codec_from_record
-from labelstore.schema import REGION, Layout, label_layout, plan_fields, specs
+from labelstore.store.layout import REGION, Layout, label_layout, plan_fields, specs
 
 GroupSpecs = tuple[tuple[ArraySpec, ...], Layout]
 

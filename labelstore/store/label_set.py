@@ -14,9 +14,9 @@ from labelstore.catalogue.records import LabelSetRow, PlanRow
 from labelstore.codecs import LabelMap, codec_from_record
 from labelstore.codecs.base import Field, LabelCodec, SparseLabels
 from labelstore.errors import NotGenerated, UsageError
-from labelstore.schema import BOX, FLIP, Layout
 from labelstore.store.chosen_images import crop_numbers
 from labelstore.store.group import Group
+from labelstore.store.layout import BOX, FLIP, Layout
 from labelstore.store.spans import spans
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from labelstore.arrays.checked_files import read_limited
 from labelstore.arrays.durable import storage_errors
 from labelstore.arrays.sharding import Damage
 from labelstore.errors import DamagedShard, FormatVersionError, StorageError
-from labelstore.schema import FORMAT_VERSION
+from labelstore.store.layout import FORMAT_VERSION
 
 RESTORE = "restore it from the store that was frozen"
 MAX_MANIFEST_BYTES = 1 << 30

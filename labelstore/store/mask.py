@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import MaskRow
-from labelstore.schema import REGION, Layout
+from labelstore.store.layout import REGION, Layout
 
 if TYPE_CHECKING:
     from labelstore.store.store import Store

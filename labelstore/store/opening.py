@@ -27,9 +27,9 @@ from labelstore.catalogue.server import (
     name_server,
     own_schema_url,
 )
-from labelstore.crop_augmentation import CropAugmentation
-from labelstore.crop_mixing import CropMixing, plan_record
-from labelstore.crop_plan import CropPlan
+from labelstore.cropping.crop_augmentation import CropAugmentation
+from labelstore.cropping.crop_mixing import CropMixing, plan_record
+from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import (
     ConflictError,
     DamagedShard,
@@ -40,13 +40,12 @@ from labelstore.errors import (
     UsageError,
     check_utf8,
 )
-from labelstore.image_sources import open_images
-from labelstore.images import ImageSource, check_keys
-from labelstore.schema import FORMAT_VERSION, check_num_crops, choose_layout
+from labelstore.images import ImageSource, check_keys, open_images
+from labelstore.store.layout import FORMAT_VERSION, check_num_crops, choose_layout
 from labelstore.store.metadata import check_metadata
 from labelstore.store.remote import open_remote, refuse_remote, remote_url
 from labelstore.store.store import Store
-from labelstore.store.untrusted import refuse_links, refuse_rows
+from labelstore.store.untrusted_store import refuse_links, refuse_rows
 
 CATALOGUE_FILE = "catalogue.db"
 CATALOGUE_URL_FILE = "catalogue.url"
@@ -111,7 +110,7 @@ def create(
 ) -> Store:
     """A new store with its images registered and one crop plan; no labels yet.
 
-    `images` is a folder with one subfolder per class, or what else `image_sources.open_images` takes. `augmentation`
+    `images` is a folder with one subfolder per class, or what else `images.open_images` takes. `augmentation`
     and `mixing` are what is done to the pixels of every crop, for teachers and students; mixtures are stored with
     boxes. The store appears under its name only when it is whole. ConflictError if there is something at `path`
     already, UsageError inside another store. `plan_parameters` are those of crops that came from elsewhere

@@ -34,7 +34,7 @@ from labelstore.store.manifest import (
 )
 from labelstore.store.metadata import check_metadata
 from labelstore.store.store import Store
-from labelstore.store.untrusted import refuse_rows
+from labelstore.store.untrusted_store import refuse_rows
 
 MANIFEST_KEY = "labelstore.json"
 CATALOGUE_KEY = "catalogue.db"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from labelstore.catalogue.records import PlanRow
 from labelstore.errors import NotGenerated, RejectedInput, UsageError
-from labelstore.schema import Layout
+from labelstore.store.layout import Layout
 
 if TYPE_CHECKING:
     from labelstore.store.store import Store

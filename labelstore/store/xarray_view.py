@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from labelstore.codecs.topk import id_dtype, missing_id
 from labelstore.errors import UsageError
-from labelstore.schema import BOX, FLIP, REGION, Layout
+from labelstore.store.layout import BOX, FLIP, REGION, Layout
 
 if TYPE_CHECKING:
     import xarray

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from labelstore.catalogue.records import LabelSetRow, Lease, TeacherRow
 from labelstore.codecs import top_k
 from labelstore.codecs.base import LabelCodec
+from labelstore.commit.staging import BlockArrays, ImageFacts, write_block
 from labelstore.images import ImageFolder
-from labelstore.schema import BOX, FLIP
-from labelstore.store import BlockArrays, ImageFacts, Store, create, write_block
+from labelstore.store import Store, create
+from labelstore.store.layout import BOX, FLIP
 
 IMAGE_SIZE = (375, 500)
 """Height, width of every image."""

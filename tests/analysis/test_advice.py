@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import labelstore
-from labelstore.analysis import advise, count_thresholds, example_crops
-from labelstore.analysis.threshold_counts import compared
+from labelstore.analysis.advice import advise, example_crops
+from labelstore.analysis.threshold_counts import compared, count_thresholds
 from labelstore.calibration import Region, RegionThresholds, preview
 from labelstore.codecs import Hard
 from labelstore.errors import UsageError
@@ -67,7 +67,7 @@ def test_the_classes_hit_hardest_come_first(make_store):
 
 def test_slabs_make_no_difference(store, monkeypatch):
     whole = advise(store.label_set(), **GRID)
-    monkeypatch.setattr("labelstore.store.slabs.SLAB_VALUES", 1)
+    monkeypatch.setattr("labelstore.blocks.slabs.SLAB_VALUES", 1)
     parts = advise(store.label_set(), **GRID)
     assert [c.counts for c in parts.choices] == [c.counts for c in whole.choices]
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelstore.analysis import COLUMNS, crops
-from labelstore.crop_columns import Condition, CropSlab
+from labelstore.analysis.crop_frames import crops
+from labelstore.blocks.columns import COLUMNS
+from labelstore.blocks.condition import Condition
+from labelstore.blocks.crop_slab import CropSlab
 from labelstore.errors import UsageError
 
 SAME_IN_PANDAS = {

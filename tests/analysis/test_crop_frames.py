@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 import labelstore
-from labelstore.analysis import COLUMNS, crop_batches
+from labelstore.analysis.arrow_batches import crop_batches
 from labelstore.analysis.walk import crop_numbers
+from labelstore.blocks.columns import COLUMNS
 from labelstore.calibration import RegionThresholds
 from labelstore.codecs import Full, Hard, MarginalRenorm, MarginalSmoothing
 from labelstore.errors import UsageError
@@ -97,7 +98,7 @@ def test_images_conditions_and_blocks_choose_rows(store, table):
 def test_several_slabs_of_a_block_come_in_order(store, monkeypatch):
     labels = store.label_set()
     whole = labelstore.crops(labels)
-    monkeypatch.setattr("labelstore.store.slabs.SLAB_VALUES", 1)
+    monkeypatch.setattr("labelstore.blocks.slabs.SLAB_VALUES", 1)
     pd.testing.assert_frame_equal(labelstore.crops(labels), whole)
 
 

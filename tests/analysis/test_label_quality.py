@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from labelstore.analysis import distances, duplicates, label_noise
-from labelstore.analysis.distances import FLOOR
+from labelstore.analysis.distances import FLOOR, distances
+from labelstore.analysis.duplicates import duplicates
+from labelstore.analysis.noise import label_noise
 from labelstore.codecs import Full, Hard, MarginalSmoothing
 from labelstore.errors import UsageError
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store

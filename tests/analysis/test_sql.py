@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import labelstore
-from labelstore.analysis import COLUMNS, sql_batches, sql_columns
 from labelstore.analysis import arrow_batches as batches
+from labelstore.analysis.sql import sql_batches, sql_columns
+from labelstore.blocks.columns import COLUMNS
 from labelstore.calibration import RegionThresholds
 from labelstore.codecs import MarginalSmoothing
 from labelstore.errors import DamagedShard, UsageError

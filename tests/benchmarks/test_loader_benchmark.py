@@ -12,7 +12,7 @@ from benchmarks.loader_data import label_data, picture_data
 from benchmarks.loader_pixels import Rounds, take_turns
 from benchmarks.loader_report import TARGETS, report
 from benchmarks.scale_store import NUM_CLASSES
-from labelstore.exchange.fkd import label_file
+from labelstore.exchange.readers.fkd import label_file
 from trainer.loader import CropDataset
 
 KEYS = (

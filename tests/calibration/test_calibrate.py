@@ -45,7 +45,7 @@ def test_wide_labels_are_walked_by_column_with_the_same_mask(make_store, p_max, 
     p_max = np.tile(p_max, (1, 4))  # 40 crops: two chunk columns
     store = make_store(p_max, codec=full, images_per_shard=8)
     whole = calibrate(store.label_set(), RULE, name="whole")
-    monkeypatch.setattr("labelstore.store.slabs.SLAB_VALUES", 1)
+    monkeypatch.setattr("labelstore.blocks.slabs.SLAB_VALUES", 1)
     asked = []
     read = type(store.label_set()).max_probability
     monkeypatch.setattr(
@@ -183,7 +183,7 @@ def test_two_workers_share_the_blocks_and_one_waits_for_the_other(make_store, p_
         return stage(here, lease, *args, **options)
 
     monkeypatch.setattr(module, "stage_block", while_the_other_works)
-    monkeypatch.setattr("labelstore.store.block_work.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("labelstore.commit.block_work.POLL_SECONDS", 0.05)
     mask = calibrate(store.label_set(), RULE, name="second")
     assert held[0].block == 4
     assert mask.is_complete, "the lease of a worker that died was not taken over"

@@ -20,11 +20,12 @@ from sqlalchemy import MetaData, Table, create_engine, text
 import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing, RegionThresholds
+from labelstore.care.freezing import freeze
+from labelstore.care.migration import migrate
+from labelstore.care.verification import verify
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.digests import write_digests
 from labelstore.errors import ConflictError, DamagedShard, FormatVersionError, StorageError
-from labelstore.integrity import freeze, verify
-from labelstore.integrity.migrating import migrate
 from labelstore.testing.filled_store import filled_store
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +74,7 @@ if at == "metadata":
     Store.write_metadata = lambda self: os.kill(os.getpid(), signal.SIGKILL)
 # the copy that is read is brought up to date first: only the store itself is to be killed at
 open_catalogue = labelstore.catalogue.catalogue.Catalogue.open
-from labelstore.integrity.migrating import migrate
+from labelstore.care.migration import migrate
 class Unread:
     def close(self): pass
 labelstore.catalogue.catalogue.Catalogue.open = classmethod(lambda cls, url, **more: Unread()) if at != "metadata" else open_catalogue

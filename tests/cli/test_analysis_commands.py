@@ -13,7 +13,7 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
-from labelstore.analysis import advise
+from labelstore.analysis.advice import advise
 from labelstore.codecs import Hard, MarginalSmoothing
 from labelstore.testing.filled_store import filled_store
 from tests.analysis.conftest import soft_labels
@@ -255,7 +255,7 @@ def test_rows_replace_no_folder_and_no_device(run, path, tmp_path):
 
 
 def test_stats_compares_every_two_label_sets(run, path, tmp_path):
-    from labelstore.stats import disagreement, disagreements
+    from labelstore.analysis.disagreement import disagreement, disagreements
 
     code, _, err = run("stats", path, "--disagreement")
     assert code == 2
@@ -322,7 +322,7 @@ def test_what_cannot_be_meant_is_one_line(run, path, tmp_path, arguments, says):
 @pytest.mark.parametrize("seed", [-1, -(2**70)])
 def test_a_seed_below_zero_draws_nothing(path, tmp_path, seed):
     from labelstore import report
-    from labelstore.analysis import example_crops
+    from labelstore.analysis.advice import example_crops
     from labelstore.calibration import RegionThresholds
     from labelstore.errors import UsageError
 

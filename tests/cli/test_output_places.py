@@ -12,7 +12,7 @@ from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing
 from labelstore.arrays.durable import STORE_MARKS
 from labelstore.errors import UsageError
-from labelstore.exchange.remotes import FolderRemote
+from labelstore.sharing.remotes import FolderRemote
 from labelstore.store.opening import ARRAY_FOLDERS, CATALOGUE_FILE, CATALOGUE_URL_FILE
 from labelstore.testing.filled_store import filled_store
 

@@ -13,10 +13,10 @@ from cli import errors, labelstore_app, trainer_app
 from labelstore import Full, MarginalSmoothing
 from labelstore.arrays.durable import make_folders
 from labelstore.errors import RejectedInput, StorageError, UsageError
-from labelstore.exchange import hub
-from labelstore.exchange.remotes import FolderRemote
-from labelstore.generation.class_map import _from_file
-from labelstore.generation.labeller import check_temperature
+from labelstore.sharing import hub
+from labelstore.sharing.remotes import FolderRemote
+from labelstore.teachers.class_map import _from_file
+from labelstore.teachers.labeller import check_temperature
 from labelstore.testing.filled_store import filled_store
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelstore.crop_augmentation import (
+from labelstore.cropping.crop_augmentation import (
     COLOURS,
     OPERATIONS,
     CropAugmentation,
@@ -19,11 +19,11 @@ from labelstore.crop_augmentation import (
     PlannedAugmentation,
     planned_augmentation,
 )
-from labelstore.crop_mixing import plan_record
-from labelstore.crop_plan import CropPlan, image_streams, philox4x32
+from labelstore.cropping.crop_mixing import plan_record
+from labelstore.cropping.crop_plan import CropPlan, image_streams, philox4x32
+from labelstore.cropping.pixel_operations import ARGUMENTS, apply_operations
+from labelstore.cropping.replay import replay, replay_many
 from labelstore.errors import FormatVersionError, UsageError
-from labelstore.pixel_operations import ARGUMENTS, apply_operations
-from labelstore.replay import replay, replay_many
 
 GOLDEN = [
     [

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labelstore.crop_plan import CropPlan, image_streams, philox4x32
+from labelstore.cropping.crop_plan import CropPlan, image_streams, philox4x32
 from labelstore.errors import FormatVersionError, RejectedInput, UsageError
 
 GOLDEN_BOXES = [
@@ -59,7 +59,7 @@ def knot(ratio, k):
 
 
 def crop_by_the_written_law(plan, key, height, width, crop):
-    """The docstring of labelstore/crop_plan.py in plain integers of any size."""
+    """The docstring of labelstore/cropping/crop_plan.py in plain integers of any size."""
     s0, s1 = (round(bound * 2**32) for bound in plan.scale)
     r0, r1 = (round(bound * 2**32) for bound in plan.ratio)
     digest = hashlib.sha256(unicodedata.normalize("NFC", key).encode()).digest()
@@ -151,7 +151,7 @@ def test_grouping_does_not_matter(monkeypatch):
         alone = [plan.crops(key, *sizes[row], [crop]) for crop in crops[row]]
         assert np.array_equal(boxes[row], np.concatenate([box for box, _ in alone]))
         assert np.array_equal(flips[row], np.concatenate([flip for _, flip in alone]))
-    monkeypatch.setattr("labelstore.crop_plan.SLICE", 13)
+    monkeypatch.setattr("labelstore.cropping.crop_plan.SLICE", 13)
     sliced, sliced_flips = plan.crops_of_images(image_streams(keys), sizes, crops)
     assert np.array_equal(boxes, sliced)
     assert np.array_equal(flips, sliced_flips)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import labelstore
+from labelstore.care.freezing import freeze
 from labelstore.catalogue import FORMAT_VERSION
 from labelstore.catalogue.records import LabelSetRow
 from labelstore.codecs import (
@@ -32,8 +33,8 @@ from labelstore.codecs import (
     MarginalSmoothing,
     Smoothing,
 )
-from labelstore.integrity import freeze
-from labelstore.store import BlockArrays, Store, write_block
+from labelstore.commit.staging import BlockArrays, write_block
+from labelstore.store import Store
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
 
 DATA = Path(__file__).parent

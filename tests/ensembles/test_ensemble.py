@@ -10,11 +10,10 @@ import pytest
 
 import labelstore
 from labelstore import Full, MarginalRenorm, MarginalSmoothing, RegionThresholds
+from labelstore.analysis.disagreement import SMALLEST, disagreement
 from labelstore.calibration import Region, is_usable
 from labelstore.codecs import SparseLabels
 from labelstore.errors import UsageError
-from labelstore.stats import disagreement
-from labelstore.stats.disagreement import SMALLEST
 from labelstore.store import Mask
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
 

@@ -17,20 +17,13 @@ import torch
 
 import labelstore
 from labelstore.errors import ConflictError, NotGenerated, RejectedInput, StorageError, UsageError
-from labelstore.exchange import (
-    EXPORTS,
-    Form,
-    Selection,
-    Stated,
-    delivering,
-    export_labels,
-    import_labels,
-)
-from labelstore.exchange import webdataset_export as webdataset
-from labelstore.exchange.label_values import tail_mass
-from labelstore.exchange.npz import read_npz
-from labelstore.exchange.refusal import Refused
-from labelstore.image_sources import open_images
+from labelstore.exchange import EXPORTS, Form, Selection, Stated, export_labels, import_labels
+from labelstore.exchange.readers.label_values import tail_mass
+from labelstore.exchange.readers.npz import read_npz
+from labelstore.exchange.writers import delivering
+from labelstore.exchange.writers import webdataset_export as webdataset
+from labelstore.images import open_images
+from labelstore.untrusted.refusal import Refused
 from tests.exchange import foreign_files as foreign
 
 MAPS = ("relabel", "tokenlabeling")

@@ -18,6 +18,7 @@ from huggingface_hub.hf_api import RepoFile, RepoFolder
 import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing
+from labelstore.care.verification import verify
 from labelstore.catalogue.records import TeacherRow
 from labelstore.errors import (
     ConflictError,
@@ -28,10 +29,9 @@ from labelstore.errors import (
     StoreNotFound,
     UsageError,
 )
-from labelstore.exchange import hub
-from labelstore.exchange.card import code
-from labelstore.exchange.remotes import FolderRemote, HubRemote, open_remote
-from labelstore.integrity import verify
+from labelstore.sharing import hub
+from labelstore.sharing.card import code
+from labelstore.sharing.remotes import FolderRemote, HubRemote, open_remote
 from labelstore.store.manifest import Manifest, ManifestFile, parse_manifest
 from labelstore.testing.filled_store import filled_store
 

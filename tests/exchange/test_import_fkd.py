@@ -18,19 +18,20 @@ from hypothesis import strategies as st
 
 import labelstore
 from cli import errors, labelstore_app
-from labelstore.crop_plan import CropPlan
+from labelstore.analysis.teacher_time import cost
+from labelstore.blocks.block_map import block_map
+from labelstore.care.repairing import repair
+from labelstore.care.verification import verify
+from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import ConflictError, NotGenerated, RejectedInput, UsageError
 from labelstore.exchange import RejectedFiles, Stated, import_labels
 from labelstore.exchange.block_import import BlockImport
-from labelstore.exchange.boxes import BoxShares
-from labelstore.exchange.fkd import open_fkd
-from labelstore.exchange.label_values import class_ids, kept_probabilities
-from labelstore.exchange.refusal import Refused
-from labelstore.generation import plan_growth, repair
+from labelstore.exchange.readers.boxes import BoxShares
+from labelstore.exchange.readers.fkd import open_fkd
+from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
 from labelstore.images import scan_folder
-from labelstore.integrity import verify
-from labelstore.parallel import block_map
-from labelstore.stats import cost
+from labelstore.labelling.grow import plan_growth
+from labelstore.untrusted.refusal import Refused
 from tests.exchange import foreign_files as foreign
 from trainer.config import TrainConfig
 from trainer.loader.supervision import chosen_labels
@@ -164,7 +165,7 @@ def test_a_disk_that_fails_leaves_no_hole(made, copy, tmp_path, command, monkeyp
     store = tmp_path / "s"
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", read_bytes)
-        patch.setattr("labelstore.exchange.refusal.io.FileIO", file_io)
+        patch.setattr("labelstore.untrusted.refusal.io.FileIO", file_io)
         code, _, said = command(*command_line(made, copy, store, "--skip-bad"))
     assert code == 6
     assert said.splitlines()[-1] == f"labelstore: cannot read {failing}: Stale file handle"

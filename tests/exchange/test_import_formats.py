@@ -9,14 +9,15 @@ import pytest
 from PIL import Image
 
 import labelstore
-from labelstore.crop_plan import CropPlan
+from labelstore.care.verification import verify
+from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import RejectedInput, StorageError, UsageError
-from labelstore.exchange import RejectedFiles, Stated, import_labels, parquet, plan_import
-from labelstore.exchange.batch_order import permutations
-from labelstore.exchange.label_maps import MapFile, measured
-from labelstore.exchange.tinyvit import CropLaw
+from labelstore.exchange import RejectedFiles, Stated, import_labels, plan_import
+from labelstore.exchange.readers import parquet
+from labelstore.exchange.readers.batch_order import permutations
+from labelstore.exchange.readers.label_maps import MapFile, measured
+from labelstore.exchange.readers.tinyvit import CropLaw
 from labelstore.images import scan_folder
-from labelstore.integrity import verify
 from tests.exchange import foreign_files as foreign
 
 

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from labelstore.generation.crop_batches import ImageJob, TeacherBatches
+from labelstore.labelling.crop_batches import ImageJob, TeacherBatches
 
 CLASSES = ("bird", "cat", "dog")
 OPTIONS = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}

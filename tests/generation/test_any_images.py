@@ -15,9 +15,12 @@ from PIL import Image
 import labelstore
 from cli import errors, labelstore_app, trainer_app
 from labelstore import Full
+from labelstore.care.auditing import audit
+from labelstore.care.repairing import repair
 from labelstore.errors import ConflictError, RejectedInput, UsageError
-from labelstore.generation import add_images, audit, label_images, repair
-from labelstore.image_sources import open_images
+from labelstore.images import open_images
+from labelstore.labelling.label_images import label_images
+from labelstore.labelling.new_images import add_images
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
 
 WORK = {"batch_size": 16, "device": "cpu", "workers": 2}

@@ -9,10 +9,12 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
+from labelstore.care.auditing import audit
 from labelstore.codecs import codec_from_options
 from labelstore.errors import ConflictError, NotGenerated, RejectedInput, UsageError
-from labelstore.generation import audit, label_images, load_teacher
-from labelstore.generation.labeller import Labeller
+from labelstore.labelling.label_images import label_images
+from labelstore.teachers.labeller import Labeller
+from labelstore.teachers.teacher import load_teacher
 from tests.generation.conftest import write_teacher
 
 M = 6
@@ -130,7 +132,7 @@ def test_what_cannot_be_audited_is_refused(spoilt, tmp_path, photographs, run_fo
             audit(store, **WORK)
     images = {"images": photographs, "num_crops": M}
     with labelstore.create(tmp_path / "empty", **images) as store:
-        from labelstore.generation.generate import generate
+        from labelstore.labelling.generate import generate
 
         stops = {"max_seconds": 0.0, **WORK}
         with pytest.raises(labelstore.LabelStoreError):

@@ -9,9 +9,11 @@ import pytest
 
 import labelstore
 from labelstore import LabelMap
+from labelstore.care.auditing import audit
 from labelstore.errors import RejectedInput
-from labelstore.generation import audit, label_images, load_teacher
-from labelstore.generation.labeller import Labeller
+from labelstore.labelling.label_images import label_images
+from labelstore.teachers.labeller import Labeller
+from labelstore.teachers.teacher import load_teacher
 from tests.generation.conftest import write_photographs, write_teacher
 
 M, K, SIZE = 4, 2, 96
@@ -79,14 +81,14 @@ def test_maps_of_another_image_are_found(images, teacher, tmp_path):
 
 def test_a_map_means_what_the_dense_head_says(images, teacher, tmp_path):
     """The stored label of a crop is the one that is pooled from a map made by hand."""
-    from labelstore.generation.dense_head import dense_head
-    from labelstore.generation.map_audit import decoded_image, fresh_maps
-    from labelstore.generation.relabelling import Relabeller
+    from labelstore.care.map_audit import decoded_image, fresh_maps
+    from labelstore.care.relabelling import Relabeller
+    from labelstore.teachers.dense_head import dense_head
 
     with make(tmp_path / "s", images, teacher, "float32") as store:
         row = store.label_set_row()
         asker = Relabeller.of(
-            store, row, labelstore.image_sources.open_images(images), teacher, class_map=None,
+            store, row, labelstore.images.open_images(images), teacher, class_map=None,
             batch_size=2, device="cpu", autocast=None, workers=1,
         )  # fmt: skip
         maps = fresh_maps(asker, np.array([3, 0, 3]))

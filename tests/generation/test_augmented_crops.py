@@ -13,10 +13,12 @@ import labelstore
 import trainer
 from cli import errors, labelstore_app
 from labelstore import CropAugmentation, CropPlan, Full, LabelMap
-from labelstore.crop_augmentation import PlannedAugmentation
+from labelstore.care.auditing import audit
+from labelstore.care.repairing import repair
+from labelstore.cropping.crop_augmentation import PlannedAugmentation
+from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import ConflictError, UsageError
-from labelstore.generation import audit, label_images, repair
-from labelstore.replay import read_image, replay
+from labelstore.labelling.label_images import label_images
 from tests.generation.conftest import made_crops, write_photographs, write_teacher
 from trainer.config import TrainConfig
 from trainer.loader import CropLoader, StoredPasses
@@ -90,7 +92,7 @@ def test_teacher_and_student_see_the_same_pixels(place):
 
 
 def test_labels_are_the_teachers_of_these_pixels(place):
-    from labelstore.generation import load_teacher
+    from labelstore.teachers.teacher import load_teacher
 
     teacher = load_teacher(str(place / "teacher"))
     with labelstore.open(place / "s") as store:

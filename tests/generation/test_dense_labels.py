@@ -14,14 +14,18 @@ import torch
 import labelstore
 from cli import errors, labelstore_app
 from labelstore import Full, LabelMap, Logits, MarginalSmoothing
+from labelstore.care.freezing import freeze
+from labelstore.care.leftovers import gc
+from labelstore.care.repairing import repair
+from labelstore.care.verification import verify
 from labelstore.codecs import top_k
+from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import ConflictError, RejectedInput, UsageError
-from labelstore.generation import Teacher, generate, label_images, load_teacher, repair
-from labelstore.generation.dense_head import dense_head, with_dense_head
-from labelstore.generation.teachers import load_recorded_teacher
-from labelstore.integrity import freeze, gc, verify
-from labelstore.replay import read_image, replay
-from labelstore.schema import Layout
+from labelstore.labelling.generate import generate
+from labelstore.labelling.label_images import label_images
+from labelstore.store.layout import Layout
+from labelstore.teachers.dense_head import dense_head, with_dense_head
+from labelstore.teachers.teacher import Teacher, load_recorded_teacher, load_teacher
 from tests.generation.conftest import CLASSES, write_photographs, write_teacher
 
 M, K, SIZE = 4, 2, 96
@@ -181,7 +185,7 @@ def test_maps_are_dropped_and_frozen_like_any_label_set(store, tmp_path):
         assert verify(frozen).problems == ()
     (store.path / "labelstore.json").unlink()
     with labelstore.open(store.path) as opened:
-        from labelstore.store.dropping import drop
+        from labelstore.care.dropping import drop
 
         assert drop(opened, "label-set", "map").shards == 3
         assert opened.label_sets == ("raw",)

@@ -9,10 +9,11 @@ import torch
 
 import labelstore
 from labelstore import CropPlan, MarginalSmoothing
+from labelstore.care.auditing import audit
+from labelstore.cropping.replay import read_image, replay_many
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.generation import audit, label_images
-from labelstore.generation.device_crops import check_crop_device, crops_on_device
-from labelstore.replay import read_image, replay_many
+from labelstore.labelling.device_crops import check_crop_device, crops_on_device
+from labelstore.labelling.label_images import label_images
 from labelstore.testing.digit_pictures import photographs as real_photographs
 
 SIZE = 96

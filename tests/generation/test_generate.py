@@ -12,6 +12,8 @@ import torch
 import labelstore
 from labelstore import Full, MarginalSmoothing
 from labelstore.codecs import codec_from_options, top_k
+from labelstore.commit.lease_keeper import is_dead, owner_name
+from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import (
     ConflictError,
     DamagedShard,
@@ -19,11 +21,10 @@ from labelstore.errors import (
     RejectedInput,
     UsageError,
 )
-from labelstore.generation import generate, label_images, load_teacher
-from labelstore.generation.labeller import Labeller
-from labelstore.generation.teachers import Teacher
-from labelstore.replay import read_image, replay
-from labelstore.store.leases import is_dead, owner_name
+from labelstore.labelling.generate import generate
+from labelstore.labelling.label_images import label_images
+from labelstore.teachers.labeller import Labeller
+from labelstore.teachers.teacher import Teacher, load_teacher
 from tests.generation.conftest import write_photographs, write_teacher
 
 M = 12
@@ -120,7 +121,7 @@ def test_the_same_command_resumes_without_decoding_what_is_committed(
         create(tmp_path / "s", photographs, run_folder)
     monkeypatch.setattr(Labeller, "__call__", real)
     opened: list[str] = []
-    from labelstore.generation import crop_batches
+    from labelstore.labelling import crop_batches
 
     decode = crop_batches.decode
     monkeypatch.setattr(

@@ -12,10 +12,14 @@ import pytest
 import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing
+from labelstore.care.repairing import repair
+from labelstore.care.verification import verify
 from labelstore.codecs import codec_from_options
 from labelstore.errors import ConflictError, RejectedInput, UsageError
-from labelstore.generation import Teacher, generate, grow, label_images, load_teacher, repair
-from labelstore.integrity import verify
+from labelstore.labelling.generate import generate
+from labelstore.labelling.grow import grow
+from labelstore.labelling.label_images import label_images
+from labelstore.teachers.teacher import Teacher, load_teacher
 from tests.generation.conftest import write_photographs, write_teacher
 
 WORK = {"batch_size": 16, "device": "cpu", "workers": 2}
@@ -113,7 +117,7 @@ def test_another_class_map_is_refused_and_other_versions_are_noted(store, five, 
         generate(store, class_map=other, **about)
     said = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelstore.generation.label_facts.version", lambda package: "9.9")
+        patch.setattr("labelstore.labelling.label_facts.version", lambda package: "9.9")
         generate(store, note=said.append, **about)
     assert "torch " in said[0]
     assert "-> 9.9" in said[0]

@@ -15,8 +15,11 @@ import labelstore
 import trainer
 from cli import errors, labelstore_app, trainer_app
 from labelstore import CropAugmentation, CropMixing, CropPlan, Full, LabelMap
-from labelstore.crop_augmentation import planned_augmentation
-from labelstore.crop_mixing import PlannedMixing, plan_record, planned_mixing
+from labelstore.care.auditing import audit
+from labelstore.care.repairing import repair
+from labelstore.cropping.crop_augmentation import planned_augmentation
+from labelstore.cropping.crop_mixing import PlannedMixing, plan_record, planned_mixing
+from labelstore.cropping.replay import mix_pixels, read_image, replay
 from labelstore.errors import (
     ConflictError,
     FormatVersionError,
@@ -24,11 +27,10 @@ from labelstore.errors import (
     RejectedInput,
     UsageError,
 )
-from labelstore.generation import audit, label_images, repair
-from labelstore.generation.mixed_crops import mixed_crops
-from labelstore.image_sources import open_images
-from labelstore.replay import mix_pixels, read_image, replay
-from labelstore.schema import MIX_FIELDS
+from labelstore.images import open_images
+from labelstore.labelling.label_images import label_images
+from labelstore.labelling.mixed_crops import mixed_crops
+from labelstore.store.layout import MIX_FIELDS
 from tests.generation.conftest import OPTIONS, made_crops, write_photographs, write_teacher
 from trainer.loader import CropLoader, StoredPasses
 from trainer.sampler import PassSchedule
@@ -146,7 +148,7 @@ def test_teacher_and_student_see_the_same_pixels(place, method):
 
 @pytest.mark.parametrize("method", ["cutmix", "mixup"])
 def test_labels_are_the_teachers_of_these_pixels(place, method):
-    from labelstore.generation import load_teacher
+    from labelstore.teachers.teacher import load_teacher
 
     teacher = load_teacher(str(place / "teacher"))
     with labelstore.open(place / method) as store:

@@ -13,9 +13,9 @@ from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing
 from labelstore.catalogue.named_rows import change_record
 from labelstore.catalogue.tables import plans
-from labelstore.crop_plan import IMPORTED_LAW
+from labelstore.cropping.crop_plan import IMPORTED_LAW
 from labelstore.errors import ConflictError, RejectedInput, UsageError
-from labelstore.generation import label_images
+from labelstore.labelling.label_images import label_images
 from tests.generation.conftest import write_photographs
 
 WORK = {"codec": MarginalSmoothing(k=2), "batch_size": 16, "device": "cpu", "workers": 2}

@@ -11,9 +11,10 @@ import pytest
 import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing
+from labelstore.care.repairing import repair
+from labelstore.care.verification import verify
 from labelstore.errors import ConflictError, RejectedInput, UsageError
-from labelstore.generation import label_images, repair
-from labelstore.integrity import verify
+from labelstore.labelling.label_images import label_images
 from labelstore.store import open_store
 from tests.generation.conftest import write_photographs, write_teacher
 
@@ -135,7 +136,7 @@ def test_files_that_would_not_fit_each_other_are_replaced_only_together(
 ):
     if store.arrays.name == "hdf5":
         pytest.skip("a shard is one file there")
-    from labelstore.generation.labeller import Labeller
+    from labelstore.teachers.labeller import Labeller
 
     keys = damage(store, "labels")
     once = Labeller.__call__

@@ -13,15 +13,15 @@ import torch
 
 import labelstore
 from labelstore import MarginalSmoothing
+from labelstore.care.dropping import drop
 from labelstore.catalogue.records import LabelSetRow, TeacherRow
 from labelstore.errors import ConflictError, RejectedInput, StorageError
-from labelstore.generation import generate
-from labelstore.generation.image_block import ImageBlock
-from labelstore.generation.teachers import Teacher
-from labelstore.generation.worker import Worker
 from labelstore.images import digest
+from labelstore.labelling.generate import generate
+from labelstore.labelling.image_block import ImageBlock
+from labelstore.labelling.worker import Worker
 from labelstore.store import Store
-from labelstore.store.dropping import drop
+from labelstore.teachers.teacher import Teacher
 from tests.generation.conftest import write_photographs
 
 M = 3
@@ -121,7 +121,7 @@ def test_the_spool_of_the_same_label_set_is_taken(store: Store, images: Path) ->
 def test_a_worker_whose_label_set_is_made_anew_stops_and_commits_nothing(
     store: Store, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labelstore.generation.worker.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("labelstore.labelling.worker.POLL_SECONDS", 0.0)
 
     def made_anew() -> None:
         with labelstore.open(store.path) as other:
@@ -140,7 +140,7 @@ def test_a_worker_whose_label_set_is_made_anew_stops_and_commits_nothing(
 def test_a_worker_that_finds_another_label_set_complete_does_not_report_success(
     store: Store, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labelstore.generation.worker.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("labelstore.labelling.worker.POLL_SECONDS", 0.0)
 
     def another() -> None:
         with labelstore.open(store.path) as other:
@@ -219,7 +219,7 @@ def test_skip_bad_takes_no_image_from_another_label_set(store: Store, images: Pa
 def test_a_missing_file_is_the_disks_fault_and_not_the_images(
     store: Store, images: Path, skip_bad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("labelstore.generation.generate")
+    module = importlib.import_module("labelstore.labelling.generate")
     check = module.check_images
 
     def then_gone(*arguments: object, **options: object) -> object:

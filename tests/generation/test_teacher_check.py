@@ -13,9 +13,11 @@ from PIL import Image
 import labelstore
 from labelstore import MarginalSmoothing
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.generation import TeacherCheck, generate, label_images, load_teacher
-from labelstore.generation.labeller import Labeller
-from labelstore.generation.teacher_check import evaluate_teacher
+from labelstore.labelling.generate import generate
+from labelstore.labelling.label_images import label_images
+from labelstore.teachers.labeller import Labeller
+from labelstore.teachers.teacher import load_teacher
+from labelstore.teachers.teacher_check import TeacherCheck, evaluate_teacher
 from tests.generation.conftest import CLASSES, write_photographs, write_teacher
 
 WORK = {
@@ -118,7 +120,7 @@ def test_beyond_three_standard_errors_nothing_is_written(tmp_path, photographs, 
         store.catalogue.verify_digests()
     # resumed, what was measured is not measured again, but still judged
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelstore.generation.teacher_check.centre_crops", None)
+        patch.setattr("labelstore.teachers.teacher_check.centre_crops", None)
         said.clear()
         with labelstore.open(tmp_path / "s") as store:
             rest = {k: v for k, v in WORK.items() if k != "num_crops"}

@@ -11,12 +11,12 @@ import pytest
 import labelstore
 from cli import errors, labelstore_app
 from labelstore.calibration import RegionThresholds, calibrate
+from labelstore.care import dropping
+from labelstore.care.dropping import drop, what_drops
 from labelstore.codecs import Full, Hard, MarginalRenorm
 from labelstore.errors import ConflictError, UsageError
-from labelstore.store import dropping
-from labelstore.store.dropping import drop, what_drops
+from labelstore.labelling.deriving import derive
 from labelstore.testing.filled_store import filled_store
-from labelstore.variants import derive
 
 RULE = RegionThresholds(low=0.2, middle=0.3, top=0.9)
 

@@ -15,9 +15,12 @@ from cli import errors, labelstore_app
 from labelstore import MarginalRenorm, MarginalSmoothing, RegionThresholds
 from labelstore.calibration import Region, calibrate, update
 from labelstore.errors import ConflictError, IncompleteError, LabelStoreError, UsageError
-from labelstore.generation import generate, grow, label_images, load_teacher
-from labelstore.generation.labeller import Labeller
-from labelstore.variants import derive
+from labelstore.labelling.deriving import derive
+from labelstore.labelling.generate import generate
+from labelstore.labelling.grow import grow
+from labelstore.labelling.label_images import label_images
+from labelstore.teachers.labeller import Labeller
+from labelstore.teachers.teacher import load_teacher
 from tests.generation.conftest import write_photographs, write_teacher
 from tests.stopped_teacher import teacher_stops
 from trainer.loader.stored import StoredPasses

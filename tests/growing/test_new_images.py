@@ -12,7 +12,13 @@ import pytest
 import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalRenorm, MarginalSmoothing, RegionThresholds
+from labelstore.analysis.disk import storage
+from labelstore.analysis.histogram import histogram
+from labelstore.analysis.summary import summary
 from labelstore.calibration import calibrate, preview, update
+from labelstore.care.freezing import freeze
+from labelstore.care.repairing import repair
+from labelstore.care.verification import verify
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.image_columns import MAX_FREE_ROWS, NO_IMAGE
 from labelstore.errors import (
@@ -22,10 +28,11 @@ from labelstore.errors import (
     RejectedInput,
     UsageError,
 )
-from labelstore.generation import add_images, generate, grow, label_images, plan_new_images, repair
-from labelstore.integrity import freeze, verify
-from labelstore.stats import histogram, storage, summary
-from labelstore.variants import derive
+from labelstore.labelling.deriving import derive
+from labelstore.labelling.generate import generate
+from labelstore.labelling.grow import grow
+from labelstore.labelling.label_images import label_images
+from labelstore.labelling.new_images import add_images, plan_new_images
 from tests.generation.conftest import write_photographs, write_teacher
 from trainer.loader.stored import StoredPasses
 from trainer.sampler import PassSchedule

@@ -19,10 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.image_sources import are_there, file_finder, open_images
-from labelstore.image_sources.class_names import number_classes
-from labelstore.image_sources.tar_members import members
-from labelstore.images import image_size, scan_folder
+from labelstore.images import are_there, file_finder, image_size, open_images, scan_folder
+from labelstore.images.class_names import number_classes
+from labelstore.images.tar_members import members
 from tests.images.conftest import CLASSES, picture, save_dataset, write_list, write_tar
 
 KINDS = ("folder", "list", "parquet", "tar", "datasets")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from labelstore.care.freezing import freeze
+from labelstore.care.leftovers import gc
 from labelstore.errors import ConflictError, DamagedShard, StoreNotFound
-from labelstore.integrity import freeze, gc
 from labelstore.store import create, open_store
 
 HOUR = 3600

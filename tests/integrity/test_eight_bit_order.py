@@ -3,7 +3,7 @@
 import numpy as np
 
 from labelstore import MarginalSmoothing
-from labelstore.integrity import verify
+from labelstore.care.verification import verify
 from labelstore.testing.filled_store import filled_store
 
 

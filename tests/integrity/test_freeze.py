@@ -13,8 +13,10 @@ import pytest
 import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing
+from labelstore.care import freezing
+from labelstore.care.freezing import freeze
+from labelstore.care.verification import verify
 from labelstore.errors import ConflictError, DamagedShard, IncompleteError, StorageError
-from labelstore.integrity import freeze, freezing, verify
 from labelstore.testing.filled_store import filled_store
 from tests.integrity.conftest import flip_bit, shard_paths, soft_labels
 

@@ -5,8 +5,8 @@ import os
 import time
 
 from cli import errors, labelstore_app
-from labelstore.integrity import gc, verify
-from labelstore.integrity.leftovers import leftovers
+from labelstore.care.leftovers import gc, leftovers
+from labelstore.care.verification import verify
 from tests.integrity.conftest import shard_paths
 
 HOURS_AGO = 2 * 3600

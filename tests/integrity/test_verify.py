@@ -11,9 +11,9 @@ import pytest
 import labelstore
 from cli import errors, labelstore_app
 from labelstore.arrays.durable import StagedFiles
+from labelstore.care.verification import verify
+from labelstore.commit.lease_keeper import LeaseKeeper
 from labelstore.errors import DamagedShard
-from labelstore.integrity import verify
-from labelstore.store.leases import LeaseKeeper
 from tests.integrity.conftest import flip_bit, shard_paths
 
 

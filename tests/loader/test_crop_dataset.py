@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from labelstore.ensembles import ensemble
+from labelstore.calibration.ensembles import ensemble
 from labelstore.errors import RejectedInput, UsageError
 from tests.trainer.dense_reference import dense_labels
 from trainer.loader import CropDataset, CropLoader, StoredPasses, collate_crops

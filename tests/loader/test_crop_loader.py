@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from labelstore.crop_plan import CropPlan
+from labelstore.cropping.crop_plan import CropPlan
+from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import LabelStoreError, RejectedInput, StorageError, UsageError
 from labelstore.images import scan_folder
-from labelstore.replay import read_image, replay
 from trainer.loader import CropLoader, GroundTruthPasses, StoredPasses, read_sizes
 from trainer.losses import SparseSoftCrossEntropy
 from trainer.sampler import PassSchedule

@@ -14,7 +14,7 @@ import pytest
 
 from labelstore.calibration import Region, RegionThresholds, calibrate, calibrate_label
 from labelstore.codecs import Full, MarginalRenorm, MarginalSmoothing, densify
-from labelstore.crop_plan import CropPlan
+from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import (
     IncompleteError,
     NotGenerated,
@@ -138,7 +138,7 @@ def test_masks_are_read_in_slabs_where_labels_are_wide(labels, mask, scratch, mo
     options = {"mask": mask}
     with passes(labels, scratch=scratch, **options) as source:
         whole = source.pass_labels(4).take()
-    monkeypatch.setattr("labelstore.store.slabs.SLAB_VALUES", 8 * 20 * 3)
+    monkeypatch.setattr("labelstore.blocks.slabs.SLAB_VALUES", 8 * 20 * 3)
     with passes(labels, scratch=scratch, **options) as source:
         assert source.pass_labels(4).take().tobytes() == whole.tobytes()
 

@@ -9,9 +9,9 @@ import torch
 import labelstore
 import trainer
 from cli import errors, trainer_app
+from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange import Stated, import_labels
-from labelstore.replay import read_image, replay
 from tests.exchange import foreign_files as foreign
 from tests.generation.conftest import OPTIONS
 from trainer.loader import CropDataset, CropLoader, StoredPasses, collate_crops

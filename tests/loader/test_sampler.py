@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labelstore.crop_plan import image_streams
+from labelstore.cropping.crop_plan import image_streams
 from labelstore.errors import UsageError
 from trainer.sampler import Deal, DrawingOrder, PassSchedule, image_order
 

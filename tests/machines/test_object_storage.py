@@ -13,11 +13,15 @@ import pytest
 import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing, RegionThresholds
+from labelstore.analysis.disk import storage
+from labelstore.analysis.histogram import histogram
+from labelstore.analysis.summary import summary
+from labelstore.blocks.block_map import block_map
 from labelstore.calibration import calibrate, preview
+from labelstore.care.freezing import freeze
+from labelstore.care.leftovers import gc
+from labelstore.care.verification import verify
 from labelstore.errors import DamagedShard, StorageError, StoreNotFound, UsageError
-from labelstore.integrity import freeze, gc, verify
-from labelstore.parallel import block_map
-from labelstore.stats import histogram, storage, summary
 from labelstore.testing.filled_store import filled_store
 from tests.machines.conftest import everything, soft_labels
 from trainer.loader.stored import StoredPasses

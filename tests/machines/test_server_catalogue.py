@@ -14,12 +14,14 @@ from sqlalchemy import create_engine, text
 import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalRenorm, RegionThresholds
+from labelstore.analysis.disk import storage
+from labelstore.blocks.block_map import block_map
+from labelstore.care.dropping import drop
+from labelstore.care.freezing import freeze
+from labelstore.care.leftovers import gc
+from labelstore.care.verification import verify
 from labelstore.errors import ConflictError, StorageError, UsageError
-from labelstore.integrity import freeze, gc, verify
-from labelstore.parallel import block_map
-from labelstore.stats import storage
-from labelstore.store.dropping import drop
-from labelstore.variants import derive
+from labelstore.labelling.deriving import derive
 from tests.generation.conftest import write_photographs, write_teacher
 from tests.machines.conftest import everything
 

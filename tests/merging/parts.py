@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from labelstore.codecs import LabelCodec, LabelMap, MapTopK, MarginalSmoothing
+from labelstore.commit.staging import BlockArrays, write_block
 from labelstore.images import ImageFolder
-from labelstore.store import BlockArrays, Store, create, write_block
+from labelstore.store import Store, create
 from labelstore.testing.filled_store import add_label_set, fill_blocks
 
 N, M, C = 14, 4, 6

@@ -19,8 +19,9 @@ from labelstore import (
     RegionThresholds,
     Smoothing,
 )
+from labelstore.care.freezing import freeze
+from labelstore.care.verification import verify
 from labelstore.errors import DamagedShard, NotGenerated
-from labelstore.integrity import freeze, verify
 from labelstore.testing.filled_store import add_label_set, fill_blocks
 from tests.dying_child import killed_at
 from tests.merging.parts import (

@@ -3,7 +3,8 @@
 import pytest
 
 import labelstore
-from labelstore.integrity import freeze, verify
+from labelstore.care.freezing import freeze
+from labelstore.care.verification import verify
 from tests.machines.test_object_storage import environment, s3, server
 from tests.merging.parts import ALL, EVEN, ODD, by_key, part
 

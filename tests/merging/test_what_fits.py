@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 import labelstore
 from labelstore import MarginalSmoothing, RegionThresholds
+from labelstore.care.dropping import drop
 from labelstore.catalogue.digests import update_rows
 from labelstore.catalogue.tables import metadata
 from labelstore.errors import ConflictError, UsageError
-from labelstore.merging.agreement import agreement_of, sparse_difference
-from labelstore.merging.union import union_of
-from labelstore.store.dropping import drop
+from labelstore.sharing.agreement import agreement_of, sparse_difference
+from labelstore.sharing.union import union_of
 from tests.merging.parts import KEYS, C, H, M, N, W, by_key, fill_maps, part, soft_labels
 from tests.merging.test_merge import CODECS
 

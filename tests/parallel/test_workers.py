@@ -20,14 +20,16 @@ import pytest
 import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalRenorm, MarginalSmoothing, RegionQuantiles
+from labelstore.analysis.histogram import histogram
+from labelstore.analysis.summary import summary
+from labelstore.analysis.variant_cost import variant_cost
+from labelstore.blocks.block_map import block_map
+from labelstore.blocks.shipping import call, packed
 from labelstore.calibration import preview
+from labelstore.care.verification import verify
 from labelstore.errors import ConflictError, DamagedShard, IncompleteError, StorageError, UsageError
-from labelstore.integrity import verify
-from labelstore.parallel import block_map
-from labelstore.parallel.shipping import call, packed
-from labelstore.stats import histogram, summary
+from labelstore.labelling.deriving import derive
 from labelstore.testing.filled_store import filled_store
-from labelstore.variants import derive, variant_cost
 
 RULE = RegionQuantiles(low=0.1, middle=0.2, top=0.9)
 ROOT = Path(__file__).parents[2]
@@ -184,7 +186,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import time\n"
-        "from labelstore.parallel import block_map\n"
+        "from labelstore.blocks.block_map import block_map\n"
         "if __name__ == '__main__':\n"
         "    with block_map(workers=2) as pool:\n"
         "        import os, multiprocessing\n"

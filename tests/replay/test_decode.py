@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from labelstore import replay
+from labelstore.cropping import replay
 from labelstore.errors import LabelStoreError, RejectedInput, StorageError
 
 

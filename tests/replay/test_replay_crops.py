@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from labelstore.crop_plan import CropPlan
+from labelstore.cropping.crop_plan import CropPlan
+from labelstore.cropping.replay import INTERPOLATIONS, centre_crop, replay, replay_many
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.replay import INTERPOLATIONS, centre_crop, replay, replay_many
 
 HEIGHT, WIDTH = 211, 303
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from labelstore.replay import decode, replay
+from labelstore.cropping.replay import decode, replay
 
 
 def turns_while(work):

@@ -9,7 +9,7 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
-from labelstore.analysis import count_thresholds
+from labelstore.analysis.threshold_counts import count_thresholds
 from labelstore.calibration import RegionThresholds
 from labelstore.codecs import Hard, MarginalSmoothing
 from labelstore.errors import UsageError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from labelstore.analysis.histogram import PAPER_RATIOS, TABLE_1_EDGES
 from labelstore.codecs import MarginalSmoothing
-from labelstore.stats import PAPER_RATIOS, TABLE_1_EDGES
 from tests.calibration.conftest import with_max_probability
 
 

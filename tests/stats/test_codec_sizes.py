@@ -8,11 +8,12 @@ import pytest
 from benchmarks import label_model
 from cli.labelstore_app import app
 from labelstore import MarginalSmoothing
+from labelstore.analysis.codec_sizes import codec_table
+from labelstore.analysis.fkd_files import fkd_kinds
 from labelstore.codecs import Full, Hard, MarginalRenorm, Smoothing
 from labelstore.errors import UsageError
-from labelstore.stats import codec_table, fkd_kinds
+from labelstore.labelling.deriving import derive
 from labelstore.testing.filled_store import filled_store
-from labelstore.variants import derive
 
 CLASSES = 60
 INDEX = 20 / (64 * 20)

@@ -11,10 +11,11 @@ import labelstore
 from cli import errors, labelstore_app
 from cli.render_cost import print_cost
 from labelstore import MarginalSmoothing, derive
+from labelstore.analysis.teacher_time import cost
+from labelstore.analysis.work import work
 from labelstore.catalogue.records import ResultRow, RunRow
-from labelstore.generation import label_images
-from labelstore.generation.labeller import Labeller
-from labelstore.stats import cost, work
+from labelstore.labelling.label_images import label_images
+from labelstore.teachers.labeller import Labeller
 from labelstore.testing.filled_store import filled_store
 from tests.generation.conftest import write_photographs, write_teacher
 from tests.stopped_teacher import teacher_stops
@@ -113,7 +114,7 @@ def test_seconds_of_a_stopped_worker_are_not_forgotten(made, tmp_path):
     clock = iter(range(10**6))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "labelstore.generation.image_block.time",
+            "labelstore.labelling.image_block.time",
             type("Clock", (), {"perf_counter": staticmethod(lambda: float(next(clock)))}),
         )
         with teacher_stops(after_crops=3 * M):

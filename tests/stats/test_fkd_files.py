@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from labelstore.analysis.fkd_files import FKD_TABLE_2, fkd_file_bytes, fkd_kinds
 from labelstore.errors import UsageError
-from labelstore.stats import FKD_TABLE_2, fkd_file_bytes, fkd_kinds
 
 GIB = 2**30
 PRINTED = {

@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from labelstore.analysis.histogram import PAPER_CUMULATIVE, PAPER_RATIOS, TABLE_1_EDGES, histogram
 from labelstore.codecs import Full, MarginalSmoothing
 from labelstore.errors import UsageError
-from labelstore.stats import PAPER_RATIOS, TABLE_1_EDGES, histogram
-from labelstore.stats.bins import PAPER_CUMULATIVE
 
 
 def expected_counts(values, edges):
@@ -59,7 +58,7 @@ def test_other_edges_and_the_ground_truths_probability(make_store, like_the_pape
 def test_blocks_may_be_spread_and_pieces_may_be_small(make_store, like_the_paper, monkeypatch):
     labels = make_store(like_the_paper, images_per_shard=8).label_set()
     whole = histogram(labels)
-    monkeypatch.setattr("labelstore.stats.bins.PIECE", 7)
+    monkeypatch.setattr("labelstore.analysis.histogram.PIECE", 7)
     with ThreadPoolExecutor(2) as pool:
         assert histogram(labels, map_blocks=pool.map) == whole
 

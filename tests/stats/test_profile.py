@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import labelstore
-from labelstore.analysis import distances
+from labelstore.analysis.disagreement import disagreements
+from labelstore.analysis.distances import distances
+from labelstore.analysis.profile import profile
+from labelstore.blocks.block_sample import share_of_blocks
 from labelstore.codecs import MarginalSmoothing
 from labelstore.errors import UsageError
-from labelstore.stats import disagreements, profile
-from labelstore.store.block_sample import share_of_blocks
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_measures_are_those_of_the_table(store, monkeypatch):
     assert sum(row.crops for row in found.classes) == found.crops
     assert json.dumps(found.to_record())
     assert "classes" not in found.to_record(per_class=False)
-    monkeypatch.setattr("labelstore.store.slabs.SLAB_VALUES", 1)
+    monkeypatch.setattr("labelstore.blocks.slabs.SLAB_VALUES", 1)
     parts = profile(labels, map_blocks=map)
     assert parts.crops == found.crops
     for one, other in zip(parts.measures, found.measures, strict=True):

@@ -16,8 +16,10 @@ from cli.render_stats import (
     render_summary,
     size,
 )
+from labelstore.analysis.disk import storage
+from labelstore.analysis.histogram import histogram
+from labelstore.analysis.summary import summary
 from labelstore.calibration import RegionQuantiles, preview
-from labelstore.stats import histogram, storage, summary
 
 
 def text_of(renderable):

@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 
+from labelstore.analysis.disk import parse_scale, storage
+from labelstore.analysis.fkd_files import fkd_file_bytes
+from labelstore.analysis.summary import summary
 from labelstore.calibration import RegionThresholds, calibrate
 from labelstore.codecs import Hard, MarginalSmoothing
 from labelstore.errors import UsageError
-from labelstore.stats import fkd_file_bytes, parse_scale, storage, summary
 from labelstore.testing.filled_store import add_label_set
 
 

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 import labelstore
 from labelstore import MarginalSmoothing
+from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration import RegionThresholds, calibrate
+from labelstore.care.verification import verify
+from labelstore.commit import block_work
+from labelstore.commit import staging as writing
+from labelstore.commit.staging import BlockArrays, commit_blocks, stage_block
 from labelstore.errors import DamagedShard, LeaseLost, StorageError
-from labelstore.integrity import verify
-from labelstore.store import BlockArrays, block_work, commit_blocks, stage_block, writing
-from labelstore.store.threads import map_in_threads
 from labelstore.testing.filled_store import filled_store
 from tests.store.conftest import mask_row
 

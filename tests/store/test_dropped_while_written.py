@@ -10,15 +10,17 @@ import pytest
 
 import labelstore
 from labelstore.calibration import RegionThresholds, calibrate, masking
+from labelstore.care import dropping
+from labelstore.care.dropping import drop
 from labelstore.catalogue.identities import mask_identity
 from labelstore.codecs import MarginalRenorm, MarginalSmoothing, top_k
+from labelstore.commit.lease_keeper import LeaseKeeper
+from labelstore.commit.spool import LabelledImage, Spool, read_spools, remove_spools, spooled_crops
+from labelstore.commit.staging import BlockArrays, write_block
 from labelstore.errors import ConflictError, LeaseLost
-from labelstore.store import BlockArrays, dropping, write_block
-from labelstore.store.dropping import drop
-from labelstore.store.leases import LeaseKeeper
-from labelstore.store.spool import LabelledImage, Spool, read_spools, remove_spools, spooled_crops
+from labelstore.labelling import deriving
+from labelstore.labelling.deriving import derive
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
-from labelstore.variants import derive, deriving
 from tests.store.conftest import mask_row
 
 GROUP = "labels/teacher"
@@ -157,7 +159,7 @@ def test_a_mask_that_is_made_anew_during_calibration_gets_no_codes_of_the_old_ru
 
     first = mask_row("m", RULE, num_crops=4)
     monkeypatch.setattr(masking, "stage_block", while_it_is_made_anew)
-    monkeypatch.setattr("labelstore.store.block_work.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("labelstore.commit.block_work.POLL_SECONDS", 0.0)
     with pytest.raises(ConflictError, match="made anew"):
         calibrate(store.label_set(), RULE, name="m")
     assert store.catalogue.ledger.shards("masks/m") == []
@@ -172,7 +174,7 @@ def test_a_variant_that_is_dropped_while_it_is_derived_stays_dropped(store, monk
         return found
 
     monkeypatch.setattr(deriving, "stage_block", while_it_is_dropped)
-    monkeypatch.setattr("labelstore.store.block_work.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("labelstore.commit.block_work.POLL_SECONDS", 0.0)
     with pytest.raises(ConflictError, match="dropped"):
         derive(store.label_set(), MarginalRenorm(k=3), name="mr")
     assert store.catalogue.ledger.shards("labels/mr") == []

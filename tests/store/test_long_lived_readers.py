@@ -10,9 +10,9 @@ import pytest
 import labelstore
 from labelstore import Full, MarginalSmoothing
 from labelstore.arrays.durable import StagedFiles
+from labelstore.care.dropping import drop
 from labelstore.codecs import top_k
 from labelstore.errors import ConflictError, DamagedShard
-from labelstore.store.dropping import drop
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
 
 CODEC = MarginalSmoothing(k=3, class_ids="plain")

@@ -9,12 +9,12 @@ import pytest
 
 import labelstore
 from labelstore.calibration import RegionThresholds, calibrate, check_update, masking, update
+from labelstore.care.dropping import drop
+from labelstore.care.repairing import repair
 from labelstore.codecs import MarginalSmoothing
+from labelstore.commit.mask_origin import origin_mark, origins
 from labelstore.errors import ConflictError
-from labelstore.generation.repairing import repair
-from labelstore.merging import merge
-from labelstore.store.dropping import drop
-from labelstore.store.mask_origin import origin_mark, origins
+from labelstore.sharing.merge import merge
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
 
 CODEC = MarginalSmoothing(k=2, dtype="float32", class_ids="plain")

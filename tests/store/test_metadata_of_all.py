@@ -11,8 +11,8 @@ import pytest
 import labelstore
 from labelstore import MarginalSmoothing
 from labelstore.calibration import RegionThresholds
-from labelstore.generation.repairing import repair
-from labelstore.integrity import verify
+from labelstore.care.repairing import repair
+from labelstore.care.verification import verify
 from labelstore.store.store import Store
 from labelstore.testing.filled_store import filled_store
 

@@ -10,14 +10,13 @@ import pytest
 
 import labelstore
 from labelstore import MarginalSmoothing
+from labelstore.care.migration import migrate
 from labelstore.errors import LabelStoreError, RejectedInput, UsageError
-from labelstore.exchange import hub
 from labelstore.exchange.importing import plan_import
-from labelstore.generation.label_images import label_images
-from labelstore.generation.teachers import load_teacher
-from labelstore.image_sources import open_images
-from labelstore.images import scan_folder
-from labelstore.integrity.migrating import migrate
+from labelstore.images import open_images, scan_folder
+from labelstore.labelling.label_images import label_images
+from labelstore.sharing import hub
+from labelstore.teachers.teacher import load_teacher
 from labelstore.testing.filled_store import filled_store
 
 NO_TEXT = os.fsdecode(b"nu\xff")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from labelstore.catalogue.records import Lease
+from labelstore.commit import spool as module
+from labelstore.commit.spool import LabelledImage, Spool, read_spools, remove_spools, spooled_crops
 from labelstore.errors import RejectedInput, StorageError
-from labelstore.store import spool as module
-from labelstore.store.spool import LabelledImage, Spool, read_spools, remove_spools, spooled_crops
 
 LEASE = Lease(group="labels/a", block=0, owner="me", expires=1.0, fence=1)
 

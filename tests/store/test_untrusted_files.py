@@ -15,8 +15,8 @@ import labelstore
 from labelstore import MarginalSmoothing
 from labelstore.arrays.checked_files import MAX_METADATA_BYTES, read_limited
 from labelstore.arrays.sharding import Damage
+from labelstore.care.verification import verify
 from labelstore.errors import DamagedShard, RejectedInput
-from labelstore.integrity import verify
 from labelstore.store.manifest import MAX_MANIFEST_BYTES, read_manifest
 from labelstore.testing.filled_store import filled_store
 

@@ -10,10 +10,11 @@ import pytest
 
 from labelstore import MarginalSmoothing
 from labelstore.calibration import RegionThresholds, calibrate, masking
+from labelstore.commit import block_work
+from labelstore.commit import lease_keeper as leases
+from labelstore.commit.lease_keeper import LeaseKeeper, Patience, is_dead, owner_name
+from labelstore.commit.staging import commit_blocks
 from labelstore.errors import ConflictError
-from labelstore.store import block_work, leases
-from labelstore.store.leases import LeaseKeeper, Patience, is_dead, owner_name
-from labelstore.store.writing import commit_blocks
 from labelstore.testing.filled_store import filled_store
 from tests.store.conftest import mask_row
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from labelstore.care.verification import verify
 from labelstore.catalogue import Catalogue
 from labelstore.errors import LeaseLost
-from labelstore.integrity import verify
 from labelstore.store import Store, open_store
 from labelstore.testing.filled_store import fill_block
 from tests.stress.conftest import IMAGES_PER_SHARD, make_empty, told

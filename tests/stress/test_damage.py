@@ -9,10 +9,11 @@ import pytest
 
 import labelstore
 from labelstore import Full
+from labelstore.analysis.disk import storage
+from labelstore.care.freezing import freeze
+from labelstore.care.verification import verify
 from labelstore.catalogue.records import ResultRow, RunRow
 from labelstore.errors import DamagedShard, LabelStoreError
-from labelstore.integrity import freeze, verify
-from labelstore.stats import storage
 from labelstore.store import open_store
 from labelstore.testing.filled_store import add_label_set, fill_blocks
 from tests.stress.workers import NUM_CLASSES, soft_labels

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from labelstore.integrity import verify
+from labelstore.care.verification import verify
 from tests.stress.commands import CASES, COMMANDS, PREPARE, copy_world, flags, make_given, run
 
 # a new store has nothing to migrate: that command has its kills in tests/catalogue

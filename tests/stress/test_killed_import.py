@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import labelstore
+from labelstore.care.verification import verify
 from labelstore.exchange import Stated, import_labels
-from labelstore.integrity import verify
 from labelstore.store.opening import exists
 
 KILLS = 1

@@ -15,8 +15,8 @@ from sqlalchemy.engine import Engine
 
 import labelstore
 from labelstore.arrays import durable
-from labelstore.integrity import verify
-from labelstore.integrity.migrating import migrate
+from labelstore.care.migration import migrate
+from labelstore.care.verification import verify
 from tests.catalogue.test_migrate import make_older, second_revision
 from tests.data.make_stores import BACKENDS, DATA, answers
 from tests.stress.test_old_formats import as_checked_out

@@ -13,7 +13,7 @@ import trainer
 from labelstore import MarginalSmoothing
 from labelstore.arrays import durable
 from labelstore.errors import RejectedInput
-from labelstore.generation import label_images
+from labelstore.labelling.label_images import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
 from trainer import TrainConfig, between_steps
 from trainer.checkpoint import files

@@ -11,12 +11,12 @@ import pytest
 
 import labelstore
 from labelstore import RegionThresholds
+from labelstore.care.migration import migrate
+from labelstore.care.verification import verify
 from labelstore.catalogue import FORMAT_VERSION
 from labelstore.catalogue.migrations import SCRIPTS, revisions
 from labelstore.catalogue.tables import BASELINE
 from labelstore.errors import FormatVersionError, StorageError
-from labelstore.integrity import verify
-from labelstore.integrity.migrating import migrate
 from tests.data.make_stores import BACKENDS, DATA, PARTS, answers, make
 from tests.stress.crafted import sql
 

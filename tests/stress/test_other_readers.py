@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from labelstore import Full, MarginalSmoothing
-from labelstore.integrity import freeze
+from labelstore.care.freezing import freeze
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
 from tests.stress.workers import NUM_CLASSES, soft_labels
 

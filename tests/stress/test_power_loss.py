@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from labelstore.integrity import verify
+from labelstore.care.verification import verify
 from labelstore.store import open_store
 from tests.stress.conftest import told
 from tests.stress.power_loss import OPTIONS, Disk, materialise, record

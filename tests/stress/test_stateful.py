@@ -21,10 +21,13 @@ from hypothesis.stateful import (
 
 import labelstore
 from labelstore import MarginalSmoothing, RegionThresholds
-from labelstore.generation import repair
-from labelstore.integrity import freeze, gc, verify
-from labelstore.store import BlockArrays, ImageFacts, open_store, write_block
-from labelstore.store.dropping import drop
+from labelstore.care.dropping import drop
+from labelstore.care.freezing import freeze
+from labelstore.care.leftovers import gc
+from labelstore.care.repairing import repair
+from labelstore.care.verification import verify
+from labelstore.commit.staging import BlockArrays, ImageFacts, write_block
+from labelstore.store import open_store
 from labelstore.testing.filled_store import IMAGE_SIZE, add_label_set, filled_store
 from tests.dying_child import killed_at
 from tests.stress.workers import NUM_CLASSES, soft_labels

@@ -21,10 +21,10 @@ import numpy as np
 import labelstore
 from cli.errors import outcome
 from labelstore import MarginalSmoothing
+from labelstore.care.dropping import drop
+from labelstore.care.verification import verify
+from labelstore.commit.lease_keeper import LeaseKeeper
 from labelstore.errors import DamagedShard, NotGenerated
-from labelstore.integrity import verify
-from labelstore.store.dropping import drop
-from labelstore.store.leases import LeaseKeeper
 from labelstore.testing.filled_store import add_label_set, fill_block, fill_blocks, filled_store
 
 GROUP = "labels/teacher"

@@ -5,7 +5,7 @@ from PIL import Image
 from timm.data import auto_augment
 from torchvision.transforms import v2
 
-from labelstore.pixel_operations import ARGUMENTS
+from labelstore.cropping.pixel_operations import ARGUMENTS
 from trainer.augmentation import (
     Augmentation,
     augmentation_of,

@@ -14,12 +14,14 @@ import pytest
 import torch
 
 import labelstore
-import labelstore.crop_plan
+import labelstore.cropping.crop_plan
 import trainer
 from labelstore import Full, MarginalSmoothing, RegionThresholds
+from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import ConflictError, IncompleteError, RejectedInput, UsageError
-from labelstore.generation import grow, label_images, load_teacher
-from labelstore.replay import read_image, replay
+from labelstore.labelling.grow import grow
+from labelstore.labelling.label_images import label_images
+from labelstore.teachers.teacher import load_teacher
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
 from trainer import TrainConfig
 from trainer.checkpoint import read_checkpoint, save_checkpoint
@@ -85,7 +87,7 @@ def test_fkd_equals_a_plain_loop_over_recovered_labels(data: Path, store: Path) 
 
     labels = labelstore.open(store).label_set("full")
     columns = labels.store.image_columns
-    streams = labelstore.crop_plan.image_streams(list(columns["key"]))
+    streams = labelstore.cropping.crop_plan.image_streams(list(columns["key"]))
     schedule = PassSchedule.of(passes=1, crops_per_image=2)
     deal = Deal(schedule=schedule, num_images=21, batch_size=8)
     order = DrawingOrder(seed=0, num_crops=M, crops_per_chunk=labels.plan.crops_per_chunk)

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from labelstore.cropping.replay import centre_crop, read_image
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.replay import centre_crop, read_image
 from trainer.config import TrainConfig
 from trainer.evaluation import Evaluation, evaluate
 from trainer.models import Normalise

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.generation.teachers import load_teacher
-from labelstore.generation.weights import state_digest
+from labelstore.teachers.teacher import load_teacher
+from labelstore.teachers.weights import state_digest
 from trainer.checkpoint import Checkpoint, RunFolder
 from trainer.config import TrainConfig
 from trainer.export import export_weights

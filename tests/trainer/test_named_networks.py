@@ -15,10 +15,10 @@ from torchvision import models
 
 import trainer
 from cli import errors, trainer_app
+from labelstore.cropping.replay import centre_crop, read_image
 from labelstore.errors import ConflictError, RejectedInput, UsageError
-from labelstore.generation.class_map import wordnet_ids
-from labelstore.generation.named_networks import build
-from labelstore.replay import centre_crop, read_image
+from labelstore.teachers.class_map import wordnet_ids
+from labelstore.teachers.named_networks import build
 from trainer import TrainConfig
 from trainer.export import export_weights
 from trainer.models import Normalise, create_model, load_named, load_run

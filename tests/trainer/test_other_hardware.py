@@ -15,7 +15,7 @@ import trainer.engine
 from cli import errors, trainer_app
 from labelstore import MarginalSmoothing
 from labelstore.errors import ConflictError, UsageError
-from labelstore.generation import label_images
+from labelstore.labelling.label_images import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
 from trainer import TrainConfig
 from trainer.checkpoint import read_checkpoint

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import trainer
 from labelstore.errors import RejectedInput, StorageError, UsageError
-from labelstore.image_sources import open_images
+from labelstore.images import open_images
 from tests.generation.conftest import OPTIONS, write_photographs
 from trainer.ranks import Ranks, join_ranks
 from trainer.sampler import Deal, PassSchedule

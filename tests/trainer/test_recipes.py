@@ -14,7 +14,7 @@ import trainer
 from cli import errors, trainer_app
 from labelstore.codecs import LabelMap, Logits, MarginalSmoothing
 from labelstore.errors import UsageError
-from labelstore.generation import label_images
+from labelstore.labelling.label_images import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
 from trainer.recipes import RECIPES, card
 from trainer.recipes.finding import recipe_named

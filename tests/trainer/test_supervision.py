@@ -16,9 +16,11 @@ import labelstore
 import trainer
 from cli import errors, labelstore_app
 from labelstore import Full, Hard, LabelMap, Logits, MarginalSmoothing, RegionThresholds
+from labelstore.analysis.teacher_time import cost
 from labelstore.errors import LabelStoreError, RejectedInput, UsageError
-from labelstore.generation import generate, label_images, load_teacher
-from labelstore.stats import cost
+from labelstore.labelling.generate import generate
+from labelstore.labelling.label_images import label_images
+from labelstore.teachers.teacher import load_teacher
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
 from trainer import TrainConfig
 

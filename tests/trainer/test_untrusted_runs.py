@@ -16,7 +16,7 @@ from torch import nn
 
 from cli import errors, trainer_app
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.generation import load_teacher
+from labelstore.teachers.teacher import load_teacher
 from trainer.config import TrainConfig
 from trainer.models import load_run
 from trainer.report import write_report

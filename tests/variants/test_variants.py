@@ -10,11 +10,13 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
+from labelstore.analysis.variant_cost import variant_cost
 from labelstore.codecs import Full, Hard, MarginalRenorm, MarginalSmoothing, Smoothing, top_k
 from labelstore.errors import ConflictError, UsageError
+from labelstore.labelling import deriving as module
+from labelstore.labelling.deriving import derive
+from labelstore.labelling.variant_choice import codec_for, variant_name
 from labelstore.testing.filled_store import fill_blocks, filled_store
-from labelstore.variants import codec_for, derive, variant_cost, variant_name
-from labelstore.variants import deriving as module
 
 N, M, C = 20, 10, 12
 BAD = 3

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labelstore.errors import LabelStoreError, RejectedInput
-from labelstore.image_sources import file_finder
-from labelstore.images import ImageFile, check_key
+from labelstore.images import ImageFile, check_key, file_finder
 from trainer.config import TrainConfig, evaluation_split
 
 

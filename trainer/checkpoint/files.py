@@ -24,7 +24,7 @@ from torch import Tensor
 
 from labelstore.arrays.durable import fsync_folder, write_file
 from labelstore.errors import RejectedInput, StorageError
-from labelstore.generation.weights import state_digest
+from labelstore.teachers.weights import state_digest
 from trainer.models import DIGEST_KEY
 
 VERSION = 1

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from labelstore.arrays.durable import check_new_place, make_folders, write_file
 from labelstore.errors import ConflictError, RejectedInput, StorageError
-from labelstore.yaml_files import read_mapping
+from labelstore.untrusted.yaml_files import read_mapping
 from trainer.checkpoint.files import (
     Checkpoint,
     checkpoint_bytes,

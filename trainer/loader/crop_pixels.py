@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labelstore.crop_augmentation import PlannedAugmentation
+from labelstore.cropping.crop_augmentation import PlannedAugmentation
+from labelstore.cropping.replay import replay_many
 from labelstore.images import ImageFile
-from labelstore.replay import replay_many
 from trainer.loader.image_files import load_image, named_errors
 from trainer.loader.planes import Records
 from trainer.loader.recorded_mixes import Partners

@@ -34,7 +34,7 @@ from trainer.loader.stored import EVERYTHING, StoredPasses
 from trainer.sampler import PassSchedule
 
 if TYPE_CHECKING:
-    from labelstore.ensembles import Ensemble
+    from labelstore.calibration.ensembles import Ensemble
     from labelstore.store import LabelSet, Mask
     from trainer.config import Order
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.calibration import Region
-from labelstore.crop_plan import CropPlan, image_streams
+from labelstore.cropping.crop_plan import CropPlan, image_streams
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.images import ImageSource, image_size
 from trainer.loader.planes import PlaneWriter, Records, make_records, record_dtype

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from labelstore.cropping.replay import decode
 from labelstore.errors import LabelStoreError, RejectedInput, StorageError
-from labelstore.image_sources import file_finder
-from labelstore.images import ImageFile, ImageSource
-from labelstore.replay import decode
+from labelstore.images import ImageFile, ImageSource, file_finder
 
 
 def load_image(path: ImageFile, key: str, size: NDArray[np.int64]) -> Tensor:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from labelstore.codecs.base import SparseLabels
 from labelstore.errors import RejectedInput
-from labelstore.schema import MIX_FIELDS
+from labelstore.store.layout import MIX_FIELDS
 from trainer.loader.scratch import storage_errors
 
 Records = NDArray[np.void]
@@ -31,7 +31,7 @@ def record_dtype(
 ) -> np.dtype[np.void]:
     """One crop of one image; `num_kept` None is a dense label, which needs no class ids.
 
-    `mixed` crops have the fields of `labelstore.schema.MIX_FIELDS` too.
+    `mixed` crops have the fields of `labelstore.store.layout.MIX_FIELDS` too.
     """
     kept = num_classes if num_kept is None else num_kept
     ids = "<u2" if num_classes <= 65_535 else "<u4"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labelstore.ensembles import Ensemble
+from labelstore.calibration.ensembles import Ensemble
 from labelstore.errors import IncompleteError, NotGenerated, UsageError
 from labelstore.store.coverage import what_is_missing
 

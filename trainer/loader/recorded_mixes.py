@@ -1,7 +1,7 @@
 """Crops that were mixed before their teacher saw them (`create --mix`, SRe2L, LPLD, ml-dr): the student is shown
 the same mixtures.
 
-Imported labels come with which image and box was mixed in, how much of it, and where (`labelstore.schema.MIX_FIELDS`).
+Imported labels come with which image and box was mixed in, how much of it, and where (`MIX_FIELDS` of `store.layout`).
 The partner's crop is cut out of its own image, one more decode per partner, and replaces the recorded box (CutMix)
 or is blended with the recorded share (Mixup, rounded to the nearest of 256 values). The box is in pixels of the
 teacher's input: for a student of another input size it is scaled, edges rounded.
@@ -17,16 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labelstore.crop_augmentation import Operations, PlannedAugmentation, planned_augmentation
-from labelstore.crop_mixing import planned_mixing
+from labelstore.cropping.crop_augmentation import (
+    Operations,
+    PlannedAugmentation,
+    planned_augmentation,
+)
+from labelstore.cropping.crop_mixing import planned_mixing
+from labelstore.cropping.replay import mix_pixels, replay
 from labelstore.errors import RejectedInput
 from labelstore.images import ImageFile
-from labelstore.replay import mix_pixels, replay
-from labelstore.schema import MIX_FIELDS
+from labelstore.store.layout import MIX_FIELDS
 from trainer.loader.image_files import load_image, named_errors
 
 if TYPE_CHECKING:
-    from labelstore.ensembles import Ensemble
+    from labelstore.calibration.ensembles import Ensemble
 
 PathOf = Callable[[str], ImageFile]
 

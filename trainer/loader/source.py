@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.calibration import too_many_left_out
-from labelstore.crop_augmentation import PlannedAugmentation
+from labelstore.cropping.crop_augmentation import PlannedAugmentation
 from labelstore.errors import IncompleteError, LabelStoreError, RejectedInput
 from trainer.loader.draws import DrawFolder, KeptPlanes
 from trainer.loader.planes import PassLabels, PlaneFolder
@@ -41,7 +41,7 @@ class ImageTable:
     keys: Sequence[str]
     """n paths relative to the image folder."""
     streams: U64
-    """(n,) `labelstore.crop_plan.image_streams` of the keys."""
+    """(n,) `labelstore.cropping.crop_plan.image_streams` of the keys."""
     sizes: NDArray[np.int64]
     """(n, 2) height and width in pixels, below 1 where unknown."""
     ground_truth: NDArray[np.int64]

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.slabs import slabs
 from labelstore.calibration import Region
+from labelstore.calibration.ensembles import Ensemble, ensemble
 from labelstore.codecs import SparseLabels, check_temperature_of, widen
-from labelstore.crop_augmentation import planned_augmentation
-from labelstore.crop_plan import image_streams
-from labelstore.ensembles import Ensemble, ensemble
+from labelstore.cropping.crop_augmentation import planned_augmentation
+from labelstore.cropping.crop_plan import image_streams
 from labelstore.errors import NotGenerated, UsageError
-from labelstore.store.slabs import slabs
 from trainer.config import Order
 from trainer.curriculum import ranked_crops
 from trainer.loader.draws import DrawFolder

@@ -3,7 +3,7 @@ asks."""
 
 from __future__ import annotations
 
-from labelstore.ensembles import Ensemble, ensemble
+from labelstore.calibration.ensembles import Ensemble, ensemble
 from labelstore.errors import UsageError
 from labelstore.store import LabelSet, Store
 from trainer.config import TrainConfig

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from labelstore.errors import UsageError
-from labelstore.generation.class_map import wordnet_ids
-from labelstore.generation.functions import is_function
-from labelstore.generation.named_networks import UNFIT, build, own_settings
-from labelstore.generation.weights import head_classes, load_weights, read_weights
+from labelstore.teachers.class_map import wordnet_ids
+from labelstore.teachers.functions import is_function
+from labelstore.teachers.named_networks import UNFIT, build, own_settings
+from labelstore.teachers.weights import head_classes, load_weights, read_weights
 from trainer.config import TrainConfig
 
 USUAL_CLASSES = 1000

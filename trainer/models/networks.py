@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.generation.functions import is_function
-from labelstore.generation.named_networks import UNFIT, build
-from labelstore.generation.weights import RUN_WEIGHTS, load_weights, state_digest
+from labelstore.teachers.functions import is_function
+from labelstore.teachers.named_networks import UNFIT, build
+from labelstore.teachers.weights import RUN_WEIGHTS, load_weights, state_digest
 from trainer.config import TrainConfig
 from trainer.models.projection import add_projection_head
 

@@ -67,7 +67,7 @@ def measure(
     """
     import dataclasses
 
-    from labelstore.image_sources import open_images
+    from labelstore.images import open_images
     from trainer.evaluation import evaluate
     from trainer.models import load_run, names_foreign_code, read_run_config
 

@@ -101,7 +101,7 @@ def _measure(
     """Every run's best weights on the images; a run without usable weights is damaged from here on."""
     from dataclasses import replace
 
-    from labelstore.image_sources import open_images
+    from labelstore.images import open_images
 
     # what is wrong with the images is wrong for all runs
     own = len(open_images(images, keys_only=True))

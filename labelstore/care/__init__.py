@@ -1,0 +1,1 @@
+"""Keeping a store whole: verify, audit, repair, drop, gc, freeze, migrate."""

@@ -1,0 +1,1 @@
+"""Writing to a store: leases, the spool, staged files and the commit that makes them count."""

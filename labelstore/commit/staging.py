@@ -1,0 +1,143 @@
+"""Writing an image block: encode in memory, stage durably, publish inside the commit transaction.
+
+A crop is committed if and only if its ledger row is, and every ledger row names bytes that are on disk and
+match. Blocks that take less time to compute than a transaction takes are staged one by one and committed together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from labelstore.arrays.durable import StagedFiles, publish_together
+from labelstore.catalogue.records import Lease, ShardRow
+from labelstore.errors import ConflictError, LeaseLost
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from labelstore.store.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockArrays:
+    """One crop shard of one group, still as arrays."""
+
+    group: str
+    """"crops/PLAN", "labels/NAME" or "masks/NAME"."""
+    crop_shard: int
+    arrays: Mapping[str, NDArray[Any]]
+    """Field name -> (images of the block, crops of the shard, ...)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What decoding taught about the images of a block; recorded in the same transaction."""
+
+    decoded: Sequence[tuple[int, int, int, bytes]] = ()
+    """(image row, width, height, digest)."""
+    bad: Mapping[int, str] = field(default_factory=dict)
+    """Image row -> why it was left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedBlock:
+    """One image block whose files are on disk under temporary names, waiting for its commit."""
+
+    lease: Lease
+    rows: Sequence[ShardRow]
+    files: StagedFiles
+    facts: ImageFacts
+
+
+def write_block(
+    store: Store,
+    lease: Lease,
+    shards: Sequence[BlockArrays],
+    *,
+    facts: ImageFacts | None = None,
+    num_images: int,
+    seconds: float = 0.0,
+    device: str = "",
+) -> None:
+    """Commit every shard of one leased image block, all or none.
+
+    `num_images` counts the images that have labels. LeaseLost if the lease is not ours any more;
+    StorageError if the disk refuses. In both cases nothing was committed and nothing good was touched.
+    """
+    staged = stage_block(
+        store, lease, shards, facts=facts, num_images=num_images, seconds=seconds, device=device
+    )
+    (refused,) = commit_blocks(store, [staged])
+    if refused is not None:
+        raise refused
+
+
+def stage_block(
+    store: Store,
+    lease: Lease,
+    shards: Sequence[BlockArrays],
+    *,
+    facts: ImageFacts | None = None,
+    num_images: int,
+    seconds: float = 0.0,
+    device: str = "",
+) -> StagedBlock:
+    """Everything of `write_block` but the commit: encoded, written and fsynced under temporary names."""
+    rows: list[ShardRow] = []
+    own = sum(shard.group == lease.group for shard in shards)  # they share the seconds
+    staged = StagedFiles()
+    try:
+        for shard in shards:
+            specs = list(store.group(shard.group).specs.values())
+            files = store.arrays.encode_shard(specs, (lease.block, shard.crop_shard), shard.arrays)
+            for file in files:
+                # temporary name in the final folder, length checked, fsync; no rename yet
+                staged.stage(store.arrays.root / file.record.key, file.data)
+            rows.append(
+                ShardRow(
+                    group=shard.group,
+                    block=lease.block,
+                    crop_shard=shard.crop_shard,
+                    files=tuple(file.record for file in files),
+                    num_images=num_images,
+                    fence=lease.fence,
+                    seconds=seconds / own if shard.group == lease.group else 0.0,
+                    device=device,
+                )
+            )
+    except BaseException:
+        staged.discard()
+        raise
+    return StagedBlock(lease=lease, rows=rows, files=staged, facts=facts or ImageFacts())
+
+
+def commit_blocks(
+    store: Store, blocks: Sequence[StagedBlock]
+) -> list[LeaseLost | ConflictError | None]:
+    """Commit staged blocks in one transaction; per block None, or why it was not committed.
+
+    A block whose lease was lost holds up no other. After any error that is raised nothing was committed.
+    What is not committed leaves no file.
+    """
+
+    def publish(admitted: Sequence[int]) -> None:
+        publish_together([blocks[number].files for number in admitted])
+
+    def record_facts(connection: Connection, number: int) -> None:
+        facts = blocks[number].facts
+        store.catalogue.images.record_facts(connection, facts.decoded)
+        for image, reason in facts.bad.items():
+            store.catalogue.images.mark_bad(connection, image, reason, blocks[number].lease.group)
+
+    try:
+        # renames inside the transaction: after leases were found to be ours and shards not to exist yet
+        return store.catalogue.ledger.commit_blocks(
+            [(block.lease, block.rows) for block in blocks], publish, record_facts
+        )
+    finally:
+        for block in blocks:
+            block.files.discard()

@@ -1,0 +1,124 @@
+"""What one batch file of SRe2L, LPLD or LPQLD holds (`batch_files`), checked for shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.untrusted.inert_values import InertArray, Value, array_of, kind_of
+from labelstore.untrusted.refusal import Refused
+from labelstore.untrusted.torch_archive import load_torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a batch file holds, checked for shape."""
+
+    shares: NDArray[Any]
+    flips: NDArray[Any] | None
+    """None: in its place is a cut-out (ImageNet-21K), and nothing was flipped."""
+    values: NDArray[Any]
+    """(B, C) outputs, or (B, K) of them."""
+    indices: NDArray[Any] | None
+    augmented: bool
+    """Whether there are parameters of RandAugment or a cut-out."""
+    partner: NDArray[np.int64] | None
+    share: float
+    box: tuple[int, int, int, int] | None
+
+
+def read_batch(path: Path) -> Batch:
+    """One batch file; Refused for anything else."""
+    value = load_torch(path)
+    if not isinstance(value, (list, tuple)) or not 6 <= len(value) <= 8:
+        raise Refused(f"holds {kind_of(value)}, not a list of boxes, flips, mixing and outputs")
+    shares = array_of(value[0], "its first entry")
+    second = array_of(value[1], "its second entry")
+    if shares.ndim != 2 or shares.shape[1] != 4 or shares.dtype.kind != "f" or not len(shares):
+        raise Refused(
+            f"holds boxes of dtype {shares.dtype} and shape {shares.shape}, not (rows, 4)"
+        )
+    rows, rest = len(shares), list(value[2:])
+    augmented = False
+    # RandAugment's parameters stand before the mixing
+    quantized = (
+        isinstance(rest[-2], InertArray) and rest[-2].array().ndim == 2 and rest[-1] is not None
+    )
+    if len(rest) - (5 if quantized else 4) == 1:
+        augmented = True
+        rest = rest[1:]
+    if len(rest) != (5 if quantized else 4):
+        raise Refused(f"holds {len(value)} entries, which no batch file has")
+    indices = array_of(rest[4], "its last entry") if quantized else None
+    values = array_of(rest[3], "its outputs")
+    if values.ndim != 2 or len(values) != rows or values.shape[1] < 1:
+        raise Refused(f"holds {rows} boxes and outputs of shape {values.shape}")
+    if indices is not None and (indices.shape != values.shape or indices.dtype.kind not in "iu"):
+        raise Refused(
+            f"holds outputs of shape {values.shape} and indices of {indices.dtype} {indices.shape}"
+        )
+    if second.shape != (rows,):
+        if second.ndim != 2 or second.shape[0] != rows or second.shape[1] != 7:
+            raise Refused(f"holds {rows} boxes and flips of shape {second.shape}")
+        augmented = True
+    partner, share, box = _mixing(rest[0], rest[1], rest[2], rows)
+    return Batch(
+        shares=shares,
+        flips=second if second.ndim == 1 else None,
+        values=values,
+        indices=indices,
+        augmented=augmented,
+        partner=partner,
+        share=share,
+        box=box,
+    )
+
+
+def _mixing(
+    index: Value,
+    lam: Value,
+    bbox: Value,
+    rows: int,
+) -> tuple[NDArray[np.int64] | None, float, tuple[int, int, int, int] | None]:
+    if index is None:
+        if lam is not None or bbox is not None:
+            raise Refused("holds a mixing without partners")
+        return None, 1.0, None
+    partner = array_of(index, "its mixing index")
+    if partner.shape != (rows,) or partner.dtype.kind not in "iu":
+        raise Refused(f"holds {rows} boxes and mixing partners of {partner.dtype} {partner.shape}")
+    if rows > np.iinfo(partner.dtype).max + 1:
+        raise Refused(
+            f"holds mixing partners of {rows} rows in {partner.dtype}, which cannot tell them apart"
+        )
+    if not (partner.min() >= 0 and partner.max() < rows):
+        raise Refused(f"holds mixing partner {partner.max()} of {rows} rows")
+    share = _number(lam, "mixing share")
+    if not 0 <= share <= 1:
+        raise Refused(f"holds mixing share {share:.4g}, not 0 to 1")
+    if bbox is None:
+        return partner.astype(np.int64), share, None
+    if not isinstance(bbox, (list, tuple)) or len(bbox) != 4:
+        raise Refused("holds a mixing box that is none")
+    top, left, bottom, right = (round(_number(edge, "mixing box")) for edge in bbox)
+    if not (0 <= top <= bottom <= 65_534 and 0 <= left <= right <= 65_534):
+        raise Refused(f"holds mixing box {top}, {left}, {bottom}, {right}")
+    if top == bottom:
+        # nothing was pasted; without height, the share would say that the two were blended
+        share = 1.0
+    return partner.astype(np.int64), share, (top, left, bottom - top, right - left)
+
+
+def _number(value: Value, what: str) -> float:
+    if isinstance(value, InertArray):
+        array = value.array()
+        if array.size != 1:
+            raise Refused(f"holds a {what} of shape {array.shape}")
+        value = array.ravel()[0].item()
+    if not isinstance(value, (int, float)) or not np.isfinite(value):
+        raise Refused(f"holds a {what} that is {kind_of(value)}")
+    return float(value)

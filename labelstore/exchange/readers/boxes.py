@@ -1,0 +1,160 @@
+"""Boxes as shares of an image's sides (FKD and what came of it) back to the whole pixels that they were.
+
+A share was computed as pixels / side and rounded to float32 or float16, so that share x side is within
+side x 2^-24 (2^-12) of a whole number. Where it is not, the labels were made from an image of another size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.cropping.crop_plan import MAX_SIDE
+from labelstore.errors import UsageError
+from labelstore.untrusted.refusal import Refused
+
+AxisOrder = Literal["sides", "swapped"]
+"""`sides`: (top / H, left / W, height / H, width / W), as FKD writes; `swapped`: top and height / W, the others / H."""
+
+_ROUNDING = {2: 2.0**-12, 4: 2.0**-24, 8: 2.0**-40}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxShares:
+    """How shares become pixels."""
+
+    axis_order: AxisOrder = "sides"
+    round_boxes: bool = False
+    """Take the nearest pixel where a share is no whole number of pixels."""
+
+    def pixels(self, shares: NDArray[Any], height: int, width: int) -> NDArray[np.uint16]:
+        """Boxes (m, 4) uint16 as top, left, height, width; Refused for boxes that are not on this image."""
+        if shares.ndim != 2 or shares.shape[1] != 4 or shares.dtype.kind != "f" or not len(shares):
+            raise Refused(
+                f"has boxes of dtype {shares.dtype} and shape {shares.shape}, not (crops, 4)"
+            )
+        boxes, off = self._boxes(shares, height, width)
+        problem = self._problem(boxes, off, shares.dtype.itemsize, height, width)
+        if problem is not None:
+            other = BoxShares(axis_order="sides" if self.axis_order == "swapped" else "swapped")
+            swapped, off = other._boxes(shares, height, width)
+            if other._problem(swapped, off, shares.dtype.itemsize, height, width) is None:
+                problem += f"; they fit with --axis-order {other.axis_order}"
+            raise Refused(problem)
+        return np.ascontiguousarray(boxes.T.astype(np.uint16))
+
+    def pixels_of_images(
+        self, shares: NDArray[Any], sides: NDArray[np.int64]
+    ) -> NDArray[np.uint16]:
+        """`pixels` of boxes (m, 4) of several images, with each box's height and width (m, 2).
+
+        Refused, without a word, where `pixels` would refuse one of them or move it.
+        """
+        if shares.ndim != 2 or shares.shape[1] != 4 or shares.dtype.kind != "f" or self.round_boxes:
+            raise Refused("differ")
+        height, width = sides.T.astype(np.float64)
+        order = (width, height) if self.axis_order == "swapped" else (height, width)
+        exact = shares.T.astype(np.float64, order="C")
+        exact *= np.stack((*order, *order))
+        boxes = np.rint(exact)
+        with np.errstate(invalid="ignore"):  # infinite boxes are refused, as NaN is
+            exact -= boxes
+            off = np.abs(exact, out=exact).max(axis=0)
+        allowed = np.maximum(height, width) * _ROUNDING[shares.dtype.itemsize] + 1e-6
+        top, left, tall, wide = boxes
+        if not (
+            (off <= allowed).all()
+            and allowed.max() < 0.5
+            and boxes[:2].min() >= 0
+            and boxes[2:].min() >= 1
+            and (top + tall <= height).all()
+            and (left + wide <= width).all()
+        ):
+            raise Refused("differ")
+        return np.ascontiguousarray(boxes.T.astype(np.uint16))
+
+    def _boxes(
+        self, shares: NDArray[Any], height: int, width: int
+    ) -> tuple[NDArray[np.float64], float]:
+        """Boxes edge by edge (4, m), rounded, and the largest distance to a whole pixel (NaN: one is no number)."""
+        sides = (width, height) if self.axis_order == "swapped" else (height, width)
+        exact = shares.T.astype(np.float64, order="C")
+        exact *= np.array((*sides, *sides), np.float64)[:, None]
+        boxes = np.rint(exact)
+        with np.errstate(invalid="ignore"):  # infinite boxes are refused below
+            exact -= boxes
+        return boxes, float(np.abs(exact, out=exact).max(initial=0.0))
+
+    def _problem(
+        self, boxes: NDArray[np.float64], off: float, itemsize: int, height: int, width: int
+    ) -> str | None:
+        size = f"{height} x {width} pixels (height x width)"
+        if not np.isfinite(off):
+            return "has boxes that are NaN or infinite"
+        allowed = max(height, width) * _ROUNDING[itemsize] + 1e-6
+        if self.round_boxes:
+            self._clip(boxes, 1 + allowed, height, width)
+        elif allowed >= 0.5:
+            return (
+                f"has boxes in float{8 * itemsize}, which are not exact on an image of {size}: "
+                "--round-boxes takes the nearest pixels"
+            )
+        top, left, tall, wide = boxes
+        if min(top.min(), left.min()) < 0 or min(tall.min(), wide.min()) < 1:
+            return f"has boxes that are empty or begin outside of an image of {size}"
+        if (top + tall).max() > height or (left + wide).max() > width:
+            return f"has boxes that reach beyond an image of {size}"
+        if off > allowed and not self.round_boxes:
+            return (
+                f"has boxes that are {off:.2f} pixels off whole pixels of an image of {size}: they were made from "
+                "a copy of another size; give that folder, or --round-boxes to take the nearest pixels"
+            )
+        return None
+
+    def _clip(self, boxes: NDArray[np.float64], by: float, height: int, width: int) -> None:
+        """Bring edges that rounding put up to so many pixels outside back in."""
+        for axis, side in ((0, height), (1, width)):
+            start, length = boxes[axis], boxes[axis + 2]
+            np.maximum(length, 1, out=length)
+            over = np.minimum(np.maximum(start + length - side, 0), by // 1)
+            shorter = np.minimum(over, length - 1)
+            length -= shorter
+            start -= over - shorter
+
+
+def box_shares(axis_order: str | None, *, round_boxes: bool) -> BoxShares:
+    """How shares become pixels, as a user said; UsageError for an order that boxes do not have."""
+    if axis_order not in (None, "sides", "swapped"):
+        raise UsageError(f"--axis-order {axis_order}: boxes are sides or swapped")
+    return BoxShares(
+        axis_order="swapped" if axis_order == "swapped" else "sides", round_boxes=round_boxes
+    )
+
+
+def whole_image(num_crops: int, height: int, width: int) -> NDArray[np.uint16]:
+    """Boxes (m, 4) that are the image."""
+    return np.repeat(np.array([[0, 0, height, width]], np.uint16), num_crops, 0)
+
+
+def pixel_boxes(values: NDArray[Any], height: int, width: int) -> NDArray[np.uint16]:
+    """Boxes (m, 4) that a file gives in pixels; Refused for boxes that are not on an image of this size."""
+    if values.ndim != 2 or values.shape[1] != 4 or values.dtype.kind not in "iu":
+        raise Refused(
+            f"has boxes of dtype {values.dtype} and shape {values.shape}, not whole pixels (crops, 4)"
+        )
+    boxes = values.astype(np.int64)
+    if (
+        boxes.min(initial=0) < 0
+        or boxes.max(initial=0) > MAX_SIDE
+        or boxes[:, 2:].min(initial=1) < 1
+    ):
+        raise Refused("has boxes that are empty or have negative corners")
+    far = boxes[:, :2] + boxes[:, 2:]
+    if far[:, 0].max(initial=0) > height or far[:, 1].max(initial=0) > width:
+        raise Refused(
+            f"has boxes that reach beyond an image of {height} x {width} pixels (height x width)"
+        )
+    return boxes.astype(np.uint16)

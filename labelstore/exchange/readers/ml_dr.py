@@ -1,0 +1,320 @@
+"""ml-dr's reinforced data sets: `SOURCE/INDEX.pth.tar` per image, and `config.pth.tar`, which says what was done.
+
+A file is (INDEX, samples); INDEX is the image's place in torchvision's ImageFolder order. A sample is
+{"params": P, "prob": (probabilities, classes)} with the K largest, unsorted. P lists, in a fixed order, the parameters
+of the transformations that the configuration enables:
+
+    [partner or None,]  resize, random_crop, random_resized_crop, random_horizontal_flip, rand_augment, random_erase
+    [mixup, cutmix]     the first entry and these only where one of the two is enabled
+
+With a partner, every parameter but the last two is [mine, partner's]. A crop is (top, left, height, width) in
+pixels of the image as it is on disk, unless it was resized before. Probabilities are a mean over an ensemble, at T = 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.errors import RejectedInput, UsageError
+from labelstore.exchange.labels import Contents, ImageLabels
+from labelstore.exchange.readers.boxes import pixel_boxes
+from labelstore.exchange.readers.image_files import ImageFiles, files_without_image, first_contents
+from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
+from labelstore.exchange.source import Stated
+from labelstore.images import ImageSource
+from labelstore.untrusted.inert_values import InertArray, Value
+from labelstore.untrusted.refusal import Refused, named, shown
+from labelstore.untrusted.torch_archive import load_torch
+
+ENDING = ".pth.tar"
+CONFIG = "config.pth.tar"
+ORDER = (
+    "resize",
+    "random_crop",
+    "random_resized_crop",
+    "random_horizontal_flip",
+    "rand_augment",
+    "random_erase",
+    "mixup",
+    "cutmix",
+)
+"""Transformations with parameters, in the order in which these are listed."""
+MIXING = ("mixup", "cutmix")
+AUGMENTING = ("rand_augment", "random_erase")
+
+
+def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
+    """ml-dr's labels for the images of a folder, in the folder's order."""
+    if not source.is_dir():
+        raise RejectedInput(f"{source} is not a folder: give the folder with {CONFIG}")
+    with named(source / CONFIG):
+        enabled, num_samples = _configuration(load_torch(source / CONFIG))
+    if any(name in enabled for name in AUGMENTING) and not stated.drop_augmentations:
+        what = " and ".join(name for name in AUGMENTING if name in enabled)
+        raise UsageError(
+            f"{source}: its crops were augmented further ({what}), which a store cannot keep: "
+            "--drop-augmentations imports the labels without"
+        )
+    if stated.num_crops is not None and stated.num_crops > num_samples:
+        raise UsageError(f"--num-crops {stated.num_crops}: these files hold {num_samples}")
+    num_classes = stated.need(
+        "num_classes", "ml-dr files do not say how many classes the teacher has"
+    )
+    names = [f"{row}{ENDING}" for row in range(len(images))]
+    mixed = any(name in enabled for name in MIXING)
+    k = first_contents(source, names, _look).k
+    num_crops = stated.num_crops or num_samples
+    unmatched = [
+        name
+        for name in files_without_image(source, [*names, CONFIG], ENDING)
+        if re.fullmatch(r"\d+\.pth\.tar", name)
+    ]
+    lost = [f"parameters of {name}" for name in AUGMENTING if name in enabled]
+    return ImageFiles(
+        folder=source,
+        names=names,
+        contents=Contents(
+            kind="kept",
+            num_crops=num_crops,
+            k=k,
+            num_classes=None,
+            dtype="float32",
+            mixed=mixed,
+        ),
+        parse=_MlDrFile(
+            enabled=enabled,
+            num_crops=num_crops,
+            k=k or 1,
+            num_classes=num_classes,
+            mixed=mixed,
+            num_images=len(images),
+        ),
+        unmatched=unmatched,
+        lost=lost,
+        facts={"transformations": list(enabled), "samples": num_samples},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MlDrFile:
+    enabled: tuple[str, ...]
+    num_crops: int
+    k: int
+    num_classes: int
+    mixed: bool
+    num_images: int
+
+    def __call__(self, path: Path, image: int, height: int, width: int) -> ImageLabels:
+        index, samples = read_ml_dr(path)
+        if index != image:
+            raise Refused(f"says that it is of image {index}, and is named {image}")
+        if len(samples) < self.num_crops:
+            raise Refused(f"holds {len(samples)} crops of {self.num_crops}")
+        samples = samples[: self.num_crops]
+        probs = np.array([_row(sample[1], float, self.k) for sample in samples], np.float32)
+        ids = np.array([_row(sample[2], int, self.k) for sample in samples], np.int64)
+        crops = [self._crop(sample[0]) for sample in samples]
+        boxes = np.array([crop.box for crop in crops], np.int64)
+        return ImageLabels(
+            labels=kept_probabilities(class_ids(ids, self.num_classes), probs),
+            boxes=pixel_boxes(boxes, height, width),
+            flips=np.array([crop.flip for crop in crops], bool),
+            mixed=_mixed(crops, image) if self.mixed else None,
+        )
+
+    def _crop(self, params: Value) -> _Crop:
+        entries: Any = params
+        if isinstance(params, dict):
+            return self._uncompressed(params)
+        expected = len(self.enabled) + self.mixed
+        if not isinstance(entries, (list, tuple)) or len(entries) != expected:
+            raise Refused(f"has crops without the {expected} parameters that {CONFIG} promises")
+        partner = None
+        if self.mixed:
+            partner, entries = entries[0], entries[1:]
+        by_name = dict(zip(self.enabled, entries, strict=True))
+        return self._found(by_name, partner, paired=partner is not None)
+
+    def _uncompressed(self, params: dict[Any, Any]) -> _Crop:
+        partner = params.get("id2")
+        by_name = {name: params.get(name) for name in self.enabled}
+        mixing = any(by_name.get(name) is not None for name in MIXING)
+        # every parameter is a pair here; its second half means something only where there is a partner
+        return self._found(by_name, partner if mixing else None, paired=True)
+
+    def _found(self, by_name: dict[str, Any], partner: Value, *, paired: bool) -> _Crop:
+        if partner is not None and not (type(partner) is int and 0 <= partner < self.num_images):
+            raise Refused(f"has a crop that was mixed with image {shown(partner, 20)}")
+        boxes, flips = [], []
+        for half in (0, 1) if partner is not None else (0,):
+            box = _half(by_name.get("random_resized_crop"), half, paired=paired)
+            flip = _half(by_name.get("random_horizontal_flip"), half, paired=paired)
+            boxes.append(_box(box))
+            flips.append(_flip(flip))
+        share, pasted = _blend(by_name.get("mixup"), by_name.get("cutmix"))
+        if partner is None:
+            return _Crop(box=boxes[0], flip=flips[0])
+        return _Crop(
+            box=boxes[0],
+            flip=flips[0],
+            partner=partner,
+            partner_box=boxes[1],
+            partner_flip=flips[1],
+            share=share,
+            pasted=pasted,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Crop:
+    box: tuple[int, int, int, int]
+    flip: bool
+    partner: int | None = None
+    partner_box: tuple[int, int, int, int] | None = None
+    partner_flip: bool = False
+    share: float = 1.0
+    pasted: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+def read_ml_dr(path: Path) -> tuple[int, list[tuple[Any, Any, Any]]]:
+    """Index of the image, and per sample its parameters, probabilities and classes; Refused for anything else."""
+    value = load_torch(path)
+    if not (isinstance(value, (list, tuple)) and len(value) == 2 and type(value[0]) is int):
+        raise Refused("holds no index and samples")
+    samples = value[1]
+    if not isinstance(samples, list) or not samples:
+        raise Refused("holds no samples")
+    found = []
+    for sample in samples:
+        prob = sample.get("prob") if isinstance(sample, dict) else None
+        if not (isinstance(prob, (list, tuple)) and len(prob) == 2 and "params" in sample):
+            raise Refused("holds a sample without params and prob")
+        found.append((sample["params"], prob[0], prob[1]))
+    return value[0], found
+
+
+def _look(path: Path) -> Contents:
+    _, samples = read_ml_dr(path)
+    classes = samples[0][2]
+    if not isinstance(classes, list) or not classes:
+        raise Refused("holds a sample without classes")
+    return Contents(
+        kind="kept", num_crops=len(samples), k=len(classes), num_classes=None, dtype="float32"
+    )
+
+
+def _configuration(value: Value) -> tuple[tuple[str, ...], int]:
+    """Enabled transformations with parameters, in order, and crops per image."""
+    reinforce = value.get("reinforce") if isinstance(value, dict) else None
+    if not isinstance(reinforce, dict):
+        raise Refused("is no configuration of ml-dr: it has no entry reinforce")
+    given, samples = reinforce.get("image_augmentation"), reinforce.get("num_samples")
+    if not isinstance(given, dict) or type(samples) is not int or samples < 1:
+        raise Refused("is no configuration of ml-dr: it has no image_augmentation or num_samples")
+    on = {
+        name
+        for name, options in given.items()
+        if isinstance(options, dict) and options.get("enable", True) is not False
+    }
+    before = on & {"resize", "center_crop", "random_crop", "timm_resize_crop_norm"}
+    if before:
+        raise Refused(
+            f"enables {min(before)}: boxes are then in pixels of a resized image, which is not on disk"
+        )
+    enabled = tuple(name for name in ORDER if name in on)
+    if "random_resized_crop" not in enabled:
+        raise Refused("enables no random_resized_crop, so that crops have no boxes")
+    return enabled, samples
+
+
+def _row(values: Value, kind: type, k: int) -> list[Any]:
+    if isinstance(values, InertArray):
+        values = values.array().tolist()
+    if not isinstance(values, (list, tuple)) or len(values) != k:
+        raise Refused(f"holds a sample without {k} classes")
+    if not all(type(value) is kind for value in values):
+        raise Refused("holds probabilities or classes of another kind")
+    if kind is int and not all(-(2**31) <= value < 2**31 for value in values):
+        raise Refused("holds classes beyond any")
+    return list(values)
+
+
+def _half(value: Value, half: int, *, paired: bool) -> Value:
+    if not paired:
+        return value
+    if not isinstance(value, (list, tuple)) or len(value) <= half:
+        raise Refused("holds a mixed crop without its partner's parameters")
+    return value[half]
+
+
+def _box(value: Value) -> tuple[int, int, int, int]:
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
+        raise Refused("holds a crop without a box")
+    if not all(type(edge) is int and 0 <= edge <= 65_534 for edge in value):
+        raise Refused("holds a box that is no box in pixels")
+    top, left, height, width = value
+    return top, left, height, width
+
+
+def _flip(value: Value) -> bool:
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise Refused("holds a flip that is no flag")
+    return value
+
+
+def _blend(mixup: Value, cutmix: Value) -> tuple[float, tuple[int, int, int, int]]:
+    if mixup is not None and cutmix is not None:
+        raise Refused(
+            "holds a crop that was blended and pasted into, which a store keeps only one of"
+        )
+    if mixup is not None:
+        if not (isinstance(mixup, float) and 0 <= mixup <= 1):
+            raise Refused("holds a mixing share that is none")
+        return mixup, (0, 0, 0, 0)
+    if cutmix is None:
+        return 1.0, (0, 0, 0, 0)
+    flat = [*cutmix[:1], *cutmix[1]] if _is_nested(cutmix) else cutmix
+    if (
+        not isinstance(flat, (list, tuple))
+        or len(flat) != 5
+        or not isinstance(flat[0], (int, float))
+    ):
+        raise Refused("holds a mixing box that is none")
+    if not all(type(edge) is int and 0 <= edge <= 65_534 for edge in flat[1:]):
+        raise Refused("holds a mixing box that is none")
+    lam, top, left, bottom, right = flat
+    if not (0 <= lam <= 1 and top <= bottom and left <= right):
+        raise Refused("holds a mixing box that is none")
+    # without height nothing was pasted, and the share would say that the two were blended
+    return float(lam) if top < bottom else 1.0, (top, left, bottom - top, right - left)
+
+
+def _is_nested(cutmix: Value) -> bool:
+    return (
+        isinstance(cutmix, (list, tuple))
+        and len(cutmix) == 2
+        and isinstance(cutmix[1], (list, tuple))
+    )
+
+
+def _mixed(crops: Sequence[_Crop], image: int) -> dict[str, NDArray[Any]]:
+    return {
+        "mix_image": np.array(
+            [image if crop.partner is None else crop.partner for crop in crops], np.uint32
+        ),
+        "mix_from": np.array([crop.partner_box or crop.box for crop in crops], np.uint16),
+        "mix_flip": np.array(
+            [crop.partner_flip if crop.partner_box else crop.flip for crop in crops], np.uint8
+        ),
+        "mix_share": np.array([crop.share for crop in crops], np.float32),
+        "mix_box": np.array([crop.pasted for crop in crops], np.uint16),
+    }

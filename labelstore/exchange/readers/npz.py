@@ -1,0 +1,240 @@
+"""Plain NumPy archives: one `.npz` file, or a folder of them, each for some images.
+
+    key      (n,) texts               paths relative to the image folder
+    box      (n, M, 4)                top, left, height, width: integers in pixels, or floats as shares of the sides
+    flip     (n, M)                   0 or 1; none where it is missing
+    class_id (n, M, K), prob (n, M, K)      the K largest probabilities, with
+    tail     (n, M)                   the mass of all other classes; one minus the sum where it is missing; or
+    prob     (n, M, C)                      all of them, or
+    logit    (n, M, C)                      outputs before softmax
+
+Without `box`, crops are whole images where that is said. Arrays are read by hand: no pickles, declared sizes checked.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.errors import RejectedInput, UsageError
+from labelstore.exchange.labels import Contents, ImageLabels, Kind
+from labelstore.exchange.readers.boxes import BoxShares, box_shares, pixel_boxes, whole_image
+from labelstore.exchange.readers.label_values import (
+    class_ids,
+    finite,
+    kept_probabilities,
+    tail_mass,
+    truths,
+    whole_probabilities,
+)
+from labelstore.exchange.readers.scattered import Piece, Scattered
+from labelstore.exchange.source import Stated
+from labelstore.images import ImageSource
+from labelstore.untrusted.refusal import Refused, named, read_bytes, shown
+from labelstore.untrusted.stored_zip import ZIP_MAGIC, ZipEntries
+
+MAX_NPZ_BYTES = 4 << 30
+MAX_INFLATED = 16
+"""Inflated bytes per byte of the file."""
+MAX_HEADER = 4096
+_KINDS = "iufbU"
+
+
+def open_npz(source: Path, images: ImageSource, stated: Stated) -> Scattered:
+    """Labels of NumPy archives."""
+    paths = sorted(source.glob("*.npz")) if source.is_dir() else [source]
+    if not paths:
+        raise RejectedInput(f"{source} holds no .npz file")
+    with named(paths[0]):
+        table = read_npz(paths[0])
+    return table_source(source, images, stated, "npz", paths, _Reader(paths, images), table)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    paths: list[Path]
+    images: ImageSource
+
+    def __call__(self, number: int) -> Piece:
+        table = dict(read_npz(self.paths[number]))
+        keys = table.pop("key")
+        rows = {key: row for row, key in enumerate(self.images.keys)}
+        m = next(iter(table.values())).shape[1]
+        found = np.array([rows.get(str(key), -1) for key in keys], np.int64)
+        return Piece(
+            images=np.repeat(found, m),
+            values={name: value.reshape(-1, *value.shape[2:]) for name, value in table.items()},
+        )
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Arrays of a file by name, `key` among them; Refused for anything but labels."""
+    data = read_bytes(path, MAX_NPZ_BYTES)
+    if not data.startswith(ZIP_MAGIC):
+        raise Refused("is no .npz file")
+    entries = ZipEntries(data, inflate=MAX_INFLATED * len(data))
+    known = ("key", "box", "flip", "class_id", "prob", "tail", "logit")
+    table = {}
+    for name in entries:
+        field = name.removesuffix(".npy")
+        if field not in known:
+            raise Refused(f"has an array {shown(name)}; known are {', '.join(known)}")
+        table[field] = read_npy(entries.read(name), field)
+    if "key" not in table or table["key"].ndim != 1 or table["key"].dtype.kind != "U":
+        raise Refused("has no array key of texts")
+    counts = {name: value.shape[: 1 if name == "key" else 2] for name, value in table.items()}
+    first = next((shape for name, shape in counts.items() if name != "key"), (0,))
+    if len(first) != 2 or not first[0] or not first[1]:
+        raise Refused("has no labels")
+    if any(shape != first[: len(shape)] for shape in counts.values()):
+        raise Refused(
+            f"has arrays of different lengths: {', '.join(f'{n} {s}' for n, s in counts.items())}"
+        )
+    return table
+
+
+def read_npy(data: memoryview, name: str) -> NDArray[Any]:
+    """One array of an archive; Refused for objects, odd dtypes and other sizes than declared."""
+    raw = bytes(data[:12])
+    if raw[:6] != b"\x93NUMPY" or len(raw) < 12 or raw[6] not in (1, 2):
+        raise Refused(f"has an array {name} that NumPy did not write")
+    start, length = (
+        (10, int.from_bytes(raw[8:10], "little"))
+        if raw[6] == 1
+        else (12, int.from_bytes(raw[8:12], "little"))
+    )
+    if length > MAX_HEADER or start + length > len(data):
+        raise Refused(f"has an array {name} with a damaged header")
+    try:
+        header = ast.literal_eval(bytes(data[start : start + length]).decode("latin-1"))
+        dtype = np.dtype(str(header["descr"]))
+        shape, fortran = header["shape"], header["fortran_order"]
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
+        raise Refused(f"has an array {name} with a damaged header") from None
+    is_long = dtype.kind == "f" and dtype.itemsize > 8  # a float of its machine's own kind
+    if dtype.kind not in _KINDS or dtype.byteorder == ">" or dtype.names is not None or is_long:
+        raise Refused(f"has an array {name} of dtype {shown(dtype, 20)}")
+    if not (
+        isinstance(shape, tuple)
+        and len(shape) <= 4
+        and all(type(n) is int and 0 <= n < 1 << 40 for n in shape)
+    ):
+        raise Refused(f"has an array {name} of impossible shape")
+    body = data[start + length :]
+    if dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != len(body):
+        raise Refused(
+            f"declares {math.prod(shape) * dtype.itemsize} bytes of {name} and gives {len(body)}"
+        )
+    array = np.frombuffer(body, dtype).reshape(shape, order="F" if fortran is True else "C")
+    if dtype.kind == "U":
+        try:
+            array.tolist()
+        except ValueError:
+            raise Refused(f"has texts in {name} that are none") from None
+    return array
+
+
+def table_source(
+    source: Path,
+    images: ImageSource,
+    stated: Stated,
+    format_name: str,
+    paths: list[Path],
+    reader: Any,  # noqa: ANN401 - a function of the piece's number
+    first: Mapping[str, NDArray[Any]],
+    most: int | None = None,
+) -> Scattered:
+    """A source of tables with the fields above; `first` is one of them, arrays (n, M, ...)."""
+    with named(paths[0]):
+        kind, k, num_classes = _kind(first)
+    if kind == "kept":
+        num_classes = stated.need(
+            "num_classes",
+            f"{format_name} files with class_id do not say how many classes there are",
+        )
+    if "box" not in first:
+        stated.need("whole_images", "there is no box; without boxes crops can only be whole images")
+    most = most or next(value for name, value in first.items() if name != "key").shape[1]
+    if stated.num_crops is not None and stated.num_crops > most:
+        raise UsageError(f"--num-crops {stated.num_crops}: these files hold {most}")
+    values = first["logit"] if kind == "outputs" else first["prob"]
+    assert num_classes is not None
+    return Scattered(
+        source=source,
+        images=images,
+        pieces=paths,
+        read_piece=reader,
+        most=most,
+        finish=_Finish(
+            kind=kind,
+            num_classes=num_classes,
+            boxes=box_shares(stated.axis_order, round_boxes=stated.round_boxes),
+        ),
+        contents=Contents(
+            kind=kind,
+            num_crops=stated.num_crops or most,
+            k=k,
+            num_classes=None if kind == "kept" else num_classes,
+            dtype=str(values.dtype),
+        ),
+        num_crops=stated.num_crops,
+        facts={"fields": sorted(first)},
+    )
+
+
+def _kind(table: Mapping[str, NDArray[Any]]) -> tuple[Kind, int | None, int | None]:
+    values = table.get("logit", table.get("prob"))
+    if values is None or ("logit" in table and ("prob" in table or "class_id" in table)):
+        raise Refused("has no labels: one of prob, class_id with prob, or logit is needed")
+    if values.ndim != 3 or not values.shape[2]:
+        raise Refused(f"has labels of shape {values.shape}, not (images, crops, classes)")
+    if "logit" in table:
+        return "outputs", None, values.shape[2]
+    if "tail" in table and "class_id" not in table:
+        raise Refused("has a tail, which only labels with class_id have")
+    if "class_id" not in table:
+        return "probabilities", None, values.shape[2]
+    if table["class_id"].shape != values.shape:
+        raise Refused(f"has class_id {table['class_id'].shape} and prob {values.shape}")
+    return "kept", values.shape[2], None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Finish:
+    kind: Kind
+    num_classes: int
+    boxes: BoxShares
+
+    def __call__(
+        self,
+        values: Mapping[str, NDArray[Any]],
+        image: int,
+        height: int,
+        width: int,
+        sizes: NDArray[np.int64],
+    ) -> ImageLabels:
+        m = len(next(iter(values.values())))
+        flips = truths(values["flip"], "flips") if "flip" in values else np.zeros(m, bool)
+        if "box" not in values:
+            boxes = whole_image(m, height, width)
+        elif values["box"].dtype.kind == "f":
+            boxes = self.boxes.pixels(values["box"], height, width)
+        else:
+            boxes = pixel_boxes(values["box"], height, width)
+        if self.kind == "outputs":
+            return ImageLabels(labels=finite(values["logit"], "outputs"), boxes=boxes, flips=flips)
+        if self.kind == "probabilities":
+            return ImageLabels(labels=whole_probabilities(values["prob"]), boxes=boxes, flips=flips)
+        if values["prob"].dtype.kind != "f":
+            raise Refused(f"has probabilities of dtype {values['prob'].dtype}")
+        labels = kept_probabilities(class_ids(values["class_id"], self.num_classes), values["prob"])
+        if "tail" in values:
+            labels = replace(labels, tail=tail_mass(values["tail"], labels.probs))
+        return ImageLabels(labels=labels, boxes=boxes, flips=flips)

@@ -1,0 +1,222 @@
+"""Formats whose files hold pieces of many images: every file is read once and sorted by image in a scratch folder.
+
+A piece names images and gives one row of numbers for each of some crops of theirs. Rows go to arrays (images, M, ...)
+on disk, which workers map; the n-th row that an image gets is its crop n, unless the piece numbers them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.arrays.durable import storage_errors
+from labelstore.commit.lease_keeper import Progress
+from labelstore.errors import RejectedInput, UsageError
+from labelstore.exchange.labels import Contents, ImageLabels
+from labelstore.exchange.source import BadFile
+from labelstore.images import ImageSource, image_size
+from labelstore.untrusted.refusal import Refused, named
+
+MAX_SCRATCH = 1 << 44
+HAVE = "have"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one file (or a part of one) says of r crops."""
+
+    images: NDArray[np.int64]
+    """(r,) image rows, -1 for an image that the folder does not have."""
+    values: Mapping[str, NDArray[Any]]
+    """Field -> (r, ...)."""
+    crops: NDArray[np.int64] | None = None
+    """(r,) crop numbers; None: in the order of the files."""
+
+
+Finish = Callable[[Mapping[str, NDArray[Any]], int, int, int, NDArray[np.int64]], ImageLabels]
+"""(values (M, ...), image row, height, width, sizes (images, 2)) -> labels; raises Refused."""
+
+
+@dataclass(kw_only=True)
+class Scattered:
+    """A source of pieces. `read_piece(number)` raises Refused or RejectedInput."""
+
+    source: Path
+    images: ImageSource
+    pieces: Sequence[Path]
+    """A file per piece; one that is read in parts stands here several times."""
+    read_piece: Callable[[int], Piece] | None
+    most: int
+    """Crops that an image may have."""
+    finish: Finish
+    contents: Contents
+    num_crops: int | None = None
+    """M that was asked for; None: as many as all images have."""
+    needs_sizes: bool = False
+    """Whether `finish` wants the sizes of other images."""
+    unmatched: Sequence[str] = ()
+    lost: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    bad: Sequence[BadFile] = ()
+    folder: Path | None = None
+    shapes: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    _arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # workers map the files themselves, and read no piece
+        return {**self.__dict__, "_arrays": {}, "read_piece": None, "pieces": ()}
+
+    def file_of(self, image: int) -> Path:
+        """The source: no file is an image's own."""
+        return self.source
+
+    def prepare(self, scratch: Path | None, progress: Progress) -> None:
+        """Read every piece; afterwards `bad` names those that cannot be used and `contents` has the M that is left."""
+        assert self.read_piece is not None
+        with storage_errors(scratch or Path(tempfile.gettempdir())):
+            if scratch is not None:
+                scratch.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix="labelstore-import-", dir=scratch))
+        bad: list[BadFile] = []
+        counts = np.zeros(len(self.images), np.int64)
+        for number, path in enumerate(self.pieces):
+            progress(number, len(self.pieces))
+            try:
+                with named(path):
+                    self._add(self.read_piece(number), counts)
+            except RejectedInput as error:
+                bad.append(BadFile(file=str(path), reason=str(error).removeprefix(f"{path}: ")))
+        for array in self._arrays.values():
+            with storage_errors(self.folder):
+                array.flush()  # type: ignore[attr-defined] # a memmap
+        self.bad = (*self.bad, *bad)
+        self._settle(counts)
+        if self.needs_sizes:
+            self._keep_sizes()
+
+    def read(self, image: int, height: int, width: int) -> ImageLabels:
+        """Labels of an image of this size. RejectedInput where it has fewer crops than M."""
+        have = np.flatnonzero(self._array(HAVE)[image])
+        m = self.contents.num_crops
+        with named(self.source):
+            if len(have) < m:
+                raise Refused(f"has {len(have)} of {m} crops of this image")
+            values = {
+                name: np.array(self._array(name)[image, have[:m]])
+                for name in self.shapes
+                if name not in (HAVE, "size")
+            }
+            sizes = self._array("size") if self.needs_sizes else np.zeros((0, 2), np.int64)
+            return self.finish(values, image, height, width, sizes)
+
+    def read_many(
+        self, images: Sequence[int], sizes: Sequence[tuple[int, int]]
+    ) -> list[ImageLabels] | None:
+        """None: rows are laid out by image already."""
+        return None
+
+    def close(self) -> None:
+        """Remove the scratch folder."""
+        self._arrays.clear()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _add(self, piece: Piece, counts: NDArray[np.int64]) -> None:
+        images = piece.images
+        shapes = {name: (value.dtype.str, value.shape[1:]) for name, value in piece.values.items()}
+        if any(len(value) != len(images) for value in piece.values.values()):
+            raise Refused("has another number of labels than of images")
+        if not self.shapes:
+            self._allocate(shapes)
+        for name, (dtype, shape) in shapes.items():
+            if self.shapes.get(name) != (dtype, shape):
+                raise Refused(
+                    f"has {name} of {dtype} {shape}, and the first file {self.shapes.get(name)}"
+                )
+        known = np.flatnonzero(images >= 0)
+        if len(images) and (images.max() >= len(self.images) or images.min() < -1):
+            raise Refused(f"names image {images.max()}, and the folder has {len(self.images)}")
+        rows = images[known]
+        crops = _numbered(rows, counts) if piece.crops is None else piece.crops[known]
+        if len(crops) and not (crops.min() >= 0 and crops.max() < self.most):
+            raise Refused(f"has more than {self.most} crops of an image")
+        have = self._array(HAVE)
+        if have[rows, crops].any() or len(np.unique(rows * self.most + crops)) < len(rows):
+            raise Refused("has a crop of an image twice")
+        for name, value in piece.values.items():
+            self._array(name)[rows, crops] = value[known]
+        have[rows, crops] = True
+        np.add.at(counts, rows, 1)
+
+    def _allocate(self, shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        self.shapes = {**shapes, HAVE: ("|b1", ())}
+        whole = (
+            len(self.images)
+            * self.most
+            * sum(
+                np.dtype(dtype).itemsize * int(np.prod(shape))
+                for dtype, shape in self.shapes.values()
+            )
+        )
+        assert self.folder is not None
+        free = shutil.disk_usage(self.folder).free
+        if whole > min(free, MAX_SCRATCH):
+            raise UsageError(
+                f"sorting these labels by image takes {whole / 1e9:.1f} GB in {self.folder.parent}, which has "
+                f"{free / 1e9:.1f} GB free: give --scratch DIR of a larger disk"
+            )
+        for name in self.shapes:
+            self._array(name, "w+")
+
+    def _array(self, name: str, mode: Any = "r+") -> NDArray[Any]:  # noqa: ANN401 - NumPy's own literals
+        if name not in self._arrays:
+            assert self.folder is not None
+            dtype, shape = self.shapes[name]
+            leading = (len(self.images),) if name == "size" else (len(self.images), self.most)
+            with storage_errors(self.folder / name):
+                self._arrays[name] = np.memmap(
+                    self.folder / name, dtype, mode, shape=(*leading, *shape)
+                )
+        return self._arrays[name]
+
+    def _settle(self, counts: NDArray[np.int64]) -> None:
+        there = counts[counts > 0]
+        if not len(there):
+            first = f" ({self.bad[0].file}: {self.bad[0].reason})" if self.bad else ""
+            raise RejectedInput(
+                f"{self.source}: holds no label of any image of {self.images.root}{first}"
+            )
+        m = self.num_crops or int(there.min())
+        left_out = int((there - np.minimum(there, m)).sum())
+        if left_out:
+            self.facts = {**self.facts, "crops_left_out": left_out}
+        self.contents = replace(self.contents, num_crops=m)
+
+    def _keep_sizes(self) -> None:
+        self.shapes = {**self.shapes, "size": ("<i8", (2,))}
+        sizes = self._array("size", "w+")
+        for row, key in enumerate(self.images.keys):
+            try:
+                sizes[row] = image_size(self.images.file(key))
+            except RejectedInput:
+                sizes[row] = 0  # refused where it is needed
+
+
+def _numbered(rows: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Crop numbers of rows that continue each image's crops."""
+    order = np.argsort(rows, kind="stable")
+    ranked = rows[order]
+    starts = (
+        np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(rows) else np.zeros(0, int)
+    )
+    lengths = np.diff(np.r_[starts, len(rows)])
+    numbers = np.empty(len(rows), np.int64)
+    numbers[order] = np.arange(len(rows)) - np.repeat(starts, lengths)
+    return numbers + counts[rows]

@@ -1,0 +1,1 @@
+"""Labels as files of other projects, one module per format, and what several formats share."""

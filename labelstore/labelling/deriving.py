@@ -1,0 +1,179 @@
+"""Making a variant: recovered labels of the source, encoded anew and committed block by block through the ledger."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.blocks.shipping import BlockMap, MapBlocks
+from labelstore.blocks.slabs import slabs
+from labelstore.blocks.threads import map_in_threads
+from labelstore.catalogue.records import LabelSetRow, Lease
+from labelstore.codecs import (
+    codec_from_record,
+    top_k,
+)
+from labelstore.codecs.base import LabelCodec, SparseLabels, TopK
+from labelstore.commit.block_work import fill_blocks
+from labelstore.commit.filling import fill_in_parts
+from labelstore.commit.lease_keeper import Progress
+from labelstore.commit.settling import settled_codec
+from labelstore.commit.staging import BlockArrays, StagedBlock, stage_block
+from labelstore.labelling.variant_choice import (
+    check_derivable,
+    check_name,
+    derived_from,
+    variant_name,
+)
+from labelstore.store import LabelSet
+
+if TYPE_CHECKING:
+    from labelstore.store import Store
+
+
+def derive(
+    source: LabelSet,
+    codec: LabelCodec,
+    *,
+    name: str | None = None,
+    map_blocks: MapBlocks = map_in_threads,
+    progress: Progress | None = None,
+) -> LabelSet:
+    """A label set with `codec` made from `source`, under `name` or one made of source and codec.
+
+    Covers the committed image blocks of the source; called again it adds what is missing, and finds
+    everything done when nothing is. UsageError where the source lacks what `codec` keeps, ConflictError
+    where `name` is another label set. Nothing is written then.
+    """
+    store = source.store
+    check_derivable(source, codec)
+    name = name or variant_name(source, codec)
+    identity = _register(source, codec, name)
+    store.finish_metadata()
+    told = progress or (lambda done, total: None)
+    if isinstance(map_blocks, BlockMap):
+        total = sum(len(source.block_rows(block)) for block in source.blocks) * source.num_crops
+        work = partial(_derive_part, source, name, identity)
+        fill_in_parts(map_blocks, work, source.blocks, total, told)
+    else:
+        _derive_blocks(source, name, identity, source.blocks, told)
+    store.refresh(images=False)
+    return store.label_set(name)
+
+
+def _derive_blocks(
+    source: LabelSet, name: str, identity: str, blocks: Sequence[int], progress: Progress
+) -> None:
+    job = _Job(source, name, identity)
+    group = f"labels/{name}"
+    fill_blocks(source.store, group, blocks, source.layout, job.derive, progress, identity=identity)
+
+
+def _derive_part(source: LabelSet, name: str, identity: str, blocks: Sequence[int]) -> int:
+    """In a worker: commit some image blocks; how many crops they have."""
+    _derive_blocks(source, name, identity, blocks, lambda done, total: None)
+    return sum(len(source.block_rows(block)) for block in blocks) * source.num_crops
+
+
+def _register(source: LabelSet, codec: LabelCodec, name: str) -> str:
+    """The uuid of the variant, begun now or earlier."""
+    held = check_name(source, codec, name)
+    if held is not None:
+        return held.uuid
+    record = codec.to_record()
+    if "class_ids" in record:
+        record["class_ids"] = None  # decided on the first shard
+    row = LabelSetRow(
+        name=name,
+        plan=source.plan.name,
+        teacher=source.row.teacher,
+        num_classes=source.num_classes,
+        codec=record,
+        uuid=uuid.uuid4().hex,
+        temperature=source.row.temperature,
+    )
+    return source.store.catalogue.label_sets.add(row).uuid
+
+
+class _Job:
+    """One process's share of a variant."""
+
+    def __init__(self, source: LabelSet, name: str, identity: str) -> None:
+        self.source, self.name, self.uuid = source, name, identity
+        self.store: Store = source.store
+
+    def derive(self, lease: Lease, missing: Sequence[int]) -> StagedBlock:
+        """Recover, encode and stage the missing crop shards of one leased block."""
+        started = time.monotonic()
+        num_classes = self.source.num_classes
+        codec: LabelCodec | None = None
+        labelled = np.zeros(len(self.source.block_rows(lease.block)), bool)
+        shards = []
+        for crop_shard in missing:
+            row = self.store.label_set_row(self.name)
+            labels = self._labels(lease.block, crop_shard, codec_from_record(_plain(row.codec)))
+            first = labels.probs[..., 0] if isinstance(labels, TopK) else labels[..., 0]
+            labelled |= ~np.isnan(first).all(axis=1)
+            codec = codec or self._codec(row, labels, empty=not labelled.any())
+            arrays = codec.encode(labels, num_classes)
+            shards.append(
+                BlockArrays(group=f"labels/{self.name}", crop_shard=crop_shard, arrays=arrays)
+            )
+        return stage_block(
+            self.store,
+            lease,
+            shards,
+            num_images=int(labelled.sum()),
+            seconds=time.monotonic() - started,
+            device=derived_from(self.source.name),
+        )
+
+    def _labels(self, block: int, crop_shard: int, codec: LabelCodec) -> TopK | NDArray[np.float32]:
+        """What `codec` keeps of one crop shard: TopK (n, m, K) or dense (n, m, C), NaN where missing."""
+        source, layout = self.source, self.source.layout
+        kept = codec.kept(source.num_classes)
+        first = crop_shard * layout.columns_per_shard
+        whole = range(first, first + layout.columns_per_shard)
+        if kept is None:
+            return source.dense(block, whole)
+        if source.codec.kept(source.num_classes) is not None:
+            return _fewer(source.sparse(block, whole), kept, source.num_classes)
+        # dense labels a few chunk columns at a time: the whole shard need not fit in memory three times
+        (some, *_) = slabs(source)
+        step = len(whole) if some is None else min(len(some), len(whole))
+        parts = [
+            top_k(source.dense(block, range(at, min(at + step, whole.stop))), kept)
+            for at in range(whole.start, whole.stop, step)
+        ]
+        return TopK(
+            class_ids=np.concatenate([part.class_ids for part in parts], axis=1),
+            probs=np.concatenate([part.probs for part in parts], axis=1),
+            tail=np.concatenate([part.tail for part in parts], axis=1),
+        )
+
+    def _codec(
+        self, row: LabelSetRow, labels: TopK | NDArray[np.float32], *, empty: bool
+    ) -> LabelCodec:
+        first = labels if isinstance(labels, TopK) and not empty else None
+        return settled_codec(self.store, row, lambda: first, uuid=self.uuid)
+
+
+def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a JSON object
+    return {**record, "class_ids": "plain"} if "class_ids" in record else dict(record)
+
+
+def _fewer(labels: SparseLabels, kept: int, num_classes: int) -> TopK:
+    """The first `kept` classes of recovered labels (n, m, K); the others join the tail."""
+    unlisted = num_classes - labels.probs.shape[-1]
+    tail = labels.probs[..., kept:].sum(axis=-1) + labels.rest * np.float32(unlisted)
+    return TopK(
+        class_ids=np.ascontiguousarray(labels.class_ids[..., :kept]),
+        probs=np.ascontiguousarray(labels.probs[..., :kept]),
+        tail=tail.astype(np.float32),
+    )

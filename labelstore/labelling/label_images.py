@@ -1,0 +1,251 @@
+"""`labelstore create` as one call: make the store if it is not there, then label every crop."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labelstore.arrays.durable import check_new_place
+from labelstore.catalogue.named_rows import check_name
+from labelstore.catalogue.server import (
+    check_server_url,
+    drop_catalogue,
+    name_server,
+    same_server,
+)
+from labelstore.codecs.base import LabelCodec
+from labelstore.commit.spool import spooled_crops
+from labelstore.cropping.crop_augmentation import CropAugmentation
+from labelstore.cropping.crop_mixing import CropMixing
+from labelstore.errors import ConflictError, LabelStoreError
+from labelstore.images import ImageSource, open_images
+from labelstore.labelling.device_crops import check_augmented, check_crop_device
+from labelstore.labelling.generate import default_device, generate
+from labelstore.labelling.label_facts import class_map_record
+from labelstore.labelling.plan_choice import PlanChoice, PlanOptions, own_plan, plan_from
+from labelstore.labelling.worker import GenerationReport
+from labelstore.store import Store, create, open_store
+from labelstore.store.layout import PLAN_FIELDS
+from labelstore.store.opening import catalogue_server, exists
+from labelstore.teachers.dense_head import with_dense_head
+from labelstore.teachers.labeller import Labeller, check_temperature
+from labelstore.teachers.teacher import Teacher, load_teacher
+from labelstore.teachers.teacher_check import TeacherCheck, TeacherEvaluation
+
+
+def label_images(
+    path: str | Path,
+    *,
+    images: str | Path,
+    teacher: str | Teacher,
+    codec: LabelCodec,
+    num_crops: int | None = None,
+    seed: int | None = None,
+    scale: tuple[float, float] | None = None,
+    ratio: tuple[float, float] | None = None,
+    flip_prob: float | None = None,
+    augmentation: CropAugmentation | None = None,
+    mixing: CropMixing | None = None,
+    plan_name: str = "plan",
+    plan_of: str | Path | None = None,
+    stored_crops: bool | None = None,
+    images_per_shard: int | None = None,
+    crops_per_shard: int | None = None,
+    backend: str = "zarr",
+    catalogue: str | None = None,
+    class_map: str | Path | None = None,
+    check: TeacherCheck | None = None,
+    note: Callable[[str], None] = lambda message: None,
+    **generation: Any,  # noqa: ANN401 - passed on to generate(), which names and checks them
+) -> GenerationReport:
+    """Plan `num_crops` crops of every image, register the teacher, label every crop.
+
+    `plan_of` is another store whose plan is taken, with its number of crops and layout. On a store that exists with
+    the same plan it resumes or joins, also where another process makes it at this moment; with another plan it
+    raises ConflictError naming the difference. A store that this call made is removed again where it fails before
+    any image has labels. Everything else, and `generation`, as in `labelstore.create` and `labelstore.generate`.
+    """
+    path = Path(path)
+    # everything that can be refused is refused before the teacher is loaded and the store appears
+    options = PlanOptions(
+        num_crops=num_crops,
+        seed=seed,
+        scale=scale,
+        ratio=ratio,
+        flip_prob=flip_prob,
+        stored_crops=stored_crops,
+        images_per_shard=images_per_shard,
+        crops_per_shard=crops_per_shard,
+        augmentation=augmentation,
+        mixing=mixing,
+    )
+    check_temperature(generation.get("temperature", 1.0))
+    check_name(plan_name)
+    if not exists(path):
+        check_new_place(path)
+    _check_catalogue(path, catalogue)
+    folder = open_images(images)
+    choice = (
+        own_plan(options)
+        if plan_of is None
+        else plan_from(Path(plan_of), options, folder, name=plan_name, note=note)
+    )
+    check_augmented(choice.augmentation or choice.mixing, codec, generation.get("crop_device"))
+    teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
+    if choice.mixing is not None:
+        choice = replace(choice, mixing=replace(choice.mixing, side=teacher.row.input_size))
+    made = False
+    measured: TeacherCheck | TeacherEvaluation | None = check
+    if not exists(path):
+        check_name(generation.get("name") or teacher.row.name)
+        _, codec = with_dense_head(teacher, codec)
+        outputs = class_map_record(teacher, codec, folder.classes, class_map)
+        labeller = _labeller(teacher, outputs, generation)
+        if check is not None:
+            measured = check.run(
+                teacher, labeller, folder.classes, workers=generation.get("workers"), note=note
+            )
+        num_classes = teacher.row.num_classes if outputs is None else len(outputs["outputs"])
+        made = _make(path, folder, choice, plan_name, backend, catalogue, codec, num_classes)
+    store = open_store(path)
+    try:
+        with store:
+            _same_plan(store, plan_name, choice)
+            return generate(
+                store,
+                teacher=teacher,
+                codec=codec,
+                images=folder,
+                plan=plan_name,
+                class_map=class_map,
+                check=measured,
+                note=note,
+                **generation,
+            )
+    except BaseException:
+        if made:
+            with suppress(LabelStoreError, OSError):  # the first error is the one to tell
+                _remove_if_empty(path)
+        raise
+
+
+def _labeller(
+    teacher: Teacher, outputs: dict[str, Any] | None, generation: dict[str, Any]
+) -> Labeller:
+    """What generate() will make again: here it refuses a device or an option before there is a store."""
+    check_crop_device(generation.get("crop_device") or "cpu", teacher.row.interpolation)
+    return Labeller(
+        teacher,
+        None,
+        device=generation.get("device") or default_device(),
+        autocast=generation.get("autocast") or "none",
+        class_map=None if outputs is None else np.asarray(outputs["outputs"], np.int64),
+    )
+
+
+def _make(
+    path: Path,
+    folder: ImageSource,
+    choice: PlanChoice,
+    plan_name: str,
+    backend: str,
+    catalogue: str | None,
+    codec: LabelCodec,
+    num_classes: int,
+) -> bool:
+    """Make the store; False where another process was faster."""
+    raw = sum(
+        np.dtype(field.dtype).itemsize * math.prod(field.shape)
+        for field in (*codec.fields(num_classes), *PLAN_FIELDS)
+        if field.per == "crop"
+    )
+    try:
+        create(
+            path,
+            images=folder,
+            num_crops=choice.num_crops,
+            seed=choice.plan.seed,
+            scale=choice.plan.scale,
+            ratio=choice.plan.ratio,
+            flip_prob=choice.plan.flip_prob,
+            augmentation=choice.augmentation,
+            mixing=choice.mixing,
+            plan_name=plan_name,
+            stored_crops=choice.stored_crops,
+            images_per_shard=choice.images_per_shard,
+            crops_per_shard=choice.crops_per_shard,
+            bytes_per_crop=raw,
+            backend=backend,
+            catalogue=catalogue,
+        ).close()
+    except ConflictError:
+        if not exists(path):
+            raise
+        return False
+    return True
+
+
+def _check_catalogue(path: Path, url: str | None) -> None:
+    """UsageError for a URL that names no server; ConflictError for a store whose catalogue is elsewhere."""
+    if url is None:
+        return
+    check_server_url(url)
+    if not exists(path):
+        return  # whoever makes the store names its server
+    held = catalogue_server(path)
+    if held is None or not same_server(held, url):
+        raise ConflictError(
+            f"{path} exists with its catalogue {'in a file' if held is None else 'on another server'}: "
+            "leave --catalogue out, or give another STORE"
+        )
+    name_server(url)
+
+
+def _same_plan(store: Store, name: str, choice: PlanChoice) -> None:
+    held = {row.name: row for row in store.catalogue.plans.all()}
+    if name not in held:
+        raise ConflictError(
+            f"{store.path} has crop plan {', '.join(held)}, not {name}: use --plan-name {next(iter(held))}, "
+            "or another store"
+        )
+    row = held[name]
+    old = {**row.parameters, "num_crops": row.num_crops, "stored": row.stored}
+    new = {
+        **choice.parameters(row.parameters),
+        "num_crops": choice.num_crops,
+        "stored": choice.stored_crops,
+    }
+    for what in old | new:
+        before, value = old.get(what), new.get(what)
+        if (list(before) if isinstance(before, tuple) else before) != value:
+            raise ConflictError(
+                f"{store.path} exists with {what.replace('_', '-')} {before}, asked for {value}: "
+                + ("use the same, `labelstore grow`," if what == "num_crops" else "use the same,")
+                + " or give another STORE"
+            )
+
+
+def _remove_if_empty(path: Path) -> None:
+    """Take a store away in which nobody has labelled an image, so that a failed first attempt leaves nothing."""
+    with open_store(path, readonly=True) as store:
+        used = (
+            any(count for count, _ in store.catalogue.ledger.counts().values())
+            or bool(store.catalogue.leases.live())
+            or any(any(spooled_crops(folder).values()) for folder in path.glob("spool/*"))
+        )
+    if not used:
+        url = catalogue_server(path)
+        # under another name first: nobody may join a store that is being removed
+        gone = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        if url is not None:
+            drop_catalogue(url)

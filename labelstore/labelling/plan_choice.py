@@ -1,0 +1,195 @@
+"""Which crops a new store gets: its own plan, or another store's (`--plan-from`, FKD's `--reference_path`).
+
+Boxes follow from seed, image key, height, width and crop number alone, so a plan that is taken over gives equal
+boxes for equal keys and sizes, whatever else the two stores hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labelstore.catalogue.records import PlanRow
+from labelstore.cropping.crop_augmentation import CropAugmentation, planned_augmentation
+from labelstore.cropping.crop_mixing import CropMixing, plan_record, planned_mixing
+from labelstore.cropping.crop_plan import CropPlan
+from labelstore.errors import FormatVersionError, RejectedInput, UsageError
+from labelstore.images import ImageSource, image_size
+from labelstore.store import open_store
+from labelstore.store.layout import check_num_crops
+
+SIZES_CHECKED = 1000
+DEFAULTS: dict[str, Any] = {
+    "seed": 0,
+    "scale": (0.08, 1.0),
+    "ratio": (3 / 4, 4 / 3),
+    "flip_prob": 0.5,
+    "stored_crops": True,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What was asked for; None where nothing was said."""
+
+    num_crops: int | None = None
+    seed: int | None = None
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] | None = None
+    flip_prob: float | None = None
+    stored_crops: bool | None = None
+    images_per_shard: int | None = None
+    crops_per_shard: int | None = None
+    augmentation: CropAugmentation | None = None
+    mixing: CropMixing | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no plan can have, before anything is read."""
+        if self.num_crops is not None:
+            check_num_crops(self.num_crops)
+        self.crop_plan()
+
+    def crop_plan(self) -> CropPlan:
+        """The function that gives boxes and flips; defaults where nothing was said."""
+        names = ("seed", "scale", "ratio", "flip_prob")
+        return CropPlan(
+            **{
+                name: DEFAULTS[name] if self._said(name) is None else self._said(name)
+                for name in names
+            }
+        )
+
+    def _said(self, name: str) -> Any:  # noqa: ANN401 - a field of any type
+        return getattr(self, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanChoice:
+    """A plan to make a store with."""
+
+    plan: CropPlan
+    num_crops: int
+    stored_crops: bool
+    images_per_shard: int | None
+    """None: by size."""
+    crops_per_shard: int | None
+    augmentation: CropAugmentation | None = None
+    mixing: CropMixing | None = None
+
+    def parameters(self, held: Mapping[str, Any]) -> dict[str, Any]:
+        """As the catalogue keeps them; of a mixing the images and the side as `held` by a plan that is there."""
+        mixing, known = self.mixing, planned_mixing(held)
+        rows = 0
+        if mixing is not None and known is not None:
+            mixing, rows = replace(mixing, side=known.settings.side), known.rows
+        return plan_record(self.plan, self.augmentation, mixing, rows=rows)
+
+
+def own_plan(options: PlanOptions) -> PlanChoice:
+    """The plan that the options describe; UsageError without a number of crops."""
+    if options.num_crops is None:
+        raise UsageError(
+            "--num-crops M is needed: crops of each image (or --plan-from STORE for another store's)"
+        )
+    stored = options.stored_crops
+    return PlanChoice(
+        plan=options.crop_plan(),
+        num_crops=options.num_crops,
+        stored_crops=DEFAULTS["stored_crops"] if stored is None else stored,
+        images_per_shard=options.images_per_shard,
+        crops_per_shard=options.crops_per_shard,
+        augmentation=options.augmentation or None,
+        mixing=options.mixing,
+    )
+
+
+def plan_from(
+    path: Path,
+    options: PlanOptions,
+    folder: ImageSource,
+    *,
+    name: str,
+    note: Callable[[str], None] = lambda message: None,
+) -> PlanChoice:
+    """Another store's plan: the only one, or the one called `name`; layout too where nothing else was asked for.
+
+    UsageError where an option says something else. RejectedInput where boxes cannot be the same: a plan that was
+    not computed, no image in common, or an image of another size (up to 1,000 are compared).
+    """
+    with open_store(path, readonly=True) as store:
+        plans = store.catalogue.plans.all()
+        row = plans[0] if len(plans) == 1 else store.plan(name)
+        try:
+            plan = CropPlan.from_record(row.parameters)
+            planned = planned_augmentation(row.parameters)
+        except (FormatVersionError, UsageError) as error:
+            raise RejectedInput(
+                f"--plan-from {path}: its crops cannot be computed ({error}): choose another store"
+            ) from None
+        if planned_mixing(row.parameters) is not None or options.mixing is not None:
+            raise UsageError(
+                f"--plan-from {path} with mixed crops: their partners are images of one store, so that no other "
+                "store can have the same; leave --plan-from or --mix out"
+            )
+        augmentation = None if planned is None else planned.settings
+        _refuse_other_options(path, options, plan, row)
+        if options.augmentation is not None and (options.augmentation or None) != augmentation:
+            raise UsageError(
+                f"--plan-from {path}, whose crops are {'augmented otherwise' if augmentation else 'not augmented'}: "
+                "leave --color-jitter and --rand-augment out"
+            )
+        _check_images(path, store.image_columns, folder, note)
+    return PlanChoice(
+        plan=plan,
+        num_crops=row.num_crops,
+        stored_crops=row.stored if options.stored_crops is None else options.stored_crops,
+        images_per_shard=options.images_per_shard or row.images_per_shard,
+        crops_per_shard=options.crops_per_shard or row.crops_per_shard,
+        augmentation=augmentation,
+    )
+
+
+def _refuse_other_options(path: Path, options: PlanOptions, plan: CropPlan, row: PlanRow) -> None:
+    held = {**vars(plan), "num_crops": row.num_crops}
+    for name in ("num_crops", "seed", "scale", "ratio", "flip_prob"):
+        said = getattr(options, name)
+        said = tuple(said) if isinstance(said, (tuple, list)) else said
+        if said is not None and said != held[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {said} with --plan-from {path}, whose plan has {held[name]}: "
+                "leave one of the two out"
+            )
+
+
+def _check_images(
+    path: Path, columns: dict[str, Any], folder: ImageSource, note: Callable[[str], None]
+) -> None:
+    row_of = {key: row for row, key in enumerate(columns["key"]) if key}
+    common = [key for key in folder.keys if key in row_of]
+    if not common:
+        raise RejectedInput(
+            f"--plan-from {path}: none of the {len(folder):,} images of {folder.root} is in it by its key (path below "
+            f"the folder, such as {columns['key'][0] if len(row_of) else 'none'}): its crops would mean nothing here"
+        )
+    if len(common) < len(folder):
+        note(
+            f"{len(folder) - len(common):,} of {len(folder):,} images are not in {path}: "
+            "their crops are drawn by the same plan"
+        )
+    known = [key for key in common if columns["height"][row_of[key]] > 0]
+    if len(known) > SIZES_CHECKED:
+        picked = np.random.default_rng(0).choice(len(known), SIZES_CHECKED, replace=False)
+        known = [known[i] for i in np.sort(picked)]
+    for key in known:
+        row = row_of[key]
+        was = (int(columns["height"][row]), int(columns["width"][row]))
+        if image_size(folder.file(key)) != was:
+            height, width = image_size(folder.file(key))
+            raise RejectedInput(
+                f"--plan-from {path}: {folder.file(key)} has {width} x {height} pixels, there it has {was[1]} x "
+                f"{was[0]}, so that boxes would differ: give the same images"
+            )

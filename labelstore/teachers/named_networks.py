@@ -1,0 +1,216 @@
+"""Networks by name, with or without their pretrained weights, and how their pixels are to be prepared."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any
+from urllib.parse import urlparse
+
+from huggingface_hub import constants
+from torch import nn
+
+from labelstore.errors import StorageError, UsageError
+from labelstore.teachers.functions import call_function, is_function
+from labelstore.teachers.weights import first_line
+
+UNFIT = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
+"""What libraries raise for arguments that make no network."""
+
+
+def build(architecture: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
+    """A network by name: timm:NAME, torchvision:NAME, package.module:function, or a bare timm name.
+
+    With `pretrained` and another `num_classes` in `options` than the weights have, the classifier is a new one, as
+    timm does it. UsageError for a name or options that make no network, StorageError for weights that are not here.
+    """
+    if is_function(architecture):
+        return call_function(architecture, options)
+    if "checkpoint_path" in options:
+        # timm would load it after its own fashion, and a run folder may name any file
+        raise UsageError(
+            f"checkpoint_path among the arguments of {architecture}: weights are given to `trainer run` as "
+            "--initial-checkpoint, to `trainer evaluate` as --checkpoint, to `labelstore create` as --teacher"
+        )
+    library, name = split_name(architecture)
+    if library == "torchvision":
+        return _fetch(
+            architecture,
+            lambda: _torchvision_network(name, options, pretrained=pretrained),
+            options,
+            pretrained=pretrained,
+        )
+    import timm
+
+    base = name.partition(".")[0]
+    if not name.startswith("hf-hub:") and not timm.is_model(base):
+        raise UsageError(f"timm has no model {name!r}: timm.list_models() lists them")
+    if pretrained and not name.startswith("hf-hub:") and not timm.list_pretrained(f"{name}*"):
+        raise UsageError(f"timm has no pretrained weights for {name!r}: give a checkpoint instead")
+    return _fetch(
+        architecture,
+        lambda: timm.create_model(name, pretrained=pretrained, **options),
+        options,
+        pretrained=pretrained,
+    )
+
+
+def own_settings(architecture: str, module: nn.Module) -> dict[str, Any]:
+    """How the weights of a library's name were evaluated: input_size, mean, std, interpolation, crop_pct.
+
+    `module` is the network itself; of a function's it says so by a `pretrained_cfg`, as timm's do, and has timm's
+    usual ones otherwise.
+    """
+    library, name = split_name(architecture)
+    return _torchvision_settings(name) if library == "torchvision" else _timm_settings(module)
+
+
+def settings_by_name(architecture: str) -> dict[str, Any] | None:
+    """`own_settings` without building the network; None for a name that does not say."""
+    if is_function(architecture):
+        return None
+    library, name = split_name(architecture)
+    if library == "torchvision":
+        import torchvision
+
+        return _torchvision_settings(name) if name in torchvision.models.list_models() else None
+    import timm
+
+    if name.startswith("hf-hub:") or not timm.is_model(name.partition(".")[0]):
+        return None
+    try:
+        found = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # no such weights of this network: for who builds it to say
+        return None
+    return None if found is None else _timm_settings(None, vars(found))
+
+
+def split_name(source: str) -> tuple[str, str]:
+    """Library and name of its network.
+
+    >>> split_name("torchvision:resnet50"), split_name("resnet50")
+    (('torchvision', 'resnet50'), ('timm', 'resnet50'))
+    """
+    library, colon, name = source.partition(":")
+    if colon and library in ("timm", "torchvision"):
+        return library, name
+    return "timm", source
+
+
+def _torchvision_network(name: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
+    from torchvision import models
+
+    if name not in models.list_models():
+        raise UsageError(f"torchvision has no model {name!r}: see torchvision.models.list_models()")
+    if not pretrained:
+        return models.get_model(name, weights=None, **options)  # type: ignore[no-any-return]
+    others = {key: value for key, value in options.items() if key != "num_classes"}
+    network: nn.Module = models.get_model(name, weights="DEFAULT", **others)
+    own = len(models.get_model_weights(name).DEFAULT.meta["categories"])
+    wanted = options.get("num_classes", own)
+    if wanted != own:
+        _replace_classifiers(network, own, wanted)
+    return network
+
+
+def _replace_classifiers(network: nn.Module, own: int, wanted: int) -> None:
+    """New last layers (auxiliary ones too) of `wanted` outputs in the place of those of `own`."""
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Linear) and layer.out_features == own:
+            network.set_submodule(
+                name, nn.Linear(layer.in_features, wanted, bias=layer.bias is not None)
+            )
+        elif isinstance(layer, nn.Conv2d) and layer.out_channels == own:
+            # SqueezeNet's
+            network.set_submodule(name, nn.Conv2d(layer.in_channels, wanted, kernel_size=1))
+
+
+def _fetch(
+    architecture: str,
+    make: Callable[[], nn.Module],
+    options: Mapping[str, Any],
+    *,
+    pretrained: bool,
+) -> nn.Module:
+    try:
+        if pretrained and not _has_network():
+            return _from_cache(make)
+        with redirect_stdout(sys.stderr):  # where torch.hub says that it downloads
+            return make()
+    except UNFIT as error:
+        raise _unfit(architecture, options, error) from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained and "memory" not in str(error):
+            raise _unfit(architecture, options, error) from error
+        # no route to the hub ends in a dozen different classes below these two
+        raise StorageError(
+            f"cannot load the weights of {architecture}: they are not in the local cache and could not be fetched "
+            f"({_reason(error)}); fetch them where there is a network and give that file: as --teacher "
+            f"FILE.safetensors --teacher-model {architecture}, to `trainer evaluate` as --checkpoint FILE"
+        ) from error
+
+
+def _unfit(architecture: str, options: Mapping[str, Any], error: Exception) -> UsageError:
+    given = json.dumps(dict(options), default=str)[:200]
+    return UsageError(f"{architecture} cannot be built with {given}: {first_line(error)}")
+
+
+def _has_network() -> bool:
+    """Whether the Hub's name resolves: without that, its client retries for a minute and says so at every try."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return True
+    host = urlparse(constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _from_cache(make: Callable[[], nn.Module]) -> nn.Module:
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        with redirect_stdout(StringIO()):  # torch.hub announces a download that cannot begin
+            return make()
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reason(error: BaseException) -> str:
+    return "no network" if not _has_network() else first_line(error)
+
+
+def _timm_settings(
+    module: nn.Module | None, described: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    from timm.data.config import resolve_data_config
+
+    config = resolve_data_config(model=module, pretrained_cfg=described, verbose=False)  # type: ignore[no-untyped-call]
+    return {
+        "input_size": int(config["input_size"][-1]),
+        "mean": tuple(config["mean"]),
+        "std": tuple(config["std"]),
+        "interpolation": str(config["interpolation"]),
+        "crop_pct": float(config["crop_pct"]),
+    }
+
+
+def _torchvision_settings(name: str) -> dict[str, Any]:
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    transform = weights.transforms()
+    crop, resize = transform.crop_size[0], transform.resize_size[0]
+    return {
+        "input_size": int(crop),
+        "mean": tuple(transform.mean),
+        "std": tuple(transform.std),
+        "interpolation": str(transform.interpolation.value),
+        "crop_pct": crop / resize,
+    }
