@@ -31,14 +31,15 @@ Cache = Annotated[
     typer.Option(
         "--cache",
         metavar="DIR",
-        help="Where catalogues of stores in object storage (s3://BUCKET/PATH) are kept.",
+        help="Where catalogues of stores in object storage (s3://, gs://, az://, https://) are kept.",
         show_default="LABELSTORE_CACHE, or the user's cache folder",
     ),
 ]
 Store = Annotated[
     Path,
     typer.Argument(
-        metavar="STORE", help="Folder of the store, or s3://BUCKET/PATH of a frozen one."
+        metavar="STORE",
+        help="Folder of the store, or the URL of a frozen one, such as s3://BUCKET/PATH.",
     ),
 ]
 LabelSet = Annotated[

@@ -107,5 +107,5 @@ def plain(value: object) -> object:
         return value.hex()
     if isinstance(value, PurePath):
         # a path that is a URL has lost a slash
-        return re.sub(r"^s3:/(?!/)", "s3://", str(value))
+        return re.sub(r"^(s3|gs|az|https?):/(?!/)", r"\1://", str(value))
     return value

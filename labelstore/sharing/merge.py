@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.arrays.durable import check_new_place
+from labelstore.arrays.object_storage import storage_url
 from labelstore.commit.lease_keeper import Progress, is_dead
 from labelstore.errors import ConflictError, UsageError
 from labelstore.sharing.agreement import agreement_of
@@ -23,7 +24,7 @@ from labelstore.sharing.union import Union, chosen_stores, union_of
 from labelstore.store import Store, open_store
 from labelstore.store.layout import MOST_IMAGES_PER_SHARD
 from labelstore.store.opening import ARRAY_FOLDERS, exists
-from labelstore.store.remote import refuse_remote, remote_url
+from labelstore.store.remote import refuse_remote
 
 MOST_STORES = 1000
 
@@ -115,7 +116,7 @@ def _check(
         raise UsageError(f"--images-per-shard {images_per_shard}: 1 to {MOST_IMAGES_PER_SHARD:,}")
     places: set[str] = set()
     for path in stores:
-        url = remote_url(path)
+        url = storage_url(path)
         place = os.path.realpath(path) if url is None else url.rstrip("/")
         if place in places:
             raise UsageError(f"{path} is given twice: give each store once")

@@ -17,6 +17,7 @@ from labelstore.arrays.durable import (
     storage_errors,
     write_file,
 )
+from labelstore.arrays.object_storage import storage_url
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.engines import parse_url
 from labelstore.catalogue.records import PlanRow
@@ -43,7 +44,7 @@ from labelstore.errors import (
 from labelstore.images import ImageSource, check_keys, open_images
 from labelstore.store.layout import FORMAT_VERSION, check_num_crops, choose_layout
 from labelstore.store.metadata import check_metadata
-from labelstore.store.remote import open_remote, refuse_remote, remote_url
+from labelstore.store.remote import open_remote, refuse_remote
 from labelstore.store.store import Store
 from labelstore.store.untrusted_store import refuse_links, refuse_rows
 
@@ -70,10 +71,10 @@ def open_store(
     links and rows that no store of ours has, DamagedShard if catalogue and arrays do not belong
     together (`checked` False, as `verify` and `repair` open it, does not look).
 
-    A frozen store may also be at s3://BUCKET/PATH: its catalogue comes into the folder `cache`
-    (LABELSTORE_CACHE, or the user's cache folder), its arrays are read by range.
+    A frozen store may also be in object storage (s3://, gs://, az://, https://): its catalogue comes into the
+    folder `cache` (LABELSTORE_CACHE, or the user's cache folder), its arrays are read by range.
     """
-    if (url := remote_url(path)) is not None:
+    if (url := storage_url(path)) is not None:
         return open_remote(url, cache=None if cache is None else Path(cache))
     path = Path(path)
     refuse_links(path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +20,7 @@ from labelstore.arrays.durable import (
     storage_errors,
     write_file,
 )
-from labelstore.arrays.s3_bucket import Bucket, Missing, S3Folder
+from labelstore.arrays.object_storage import Bucket, BucketFolder, Missing, storage_url
 from labelstore.catalogue import Catalogue
 from labelstore.errors import DamagedShard, StoreNotFound, UsageError
 from labelstore.store.cache_folder import default_cache
@@ -43,15 +42,9 @@ ARRAYS = {"arrays.zarr/zarr.json": "zarr", "arrays/arrays.json": "hdf5"}
 UPLOAD_AGAIN = "upload the file again from the frozen store"
 
 
-def remote_url(path: str | Path) -> str | None:
-    """The s3:// URL, if the path is one; None for a folder. A `Path` has lost one of the two slashes."""
-    match = re.fullmatch(r"s3:(?:/+(.*))?", str(path))
-    return None if match is None else f"s3://{match[1] or ''}"
-
-
 def refuse_remote(path: str | Path, what: str) -> None:
     """UsageError for what cannot be done to a store in object storage."""
-    url = remote_url(path)
+    url = storage_url(path)
     if url is not None:
         raise UsageError(
             f"{url}: {what}; a frozen store in object storage can be read, copy it to a disk for everything else"
@@ -59,7 +52,7 @@ def refuse_remote(path: str | Path, what: str) -> None:
 
 
 def open_remote(url: str, *, cache: Path | None = None) -> Store:
-    """Open the frozen store at s3://BUCKET/PATH for reading.
+    """Open the frozen store at a URL of object storage (s3, gs, az, https) for reading.
 
     StoreNotFound where there is no bucket or no frozen store in it, StorageError where it cannot be reached or
     read, DamagedShard where an object is not what the manifest says.
@@ -86,7 +79,7 @@ def open_remote(url: str, *, cache: Path | None = None) -> Store:
     refuse_rows(catalogue, Path(bucket.url))
     arrays = Path(described).parent
     backend = open_arrays(
-        folder / arrays, ARRAYS[described], source=S3Folder(bucket, arrays.as_posix())
+        folder / arrays, ARRAYS[described], source=BucketFolder(bucket, arrays.as_posix())
     )
     store = Store(folder, catalogue, backend, location=bucket.url)
     check_metadata(catalogue, store.arrays, folder)
@@ -129,7 +122,7 @@ def _download(bucket: Bucket, key: str, path: Path, due: ManifestFile) -> None:
     where, sha256, size = f"{bucket.url}/{key}", hashlib.sha256(), 0
     try:
         with storage_errors(path), path.open("xb") as file:
-            for piece in bucket.pieces(key):
+            for piece in bucket.pieces(key, due.bytes):
                 size += len(piece)
                 if size > due.bytes:
                     break
