@@ -33,6 +33,9 @@ MayDiffer = Literal[
 ]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
+NOT_WRITTEN = {"labels_made_at": 1.0, "drawing_order": 1}
+"""Entries of the provenance whose absence means something: older runs did not write them down, and had these."""
+
 _WITHOUT_EFFECT = (
     "data",
     "train",
@@ -91,8 +94,9 @@ class TrainConfig:
     4.3)."""
     probability_range: tuple[float, float] = (0.0, 1.0)
     """Stored crops whose largest probability lies outside are not drawn (FerKD Fig. 5)."""
-    temperature: float = 1.0
-    """Of the teacher's labels and of the student's softmax alike."""
+    temperature: float | None = None
+    """T of the teacher's logits, by which the student's are divided too: labels made at T0 become p^(T0/T). None is T0,
+    and 1 for an online teacher."""
     label_smoothing: float = 0.0
     """Of ground-truth labels: 1 - s + s/C at the class, s/C elsewhere (as torch.nn.CrossEntropyLoss)."""
     ground_truth_weight: float = 0.0
@@ -269,6 +273,12 @@ class TrainConfig:
         singles = self.single_crop_first + self.single_crop_last
         return singles + self.multi_crop_passes * self.crops_per_image
 
+    @property
+    def temperature_in_force(self) -> float:
+        """The temperature of labels and student: `temperature`, else the one that the labels were made at, else 1."""
+        made_at: float = self.provenance.get("temperature", 1.0)
+        return made_at if self.temperature is None else self.temperature
+
     def for_another_run(self) -> Self:
         """The same settings without what a run filled in, for other data or another start."""
         return self.from_mapping(without_filled_in(self.to_mapping()))
@@ -283,6 +293,7 @@ class TrainConfig:
         data, before = mine.pop("provenance"), theirs.pop("provenance")
         changed = [name for name in mine if mine[name] != theirs[name]]
         # a run of an older trainer did not write all of them down
+        data, before = {**NOT_WRITTEN, **data}, {**NOT_WRITTEN, **before}
         changed += [
             f"provenance.{name}" for name in data if name in before and data[name] != before[name]
         ]
@@ -290,9 +301,9 @@ class TrainConfig:
 
     def decisive(self) -> dict[str, Any]:
         """Every setting that changes what is learnt, as plain values."""
-        values = self.to_mapping()
+        values = self.to_mapping() | {"temperature": self.temperature_in_force}
         # a newer torch may go on with an older one's run, and what else was not as at the beginning was allowed
-        for name in ("versions", "amp", "changed"):
+        for name in ("versions", "amp", "changed", "temperature"):
             values["provenance"].pop(name, None)
         return {name: value for name, value in values.items() if name not in _WITHOUT_EFFECT}
 

@@ -29,7 +29,6 @@ _POSITIVE = (
     "batch_size",
     "epochs",
     "lr",
-    "temperature",
     "decay_epochs",
     "workers",
     "eval_every",
@@ -62,7 +61,6 @@ _AT_MOST = {
     "accumulation_steps": 1 << 20,
     "input_size": 1 << 14,
     "workers": 1024,
-    "temperature": MAX_TEMPERATURE,
     "seed": (1 << 63) - 1,
 }
 
@@ -93,8 +91,14 @@ def _check_each(config: TrainConfig) -> None:
         _require(config, name, getattr(config, name) > 0, "it must be above 0")
     for name, most in _AT_MOST.items():
         _require(config, name, getattr(config, name) <= most, f"it must be at most {most:,}")
-    warm = config.temperature >= MIN_TEMPERATURE
-    _require(config, "temperature", warm, f"it must be at least {MIN_TEMPERATURE}")
+    if config.temperature is not None:
+        meant = MIN_TEMPERATURE <= config.temperature <= MAX_TEMPERATURE
+        _require(
+            config,
+            "temperature",
+            meant,
+            f"give a number within {MIN_TEMPERATURE} and {MAX_TEMPERATURE}, or leave it out",
+        )
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         numbers = value if isinstance(value, tuple) else (value,)
@@ -167,9 +171,9 @@ def _check_together(config: TrainConfig) -> None:
         raise UsageError(
             "scheduler='multistep' without milestones: give the epochs where it decays"
         )
-    if config.labels == "ground-truth" and config.temperature != 1:
+    if config.labels == "ground-truth" and config.temperature not in (None, 1):
         raise UsageError(
-            f"temperature={config.temperature} with ground-truth labels: they have none; leave it at 1"
+            f"temperature={config.temperature} with ground-truth labels: they have none; leave it out"
         )
     if config.mixing == "selfmix" and m == 1:
         raise UsageError(

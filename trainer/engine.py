@@ -100,6 +100,8 @@ def run(
             amp = ranks.on_first(lambda: chosen_amp(device, "auto"))
             config = dataclasses.replace(config, provenance={**config.provenance, "amp": amp})
         outputs, checkpoint, config = open_outputs(config, ranks, note)
+        if data.first_line is not None and checkpoint is None:
+            outputs.log(data.first_line)
         # a run goes on with what auto was when it began, wherever it is resumed
         amp = config.provenance["amp"] if config.amp == "auto" else config.amp
         if config.amp == "auto" and amp != "none":
@@ -130,7 +132,7 @@ def run(
         )
         criterion = DistillationLoss(
             SparseSoftCrossEntropy(
-                config.temperature,
+                config.temperature_in_force,
                 squared=config.temperature_squared,
                 kl=config.soft_loss == "kl",
             ),

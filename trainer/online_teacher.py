@@ -29,7 +29,8 @@ class OnlineTeacher:
         self._columns = _columns(teacher, config, device)
         self._module = teacher.module.to(device)
         self._size = teacher.row.input_size
-        self._temperature, self._amp, self._device = config.temperature, config.amp, device
+        self._temperature = config.temperature_in_force
+        self._amp, self._device = config.amp, device
         self._is_same = (teacher.row.mean, teacher.row.std) == (config.mean, config.std)
         mean, std, own_mean, own_std = (
             torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)

@@ -28,6 +28,10 @@ class Outputs:
     def say(self, line: str, note: Callable[[str], None]) -> None:
         """Tell the user, and whoever reads log.txt later."""
         note(line)
+        self.log(line)
+
+    def log(self, line: str) -> None:
+        """Tell whoever reads log.txt later."""
         if self.folder is not None:
             self.folder.log(line)
 

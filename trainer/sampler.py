@@ -8,6 +8,12 @@ position t lies in cycle c = t // M, at place u = t mod M:
     crop    = the (u mod L)-th crop of that column, sorted by hash(seed, 1, c, column, stream, crop)
     images of pass p are sorted by hash(seed, 2, p, stream)
 
+A pass that takes the last crops of one cycle and the first r of the next would show an image one crop twice. So the
+next cycle then begins with columns that the pass has not drawn from, as many as r crops need, wherever there are so
+many; where there are not, and where a mask leaves an image fewer than M crops, it begins with the first r crops in its
+order that the pass has not drawn. What is moved back keeps its order. The m crops of an image in a pass are thus
+distinct wherever it has m.
+
 Crops are numbered from 0 inside their column there; `stream` is the image key's number
 (`labelstore.cropping.crop_plan.image_streams`). The hash folds its words into 64 bits, h <- splitmix64(h ^ word)
 from h = 0; crops compare its upper 48 bits, then their number. Nothing depends on batch size, workers
@@ -17,10 +23,11 @@ or ranks, and every crop comes once before any comes twice (FKD draws with repla
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +89,9 @@ class DrawingOrder:
     """M."""
     crops_per_chunk: int
     """L, a divisor of M: positions of L consecutive crops touch one chunk column of the store."""
+    schedule: PassSchedule | None = None
+    """Which positions a pass takes; None where no pass takes two crops of an image."""
+    _columns: dict[int, list[int]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -103,9 +113,36 @@ class DrawingOrder:
 
     def columns(self, cycle: int) -> list[int]:
         """Chunk columns in the order in which a cycle visits them, the same for all images."""
-        numbers = np.arange(self.num_columns, dtype=np.uint64)
-        keys = hash_words(self.seed, COLUMNS, cycle, numbers)
-        return [int(column) for column in np.argsort(keys, kind="stable")]
+        # a cycle's columns may depend on those of the one before
+        for each in range(cycle + 1):
+            if each in self._columns:
+                continue
+            numbers = np.arange(self.num_columns, dtype=np.uint64)
+            keys = hash_words(self.seed, COLUMNS, each, numbers)
+            order: list[int] = np.argsort(keys, kind="stable").tolist()
+            before, needed = self._columns_around(each * self.num_crops)
+            if before and before + needed <= self.num_columns:
+                drawn_from = self._columns[each - 1][-before:]
+                first = [column for column in order if column not in drawn_from][:needed]
+                order = first + [column for column in order if column not in first]
+            self._columns[each] = order
+        return self._columns[cycle]
+
+    @cached_property
+    def keeps_columns(self) -> bool:
+        """Whether every pass draws distinct crops column by column; otherwise only `usable_crops` keeps them apart."""
+        ends = range(
+            self.num_crops, 0 if self.schedule is None else self.schedule.epochs, self.num_crops
+        )
+        return all(sum(self._columns_around(end)) <= self.num_columns for end in ends)
+
+    def _columns_around(self, end: int) -> tuple[int, int]:
+        """Chunk columns that the pass around the end of a cycle draws from before and after it; (0, 0) without one."""
+        around = None if self.schedule is None else self.schedule.around(end)
+        if around is None or len(around) > self.num_crops:
+            return 0, 0
+        length = self.crops_per_chunk
+        return -(-(end - around.start) // length), -(-(around.stop - end) // length)
 
     def spans(self, positions: range) -> Iterator[Span]:
         """The positions, cut where chunk column or cycle changes."""
@@ -152,8 +189,14 @@ class DrawingOrder:
         """(n, num_positions) crop numbers out of the usable ones: the order without the others.
 
         `usable` is (n, M), with at least one crop per image. An image with U usable crops draws each
-        of them once in its first U positions, in the order of cycle 0, and then goes on with cycle 1.
+        of them once in its first U positions, in the order of cycle 0, and then goes on with cycle 1, which begins
+        with other crops than those that a pass around its end has drawn.
         """
+        asked = num_positions
+        several = self.schedule is not None and max(self.schedule.crops_per_pass) > 1
+        if self.schedule is not None and several:
+            # what a pass draws may come from behind the last position
+            num_positions += max(self.schedule.crops_per_pass)
         counts = usable.sum(axis=1)
         if len(counts) and not counts.min():
             raise UsageError("an image without a usable crop cannot be drawn: leave it out")
@@ -175,7 +218,30 @@ class DrawingOrder:
             filled[rows] = np.minimum(places[:, -1] + 1, num_positions)
             places += rows[:, None] * num_positions
             drawn.reshape(-1)[places[taken]] = order[taken]
-        return drawn
+        if several:
+            fewest = int(counts[counts > 1].min(initial=asked))
+            for cycle in range(1, -(-asked // fewest)):
+                self._set_apart(drawn, cycle * counts, counts, asked)
+        return drawn[:, :asked]
+
+    def _set_apart(
+        self, drawn: NDArray[np.intp], ends: NDArray[np.intp], counts: NDArray[np.intp], asked: int
+    ) -> None:
+        """Begin the cycles after `ends` (n,) with crops that the pass around each end has not drawn, in place."""
+        assert self.schedule is not None
+        starts, stops = self.schedule.bounds_around(ends)
+        rows = np.flatnonzero((starts < ends) & (ends < asked) & (stops - starts <= counts))
+        if not len(rows):
+            return
+        end, start, stop = ends[rows, None], starts[rows, None], stops[rows, None]
+        steps = np.arange(int((stop - start).max()))
+        before, after = end - 1 - steps, end + steps
+        old = np.where(before >= start, drawn[rows[:, None], np.maximum(before, 0)], -1)
+        new = drawn[rows[:, None], after]
+        free = (steps < stop - start) & ~(new[..., None] == old[:, None]).any(axis=-1)
+        first = free & (np.cumsum(free, axis=1) <= stop - end)
+        order = np.argsort(~first, axis=1, kind="stable")
+        drawn[rows[:, None], after] = np.take_along_axis(new, order, axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +291,37 @@ class PassSchedule:
     @cached_property
     def _starts(self) -> tuple[int, ...]:
         return tuple(accumulate(self.crops_per_pass, initial=0))
+
+    def around(self, position: int) -> range | None:
+        """Positions of the pass that goes on at a position, having begun before it; None where none does."""
+        nth = bisect_right(self._starts, position) - 1
+        if not 0 <= nth < self.num_passes or self._starts[nth] == position:
+            return None
+        return self.positions(nth)
+
+    def bounds_around(
+        self, positions: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """First position of the pass that each position lies in, and the first behind it; behind the run, both are the
+        position."""
+        starts = np.asarray(self._starts)
+        nth = np.minimum(np.searchsorted(starts, positions, side="right"), self.num_passes) - 1
+        inside = positions < self.epochs
+        return np.where(inside, starts[nth], positions), np.where(
+            inside, starts[nth + 1], positions
+        )
+
+    def shows_twice(self, usable: int, *, ranked: bool) -> bool:
+        """Whether drawing U usable crops straight on, cycle after cycle or (`ranked`) each several times in a row, shows
+        one of them twice in a pass that could do without."""
+        if ranked:
+            return self.epochs > usable and any(1 < m <= usable for m in self.crops_per_pass)
+        around = (self.around(end) for end in range(usable, self.epochs, usable))
+        return any(one is not None and len(one) <= usable for one in around)
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Passes with equally many crops, one after the other: (passes, crops per image)."""
+        return [(len(list(equal)), m) for m, equal in groupby(self.crops_per_pass)]
 
     def positions(self, pass_index: int) -> range:
         """Positions of one pass."""

@@ -37,6 +37,8 @@ class TrainingData:
     source: PassSource
     images: ImageSource
     val: Path | None
+    first_line: str | None
+    """What a run says before anything else: that its labels were made at another temperature."""
 
 
 @contextmanager
@@ -54,23 +56,29 @@ def open_training_data(
     a number of classes that is not the labels'.
     """
     images = open_images(_training_folder(config))
-    if config.pretrained:
-        _note_other_pixels(config, note)
     schedule = PassSchedule.of(
         passes=config.multi_crop_passes,
         crops_per_image=config.crops_per_image,
         single_crop_first=config.single_crop_first,
         single_crop_last=config.single_crop_last,
     )
+    labels = None
+    if config.store is not None:
+        labels = chosen_labels(labelstore.open(config.store), config)
+    first_line = None if labels is None else _other_temperature(config, labels)
+    if first_line is not None:
+        note(first_line)
+    if config.pretrained:
+        _note_other_pixels(config, note)
     if config.whole_epochs != config.epochs:
         note(
             f"{config.epochs} epochs of one crop per image are not whole passes of {config.crops_per_image} crops: "
             f"training for {config.whole_epochs}"
         )
-    if config.store is None:
+    if labels is None:
         source, config = _ground_truth(config, images, schedule, attach)
     else:
-        source, config = _stored(config, images, schedule, note, attach)
+        source, config = _stored(config, labels, images, schedule, note, attach)
     with source:
         config = dataclasses.replace(
             config, provenance={**source.drawn_from(), **config.provenance}
@@ -89,6 +97,7 @@ def open_training_data(
             source=source,
             images=images,
             val=None if config.labels == "ssl" else _validation(config, note),
+            first_line=first_line,
         )
 
 
@@ -108,6 +117,24 @@ def training_data_of_rank(
         if not opened:
             opened.append(stack.enter_context(open_training_data(config, attach=folder)))
         yield opened[0]
+
+
+def _other_temperature(config: TrainConfig, labels: Ensemble) -> str | None:
+    """Where labels are brought to another temperature than they were made at: which, and from which.
+
+    UsageError where the config asks for none and the labels have several, or for one that they cannot be brought to.
+    """
+    if not learns_from_store(config):
+        return None
+    in_force = labels.temperature_in_force(config.temperature)
+    others = [member.labels for member in labels.members if member.labels.temperature != in_force]
+    if not others:
+        return None
+    made_at = ", ".join(f"{one.name} at T={one.temperature:g}" for one in others)
+    return (
+        f"temperature {in_force:g}: labels are brought to it ({made_at} when made), and the student's outputs are divided "
+        "by it"
+    )
 
 
 def _note_other_pixels(config: TrainConfig, note: Callable[[str], None]) -> None:
@@ -168,14 +195,13 @@ def _ground_truth(
 
 def _stored(
     config: TrainConfig,
+    labels: Ensemble,
     images: ImageSource,
     schedule: PassSchedule,
     note: Callable[[str], None],
     attach: Path | None,
 ) -> tuple[PassSource, TrainConfig]:
-    assert config.store is not None
-    store = labelstore.open(config.store)
-    labels = chosen_labels(store, config)
+    store = labels.store
     _check_plan(config, labels.plan)
     _check_again(config, labels, note)
     if attach is None:
@@ -200,6 +226,8 @@ def _stored(
             {
                 "label_set": _one_or_all([member.labels.row.uuid for member in labels.members]),
                 "teacher": _one_or_all([teacher.digest for teacher in teachers]),
+                "temperature": labels.temperature_in_force(config.temperature),
+                **_made_at(labels),
             }
             if learns_from_store(config)
             else {"plan": labels.plan.name}
@@ -211,8 +239,8 @@ def _stored(
         labels,
         schedule=schedule,
         seed=config.seed,
-        # a label of the online teacher's takes their place
-        temperature=1.0 if config.labels == "teacher" else config.temperature,
+        # labels of an online teacher take the place of the stored ones, which stay as they are
+        temperature=None if config.labels == "teacher" else config.temperature,
         order=config.order,
         probability_range=config.probability_range,
         ground_truth=config.label_smoothing if config.labels == "ground-truth" else None,
@@ -228,10 +256,18 @@ def _stored(
             f"label set {labels.name} covers {covered} of {labels.num_crops} crops of each image: drawing from the "
             f"first {covered}"
         )
-    for mask in (member.mask for member in source.labels.members):
-        if mask is not None and mask.num_crops < covered:
+    for member in source.labels.members:
+        mask, made_at = member.mask, member.labels.temperature
+        if mask is None:
+            continue
+        if mask.num_crops < covered:
             note(
                 f"mask {mask.name} covers {mask.num_crops} of these {covered} crops, and keeps no other"
+            )
+        if mask.temperature not in (None, made_at):
+            note(
+                f"mask {mask.name} was made from labels at T={mask.temperature:g}, label set {member.labels.name} was made "
+                f"at T={made_at:g}: its regions are those of T={mask.temperature:g}"
             )
     return source, config
 
@@ -262,6 +298,12 @@ def _check_again(config: TrainConfig, labels: Ensemble, note: Callable[[str], No
             f"the crops of plan {labels.plan.name} are augmented as the teacher saw them; --color-jitter and "
             "--rand-augment come on top, for the student alone"
         )
+
+
+def _made_at(labels: Ensemble) -> dict[str, object]:
+    """The T0 of the labels, for the provenance; nothing where it is 1, as in runs that did not write it down."""
+    made_at = [member.labels.temperature for member in labels.members]
+    return {} if set(made_at) == {1.0} else {"labels_made_at": _one_or_all(made_at)}
 
 
 def _one_or_all(values: list[Any]) -> object:

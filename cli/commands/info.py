@@ -137,6 +137,7 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
                 "label_set": row.label_set,
                 "num_crops": row.num_crops,
                 "rule": row.rule,
+                "temperature": store.mask(row.name).temperature,
                 **progress(f"masks/{row.name}"),
             }
             for row in catalogue.masks.all()
@@ -164,14 +165,20 @@ def _print(record: dict[str, Any]) -> None:
         }
         | {
             f"label set {labels['name']}": f"{_codec(labels['codec'])} by {labels['teacher']} "
-            f"on {labels['plan']}, {_progress(labels)}{_work(labels['work'])}"
+            f"on {labels['plan']}{_at(labels)}, {_progress(labels)}{_work(labels['work'])}"
             for labels in record["label_sets"]
         }
         | {
-            f"mask {mask['name']}": f"by {mask['teacher']} on {mask['plan']}, {_of_crops(mask, record['plans'])}"
+            f"mask {mask['name']}": f"by {mask['teacher']} on {mask['plan']}{_at(mask)}, "
+            + _of_crops(mask, record["plans"])
             for mask in record["masks"]
         }
     )
+
+
+def _at(row: dict[str, Any]) -> str:
+    """The temperature of a label set, or of the labels that a mask was made from, where it is not 1."""
+    return "" if row["temperature"] in (None, 1) else f", temperature {row['temperature']:g}"
 
 
 def _of_crops(mask: dict[str, Any], plans: list[dict[str, Any]]) -> str:

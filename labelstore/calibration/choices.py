@@ -16,6 +16,7 @@ from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.probability import (
     Criterion,
     check_calibratable,
+    check_unmixed,
     probabilities,
 )
 from labelstore.calibration.quantiles import exact_quantiles
@@ -140,9 +141,12 @@ def preview(
 ) -> Preview:
     """What each rule (by title; `usual_choices` if none are given) would do to the committed crops.
 
+    RejectedInput for crops that were mixed with other images, as `calibrate`.
+
     Writes nothing. All quantiles are found in one or two walks over the labels, all counts in one more. While the
     growth of a plan is unfinished these are its first crops, as in `calibrate`.
     """
+    check_unmixed(labels)
     is_complete = labels.is_complete
     labels = covered_labels(labels) if labels.covered_crops else labels
     rules = usual_choices() if rules is None else rules

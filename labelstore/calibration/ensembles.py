@@ -1,6 +1,6 @@
 """Several teachers as one: the mean of their recovered, calibrated labels over one crop plan (FerKD 3.4).
 
-Of every crop: recover each teacher's label at the temperature, calibrate it under the teacher's own mask, then average,
+Of every crop: recover each teacher's label at one temperature, calibrate it under the teacher's own mask, then average,
 with weights, over the teachers that keep the crop. A crop that all of them discard has no label and is not drawn.
 Sparse labels stay sparse: the mean of labels of K_1, K_2, ... classes lists K_1 + K_2 + ... classes at most.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.calibration import Region, calibrate_dense, calibrate_label, is_usable
-from labelstore.codecs import SparseLabels, densify, over_union
+from labelstore.codecs import SparseLabels, densify, over_union, relative_temperature
 from labelstore.codecs.topk import missing_id
 from labelstore.errors import UsageError
 from labelstore.store.chosen_images import crop_numbers
@@ -155,6 +155,23 @@ class Ensemble:
         total = sum(k or 0 for k in kept)
         return None if None in kept or total > self.num_classes else total
 
+    def temperature_in_force(self, temperature: float | None = None) -> float:
+        """The temperature T that was asked for, or the T0 at which all labels were made.
+
+        UsageError where none is asked for and T0 differs between the label sets, and where one of them cannot be
+        brought to T.
+        """
+        made_at = {member.labels.temperature for member in self.members}
+        if temperature is None and len(made_at) > 1:
+            each = ", ".join(f"{m.labels.name} at T={m.labels.temperature:g}" for m in self.members)
+            raise UsageError(
+                f"label sets made at different temperatures ({each}): give the temperature to bring them to"
+            )
+        in_force = made_at.pop() if temperature is None else temperature
+        for member in self.members:
+            relative_temperature(member.labels.codec, in_force, member.labels.temperature)
+        return in_force
+
     def block_rows(self, block: int) -> range:
         """Image rows of a block."""
         return self.layout.rows(block)
@@ -185,12 +202,14 @@ class Ensemble:
         return _together(self._member_regions(block, columns))
 
     def labels(
-        self, block: int, columns: range | None = None, temperature: float = 1.0
+        self, block: int, columns: range | None = None, temperature: float | None = None
     ) -> tuple[SparseOrDense, Regions]:
         """Final labels (n, m, ...), sparse or dense as `listed` says, and region codes (n, m).
 
-        Labels are NaN for crops that no teacher keeps, and for images that were left out as bad.
+        Each label set is brought to `temperature_in_force`. Labels are NaN for crops that no teacher keeps, and for
+        images that were left out as bad.
         """
+        temperature = self.temperature_in_force(temperature)
         regions = self._member_regions(block, columns)
         rows = self.block_rows(block)
         truth = self.ground_truth[rows.start : rows.stop, None]
@@ -211,7 +230,7 @@ class Ensemble:
         return _mean_sparse(calibrated, shares, self.num_classes), together
 
     def sparse(
-        self, block: int, columns: range | None = None, temperature: float = 1.0
+        self, block: int, columns: range | None = None, temperature: float | None = None
     ) -> SparseLabels:
         """Labels of one image block as (ids, probabilities, rest); UsageError where they are dense."""
         labels, _ = self.labels(block, columns, temperature)
@@ -220,33 +239,37 @@ class Ensemble:
         return labels
 
     def dense(
-        self, block: int, columns: range | None = None, temperature: float = 1.0
+        self, block: int, columns: range | None = None, temperature: float | None = None
     ) -> NDArray[np.float32]:
         """Labels of one image block, dense: (n, m, C) float32, each summing to one."""
         labels, _ = self.labels(block, columns, temperature)
         return densify(labels, self.num_classes) if isinstance(labels, SparseLabels) else labels
 
-    def max_probability(self, block: int, columns: range | None = None) -> NDArray[np.float32]:
+    def max_probability(
+        self, block: int, columns: range | None = None, temperature: float | None = None
+    ) -> NDArray[np.float32]:
         """(n, m) how sure the teachers are: the mean, over those that keep a crop, of their largest probability.
 
-        Of their labels at T = 1, before calibration; NaN where there is no label.
+        Before calibration, at `temperature_in_force`; NaN where there is no label.
         """
+        temperature = self.temperature_in_force(temperature)
         if len(self.members) == 1 and not self.has_masks:
-            return self.members[0].labels.max_probability(block, columns)
+            return self.members[0].labels.max_probability(block, columns, temperature)
         shares = self._shares(self._member_regions(block, columns))
         mean = np.zeros(shares[0].shape, np.float32)
         for member, share in zip(self.members, shares, strict=True):
-            mean += share * member.labels.max_probability(block, columns)
+            mean += share * member.labels.max_probability(block, columns, temperature)
         return mean
 
     def recover(
         self,
         images: Images,
         crops: Sequence[Sequence[int]] | NDArray[np.integer] | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
     ) -> NDArray[np.float32]:
         """Dense labels of chosen crops: float32 (len(images), m, C); `crops` None takes all M. NaN where none
         keeps it."""
+        temperature = self.temperature_in_force(temperature)
         rows = self.store.image_rows(images)
         found = [member.labels.recover(images, crops, temperature) for member in self.members]
         wanted = crop_numbers(crops, len(rows), self.num_crops)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from labelstore.blocks.shipping import BlockMap, MapBlocks
 from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
+from labelstore.calibration.probability import check_unmixed
 from labelstore.calibration.queries import rule_from_record
 from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
 from labelstore.catalogue.identities import mask_identity
@@ -45,6 +46,9 @@ def calibrate(
 ) -> Mask:
     """A mask of region codes for every committed crop of `labels`; FerKD's thresholds if no rule is given.
 
+    It looks at the labels at T0, the temperature that they were made at, and the mask's rule records which one that is
+    where it is not 1. RejectedInput for crops that were mixed with other images: training takes no mask of these.
+
     Called again with the same name and rule it resumes, or finds everything done; with another rule, and where
     the label set was dropped and made anew since, it raises ConflictError. Quantiles are turned into thresholds
     once, over all crops, and kept with the mask; they need a complete label set (IncompleteError). With
@@ -52,6 +56,7 @@ def calibrate(
     unfinished it is of the first crops, which all images have, and `update` extends it. `progress` is told crops
     done and crops in all.
     """
+    check_unmixed(labels)
     store = labels.store
     held = next((mask for mask in store.catalogue.masks.all() if mask.name == name), None)
     if labels.covered_crops and (held is None or held.num_crops < labels.num_crops):
@@ -65,7 +70,7 @@ def calibrate(
         teacher=labels.row.teacher,
         label_set=labels.name,
         num_crops=labels.num_crops,
-        rule=record,
+        rule=record | _looked_at(labels, held),
     )
     if held is not None and held == replace(row, num_crops=held.num_crops) != row:
         raise ConflictError(
@@ -123,6 +128,13 @@ def check_update(store: Store, name: str, labels: LabelSet | None = None) -> Lab
         raise UsageError(
             f"label set {labels.name} is of {labels.row.teacher} on {labels.plan.name}, mask {name} of "
             f"{row.teacher} on {row.plan}: choose a label set of the same teacher with --label-set"
+        )
+    check_unmixed(labels)
+    made_at = store.mask(name).temperature
+    if made_at not in (None, labels.temperature):
+        raise UsageError(
+            f"label set {labels.name} was made at T={labels.temperature:g}, mask {name} from labels at T={made_at:g}: "
+            "choose a label set made at that temperature with --label-set"
         )
     rule_from_record(row.rule).check(labels)
     if labels.name == row.label_set:
@@ -190,6 +202,12 @@ def _settled(
         )
     settled = rule.thresholds(labels, map_blocks=map_blocks)
     return settled, settled.to_record() | asked
+
+
+def _looked_at(labels: LabelSet, held: MaskRow | None) -> dict[str, float]:
+    """T0 of the labels, for the mask's rule; a mask that was begun without it looked at the same labels."""
+    begun_without = held is not None and "temperature" not in held.rule
+    return {} if begun_without or labels.temperature == 1 else {"temperature": labels.temperature}
 
 
 class _Job:

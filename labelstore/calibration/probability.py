@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from labelstore.blocks.slabs import slabs
 from labelstore.codecs import keeps_max_probability
-from labelstore.errors import UsageError
+from labelstore.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
@@ -52,6 +52,16 @@ def check_calibratable(labels: LabelSet, criterion: Criterion, *, calibrates: bo
         )
     if calibrates or criterion == "ground_truth_probability":
         check_ground_truth(labels)
+
+
+def check_unmixed(labels: LabelSet) -> None:
+    """RejectedInput for crops that were mixed with other images: they have no one class, and training takes no mask of
+    them."""
+    if labels.plan.parameters.get("mixed"):
+        raise RejectedInput(
+            f"the crops of label set {labels.name} were mixed with other images before the teacher saw them, and a mask "
+            "calibrates by one image's class: train on these labels without a mask"
+        )
 
 
 def check_ground_truth(labels: LabelSet) -> None:

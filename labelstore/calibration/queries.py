@@ -17,7 +17,7 @@ from labelstore.blocks.columns import COLUMNS
 from labelstore.blocks.condition import Condition
 from labelstore.blocks.crop_slab import CropSlab
 from labelstore.calibration.probability import check_calibratable, check_ground_truth
-from labelstore.calibration.regions import Region, RegionThresholds, check_epsilon
+from labelstore.calibration.regions import BESIDE_THE_RULE, Region, RegionThresholds, check_epsilon
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class RegionQuery:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """The rule that `to_record` described."""
-        return cls(**record)
+        """The rule that `to_record` described; what else a mask records beside it is not part of it."""
+        return cls(**{name: value for name, value in record.items() if name not in BESIDE_THE_RULE})
 
     @property
     def calibrates(self) -> bool:

@@ -72,6 +72,10 @@ class Rule(Protocol):
         """Parameters as JSON values: what the catalogue keeps."""
 
 
+BESIDE_THE_RULE = ("quantiles", "temperature")
+"""What a mask's record has beside its rule: the quantiles asked for, and T0 of the labels where it is not 1."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RegionThresholds:
     """FerKD's rule. Defaults are the paper's final setting (4.2); it gives no epsilon.
@@ -95,8 +99,8 @@ class RegionThresholds:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Self:
-        """The rule that `to_record` described; the quantiles asked for are not part of it."""
-        return cls(**{name: value for name, value in record.items() if name != "quantiles"})
+        """The rule that `to_record` described; what else a mask records beside it is not part of it."""
+        return cls(**{name: value for name, value in record.items() if name not in BESIDE_THE_RULE})
 
     @property
     def calibrates(self) -> bool:

@@ -102,7 +102,7 @@ class LabelSetRow:
     """`LabelCodec.to_record()`."""
     uuid: str
     temperature: float = 1.0
-    """Softmax temperature at generation."""
+    """T0, the temperature of the teacher's softmax in these labels; 1 for outputs before softmax and label maps."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """How the labels came about and what nothing else here says: autocast, class map, images as given and their kind,
     `imported_from`, and under `stated` what a user said of imported labels."""
@@ -125,7 +125,7 @@ class MaskRow:
     num_crops: int
     """Crops that the mask covers: the plan's M when it was made."""
     rule: Mapping[str, Any]
-    """Thresholds, criterion, epsilon, quantiles asked for."""
+    """Thresholds, criterion, epsilon, quantiles asked for, and the temperature of the labels where it is not 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 from labelstore.codecs.base import Arrays, Field, LabelCodec, MapTopK, SparseLabels, TopK
 from labelstore.codecs.class_union import over_union, widen
 from labelstore.codecs.dense import Full
-from labelstore.codecs.keeps import check_temperature_of, keeps_max_probability
+from labelstore.codecs.keeps import keeps_max_probability
 from labelstore.codecs.labelmap import LabelMap
 from labelstore.codecs.logits import Logits
 from labelstore.codecs.marginal import Hard, MarginalRenorm, MarginalSmoothing, Smoothing
 from labelstore.codecs.missing import missing_labels
-from labelstore.codecs.recovery import densify, temper
+from labelstore.codecs.recovery import densify, relative_temperature, temper
 from labelstore.codecs.smallest import choose_class_ids
 from labelstore.codecs.topk import id_dtype, top_k
 from labelstore.errors import UsageError
@@ -37,7 +37,6 @@ __all__ = [
     "Smoothing",
     "SparseLabels",
     "TopK",
-    "check_temperature_of",
     "choose_class_ids",
     "codec_from_options",
     "codec_from_record",
@@ -47,6 +46,7 @@ __all__ = [
     "keeps_max_probability",
     "missing_labels",
     "over_union",
+    "relative_temperature",
     "temper",
     "top_k",
     "widen",

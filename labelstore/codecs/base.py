@@ -84,11 +84,15 @@ class SparseLabels:
 class LabelCodec(Protocol):
     """A lossy form of a soft label (FKD 3.5); a frozen dataclass that owns both directions.
 
-    Arrays always carry the two leading axes (image, crop): one shard, or any part of one.
+    Arrays always carry the two leading axes (image, crop): one shard, or any part of one. A codec does not know the
+    temperature T0 of the teacher's softmax, which is the label set's: its `temperature` is T / T0, and 1 keeps labels
+    as they were made. Outputs before softmax and label maps have T0 = 1.
     """
 
     name: ClassVar[str]
     """On-disk name and the value of `--compression`: full, hard, smoothing, ms, mr, logits, labelmap."""
+    fixed_temperature: ClassVar[str | None]
+    """Why labels stay at the temperature that they were made at; None where they can be brought to another one."""
     takes: ClassVar[Takes]
     """What `encode` takes. A map's arrays are per image; `decode` then also reads `box` (n, m, 4), float32 (top,
     left, height, width) in shares of the image, NaN where a crop is missing."""

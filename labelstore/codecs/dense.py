@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from labelstore.codecs.base import Arrays, Field, MapTopK, SparseLabels, Takes, TopK
 from labelstore.codecs.probabilities import check_dtype
 from labelstore.codecs.records import codec_from_parameters
-from labelstore.codecs.recovery import check_temperature
+from labelstore.codecs.recovery import check_temperature, powers
 from labelstore.codecs.rows import row_sum
 from labelstore.errors import UsageError
 
@@ -27,6 +27,7 @@ class Full:
 
     name: ClassVar[str] = "full"
     takes: ClassVar[Takes] = "probabilities"
+    fixed_temperature: ClassVar[str | None] = None
     dtype: str = "float16"
     """float32 or float16."""
 
@@ -71,15 +72,14 @@ class Full:
     def recover(
         self, arrays: Arrays, num_classes: int, temperature: float = 1.0
     ) -> NDArray[np.float32]:
-        """Arrays (n, m, C) -> dense labels (n, m, C) at temperature T, non-negative, each summing to one."""
-        probs = arrays["probability"].astype(np.float32)
+        """Arrays (n, m, C) -> dense labels (n, m, C) at `temperature` T / T0, non-negative, each summing to one."""
+        probs: NDArray[Any] = arrays["probability"].astype(np.float32)
         if check_temperature(temperature) != 1:
             # float16 made it zero, the teacher did not
             np.maximum(probs, UNDERFLOW if self.dtype == "float16" else 0, out=probs)
-            probs /= probs.max(-1, keepdims=True)
-            np.power(probs, np.float32(1 / temperature), out=probs)
+            probs = powers(probs, probs.max(-1, keepdims=True), temperature)
         probs /= row_sum(probs)[..., None]
-        return probs
+        return probs.astype(np.float32, copy=False)
 
     def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
         """Arrays (n, m, C) -> largest entry of every recovered label (n, m), NaN where missing."""

@@ -21,12 +21,6 @@ def keeps_max_probability(codec: LabelCodec, num_classes: int) -> bool:
     return bool(abs(found - _ASKED) < 0.05)
 
 
-def check_temperature_of(codec: LabelCodec, num_classes: int, temperature: float) -> None:
-    """UsageError where labels with this codec cannot be recovered at the temperature; found by recovering one."""
-    if codec.takes != "map" and temperature != 1:
-        codec.recover(_one_label(codec, num_classes), num_classes, temperature)
-
-
 def _one_label(codec: LabelCodec, num_classes: int) -> Arrays:
     """Arrays of one crop whose first class has probability 0.6."""
     dense = np.full((1, 1, num_classes), (1 - _ASKED) / max(num_classes - 1, 1), np.float32)

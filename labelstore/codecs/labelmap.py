@@ -43,6 +43,7 @@ class LabelMap:
 
     name: ClassVar[str] = "labelmap"
     takes: ClassVar[Takes] = "map"
+    fixed_temperature: ClassVar[str | None] = None
     k: int = 5
     """Classes kept per cell."""
     dtype: str = "float16"

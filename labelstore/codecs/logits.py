@@ -36,6 +36,7 @@ class Logits:
 
     name: ClassVar[str] = "logits"
     takes: ClassVar[Takes] = "outputs"
+    fixed_temperature: ClassVar[str | None] = None
     dtype: str = "float16"
     """float16 or float32."""
 

@@ -20,7 +20,7 @@ from labelstore.codecs.base import Arrays, Field, MapTopK, SparseLabels, Takes, 
 from labelstore.codecs.class_ids import ClassIdForm, check_form, decode_ids, encode_ids, id_fields
 from labelstore.codecs.probabilities import FORMS, check_dtype
 from labelstore.codecs.records import codec_from_parameters
-from labelstore.codecs.recovery import densify, temper
+from labelstore.codecs.recovery import densify, relative_temperature, temper
 from labelstore.codecs.topk import check_kept, missing_id
 from labelstore.errors import UsageError
 
@@ -31,6 +31,7 @@ class _Kept:
 
     name: ClassVar[str]
     takes: ClassVar[Takes] = "probabilities"
+    fixed_temperature: ClassVar[str | None] = None
     class_ids: ClassIdForm = "plain"
     """"plain" ids, or "table": ranks in a table of each image's classes."""
 
@@ -72,12 +73,6 @@ class _Kept:
         """The codec that `to_record` described; UsageError for parameters that make no sense."""
         return codec_from_parameters(cls, record)
 
-    def _refuse_temperature(self, temperature: float, why: str) -> None:
-        if temperature != 1:
-            raise UsageError(
-                f"temperature {temperature} with {self.name!r} labels: {why}; use labels made with ms or full"
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class _KeptProbs(_Kept):
@@ -110,7 +105,7 @@ class _KeptProbs(_Kept):
         return encode_ids(_ids_of(kept), self.class_ids, num_classes) | probs
 
     def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
-        """Arrays (n, m, ...) -> recovered labels at temperature T; missing crops are NaN."""
+        """Arrays (n, m, ...) -> recovered labels at `temperature` T / T0; missing crops are NaN."""
         k = self.kept(num_classes)
         probs, tail = FORMS[self.dtype].decode(arrays, self._outcomes(num_classes))
         rest = tail / np.float32(max(num_classes - k, 1))
@@ -158,6 +153,7 @@ class MarginalRenorm(_KeptProbs):
     """`mr`, FKD Eq. 6-7: top-K probabilities scaled to sum to one, every other class zero."""
 
     name: ClassVar[str] = "mr"
+    fixed_temperature: ClassVar[str | None] = "the mass beyond the top-K was not kept"
     k: int = 5
     """K, kept classes."""
 
@@ -182,8 +178,8 @@ class MarginalRenorm(_KeptProbs):
         return super().encode(scaled, num_classes)
 
     def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
-        """Arrays (n, m, ...) -> recovered labels; UsageError where T is not 1, since the tail is gone."""
-        self._refuse_temperature(temperature, "the mass beyond the top-K was not kept")
+        """Arrays (n, m, ...) -> recovered labels; UsageError at another T than T0, since the tail is gone."""
+        relative_temperature(self, temperature)
         return super().decode(arrays, num_classes)
 
 
@@ -203,6 +199,7 @@ class Hard(_Kept):
     """`hard`, FKD Eq. 3: the teacher's top-1 class and no probability at all."""
 
     name: ClassVar[str] = "hard"
+    fixed_temperature: ClassVar[str | None] = "a one-hot label has no temperature"
 
     def kept(self, num_classes: int) -> int:
         """One."""
@@ -219,8 +216,8 @@ class Hard(_Kept):
         return encode_ids(_ids_of(_checked(labels, 1)), self.class_ids, num_classes)
 
     def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
-        """Arrays (n, m, ...) -> one-hot labels; UsageError where T is not 1."""
-        self._refuse_temperature(temperature, "a one-hot label has no temperature")
+        """Arrays (n, m, ...) -> one-hot labels; UsageError at another T than T0."""
+        relative_temperature(self, temperature)
         ids = decode_ids(arrays, self.class_ids)
         missing = ids == missing_id(ids.dtype)
         probs = np.where(missing, np.float32(np.nan), np.float32(1))

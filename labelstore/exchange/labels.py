@@ -50,6 +50,9 @@ class Contents:
     """Rows and columns of a map."""
     mixed: bool = False
     """Whether crops were mixed with others before the teacher saw them."""
+    temperature: float | None = None
+    """Of the softmax that made the probabilities, where the format or its files say it; None where they do not, and
+    for outputs."""
 
 
 @dataclass(frozen=True, kw_only=True)

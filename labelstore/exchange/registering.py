@@ -95,12 +95,7 @@ def target_of(
     codec = _codec(contents, stated, dtype)
     check_conversion(contents, codec, stated.num_classes or num_classes, format_name)
     codec.fields(num_classes)
-    temperature = check_temperature(1.0 if stated.temperature is None else stated.temperature)
-    if codec.takes in ("outputs", "map") and temperature != 1:
-        raise UsageError(
-            f"--temperature {temperature:g} with {codec.name}: outputs are kept as they are, and a run chooses T; "
-            "leave it out"
-        )
+    temperature = _temperature(contents, codec, stated, format_name)
     is_map = contents.kind == "map"
     num_crops = (stated.num_crops or MAP_CROPS) if is_map else contents.num_crops
     check_num_crops(num_crops)
@@ -193,6 +188,33 @@ def _codec(contents: Contents, stated: Stated, dtype: str | None) -> LabelCodec:
         height, width = contents.cells
         return replace(codec, height=height, width=width, image_size=stated.input_size)
     return codec
+
+
+def _temperature(contents: Contents, codec: LabelCodec, stated: Stated, format_name: str) -> float:
+    """T0 of the labels: stated, said by the format, or of the softmax that the import takes; UsageError where it has to
+    be said, or contradicts."""
+    said, known = stated.temperature, contents.temperature
+    if said is not None:
+        check_temperature(said)
+    if codec.takes in ("outputs", "map") and said not in (None, 1):
+        raise UsageError(
+            f"temperature {said:g} with {codec.name}: outputs are kept as they are, and a run chooses T; leave it out"
+        )
+    if known is not None and said not in (None, known):
+        raise UsageError(
+            f"temperature {said:g}: {format_name} labels are made at temperature {known:g}; leave it out"
+        )
+    if (
+        said is None
+        and known is None
+        and contents.kind in ("kept", "probabilities")
+        and codec.name != "hard"
+    ):
+        stated.need(
+            "temperature",
+            f"{format_name} files do not say at which temperature their probabilities were made, 1 for a plain softmax",
+        )
+    return next((value for value in (said, known) if value is not None), 1.0)
 
 
 def _map_plan(stated: Stated) -> CropPlan:

@@ -23,7 +23,7 @@ from labelstore.analysis.teacher_time import cost
 from labelstore.blocks.block_sample import at_most
 from labelstore.blocks.shipping import MapBlocks
 from labelstore.blocks.threads import map_in_threads
-from labelstore.errors import IncompleteError, NotGenerated, UsageError
+from labelstore.errors import IncompleteError, NotGenerated, RejectedInput, UsageError
 from labelstore.report import threshold_data
 from labelstore.store.layout import label_layout
 
@@ -64,7 +64,7 @@ def sections(wanted: Wanted) -> dict[str, Any]:
     def section(name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - JSON
         try:
             return make()
-        except (UsageError, IncompleteError, NotGenerated) as error:
+        except (UsageError, IncompleteError, NotGenerated, RejectedInput) as error:
             unavailable[name] = str(error)
             return None
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import LabelSetRow, PlanRow
-from labelstore.codecs import LabelMap, codec_from_record
+from labelstore.codecs import LabelMap, codec_from_record, relative_temperature
 from labelstore.codecs.base import Field, LabelCodec, SparseLabels
 from labelstore.errors import NotGenerated, UsageError
 from labelstore.store.chosen_images import crop_numbers
@@ -32,6 +32,9 @@ class LabelSet:
 
     Reading goes by image block and by chunk column (`columns`, a range over all M crops; None = all M),
     because that is how bytes lie on disk. Crops of images that were left out as bad are NaN.
+
+    A `temperature` T is the one of the teacher's logits: labels p that were made at T0 are p^(T0/T), scaled to sum to
+    one. None keeps them at T0 (`temperature`). UsageError where the codec keeps too little for another T.
     """
 
     def __init__(self, store: Store, row: LabelSetRow, plan: PlanRow) -> None:
@@ -62,6 +65,11 @@ class LabelSet:
     def num_classes(self) -> int:
         """C."""
         return self.row.num_classes
+
+    @property
+    def temperature(self) -> float:
+        """T0, the temperature of the teacher's softmax in these labels; 1 for outputs before softmax and maps."""
+        return self.row.temperature
 
     @cached_property
     def outputs_are_classes(self) -> bool:
@@ -142,11 +150,12 @@ class LabelSet:
         return sum(map(int, map(np.count_nonzero, rows))) * self.num_crops
 
     def sparse(
-        self, block: int, columns: range | None = None, temperature: float = 1.0
+        self, block: int, columns: range | None = None, temperature: float | None = None
     ) -> SparseLabels:
         """Recovered labels of one image block as (ids, probabilities, rest): (n, m, K), (n, m, K), (n, m)."""
+        relative = relative_temperature(self.codec, temperature, self.temperature)
         parts = [
-            self.codec.decode(part, self.num_classes, temperature)
+            self.codec.decode(part, self.num_classes, relative)
             for part in self._parts(block, columns)
         ]
         if len(parts) == 1:
@@ -158,17 +167,31 @@ class LabelSet:
         )
 
     def dense(
-        self, block: int, columns: range | None = None, temperature: float = 1.0
+        self, block: int, columns: range | None = None, temperature: float | None = None
     ) -> NDArray[np.float32]:
         """Recovered labels of one image block, dense: (n, m, C) float32, each summing to one."""
+        relative = relative_temperature(self.codec, temperature, self.temperature)
         parts = [
-            self.codec.recover(part, self.num_classes, temperature)
+            self.codec.recover(part, self.num_classes, relative)
             for part in self._parts(block, columns)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
-    def max_probability(self, block: int, columns: range | None = None) -> NDArray[np.float32]:
+    def max_probability(
+        self, block: int, columns: range | None = None, temperature: float | None = None
+    ) -> NDArray[np.float32]:
         """Largest entry of every recovered label of one image block: (n, m), NaN where missing."""
+        if relative_temperature(self.codec, temperature, self.temperature) != 1:
+            if self.codec.kept(self.num_classes) is None:
+                return np.asarray(self.dense(block, columns, temperature).max(-1))
+            labels = self.sparse(block, columns, temperature)
+            first = labels.probs[..., 0]
+            # of label maps a class that no cell keeps may be the largest
+            return (
+                first
+                if labels.probs.shape[-1] == self.num_classes
+                else np.maximum(first, labels.rest)
+            )
         fields = self.codec.max_probability_fields(self.num_classes)
         parts = [
             self.codec.max_probability(part, self.num_classes)
@@ -179,7 +202,7 @@ class LabelSet:
     def ground_truth_probability(
         self, block: int, columns: range | None = None
     ) -> NDArray[np.float32]:
-        """What every recovered label gives the image's ground truth: (n, m), NaN where either is missing."""
+        """What every label, at T0, gives the image's ground truth: (n, m), NaN where either is missing."""
         if not self.outputs_are_classes:
             raise UsageError(
                 f"label set {self.name} has {self.num_classes} outputs that are not the data set's "
@@ -215,12 +238,13 @@ class LabelSet:
         self,
         images: Images,
         crops: Sequence[Sequence[int]] | NDArray[np.integer] | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
     ) -> NDArray[np.float32]:
         """Dense labels of chosen crops: float32 (len(images), m, C); `crops` None takes all M.
 
-        `images` are image rows or keys; `crops` is (len(images), m) crop numbers.
+        `images` are image rows or keys; `crops` is (len(images), m) crop numbers; `temperature` None is T0.
         """
+        relative = relative_temperature(self.codec, temperature, self.temperature)
         rows = self.store.image_rows(images)
         wanted = crop_numbers(crops, len(rows), self.num_crops)
         out = np.empty((len(rows), wanted.shape[1], self.num_classes), np.float32)
@@ -232,7 +256,7 @@ class LabelSet:
                 crops_here = range(start, start + self._num_crops_of(part))
                 for i in chosen:
                     offset = int(rows[i]) - block * height
-                    self._recover_into(out[i], wanted[i], part, crops_here, offset, temperature)
+                    self._recover_into(out[i], wanted[i], part, crops_here, offset, relative)
                 start = crops_here.stop
         return out
 
@@ -285,7 +309,7 @@ class LabelSet:
         part: dict[str, NDArray[Any]],
         crops_here: range,
         offset: int,
-        temperature: float,
+        relative: float,
     ) -> None:
         """Those of the wanted crops (m,) of one image that are in this part, recovered into `out` (m, C)."""
         per = self.plan.crops_per_chunk
@@ -304,7 +328,7 @@ class LabelSet:
             else array[offset : offset + 1, inside]
             for name, array in part.items()
         }
-        dense = self.codec.recover(one, self.num_classes, temperature)[0]
+        dense = self.codec.recover(one, self.num_classes, relative)[0]
         out[here] = dense[wanted[here] - own.start]
 
     def _num_crops_of(self, part: dict[str, NDArray[Any]]) -> int:

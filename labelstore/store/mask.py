@@ -41,6 +41,17 @@ class Mask:
         return dict(self.row.rule)
 
     @property
+    def temperature(self) -> float | None:
+        """The T at which the labels were looked at: T0 of the label set that the mask was made from.
+
+        None where the mask does not say it and that label set is gone.
+        """
+        if "temperature" in self.row.rule:
+            return float(self.row.rule["temperature"])
+        made_from = self.store.find_label_set(self.row.label_set)
+        return None if made_from is None else made_from.temperature
+
+    @property
     def num_crops(self) -> int:
         """Crops of each image that the mask covers: those it was made for, until it is updated."""
         return self.row.num_crops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from fractions import Fraction
@@ -51,53 +52,108 @@ def probabilities(labels) -> np.ndarray:
     return np.concatenate([labels.max_probability(block) for block in labels.blocks])
 
 
-def reference(probability, usable, positions, order, num_positions):
-    """The ten lines that a curriculum is."""
+def reference_ranks(count, schedule):
+    """Ranks of all positions of a run, among so many crops: the dozen lines that a curriculum is."""
+    whole = schedule.epochs
+    times = math.ceil(Fraction(whole, count))
+    ranks = [int(Fraction(t * count, whole)) for t in range(whole)]
+    dealt: list[int] = []
+    for passes, m in schedule.runs():
+        left = passes
+        while left:
+            together = times if times <= left - times else left
+            first = len(dealt)
+            for i in range(together):
+                taken = ranks[first + i : first + together * m : together]
+                if passes < times and m <= count:
+                    lowest = min(ranks[first + i * m], count - m)
+                    taken = list(range(lowest, lowest + m))
+                dealt += taken
+            left -= together
+    return dealt
+
+
+def reference(probability, usable, positions, order, schedule):
+    """Crops of these positions of a curriculum."""
     drawn = []
     for p, keep in zip(probability, usable, strict=True):
         crops = sorted(
             np.flatnonzero(keep), key=lambda c: (-p[c] if order == "easy-to-hard" else p[c], c)
         )
-        drawn.append([crops[int(Fraction(t * len(crops), num_positions))] for t in positions])
+        ranks = reference_ranks(len(crops), schedule)
+        drawn.append([crops[ranks[t]] for t in positions])
     return np.array(drawn)
 
 
-@settings(max_examples=40, deadline=None)
+SCHEDULES = st.builds(
+    PassSchedule.of,
+    passes=st.integers(1, 12),
+    crops_per_image=st.integers(1, 5),
+    single_crop_first=st.integers(0, 3),
+    single_crop_last=st.integers(0, 3),
+)
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     arrays(np.float32, (3, 8), elements=st.sampled_from([0.1, 0.25, 0.5, 0.75, 1.0])),
     arrays(bool, (3, 8)),
-    st.integers(0, 20),
-    st.integers(0, 9),
+    SCHEDULES,
+    st.data(),
     st.sampled_from(["easy-to-hard", "hard-to-easy"]),
 )
-def test_a_curriculum_is_its_reference(probability, usable, start, later, order):
+def test_a_curriculum_is_its_reference(probability, usable, schedule, data, order):
     usable[:, 3] = True
-    positions, whole = range(start, start + 11), start + 11 + later
-    found = ranked_crops(probability, usable, positions, order, num_positions=whole)
-    wanted = reference(probability, usable, positions, order, whole)
+    start = data.draw(st.integers(0, schedule.epochs - 1))
+    positions = range(start, data.draw(st.integers(start + 1, schedule.epochs)))
+    found = ranked_crops(probability, usable, positions, order, schedule=schedule)
+    wanted = reference(probability, usable, positions, order, schedule)
     np.testing.assert_array_equal(found, wanted)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     arrays(np.float32, (3, 8), elements=st.sampled_from([0.1, 0.25, 0.5, 0.75, 1.0])),
     arrays(bool, (3, 8)),
-    st.integers(1, 30),
+    SCHEDULES,
     st.sampled_from(["easy-to-hard", "hard-to-easy"]),
 )
-def test_a_curriculum_goes_once_through_the_crops_of_an_image(probability, usable, whole, order):
-    """From one end to the other over the run, however many crops it has; each once where they are as many."""
+def test_a_curriculum_goes_once_through_the_crops_of_an_image(probability, usable, schedule, order):
+    """From one end to the other over the run; each crop about as often, and never twice in a pass that can do without."""
     usable[:, 3] = True
-    found = ranked_crops(probability, usable, range(whole), order, num_positions=whole)
+    whole = schedule.epochs
+    found = ranked_crops(probability, usable, range(whole), order, schedule=schedule)
     for p, keep, crops in zip(probability, usable, found, strict=True):
-        steps = np.diff(p[crops])
-        assert (steps <= 0).all() if order == "easy-to-hard" else (steps >= 0).all()
         assert keep[crops].all()
-        times = np.bincount(crops, minlength=8)[keep]
-        assert times.max() - times.min() <= 1
         count = int(keep.sum())
-        (once,) = ranked_crops(p[None], keep[None], range(count), order, num_positions=count)
-        assert sorted(once) == np.flatnonzero(keep).tolist()
+        times = math.ceil(whole / count)
+        for nth in range(schedule.num_passes):
+            positions = schedule.positions(nth)
+            shown = crops[positions.start : positions.stop].tolist()
+            assert len(set(shown)) == len(shown) or len(shown) > count
+        if all(passes >= times or m > count for passes, m in schedule.runs()):
+            often = np.bincount(crops, minlength=8)[keep]
+            assert often.max() - often.min() <= 1
+        steps = np.diff(p[crops])
+        if whole <= count:
+            assert (steps <= 0).all() if order == "easy-to-hard" else (steps >= 0).all()
+
+
+@pytest.mark.parametrize("order", ["easy-to-hard", "hard-to-easy"])
+def test_ferkds_curriculum_shows_no_crop_twice_in_a_batch(order):
+    """FerKD Table 7: 300 epochs of 200 crops, m = 4; straight on, each batch showed a crop twice to four times."""
+    schedule = PassSchedule.of(passes=75, crops_per_image=4)
+    rng = np.random.default_rng(0)
+    probability = rng.random((5, 200)).astype(np.float32)
+    usable = rng.random((5, 200)) < [[1], [1], [0.9], [0.4], [0.03]]
+    usable[:, :4] = True
+    crops = ranked_crops(probability, usable, range(300), order, schedule=schedule)
+    shown = np.sort(crops.reshape(5, 75, 4), axis=2)
+    assert (np.diff(shown, axis=2) > 0).all()
+    sure = np.take_along_axis(probability, crops, axis=1).reshape(5, 75, 4).mean(axis=2)
+    # thirds of the run: sure, less sure, unsure
+    thirds = sure.reshape(5, 3, 25).mean(axis=2)
+    assert (np.diff(thirds[:4], axis=1) * (-1 if order == "easy-to-hard" else 1) > 0).all()
 
 
 @pytest.mark.parametrize("positions", [range(-1, 2), range(3, 6)])
@@ -108,7 +164,7 @@ def test_a_curriculum_has_no_positions_outside_of_the_run(positions):
             np.ones((1, 3), bool),
             positions,
             "easy-to-hard",
-            num_positions=5,
+            schedule=PassSchedule(crops_per_pass=(5,)),
         )
 
 
@@ -120,10 +176,8 @@ def test_a_run_draws_its_curriculum(labels, scratch, order, limits):
         images = source.table.images
     p = probabilities(labels)[images]
     usable = (p >= np.float32(limits[0])) & (p <= np.float32(limits[1]))
-    np.testing.assert_array_equal(found, reference(p, usable, range(85), order, 85))
+    np.testing.assert_array_equal(found, reference(p, usable, range(85), order, SCHEDULE))
     for image, crops in enumerate(found):
-        steps = np.diff(p[image, crops])  # over all 85 positions of up to 60 crops
-        assert (steps <= 0).all() if order == "easy-to-hard" else (steps >= 0).all()
         assert set(crops.tolist()) == set(np.flatnonzero(usable[image]).tolist())
     with passes(labels, order=order, probability_range=limits) as resumed:
         np.testing.assert_array_equal(resumed.pass_labels(3).crops, found[:, 51:68])
@@ -150,9 +204,8 @@ def test_a_probability_range_leaves_out_what_lies_outside_and_draws_the_rest_in_
     p = probabilities(labels)
     usable = (p >= np.float32(0.3)) & (p <= np.float32(0.8))
     assert sorted(images.tolist()) == np.flatnonzero(usable.any(axis=1)).tolist()
-    wanted = DrawingOrder(seed=4, num_crops=NUM_CROPS, crops_per_chunk=20).usable_crops(
-        streams, usable[images], 85
-    )
+    order = DrawingOrder(seed=4, num_crops=NUM_CROPS, crops_per_chunk=20, schedule=SCHEDULE)
+    wanted = order.usable_crops(streams, usable[images], 85)
     np.testing.assert_array_equal(found, wanted)
     with pytest.raises(RejectedInput, match="choose a wider range"):
         passes(labels, probability_range=(0.3, 0.31), allow_empty_images=False)

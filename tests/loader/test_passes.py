@@ -58,7 +58,7 @@ def test_stored_passes_hold_the_stores_labels_in_drawing_order(labels, scratch, 
         drawn = [check_pass(source, labels, p, temperature) for p in range(SCHEDULE.num_passes)]
         assert source.table.images.tolist() == [i for i in range(23) if i != 5]
         assert dataclasses.astuple(source.counts) == (22, 1, 0)
-        order = DrawingOrder(seed=3, num_crops=60, crops_per_chunk=20)
+        order = DrawingOrder(seed=3, num_crops=60, crops_per_chunk=20, schedule=SCHEDULE)
         wanted = order.crops(source.table.streams, range(SCHEDULE.epochs))
     np.testing.assert_array_equal(np.concatenate(drawn, axis=1), wanted)
 

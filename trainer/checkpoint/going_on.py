@@ -9,7 +9,13 @@ from typing import Any, get_args
 
 from labelstore.errors import ConflictError
 from trainer.checkpoint.files import Checkpoint
-from trainer.config import Autocast, MayDiffer, TrainConfig
+from trainer.config import NOT_WRITTEN, Autocast, MayDiffer, TrainConfig
+
+_OLDER = {
+    "labels_made_at": "which took labels made at any temperature for labels at T=1",
+    "drawing_order": "which drew crops in another order, where an image could show one crop twice in a batch",
+}
+"""What was otherwise in runs that did not write an entry of the provenance down."""
 
 
 def going_on(
@@ -59,8 +65,13 @@ def _check_same(config: TrainConfig, before: TrainConfig, path: Path) -> None:
         return
     name = changed[0]
     _, of_data, entry = name.partition("provenance.")
+    if of_data and entry in NOT_WRITTEN and entry not in before.provenance:
+        raise ConflictError(
+            f"{path} was begun by an older trainer, {_OLDER[entry]}: finish it with that version, or give another "
+            "output folder"
+        )
     if of_data:
-        was, now = (_short(each.provenance[entry]) for each in (before, config))
+        was, now = (_short({**NOT_WRITTEN, **each.provenance}[entry]) for each in (before, config))
         raise ConflictError(
             f"{path} began with other data ({entry} {was}, now {now}): resume with what it was trained on,"
             " or give another output folder"

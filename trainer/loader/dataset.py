@@ -4,7 +4,7 @@ dataset = CropDataset(labels, data, crops_per_image=4)
 loader = DataLoader(
     dataset, batch_size=64, shuffle=True, num_workers=4, collate_fn=collate_crops
 )
-loss_of = SparseSoftCrossEntropy()
+loss_of = SparseSoftCrossEntropy(dataset.temperature)
 for p in range(75):                     # 75 passes of 4 crops are 300 epochs
     dataset.set_pass(p)
     for batch in loader:
@@ -60,7 +60,7 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         *,
         input_size: int = 224,
         interpolation: str = "bilinear",
-        temperature: float = 1.0,
+        temperature: float | None = None,
         order: Order = "random",
         probability_range: tuple[float, float] = EVERYTHING,
         passes: int | None = None,
@@ -69,6 +69,10 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         allow_incomplete: bool = False,
     ) -> None:
         """`passes` is how many there will be at most (1000): with anything that picks crops, that many are laid out.
+
+        `temperature` T is the one of the teacher's logits, None the T0 at which the labels were made; the attribute
+        `temperature` is the one in force, by which the student's logits are divided
+        (`SparseSoftCrossEntropy(dataset.temperature)`).
 
         `order` is random, or a curriculum by how sure the teacher is, spread over all of the `passes`, which must
         then be given; `probability_range` (low, high) leaves out crops whose largest probability lies outside (FerKD
@@ -97,7 +101,7 @@ class CropDataset(Dataset[dict[str, Tensor]]):
             allow_incomplete=allow_incomplete,
         )
         self._process = os.getpid()
-        self.counts = self._source.counts
+        self.counts, self.temperature = self._source.counts, self._source.temperature
         self.num_classes = labels.num_classes
         self.images = self._source.table.images
         self._keys, self._sizes = self._source.table.keys, self._source.table.sizes

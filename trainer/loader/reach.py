@@ -8,7 +8,7 @@ from labelstore.store.coverage import what_is_missing
 
 
 def check_mixed(labels: Ensemble) -> None:
-    """UsageError for a mask of crops that were mixed with other images."""
+    """UsageError for a mask of crops that were mixed with other images, which older versions could make."""
     if labels.plan.parameters.get("mixed") and labels.has_masks:
         raise UsageError(
             f"label set {labels.name} is of crops that were mixed with other images, a mask calibrates by one image's "

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from labelstore.blocks.slabs import slabs
 from labelstore.calibration import Region
 from labelstore.calibration.ensembles import Ensemble, ensemble
-from labelstore.codecs import SparseLabels, check_temperature_of, widen
+from labelstore.codecs import SparseLabels, widen
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.crop_plan import image_streams
 from labelstore.errors import NotGenerated, UsageError
@@ -41,6 +41,9 @@ from trainer.sampler import DrawingOrder, PassSchedule
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Mask
 
+DRAWING_ORDER = 2
+"""Of which crop comes when; in the first one an image could show one crop twice in a batch. Draw files of another order
+are other draw files."""
 EVERYTHING = (0.0, 1.0)
 """The probability range that leaves no crop out."""
 
@@ -55,7 +58,7 @@ class StoredPasses(PassSource):
         schedule: PassSchedule,
         seed: int = 0,
         mask: Mask | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         order: Order = "random",
         probability_range: tuple[float, float] = EVERYTHING,
         ground_truth: float | None = None,
@@ -68,8 +71,10 @@ class StoredPasses(PassSource):
     ) -> None:
         """Find the images to draw from; nothing but masks, and probabilities for a range, is read yet.
 
-        `mask` is for a label set; an ensemble has its own. `probability_range` (low, high) leaves out crops whose
-        largest probability lies outside. `ground_truth` puts every crop's class, smoothed by that share, in the place
+        `mask` is for a label set; an ensemble has its own. `temperature` T is the one of the teachers' logits; None is
+        the T0 at which the labels were made. `probability_range` (low, high) leaves out crops whose largest probability
+        lies outside, at T0 (at T where label sets were made at different ones), and a curriculum ranks by the same.
+        `ground_truth` puts every crop's class, smoothed by that share, in the place
         of its label: the same crops in the same order, and nothing learnt from a teacher. `keep_draws` gigabytes
         of draw files are kept in `scratch`.
 
@@ -88,20 +93,22 @@ class StoredPasses(PassSource):
         together = labels if isinstance(labels, Ensemble) else ensemble([labels], [mask])
         check_complete(together, allow_incomplete=allow_incomplete)
         self.labels = as_far_as_labelled(together)
-        self.schedule, self.temperature, self.threads = schedule, temperature, threads
+        self.schedule, self.threads = schedule, threads
         self.crop_order = _checked_order(order)
         self.probability_range = _checked_range(probability_range)
         self.num_classes = labels.num_classes
         self.label_smoothing = ground_truth
         if ground_truth is not None:
             self.num_classes = len(labels.store.class_names)
-        for member in self.labels.members:
-            check_temperature_of(member.labels.codec, self.num_classes, temperature)
+        self.temperature = self.labels.temperature_in_force(temperature)
+        made_at = {member.labels.temperature for member in self.labels.members}
+        self._ranked_at = self.temperature if len(made_at) > 1 else None
         self._listed = self.labels.listed if ground_truth is None else 1
         self.order = DrawingOrder(
             seed=seed,
             num_crops=self.labels.num_crops,
             crops_per_chunk=labels.plan.crops_per_chunk,
+            schedule=schedule,
         )
         check_mixed(self.labels)
         self._blocks = list(self.labels.blocks)
@@ -134,12 +141,17 @@ class StoredPasses(PassSource):
         if self.is_drawn and scratch is not None and attach is None:
             size = schedule.epochs * len(drawn) * dtype.itemsize
             draws = DrawFolder.open(scratch, self._described(dtype), size=size, keep=keep_draws)
+        self._repeated_before = any(
+            schedule.shows_twice(int(count), ranked=self.crop_order != "random")
+            for count in np.unique(usable[drawn])
+        )
         self._set_up(dtype, scratch=scratch, attach=attach, draws=draws)
 
     @property
     def is_drawn(self) -> bool:
         """Whether passes are slabs of a draw file and not of the store."""
-        return len(self.labels.members) > 1 or self.crop_order != "random" or self._leaves_out
+        several, random = len(self.labels.members) > 1, self.crop_order == "random"
+        return several or not random or self._leaves_out or not self.order.keeps_columns
 
     @property
     def _leaves_out(self) -> bool:
@@ -151,7 +163,7 @@ class StoredPasses(PassSource):
         if self.probability_range != EVERYTHING:
             low, high = (np.float32(limit) for limit in self.probability_range)
             for columns, inside in self._walk():
-                found = self.labels.max_probability(block, columns)
+                found = self.labels.max_probability(block, columns, self._ranked_at)
                 with np.errstate(invalid="ignore"):
                     usable[:, inside] &= (found >= low) & (found <= high)
         return usable
@@ -247,13 +259,16 @@ class StoredPasses(PassSource):
         )
         if self.crop_order == "random":
             return self.order.usable_crops(streams, usable, positions.stop)[:, positions.start :]
-        found = [self.labels.max_probability(block, columns)[local] for columns, _ in self._walk()]
+        found = [
+            self.labels.max_probability(block, columns, self._ranked_at)[local]
+            for columns, _ in self._walk()
+        ]
         return ranked_crops(
             np.concatenate(found, axis=1),
             usable,
             positions,
             self.crop_order,
-            num_positions=self.schedule.epochs,
+            schedule=self.schedule,
         )
 
     def _slab_records(self, block: int, columns: range | None, first: int) -> Records:
@@ -309,10 +324,17 @@ class StoredPasses(PassSource):
             **super().drawn_from(),
             "num_crops": self.order.num_crops,
             "crops_per_chunk": self.order.crops_per_chunk,
+            **({"drawing_order": DRAWING_ORDER} if self._repeated_before else {}),
             "crops_sha256": digest(f"crops/{self.labels.plan.name}"),
             "labels_sha256": labels if len(labels) > 1 else labels[0],
             **({"masks_sha256": masks if len(masks) > 1 else masks[0]} if any(masks) else {}),
         }
+
+    def _described_passes(self) -> list[tuple[int | None, int]]:
+        """(passes, crops per image) in turn; in a random order a longer run of the same passes draws the same at first,
+        and how many come last is left out."""
+        *before, (number, m) = self.schedule.runs()
+        return [*before, (None if self.crop_order == "random" else number, m)]
 
     def _shards_digest(self, group: str) -> str:
         """Of every committed file of a group that labels are drawn from, as the ledger has it."""
@@ -330,7 +352,7 @@ class StoredPasses(PassSource):
         """Everything that decides what is in the planes: two runs with equal descriptions draw the same bytes."""
         store, plan, shards = self.labels.store, self.labels.plan, self._shards_digest
         return {
-            "format": 1,
+            "format": DRAWING_ORDER,
             "store": store.uuid,
             "plan": {"name": plan.name, "crops": shards(f"crops/{plan.name}"), **plan.parameters},
             "members": [
@@ -345,7 +367,7 @@ class StoredPasses(PassSource):
             ],
             "temperature": self.temperature,
             "order": self.crop_order,
-            **({} if self.crop_order == "random" else {"spread_over": self.schedule.epochs}),
+            "passes": self._described_passes(),
             "probability_range": list(self.probability_range),
             **({} if self.label_smoothing is None else {"ground_truth": self.label_smoothing}),
             # a curriculum leaves nothing to chance

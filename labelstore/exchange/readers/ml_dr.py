@@ -87,6 +87,7 @@ def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
             num_classes=None,
             dtype="float32",
             mixed=mixed,
+            temperature=1.0,
         ),
         parse=_MlDrFile(
             enabled=enabled,

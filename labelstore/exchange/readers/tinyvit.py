@@ -77,6 +77,7 @@ def open_tinyvit(source: Path, images: ImageSource, stated: Stated) -> Scattered
             k=k,
             num_classes=None,
             dtype="float16",
+            temperature=1.0,
         ),
         num_crops=stated.num_crops,
         lost=LOST,
