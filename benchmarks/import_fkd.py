@@ -60,7 +60,7 @@ def measure(folder: Path, num_images: int, num_crops: int, rounds: int) -> dict[
     """Files per processor second of every step."""
     write(folder, num_images, num_crops)
     images = scan_folder(folder / "train")
-    stated = Stated(compression="ms", num_classes=CLASSES)
+    stated = Stated(compression="ms", num_classes=CLASSES, temperature=1.0)
     source = open_fkd(folder / "fkd", images, stated)
     paths = [source.file_of(row) for row in range(num_images)]
     data = [path.read_bytes() for path in paths]

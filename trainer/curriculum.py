@@ -6,8 +6,8 @@ the U usable ones. A run with as many positions as crops draws each once, a shor
 way. Crops of equal probability come in the order of their numbers: a seed has no say.
 
 A longer run draws a crop q = ceil(T / U) times at most, in a row: these go to different passes. Of every q passes with
-equally many crops, pass i takes positions i, i + q, i + 2q, ... of those that the q passes have together (the last group
-has what is left, up to 2q - 1 passes). Where there are fewer than q such passes on end, pass after pass takes the m ranks
+equally many crops, pass i takes positions i, i + q, i + 2q, ... of those that the q passes have together (the last
+group has what is left, up to 2q - 1 passes). Where there are fewer than q such passes on end, each takes the m ranks
 from that of its first position on. So the m crops of an image in a pass are distinct wherever it has m.
 """
 
@@ -34,8 +34,8 @@ def ranked_crops(
 ) -> NDArray[np.intp]:
     """(n, len(positions)) crop numbers of n images with (n, M) probabilities, at least one usable crop each.
 
-    `positions` are some of those that every image has in the run of this schedule. UsageError where they lie outside, or
-    where an image has nothing to draw.
+    `positions` are some of those that every image has in the run of this schedule. UsageError where they lie outside,
+    or where an image has nothing to draw.
 
     >>> from trainer.sampler import PassSchedule
     >>> probability = np.array([[0.5, 0.9, 0.7]], "f4")

@@ -312,8 +312,10 @@ class PassSchedule:
         )
 
     def shows_twice(self, usable: int, *, ranked: bool) -> bool:
-        """Whether drawing U usable crops straight on, cycle after cycle or (`ranked`) each several times in a row, shows
-        one of them twice in a pass that could do without."""
+        """Whether drawing U usable crops straight on shows one of them twice in a pass that could do without.
+
+        Straight on is cycle after cycle or, `ranked`, each several times in a row: the drawing order of version 1.
+        """
         if ranked:
             return self.epochs > usable and any(1 < m <= usable for m in self.crops_per_pass)
         around = (self.around(end) for end in range(usable, self.epochs, usable))

@@ -132,8 +132,8 @@ def _other_temperature(config: TrainConfig, labels: Ensemble) -> str | None:
         return None
     made_at = ", ".join(f"{one.name} at T={one.temperature:g}" for one in others)
     return (
-        f"temperature {in_force:g}: labels are brought to it ({made_at} when made), and the student's outputs are divided "
-        "by it"
+        f"temperature {in_force:g}: labels are brought to it ({made_at} when made), and the student's outputs are "
+        "divided by it"
     )
 
 
@@ -266,8 +266,8 @@ def _stored(
             )
         if mask.temperature not in (None, made_at):
             note(
-                f"mask {mask.name} was made from labels at T={mask.temperature:g}, label set {member.labels.name} was made "
-                f"at T={made_at:g}: its regions are those of T={mask.temperature:g}"
+                f"mask {mask.name} looked at labels at T={mask.temperature:g}, label set {member.labels.name} was made "
+                f"at T={made_at:g}: regions stay as the mask has them"
             )
     return source, config
 
@@ -280,8 +280,8 @@ def _check_plan(config: TrainConfig, plan: PlanRow) -> None:
         # JSON knows no tuples
         if value not in (usual[name], tuple(own) if isinstance(own, list) else own):
             raise UsageError(
-                f"{name}={value!r} with labels={config.labels!r}: the crops of plan {plan.name} were drawn with "
-                f"{own!r}; leave it out"
+                f"{name}={value!r} in the settings of this run: the crops of plan {plan.name} were drawn with {own!r} "
+                f"and are shown so; set {name}={usual[name]!r}"
             )
 
 
@@ -290,13 +290,13 @@ def _check_again(config: TrainConfig, labels: Ensemble, note: Callable[[str], No
     parameters = labels.plan.parameters
     if parameters.get("mixed") and config.mixing != "none" and not config.mix_again:
         raise UsageError(
-            f"--mixing {config.mixing}: the crops of plan {labels.plan.name} were mixed before the teacher saw "
-            "them and are shown so; leave it out, or mix them once more with --mix-again"
+            f"mixing={config.mixing!r} in the settings of this run: the crops of plan {labels.plan.name} were mixed "
+            "before the teacher saw them and are shown so; set mixing='none', or mix_again to mix them once more"
         )
     if parameters.get("augmentation") and (any(config.color_jitter) or config.rand_augment):
         note(
-            f"the crops of plan {labels.plan.name} are augmented as the teacher saw them; --color-jitter and "
-            "--rand-augment come on top, for the student alone"
+            f"the crops of plan {labels.plan.name} are augmented as the teacher saw them; color_jitter and "
+            "rand_augment in the settings of this run come on top, for the student alone"
         )
 
 

@@ -42,6 +42,15 @@ def export(
             metavar="FIRST-LAST", help="Only these crops of each image.", show_default="all"
         ),
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature",
+            "--temp",
+            help="T of the teacher's logits at which labels go out.",
+            show_default="as they were made",
+        ),
+    ] = None,
     axis_order: Annotated[
         str | None,
         typer.Option(
@@ -105,6 +114,7 @@ def export(
             target=target,
             selection=selection,
             form=Form(axis_order=axis_order, images=images_, shard_mb=shard_mb),
+            temperature=temperature,
             allow_incomplete=allow_incomplete,
             dry_run=dry_run,
             progress=progress,
@@ -113,7 +123,8 @@ def export(
         print_json({"store": store, "dry_run": dry_run} | found.to_record())
         return
     would = "would write" if dry_run else "wrote"
-    print(f"{would} {found.crops:,} crops of {found.images:,} images as {format_} to {target}")
+    at = "" if found.temperature == 1 else f", labels at temperature {found.temperature:g}"
+    print(f"{would} {found.crops:,} crops of {found.images:,} images as {format_} to {target}{at}")
     if found.left_out:
         say(f"{found.left_out:,} images have no labels and are left out")
 

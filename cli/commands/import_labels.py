@@ -79,7 +79,7 @@ def import_labels(
         typer.Option(
             "--temperature",
             "--temp",
-            help="Of the softmax that made the probabilities (asked for where the files do not say), or is to make them.",
+            help="Of the softmax that made the probabilities, needed where files do not say it; or is to make them.",
             show_default="1 for outputs",
             rich_help_panel=STATED,
         ),

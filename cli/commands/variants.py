@@ -59,8 +59,8 @@ def variants(
 ) -> None:
     """Derive a cheaper label set from a richer one without the teacher, and print the KL it costs.
 
-    From full labels everything else, from ms a smaller K, mr, smoothing and hard. The KL is that of the new
-    labels from the source's, in nats, read back from what was written. Run again, it adds what is missing.
+    From full labels everything else, from ms a smaller K, mr, smoothing and hard, at the temperature of the source. The
+    KL is KL(source || new labels) in nats, read back from what was written. Run again, it adds what is missing.
     """
     import labelstore
     from labelstore.analysis.variant_cost import variant_cost
@@ -116,9 +116,9 @@ def variants(
         print_fields(
             {
                 "label set": f"{chosen} ({codec_words(codec)}) from {record['from']}",
-                "KL mean": f"{cost.mean:.3g} nats over {cost.num_crops:,} crops",
-                "KL 99th percentile": f"{cost.p99:.3g} nats",
-                "KL worst": f"{cost.worst:.3g} nats",
+                "KL(source || new) mean": f"{cost.mean:.3g} nats over {cost.num_crops:,} crops",
+                "KL(source || new) 99th percentile": f"{cost.p99:.3g} nats",
+                "KL(source || new) worst": f"{cost.worst:.3g} nats",
                 "size": f"{sizes[chosen] / 1e6:,.1f} MB, {sizes[record['from']] / 1e6:,.1f} MB before",
             }
         )

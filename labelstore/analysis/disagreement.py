@@ -62,12 +62,14 @@ def disagreement(
     first: LabelSet,
     second: LabelSet,
     *,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     max_blocks: int | None = None,
     map_blocks: MapBlocks = map_in_threads,
 ) -> Disagreement:
     """Compare two label sets crop by crop, over all image blocks that both have or `max_blocks` spread evenly.
 
+    Both are brought to `temperature`; None is the first one's T0, or the second's where that cannot be brought to
+    another.
     UsageError for label sets of different stores, plans or numbers of classes.
     """
     if first.store.uuid != second.store.uuid or first.plan.name != second.plan.name:
@@ -79,6 +81,9 @@ def disagreement(
             f"label set {first.name} has {first.num_classes} classes and {second.name} {second.num_classes}: "
             "they cannot be compared"
         )
+    if temperature is None:
+        fixed = second.codec.fixed_temperature is not None
+        temperature = second.temperature if fixed else first.temperature
     blocks = sorted(set(first.blocks) & set(second.blocks))
     if max_blocks is not None:
         blocks = list(at_most(blocks, max_blocks))

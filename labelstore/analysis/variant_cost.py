@@ -1,4 +1,4 @@
-"""What a variant lost: the Kullback-Leibler divergence of its labels from the source's, over all crops."""
+"""What a variant lost: the Kullback-Leibler divergence KL(source || variant) of its labels, over all crops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labelstore.codecs.base import SparseLabels
 from labelstore.store import LabelSet
 
 SMALLEST = 2.0**-26
-"""What a probability of zero counts as in the source, below float16's half step: the teacher's was not zero."""
+"""What a probability of zero counts as in the variant, below float16's half step: `mr` and `hard` have such."""
 BINS_PER_OCTAVE = 64
 """Resolution of the percentile: 1.1 %."""
 _OCTAVES = (-60, 8)
@@ -25,10 +25,11 @@ _OCTAVES = (-60, 8)
 
 @dataclass(frozen=True, kw_only=True)
 class VariantCost:
-    """Kullback-Leibler divergence of the variant's labels from the source's, in nats, over all crops of both.
+    """Kullback-Leibler divergence of the variant's labels q from the source's p, in nats, over all crops of both.
 
-    KL(variant || source) = sum_c q_c log(q_c / p_c), which is finite for every codec: for `mr` it is minus
-    the logarithm of the mass that the kept classes had, for `hard` of the largest probability.
+    KL(source || variant) = sum_c p_c log(p_c / q_c): what the student's loss grows by where it learns q and p is right.
+    A q_c of zero, which `mr` and `hard` have for classes that they do not keep, counts as 2^-26, so that it is finite.
+    Both at the temperature that they were made at.
     """
 
     mean: float
@@ -65,39 +66,41 @@ def divergence(
     variant: SparseLabels | NDArray[np.float32],
     num_classes: int,
 ) -> NDArray[np.float64]:
-    """KL(variant || source) in nats of labels (n, m), NaN where one is missing.
+    """KL(source || variant) in nats of labels (n, m), NaN where one is missing.
 
     A dense variant needs a dense source. Both keep classes in the same order, the source at least as many.
     """
     if not isinstance(variant, SparseLabels):
         assert not isinstance(source, SparseLabels)
-        q = variant.astype(np.float64)
-        return _at_least_zero(_terms(q, np.log(np.maximum(source, SMALLEST))).sum(axis=-1))
+        p = source.astype(np.float64)
+        return _at_least_zero((_p_log_p(p) - p * _log(variant)).sum(axis=-1))
     k = variant.probs.shape[-1]
     if isinstance(source, SparseLabels):
-        listed = np.log(np.maximum(source.probs.astype(np.float64), SMALLEST))
-        rest = np.log(np.maximum(source.rest.astype(np.float64), SMALLEST))
-        unlisted = num_classes - source.probs.shape[-1]
-        others = listed[..., k:].sum(axis=-1) + (unlisted * rest if unlisted else 0.0)
-        listed = listed[..., :k]
+        kept, rest = source.probs.astype(np.float64), source.rest.astype(np.float64)
+        unlisted = num_classes - kept.shape[-1]
+        total = _p_log_p(kept).sum(axis=-1) + unlisted * _p_log_p(rest)
+        others = kept[..., k:].sum(axis=-1) + unlisted * rest
+        kept = kept[..., :k]
     else:
-        log_p = np.log(np.maximum(source, np.float32(SMALLEST)))
+        p = source.astype(np.float64)
+        total = _p_log_p(p).sum(axis=-1)
         missing = np.isnan(variant.probs[..., :1])
         at = np.where(missing, 0, variant.class_ids).astype(np.intp)
-        listed = np.take_along_axis(log_p, at, axis=-1).astype(np.float64)
-        others = log_p.sum(axis=-1, dtype=np.float64) - listed.sum(axis=-1)
-    kl = _terms(variant.probs.astype(np.float64), listed).sum(axis=-1)
+        kept = np.take_along_axis(p, at, axis=-1)
+        others = np.maximum(p.sum(axis=-1) - kept.sum(axis=-1), 0.0)
+    crossed = (kept * _log(variant.probs)).sum(axis=-1)
     if num_classes > k:
-        r = variant.rest.astype(np.float64)
-        log_r = np.log(r, where=r > 0, out=np.zeros_like(r))
-        kl += np.where(r > 0, r * ((num_classes - k) * log_r - others), r)
-    return _at_least_zero(kl)
+        crossed += others * _log(variant.rest)
+    return _at_least_zero(total - crossed)
 
 
-def _terms(q: NDArray[np.float64], log_p: NDArray[Any]) -> NDArray[np.float64]:
-    log_q = np.log(q, where=q > 0, out=np.zeros_like(q))
-    terms: NDArray[np.float64] = q * (log_q - log_p)
-    return terms
+def _p_log_p(p: NDArray[Any]) -> NDArray[Any]:
+    log_p: NDArray[Any] = np.log(p, where=p > 0, out=np.zeros_like(p))
+    return p * log_p
+
+
+def _log(q: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.log(np.maximum(q.astype(np.float64), SMALLEST))
 
 
 def _at_least_zero(kl: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -59,8 +59,8 @@ def check_unmixed(labels: LabelSet) -> None:
     them."""
     if labels.plan.parameters.get("mixed"):
         raise RejectedInput(
-            f"the crops of label set {labels.name} were mixed with other images before the teacher saw them, and a mask "
-            "calibrates by one image's class: train on these labels without a mask"
+            f"the crops of label set {labels.name} were mixed with other images before the teacher saw them, and a "
+            "mask calibrates by one image's class: train on these labels without a mask"
         )
 
 

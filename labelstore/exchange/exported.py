@@ -57,6 +57,8 @@ class Export:
     """Whether the labels are maps of whole images."""
     is_mixed: bool
     """Whether crops were mixed with others before the teacher saw them."""
+    temperature: float
+    """T of the labels as they go out."""
 
     @property
     def gives_outputs(self) -> bool:
@@ -94,6 +96,8 @@ class Writer(ABC):
     """Fields of `Form` that it knows."""
     wants_maps: ClassVar[bool] = False
     """Whether it writes the maps of label maps; otherwise it is given the labels of their crops."""
+    made_at: ClassVar[float | None] = None
+    """The one temperature that readers of the format take labels for; None where it is not settled."""
     keeps_mixing: ClassVar[bool] = False
     """Whether it can say what crops were mixed with."""
     keeps_augmentation: ClassVar[bool] = False

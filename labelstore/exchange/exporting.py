@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.arrays.durable import check_new_place
+from labelstore.codecs import relative_temperature
 from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import IncompleteError, NotGenerated, UsageError
 from labelstore.exchange.exported import Export, Form, Selection, Writer
@@ -58,6 +59,8 @@ class ExportReport:
     """None where nothing was written."""
     left_out: int
     """Images without labels, left out as bad when they were made."""
+    temperature: float
+    """T of the labels as written; 1 for outputs before softmax and maps."""
 
     def to_record(self) -> dict[str, Any]:
         """JSON values."""
@@ -71,15 +74,19 @@ def export_labels(
     target: str | Path,
     selection: Selection | None = None,
     form: Form | None = None,
+    temperature: float | None = None,
     allow_incomplete: bool = False,
     dry_run: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> ExportReport:
     """Write the chosen crops of a label set to `target`, a folder or a file that must not exist.
 
-    ConflictError where it does, UsageError for a selection that is not the store's or labels that the format
-    cannot hold, IncompleteError for an unfinished label set without `allow_incomplete`, StorageError where the
-    disk refuses. Until all is written and synced, nothing has the target's name.
+    Labels go out at `temperature` T of the teacher's logits; None is T0, at which they were made. Outputs before
+    softmax and maps go out as they are.
+
+    ConflictError where it does, UsageError for a selection that is not the store's, labels that the format cannot hold
+    or a temperature that they cannot have, IncompleteError for an unfinished label set without `allow_incomplete`,
+    StorageError where the disk refuses. Until all is written and synced, nothing has the target's name.
     """
     writer_type, target, selection = writer_of(format), Path(target), selection or Selection()
     form = form or Form()
@@ -101,7 +108,7 @@ def export_labels(
         raise NotGenerated(
             f"none of the {int(chosen.sum())} chosen images has labels in {labels.name}"
         )
-    export = _export(labels, writer_type, format, crops, total, form)
+    export = _export(labels, writer_type, format, crops, total, form, temperature)
     images = files = 0
     if dry_run:
         writer_type(target, export)
@@ -127,6 +134,7 @@ def export_labels(
         crops=images * len(crops),
         files=None if dry_run else files,
         left_out=int(chosen.sum()) - total,
+        temperature=export.temperature,
     )
 
 
@@ -137,6 +145,7 @@ def _export(
     crops: range,
     num_images: int,
     form: Form,
+    temperature: float | None,
 ) -> Export:
     codec = labels.codec
     if writer_type.wants_maps and codec.takes != "map":
@@ -155,6 +164,18 @@ def _export(
             f"crops of {labels.plan.name} were augmented as the plan records, which {format_name} cannot say: hdf5 "
             "has the plan's parameters"
         )
+    in_force = labels.temperature if temperature is None else temperature
+    relative_temperature(codec, temperature, labels.temperature)
+    if (writer_type.wants_maps or codec.takes == "outputs") and in_force != 1:
+        raise UsageError(
+            f"temperature {in_force:g} with {codec.name} in {format_name} files: they hold what comes before the "
+            "softmax; leave it out"
+        )
+    if writer_type.made_at not in (None, in_force):
+        raise UsageError(
+            f"labels at temperature {in_force:g} in {format_name} files, whose readers take labels for those at "
+            f"temperature {writer_type.made_at:g}: give that as the temperature"
+        )
     kept = None if writer_type.wants_maps else labels.listed
     return Export(
         labels=labels,
@@ -164,6 +185,7 @@ def _export(
         kept=kept,
         as_maps=writer_type.wants_maps,
         is_mixed=is_mixed,
+        temperature=in_force,
     )
 
 

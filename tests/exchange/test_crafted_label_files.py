@@ -93,7 +93,7 @@ def fkd_source(child):
     return source
 
 
-ARGUMENTS = ("--compression", "ms", "--num-classes", str(malformed.C))
+ARGUMENTS = ("--compression", "ms", "--num-classes", str(malformed.C), "--temperature", "1")
 
 
 def test_the_good_file_is_imported(child, fkd_source):

@@ -32,7 +32,7 @@ def there_and_back(made, tmp_path):
             format=format_name,
             source=source,
             images=made.root,
-            stated=Stated(**stated),
+            stated=Stated(**{"temperature": 1.0, **stated}),
             images_per_shard=5,
             **options,
         )

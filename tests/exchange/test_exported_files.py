@@ -43,7 +43,11 @@ def store(made, tmp_path_factory):
     kept = {"class_id": ids.astype("u2"), "prob": probs}
     maps = np.random.default_rng(0).normal(size=(8, 12, 5, 7)).astype("f4") * 3
     sources = {
-        "ms": ("npz", foreign.write_npz(made, root / "k.npz", **crops, **kept), {}),
+        "ms": (
+            "npz",
+            foreign.write_npz(made, root / "k.npz", **crops, **kept),
+            {"temperature": 1.0},
+        ),
         "logits": ("npz", foreign.write_npz(made, root / "l.npz", **crops, logit=made.logits), {}),
         "maps": ("relabel", foreign.write_maps(made, root / "maps", maps), {"num_crops": 6}),
     }

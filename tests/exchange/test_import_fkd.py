@@ -36,7 +36,7 @@ from tests.exchange import foreign_files as foreign
 from trainer.config import TrainConfig
 from trainer.loader.supervision import chosen_labels
 
-MS = Stated(compression="ms", num_classes=12)
+MS = Stated(compression="ms", num_classes=12, temperature=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,16 @@ def file_of(folder: Path, made, row: int) -> Path:
 
 
 def command_line(made, source, store, *more):
-    flags = ("--compression", "ms", "--num-classes", 12, "--images-per-shard", 4)
+    flags = (
+        "--compression",
+        "ms",
+        "--num-classes",
+        12,
+        "--temperature",
+        1,
+        "--images-per-shard",
+        4,
+    )
     return ("import", "fkd", source, store, "--images", made.root, *flags, *more)
 
 
@@ -249,10 +258,19 @@ def test_an_interruption_by_another_worker_is_waited_for(made, labels, imported,
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"stated": Stated(compression="mr", num_classes=12)}, "has compression"),
-        ({"stated": Stated(compression="ms", num_classes=13)}, "has classes 12, asked for 13"),
-        ({"stated": Stated(compression="ms", num_classes=12, temperature=2.0)}, "has temperature"),
-        ({"stated": Stated(compression="ms", num_classes=12, num_crops=2)}, "of 4 crops per image"),
+        ({"stated": Stated(compression="mr", num_classes=12, temperature=1.0)}, "has compression"),
+        (
+            {"stated": Stated(compression="ms", num_classes=13, temperature=1.0)},
+            "has classes 12, asked for 13",
+        ),
+        (
+            {"stated": Stated(compression="ms", num_classes=1, temperature=1.02, temperature=2.0)},
+            "has temperature",
+        ),
+        (
+            {"stated": Stated(compression="ms", num_classes=12, temperature=1.0, num_crops=2)},
+            "of 4 crops per image",
+        ),
         ({"plan_name": "second"}, "has crop plan plan, asked for second"),
     ],
 )
@@ -273,15 +291,24 @@ def test_other_images_are_a_conflict(labels, imported, tmp_path):
     [
         (Stated(num_classes=12), "--compression is needed"),
         (Stated(compression="ms"), "--num-classes is needed"),
-        (Stated(compression="ms", num_classes=0), "--num-classes 0"),
-        (Stated(compression="ms", num_classes=12, k=4), "choose 1 to 3"),
+        (Stated(compression="ms", num_classes=0, temperature=1.0), "--num-classes 0"),
+        (Stated(compression="ms", num_classes=12, temperature=1.0, k=4), "choose 1 to 3"),
         (Stated(compression="full", num_classes=12), "choose ms, mr, smoothing, hard"),
         (Stated(compression="logits", num_classes=12), "choose ms, mr, smoothing, hard"),
-        (Stated(compression="ms", num_classes=12, num_crops=5), "hold 4"),
-        (Stated(compression="ms", num_classes=12, axis_order="rows-first"), "sides or swapped"),
-        (Stated(compression="ms", num_classes=12, temperature=float("nan")), "temperature nan"),
-        (Stated(compression="ms", num_classes=12, teacher="a\nb"), "--teacher"),
-        (Stated(compression="ms", num_classes=12, input_size=-1), "--input-size -1"),
+        (Stated(compression="ms", num_classes=12, temperature=1.0, num_crops=5), "hold 4"),
+        (
+            Stated(compression="ms", num_classes=12, temperature=1.0, axis_order="rows-first"),
+            "sides or swapped",
+        ),
+        (
+            Stated(compression="ms", num_classes=1, temperature=1.02, temperature=float("nan")),
+            "temperature nan",
+        ),
+        (Stated(compression="ms", num_classes=12, temperature=1.0, teacher="a\nb"), "--teacher"),
+        (
+            Stated(compression="ms", num_classes=12, temperature=1.0, input_size=-1),
+            "--input-size -1",
+        ),
     ],
 )
 def test_what_has_to_be_said_is_asked_for(made, labels, tmp_path, stated, says):
@@ -368,7 +395,12 @@ def test_swapped_axes_are_noticed_and_read_when_said(made, copy, tmp_path):
         torch.save(value, file_of(copy, made, row))
     with pytest.raises(RejectedFiles, match="they fit with --axis-order swapped"):
         run(tmp_path / "s", made, copy)
-    run(tmp_path / "t", made, copy, Stated(compression="ms", num_classes=12, axis_order="swapped"))
+    run(
+        tmp_path / "t",
+        made,
+        copy,
+        Stated(compression="ms", num_classes=12, temperature=1.0, axis_order="swapped"),
+    )
     with labelstore.open(tmp_path / "t") as store:
         np.testing.assert_array_equal(store.label_set().boxes(range(10)), made.boxes)
 
@@ -561,7 +593,7 @@ def same_labels(one, other):
 def test_files_read_together_are_files_read_one_by_one(made, tmp_path, kind, form):
     """The faster way gives the same labels, and steps back where a single file is not as it must be."""
     source = foreign.write_fkd(made, tmp_path / "labels", kind, **form)
-    stated = Stated(compression=kind, num_classes=12, num_crops=3)
+    stated = Stated(compression=kind, num_classes=12, temperature=1.0, num_crops=3)
     opened = open_fkd(source, scan_folder(made.root), stated)
     sizes = [(int(height), int(width)) for height, width in made.sizes]
     together = opened.read_many(range(10), sizes)

@@ -26,6 +26,10 @@ def made(tmp_path_factory):
     return foreign.make(tmp_path_factory.mktemp("images"))
 
 
+UNSAID = ("fkd", "npz", "parquet")
+"""Formats whose files do not say at which temperature their probabilities were made."""
+
+
 @pytest.fixture
 def store_of(made, tmp_path):
     """Imports into a new store and opens it; the store is sound in every respect."""
@@ -39,7 +43,7 @@ def store_of(made, tmp_path):
             format=format_name,
             source=source,
             images=made.root,
-            stated=Stated(**stated),
+            stated=Stated(**({"temperature": 1.0} if format_name in UNSAID else {}) | stated),
             images_per_shard=5,
             scratch=tmp_path / "scratch",
             **options,

@@ -60,7 +60,7 @@ def run(tmp_path, source, images, **stated):
         images=images,
         name="soft",
         images_per_shard=2,
-        stated=Stated(**stated),
+        stated=Stated(**{"temperature": 1.0, **stated}),
     )
 
 

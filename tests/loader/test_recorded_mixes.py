@@ -8,7 +8,8 @@ import torch
 
 import labelstore
 import trainer
-from cli import errors, trainer_app
+from cli import errors, labelstore_app, trainer_app
+from labelstore.calibration import masking
 from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange import Stated, import_labels
@@ -137,13 +138,20 @@ def test_a_run_learns_from_recorded_mixes(made, imported, tmp_path, capsys):
         assert "mixed" in line
 
 
-def test_a_mask_of_mixed_crops_is_refused(imported, tmp_path):
+def test_a_mask_of_mixed_crops_is_refused(imported, tmp_path, monkeypatch, capsys):
+    """Where it would be made, and where an older version has made it: at training."""
     path, _, _ = imported
+    for more in ([], ["--dry-run"]):
+        arguments = ["calibrate", str(path), "--low", "0", "--middle", "0", "--top", "1", *more]
+        assert errors.run(labelstore_app.commands, "labelstore", arguments) == 7
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "were mixed with other images" in line
     with labelstore.open(path) as store:
         labels = store.label_set()
-        name = f"mask-{tmp_path.name}"
+        assert store.catalogue.masks.all() == []
+        monkeypatch.setattr(masking, "check_unmixed", lambda labels: None)
         rule = labelstore.RegionThresholds(low=0.0, middle=0.0, top=1.0)
-        mask = labelstore.calibrate(labels, rule, name=name)
+        mask = labelstore.calibrate(labels, rule, name=f"mask-{tmp_path.name}")
         with pytest.raises(UsageError, match="mixed"):
             StoredPasses(labels, schedule=PassSchedule.of(passes=1, crops_per_image=1), mask=mask)
 

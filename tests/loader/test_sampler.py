@@ -71,7 +71,8 @@ def reference_crops(order, stream: int, number: int, usable=None) -> list[int]:
             crops = apart(drawn[around.start :], crops, around.stop - len(drawn))
         drawn += crops
         if len(drawn) >= number:
-            return drawn[:number]
+            break
+    return drawn[:number]
 
 
 @st.composite

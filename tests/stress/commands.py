@@ -145,7 +145,7 @@ CASES = {
     ("labelstore", "audit"): lambda w: ["audit", w.store],
     ("labelstore", "import"): lambda w: [
         "import", "npz", w.given / "labels.npz", w.folder / "imported", "--images", w.images,
-        "--whole-images", "--teacher", "timm:resnet18", "--compression", "ms", "--k", "2",
+        "--whole-images", "--teacher", "timm:resnet18", "--compression", "ms", "--k", "2", "--temperature", "1",
     ],
     ("trainer", "recipes"): lambda w: ["recipes"],
     ("trainer", "probe"): lambda w: [

@@ -36,7 +36,7 @@ def given(tmp_path_factory):
 
 
 def do_import(given, path, backend):
-    stated = Stated(compression="ms", k=2)
+    stated = Stated(compression="ms", k=2, temperature=1.0)
     import_labels(
         path, format="npz", source=given / "labels.npz", images=given / "images", stated=stated,
         name="teacher", images_per_shard=2, crops_per_shard=2, backend=backend,

@@ -154,7 +154,7 @@ def test_labels_come_back(case, store_of, images, tmp_path, scale, matrix):
             format=case.format,
             source=tmp_path / "files",
             images=images,
-            stated=Stated(compression=codec.name, num_classes=NUM_CLASSES),
+            stated=Stated(compression=codec.name, num_classes=NUM_CLASSES, temperature=1.0),
             dtype=getattr(codec, "dtype", None),
             images_per_shard=7,
             backend=case.backend,

@@ -70,12 +70,17 @@ def _labels(
     group = labels.store.group(f"labels/{labels.name}")
     if codec.takes == "outputs":
         return group.read(block, columns, "logit")[inside, within].astype(np.float32)
-    as_stored = getattr(codec, "dtype", None) == "float32" and codec.takes == "probabilities"
+    at = export.temperature
+    as_stored = (
+        getattr(codec, "dtype", None) == "float32"
+        and codec.takes == "probabilities"
+        and at == labels.temperature
+    )
     if export.kept is None:
         if as_stored:
             return np.asarray(group.read(block, columns, "probability")[inside, within])
-        return labels.dense(block, columns)[inside, within]
-    found = labels.sparse(block, columns)
+        return labels.dense(block, columns, at)[inside, within]
+    found = labels.sparse(block, columns, at)
     if isinstance(codec, LabelMap):
         found = widen(found, export.kept, labels.num_classes)
     probs = group.read(block, columns, "probability") if as_stored else found.probs

@@ -157,7 +157,7 @@ class Hdf5Writer(Writer):
             "store": labels.store.uuid,
             "label_set": labels.name,
             "codec": json.dumps(labels.codec.to_record(), sort_keys=True),
-            "temperature": float(labels.row.temperature),
+            "temperature": float(self.export.temperature),
             "num_classes": labels.num_classes,
             "teacher": teacher.name,
             "teacher_source": teacher.source,

@@ -27,6 +27,7 @@ _PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "h
 class MlDrWriter(Writer):
     """Writes one file per image and the configuration."""
 
+    made_at: ClassVar[float | None] = 1.0
     keeps_mixing: ClassVar[bool] = True
 
     def __init__(self, place: Path, export: Export) -> None:

@@ -87,7 +87,7 @@ class WebDatasetWriter(Writer):
             "crops": [self.export.crops.start, self.export.crops.stop - 1],
             "label_set": labels.name,
             "codec": labels.codec.to_record(),
-            "temperature": labels.row.temperature,
+            "temperature": self.export.temperature,
             "num_classes": labels.num_classes,
             "teacher": {
                 "name": teacher.name,
