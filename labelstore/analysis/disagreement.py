@@ -26,6 +26,7 @@ from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
 from labelstore.codecs import SparseLabels, densify, over_union
 from labelstore.errors import UsageError
+from labelstore.store.one_temperature import common_temperature
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Store
@@ -68,8 +69,7 @@ def disagreement(
 ) -> Disagreement:
     """Compare two label sets crop by crop, over all image blocks that both have or `max_blocks` spread evenly.
 
-    Both are brought to `temperature`; None is the first one's T0, or the second's where that cannot be brought to
-    another.
+    Both are brought to `temperature`; None is `common_temperature`.
     UsageError for label sets of different stores, plans or numbers of classes.
     """
     if first.store.uuid != second.store.uuid or first.plan.name != second.plan.name:
@@ -82,8 +82,7 @@ def disagreement(
             "they cannot be compared"
         )
     if temperature is None:
-        fixed = second.codec.fixed_temperature is not None
-        temperature = second.temperature if fixed else first.temperature
+        temperature = common_temperature([first, second])
     blocks = sorted(set(first.blocks) & set(second.blocks))
     if max_blocks is not None:
         blocks = list(at_most(blocks, max_blocks))

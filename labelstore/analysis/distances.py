@@ -24,6 +24,7 @@ from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
 from labelstore.codecs.base import SparseLabels
 from labelstore.errors import UsageError
+from labelstore.store.one_temperature import common_temperature
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +105,7 @@ def distances(
 ) -> Distances:
     """Cross-entropies between all label sets and the ground truth, over crops that all of them have.
 
-    The label sets must be of one plan and have as many classes (UsageError). With a `share` below 1, so many of
+    All are brought to one temperature (`common_temperature`). The label sets must be of one plan and have as many classes (UsageError). With a `share` below 1, so many of
     the image blocks are walked, spread evenly. An image without ground truth among the classes is left out.
     """
     if not label_sets:
@@ -163,9 +164,13 @@ def _measure_block(
     own = truth[usable]
     classes = len(first.store.class_names) + 1
     found: dict[Any, Any] = {"crops": np.zeros(classes, np.int64)}
+    temperature = common_temperature(label_sets)
     narrowest = max((slabs(labels) for labels in label_sets), key=len)
     for columns in narrowest:
-        read = {labels.name: _Read(labels, block, columns, usable, floor) for labels in label_sets}
+        read = {
+            labels.name: _Read(labels, block, columns, usable, floor, temperature)
+            for labels in label_sets
+        }
         width = next(iter(read.values())).top1.shape[1]
         np.add.at(found["crops"], own, width)
         for a, b in pairs:
@@ -192,16 +197,17 @@ class _Read:
         columns: range | None,
         usable: NDArray[np.bool_],
         floor: float,
+        temperature: float,
     ) -> None:
         self.floor = np.float32(floor)
         self.num_classes = labels.num_classes
         self.sparse: SparseLabels | None = None
         if labels.codec.kept(labels.num_classes) is None:
-            self.dense = labels.dense(block, columns)[usable]
+            self.dense = labels.dense(block, columns, temperature)[usable]
             self.log_dense = np.log(np.maximum(self.dense, self.floor))
             self.top1 = self.dense.argmax(axis=-1)
             return
-        whole = labels.sparse(block, columns)
+        whole = labels.sparse(block, columns, temperature)
         self.sparse = SparseLabels(
             class_ids=whole.class_ids[usable], probs=whole.probs[usable], rest=whole.rest[usable]
         )

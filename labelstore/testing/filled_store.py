@@ -36,8 +36,10 @@ def filled_store(
     backend: str = "zarr",
     catalogue: str | None = None,
     blocks: Iterable[int] | None = None,
+    temperature: float = 1.0,
 ) -> Store:
-    """A new store at `path` with dense labels (N, M, C) in one label set; boxes from the crop plan.
+    """A new store at `path` with dense labels (N, M, C), made at `temperature`, in one label set; boxes from the crop
+    plan.
 
     `bad` images are left out. `blocks` commits only these image blocks; `fill_blocks` commits others later.
     """
@@ -61,13 +63,19 @@ def filled_store(
         backend=backend,
         catalogue=catalogue,
     )
-    add_label_set(store, codec, num_classes, name=name)
+    add_label_set(store, codec, num_classes, name=name, temperature=temperature)
     fill_blocks(store, soft_labels, name=name, bad=bad, blocks=blocks)
     return store
 
 
 def add_label_set(
-    store: Store, codec: LabelCodec, num_classes: int, *, name: str, teacher: str | None = None
+    store: Store,
+    codec: LabelCodec,
+    num_classes: int,
+    *,
+    name: str,
+    teacher: str | None = None,
+    temperature: float = 1.0,
 ) -> None:
     """Register a label set, of a teacher with the same name if no other is said; no labels yet."""
     teacher = name if teacher is None else teacher
@@ -93,6 +101,7 @@ def add_label_set(
             num_classes=num_classes,
             codec=codec.to_record(),
             uuid=uuid.uuid4().hex,
+            temperature=temperature,
         )
     )
     store.write_metadata()

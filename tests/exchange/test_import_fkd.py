@@ -264,7 +264,7 @@ def test_an_interruption_by_another_worker_is_waited_for(made, labels, imported,
             "has classes 12, asked for 13",
         ),
         (
-            {"stated": Stated(compression="ms", num_classes=1, temperature=1.02, temperature=2.0)},
+            {"stated": Stated(compression="ms", num_classes=12, temperature=2.0)},
             "has temperature",
         ),
         (
@@ -301,7 +301,7 @@ def test_other_images_are_a_conflict(labels, imported, tmp_path):
             "sides or swapped",
         ),
         (
-            Stated(compression="ms", num_classes=1, temperature=1.02, temperature=float("nan")),
+            Stated(compression="ms", num_classes=12, temperature=float("nan")),
             "temperature nan",
         ),
         (Stated(compression="ms", num_classes=12, temperature=1.0, teacher="a\nb"), "--teacher"),

@@ -4,6 +4,7 @@ are not."""
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,14 @@ import trainer
 from cli import errors, labelstore_app
 from labelstore import Full, Hard, LabelMap, Logits, MarginalSmoothing, RegionThresholds
 from labelstore.analysis.teacher_time import cost
-from labelstore.errors import LabelStoreError, RejectedInput, UsageError
+from labelstore.errors import ConflictError, LabelStoreError, RejectedInput, UsageError
 from labelstore.labelling.generate import generate
 from labelstore.labelling.label_images import label_images
 from labelstore.teachers.teacher import load_teacher
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
 from trainer import TrainConfig
+from trainer.checkpoint.files import read_checkpoint, save_checkpoint
+from trainer.losses import DistillationLoss
 
 M = 8
 
@@ -82,6 +85,11 @@ def store(data: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -
         labelstore.calibrate(full, RegionThresholds(low=0.0, middle=0.0, top=1.0), name="nothing")
         labelstore.calibrate(full, RegionThresholds(low=0.35, middle=0.4, top=0.9), name="strict")
         generate(opened, teacher=other, codec=Full(dtype="float32"), name="other", **options)
+        for made_at in (4.0, 20.0):
+            generate(
+                opened, teacher=first, codec=Full(dtype="float32"), name=f"at{made_at:g}",
+                temperature=made_at, **options,
+            )  # fmt: skip
         generate(opened, teacher=first, codec=LabelMap(k=2), name="map", **options)
         generate(opened, teacher=ssl, codec=Logits(), name="ssl", **options)
     return path
@@ -124,17 +132,128 @@ def losses(monkeypatch: pytest.MonkeyPatch, wanted: TrainConfig) -> tuple[list[f
     return found, run
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize(
+    ("label_set", "asked", "in_force"),
+    [
+        ("full", None, 1.0),
+        ("full", 4.0, 4.0),
+        ("at4", None, 4.0),
+        ("at4", 1.0, 1.0),
+        ("at20", None, 20.0),
+        ("at20", 2.0, 2.0),
+    ],
+)
 def test_stored_full_labels_train_as_the_online_teacher_does(
-    store, teacher, data, monkeypatch, temperature
+    store, teacher, data, monkeypatch, label_set, asked, in_force
 ):
-    shared = {"store": store, "label_set": "full", "temperature": temperature}
-    stored, run = losses(monkeypatch, config(data, labels="fkd", **shared))
+    shared = {"store": store, "label_set": label_set}
+    stored, run = losses(monkeypatch, config(data, labels="fkd", temperature=asked, **shared))
     online, other = losses(
-        monkeypatch, config(data, labels="teacher", teacher=str(teacher), **shared)
+        monkeypatch,
+        config(data, labels="teacher", teacher=str(teacher), temperature=in_force, **shared),
     )
     assert len(stored) == run.steps == other.steps > 0
-    assert stored == pytest.approx(online, rel=1e-6, abs=1e-6)
+    assert stored == pytest.approx(online, rel=1e-5, abs=1e-6)
+    assert run.config.temperature_in_force == other.config.temperature_in_force == in_force
+
+
+def test_fkds_own_pair_of_temperatures(store, data, monkeypatch):
+    """`--temp 4` in FKD's generator and trainer: -sum p log softmax(z / 4), p as stored, and no factor T^2."""
+    seen = []
+    original = DistillationLoss.forward
+
+    def forward(self, logits, labels, truth):
+        seen.append((logits.detach(), labels))
+        return original(self, logits, labels, truth)
+
+    monkeypatch.setattr(DistillationLoss, "forward", forward)
+    wanted = config(data, store=store, label_set="at4", temperature_squared=False)
+    found, _ = losses(monkeypatch, wanted)
+    with labelstore.open(store) as opened:
+        stored = torch.from_numpy(
+            opened.label_set("at4").recover(range(12)).reshape(-1, len(CLASSES))
+        )
+    fkd = []
+    for logits, (_, probs, _) in seen:
+        assert torch.cdist(probs, stored).min(1).values.max() < 1e-5  # labels as they lie on disk
+        fkd.append(float(-(probs * torch.log_softmax(logits / 4, 1)).sum(1).mean()))
+    assert found == pytest.approx(fkd, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({"label_set": "full"}, None),
+        ({"label_set": "at4"}, None),
+        ({"label_set": "full", "temperature": 2.0}, "temperature 2: .*full at T=1"),
+        ({"label_set": "at4", "temperature": 2.0}, "temperature 2: .*at4 at T=4"),
+        (
+            {"labels": "ensemble", "label_set": "full,at4", "temperature": 4.0},
+            "temperature 4: .*full at T=1",
+        ),
+    ],
+)
+def test_a_run_at_another_temperature_says_so_first(store, data, tmp_path, changes, first):
+    said: list[str] = []
+    wanted = config(data, store=store, output=tmp_path / "run", epochs=2, **changes)
+    trainer.run(wanted, note=said.append)
+    log = (tmp_path / "run" / "log.txt").read_text().splitlines()[0]
+    if first is None:
+        assert not [line for line in said if "temperature" in line]
+        assert "temperature" not in log
+    else:
+        assert re.match(first, said[0])
+        assert re.search(first, log)
+
+
+def test_label_sets_of_several_temperatures_ask_for_one(store, data):
+    with pytest.raises(UsageError, match=r"full at T=1, at4 at T=4.*give the temperature"):
+        trainer.run(config(data, store=store, labels="ensemble", label_set="full,at4"))
+
+
+def test_a_mask_from_other_labels_is_told_apart(store, data):
+    said: list[str] = []
+    wanted = config(data, store=store, labels="ferkd", label_set="at4", mask="nothing", epochs=2)
+    trainer.run(wanted, note=said.append)
+    assert [line for line in said if "mask nothing looked at labels at T=1" in line]
+
+
+@pytest.mark.parametrize(
+    ("changes", "entry"),
+    [
+        ({"label_set": "at4"}, "labels_made_at"),
+        (
+            {"label_set": "full", "crops_per_image": 3, "batch_size": 9, "epochs": 12},
+            "drawing_order",
+        ),
+    ],
+)
+def test_a_run_begun_under_older_rules_is_not_gone_on_with(store, data, tmp_path, changes, entry):
+    """Labels at T0 that were taken for labels at 1, and an order that drew a crop twice in a pass."""
+    wanted = config(data, store=store, output=tmp_path / "run", **changes)
+    run = trainer.run(wanted)
+    assert entry in run.config.provenance
+    trainer.run(replace(wanted, resume=True))  # it goes on with its own
+    last = tmp_path / "run" / "last.pth.tar"
+    left = read_checkpoint(last)
+    provenance = {k: v for k, v in left.config["provenance"].items() if k != entry}
+    save_checkpoint(last, replace(left, config={**left.config, "provenance": provenance}))
+    with pytest.raises(ConflictError, match="was begun by an older trainer"):
+        trainer.run(replace(wanted, resume=True))
+
+
+def test_a_run_of_an_older_trainer_at_one_goes_on(store, data, tmp_path):
+    """It wrote temperature 1 down, which is what no temperature means for labels made at 1."""
+    wanted = config(data, store=store, label_set="full", output=tmp_path / "run")
+    trainer.run(wanted)
+    last = tmp_path / "run" / "last.pth.tar"
+    left = read_checkpoint(last)
+    provenance = {k: v for k, v in left.config["provenance"].items() if k != "temperature"}
+    older = {**left.config, "temperature": 1.0, "provenance": provenance}
+    save_checkpoint(last, replace(left, config=older))
+    trainer.run(replace(wanted, resume=True))
+    with pytest.raises(ConflictError, match="temperature"):
+        trainer.run(replace(wanted, resume=True, temperature=2.0))
 
 
 def same_run(monkeypatch, data, one, other, tolerance=1e-6):
