@@ -26,6 +26,7 @@ class Stated:
     k: int | None = None
     num_classes: int | None = None
     temperature: float | None = None
+    """Of the softmax that made the files' probabilities, or that is to make probabilities of their outputs."""
     teacher: str | None = None
     input_size: int | None = None
     """Side of the crops that the teacher saw, pixels."""

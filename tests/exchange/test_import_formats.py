@@ -264,6 +264,8 @@ def test_an_order_with_one_permutation_per_epoch_is_found(made, tmp_path, store_
 @pytest.mark.parametrize("mixing", [False, True])
 def test_ml_dr(made, tmp_path, store_of, mixing):
     source = foreign.write_ml_dr(made, tmp_path / "dr", mixing=mixing)
+    with pytest.raises(UsageError, match="ml-dr labels are made at temperature 1"):
+        store_of("ml-dr", source, num_classes=12, temperature=2.0)
     with store_of("ml-dr", source, num_classes=12) as store:
         labels = store.label_set()
         np.testing.assert_allclose(labels.recover(range(8)), expected(made, "ms", 3), atol=1e-6)

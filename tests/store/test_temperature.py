@@ -20,6 +20,7 @@ from labelstore.codecs import (
     top_k,
 )
 from labelstore.errors import UsageError
+from labelstore.exchange import export_labels
 from labelstore.labelling.deriving import derive
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
 
@@ -178,6 +179,28 @@ def test_teachers_are_compared_at_one_temperature(two):
     found = disagreement(two.label_set("one"), two.label_set("same"))
     assert found.top1_agreement == 1
     assert found.kl == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("asked", [None, 1.0, 4.0, 20.0])
+def test_exports_are_at_the_temperature_that_they_state(store_of, tmp_path, asked):
+    labels = store_of(Full(dtype="float32"), 4.0)
+    report = export_labels(labels, format="npz", target=tmp_path / "out", temperature=asked)
+    assert report.temperature == (asked or 4.0)
+    parts = [np.load(path)["prob"] for path in sorted((tmp_path / "out").iterdir())]
+    np.testing.assert_allclose(np.concatenate(parts), softmax(asked or 4.0), atol=1e-6)
+
+
+def test_exports_whose_readers_would_take_labels_for_others_are_refused(store_of, tmp_path):
+    made_at_4 = store_of(MarginalSmoothing(k=3, dtype="float32"), 4.0)
+    outputs = store_of(Logits(dtype="float32"), 1.0)
+    for labels, format_name, asked, words in (
+        (made_at_4, "ml-dr", None, "labels at temperature 4 in ml-dr files"),
+        (outputs, "npz", 2.0, "they hold what comes before the softmax"),
+        (store_of(MarginalRenorm(k=3), 4.0), "npz", 1.0, "with 'mr' labels made at 4"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            export_labels(labels, format=format_name, target=tmp_path / "out", temperature=asked)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_variant_keeps_the_temperature(store_of):
