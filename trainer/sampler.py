@@ -91,7 +91,9 @@ class DrawingOrder:
     """L, a divisor of M: positions of L consecutive crops touch one chunk column of the store."""
     schedule: PassSchedule | None = None
     """Which positions a pass takes; None where no pass takes two crops of an image."""
-    _columns: dict[int, list[int]] = field(default_factory=dict, compare=False, repr=False)
+    _columns: dict[int, list[int]] = field(
+        init=False, default_factory=dict, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         check_seed(self.seed)

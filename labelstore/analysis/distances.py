@@ -106,8 +106,8 @@ def distances(
     """Cross-entropies between all label sets and the ground truth, over crops that all of them have.
 
     All are brought to one temperature (`common_temperature`). The label sets must be of one plan and have as many
-    classes (UsageError). With a `share` below 1, so many of the image blocks are walked, spread evenly. An image without
-    ground truth among the classes is left out.
+    classes (UsageError). With a `share` below 1, so many of the image blocks are walked, spread evenly. An image
+    without ground truth among the classes is left out.
     """
     if not label_sets:
         raise UsageError("no label set to measure: make one with `labelstore create`")

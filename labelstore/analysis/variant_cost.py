@@ -96,11 +96,13 @@ def divergence(
 
 def _p_log_p(p: NDArray[Any]) -> NDArray[Any]:
     log_p: NDArray[Any] = np.log(p, where=p > 0, out=np.zeros_like(p))
-    return p * log_p
+    terms: NDArray[Any] = p * log_p
+    return terms
 
 
 def _log(q: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.log(np.maximum(q.astype(np.float64), SMALLEST))
+    floored: NDArray[np.float64] = np.maximum(q.astype(np.float64), SMALLEST)
+    return np.log(floored)
 
 
 def _at_least_zero(kl: NDArray[np.float64]) -> NDArray[np.float64]:
