@@ -148,7 +148,7 @@ def test_a_mask_of_mixed_crops_is_refused(imported, tmp_path, monkeypatch, capsy
         assert "were mixed with other images" in line
     with labelstore.open(path) as store:
         labels = store.label_set()
-        assert store.catalogue.masks.all() == []
+        assert not store.catalogue.masks.all()
         monkeypatch.setattr(masking, "check_unmixed", lambda labels: None)
         rule = labelstore.RegionThresholds(low=0.0, middle=0.0, top=1.0)
         mask = labelstore.calibrate(labels, rule, name=f"mask-{tmp_path.name}")
