@@ -31,12 +31,23 @@ OfRun = Annotated[
     ),
 ]
 
+WhichWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="ema|raw",
+        help="Of a checkpoint or run folder with a moving average: it, or the plain weights.",
+        show_default="raw",
+    ),
+]
+
 
 def load_network(
     source: str,
     *,
     of_run: str | None = None,
     checkpoint: Path | None = None,
+    weights: str | None = None,
     classes: Callable[[], Sequence[str]] = tuple,
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, TrainConfig]:
@@ -45,13 +56,15 @@ def load_network(
     `classes` gives those of the images that a named network is for, where they matter. UsageError for what names
     no network.
     """
+    if weights not in (None, "ema", "raw"):
+        raise UsageError(f"--weights {weights}: choose one of ema, raw")
     if Path(source).exists():
         if checkpoint is not None:
             raise UsageError(f"{source} brings its own weights: leave --checkpoint out")
         from trainer.config import TrainConfig
         from trainer.models import load_run
 
-        network, config = load_run(Path(source), model=of_run)
+        network, config = load_run(Path(source), model=of_run, weights=weights)  # type: ignore[arg-type]
         return network, TrainConfig.from_mapping(config.to_mapping() | dict(settings or {}))
     if Path(source).suffix in (".pth", ".tar", ".safetensors") or "/" in source.partition(":")[0]:
         raise UsageError(
@@ -67,11 +80,19 @@ def load_network(
     from trainer.models import load_named
 
     network, config = load_named(
-        source, checkpoint=checkpoint, classes=classes(), settings=settings or {}
+        source,
+        checkpoint=checkpoint,
+        weights=weights,  # type: ignore[arg-type] # checked above
+        classes=classes(),
+        settings=settings or {},
+        note=say,
     )
     mean, std = (",".join(f"{value:.4g}" for value in each) for each in (config.mean, config.std))
+    crop = f"{config.crop_pct:.4g}"
+    if config.crop_mode != "center":
+        crop += f" {config.crop_mode}"
     say(
-        f"{source}: {config.num_classes:,} outputs; images at {config.input_size} px, crop {config.crop_pct:.4g}, "
+        f"{source}: {config.num_classes:,} outputs; images at {config.input_size} px, crop {crop}, "
         f"{config.interpolation}, mean {mean}, std {std}"
     )
     return network, config

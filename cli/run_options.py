@@ -32,7 +32,12 @@ PANELS = {
 FILLED_IN = ("class_names", "provenance")
 """Fields that a run writes down about itself."""
 
-FLAG_ALIASES = {"temperature": ("--temp",), "loggers": ("--log",), "train": ("--images",)}
+FLAG_ALIASES = {
+    "temperature": ("--temp",),
+    "loggers": ("--log",),
+    "train": ("--images",),
+    "checkpoint_weights": ("--weights",),
+}
 """torchrun takes `--log` for the beginning of an option of its own, so the long name comes first."""
 
 

@@ -59,6 +59,16 @@ TeacherModel = Annotated[
         callback=importable_here,
     ),
 ]
+TeacherWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="ema|raw",
+        help="Of a checkpoint or run folder with a moving average: it, or the plain weights.",
+        show_default="raw",
+        rich_help_panel=TEACHER,
+    ),
+]
 ClassMap = Annotated[
     str | None,
     typer.Option(
@@ -239,8 +249,9 @@ def one_of(value: str | None, flag: str, allowed: Sequence[str]) -> None:
         raise UsageError(f"{flag} {value}: choose one of {', '.join(allowed)}")
 
 
-def check_work(amp: str | None, crop_device: str | None) -> None:
-    """UsageError for `--amp` and `--crop-device` that do not exist, before torch is imported."""
+def check_work(amp: str | None, crop_device: str | None = None, weights: str | None = None) -> None:
+    """UsageError for `--amp`, `--crop-device` and `--weights` that do not exist, before torch is imported."""
+    one_of(weights, "--weights", ("ema", "raw"))
     one_of(amp, "--amp", ("none", "bf16", "fp16"))
     one_of(crop_device, "--crop-device", ("cpu", "cuda"))
 

@@ -32,6 +32,8 @@ MayDiffer = Literal[
     "accumulation_steps", "amp", "channels_last", "compile_model", "grad_checkpointing"
 ]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+CheckpointWeights = Literal["ema", "raw"]
+CropMode = Literal["center", "squash", "border"]
 
 NOT_WRITTEN = {"labels_made_at": 1.0, "drawing_order": 1}
 """Entries of the provenance whose absence means something: older runs did not write them down, and had these."""
@@ -124,6 +126,9 @@ class TrainConfig:
     """Start from timm's or torchvision's weights, with a new classifier for other classes (fine-tuning)."""
     initial_checkpoint: Path | None = None
     """Start from these weights (fine-tuning)."""
+    checkpoint_weights: CheckpointWeights | None = None
+    """Of teacher and initial_checkpoint, where they hold a moving average too: ema takes it, raw the plain weights;
+    None takes the plain ones and says so."""
 
     # which pixels
     input_size: int = 224
@@ -135,7 +140,9 @@ class TrainConfig:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Per RGB channel, of pixels in [0, 1]."""
     crop_pct: float = 0.875
-    """Evaluation: side of the centre crop over the shorter side of the resized image."""
+    """Evaluation: side of the centre crop over the side that the image is resized to; above 1 it is padded."""
+    crop_mode: CropMode = "center"
+    """Evaluation, as timm's: center resizes the shorter side, border the longer one and pads, squash both."""
     crops_per_image: int = 4
     """m, crops of one image in a batch."""
     scale: tuple[float, float] = (0.08, 1.0)

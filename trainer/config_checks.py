@@ -18,7 +18,6 @@ _FRACTIONS = (
     "flip_prob",
     "label_smoothing",
     "mixing_prob",
-    "crop_pct",
     "momentum",
     "ground_truth_weight",
     "erasing_prob",
@@ -108,7 +107,7 @@ def _check_each(config: TrainConfig) -> None:
         _require(config, name, getattr(config, name) >= 0, "it must not be negative")
     for name in _FRACTIONS:
         _require(config, name, 0 <= getattr(config, name) <= 1, "it must be within 0 and 1")
-    _require(config, "crop_pct", config.crop_pct > 0, "it must be above 0")
+    _require(config, "crop_pct", 0 < config.crop_pct <= 2, "it must be above 0, and at most 2")
     _require(
         config,
         "num_classes",
@@ -242,6 +241,11 @@ def _check_supervision(config: TrainConfig) -> None:
     if (config.teacher is not None) != (kind == "teacher"):
         raise UsageError(
             f"teacher={config.teacher!r} with labels={kind!r}: an online teacher and labels='teacher' go together"
+        )
+    if config.checkpoint_weights and not (config.teacher or config.initial_checkpoint):
+        raise UsageError(
+            f"checkpoint_weights={config.checkpoint_weights!r} without teacher and initial_checkpoint: it chooses "
+            "between the weights of these; leave it out"
         )
     if config.teacher_model is not None and config.teacher is None:
         raise UsageError("teacher_model without teacher: it is the network of a checkpoint")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -84,14 +84,18 @@ def run(
     store without `allow_incomplete`; LabelStoreError for a loss that is not finite, or another rank that ended.
     """
     started = time.perf_counter()
-    with join_ranks() as ranks, training_data_of_rank(config, ranks, note) as data:
+    with (
+        join_ranks() as ranks,
+        training_data_of_rank(config, ranks, note) as data,
+        ExitStack() as opened,
+    ):
         config = data.config
         device = choose_device(config.device, ranks.local_rank if ranks.world_size > 1 else None)
         if not ranks.is_first:
             progress, note = None, lambda message: None
         if (val := data.val) is not None:
             ranks.on_first(lambda: check_evaluable(val, config))
-        model = create_model(config).to(device)
+        model = create_model(config, note).to(device)
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)
         if config.sync_batchnorm:
@@ -102,6 +106,7 @@ def run(
         outputs, checkpoint, config = open_outputs(config, ranks, note)
         if data.first_line is not None and checkpoint is None:
             outputs.log(data.first_line)
+        opened.callback(outputs.close)
         # a run goes on with what auto was when it began, wherever it is resumed
         amp = config.provenance["amp"] if config.amp == "auto" else config.amp
         if config.amp == "auto" and amp != "none":
@@ -138,7 +143,7 @@ def run(
             ),
             config.ground_truth_weight,
         )
-        view = StudentView(config, device, _online_labels(exact, device))
+        view = StudentView(config, device, _online_labels(exact, device, note))
         parallel = parallel_model(model, ranks, device)
         forward = torch.compile(parallel) if config.compile_model else parallel
 
@@ -150,7 +155,7 @@ def run(
             outputs.save(state.checkpoint(config, epochs=schedule.positions(inside).start))
 
         # a signal waits for the end of its step, so that weights and step number belong together
-        with closing(outputs), own_randomness(device), StopRequest() as stop:
+        with own_randomness(device), StopRequest() as stop:
             between = BetweenSteps(
                 ranks, stop, step=lambda: state.step, save=None if config.output is None else save,
                 minutes=config.checkpoint_minutes, note=note,
@@ -232,10 +237,12 @@ def run(
         )
 
 
-def _online_labels(config: TrainConfig, device: torch.device) -> OnlineLabels | None:
+def _online_labels(
+    config: TrainConfig, device: torch.device, note: Callable[[str], None]
+) -> OnlineLabels | None:
     """The teacher that labels what the student sees, with labels="teacher"."""
     if config.labels != "teacher":
         return None
     from trainer.online_teacher import OnlineTeacher
 
-    return OnlineTeacher(config, device)
+    return OnlineTeacher(config, device, note)

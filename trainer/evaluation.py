@@ -135,6 +135,8 @@ def forward_all(
                 config.interpolation,
                 batch_size=config.eval_batch_size,
                 workers=config.workers,
+                crop_mode=config.crop_mode,
+                mean=config.mean,
             ):
                 crops = normalise(pixels.to(device, non_blocking=True))
                 if config.channels_last:

@@ -113,7 +113,7 @@ def _described(model: nn.Module, config: TrainConfig, name: str) -> dict[str, An
             "input_size": [3, size, size],
             "interpolation": config.interpolation,
             "crop_pct": config.crop_pct,
-            "crop_mode": "center",
+            "crop_mode": config.crop_mode,
             "mean": list(config.mean),
             "std": list(config.std),
             **layers,

@@ -6,6 +6,9 @@ pixels are brought to the teacher's size and normalisation, and its label is sof
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,16 +24,34 @@ from trainer.recover import LabelTensors
 class OnlineTeacher:
     """The teacher of a config, on the device; `labels` labels a batch."""
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        device: torch.device,
+        note: Callable[[str], None] = lambda message: None,
+    ) -> None:
         """Loads `config.teacher`; UsageError where its outputs are not the run's classes."""
         if config.teacher is None:
             raise UsageError("labels='teacher' without a teacher: give teacher, e.g. timm:resnet50")
-        teacher = load_teacher(config.teacher, architecture=config.teacher_model)
+        weights = config.checkpoint_weights
+        if config.initial_checkpoint is not None and not Path(config.teacher).exists():
+            weights = None  # it was said of the student's checkpoint
+        teacher = load_teacher(
+            config.teacher, architecture=config.teacher_model, weights=weights, note=note
+        )
+        own = teacher.row.interpolation
+        if own != config.interpolation:
+            note(
+                f"the teacher {teacher.row.name} was made for {own}, and sees the student's crops, which are resized "
+                f"with {config.interpolation}: --interpolation {own} is the teacher's"
+            )
         self._columns = _columns(teacher, config, device)
         self._module = teacher.module.to(device)
         self._size = teacher.row.input_size
         self._temperature = config.temperature_in_force
         self._amp, self._device = config.amp, device
+        # torch resizes floats with these two only
+        self._resize = own if own in ("bilinear", "bicubic") else "bilinear"
         self._is_same = (teacher.row.mean, teacher.row.std) == (config.mean, config.std)
         mean, std, own_mean, own_std = (
             torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
@@ -51,7 +72,7 @@ class OnlineTeacher:
         if pixels.shape[-1] != self._size:
             size = (self._size, self._size)
             pixels = functional.interpolate(
-                pixels, size, mode="bilinear", align_corners=False, antialias=True
+                pixels, size, mode=self._resize, align_corners=False, antialias=True
             )
         with autocast(self._device, self._amp):
             logits = self._module(pixels)

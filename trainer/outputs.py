@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from trainer.checkpoint import Checkpoint, RunFolder
@@ -37,8 +38,12 @@ class Outputs:
 
     def close(self) -> None:
         """After the last pass, or an error."""
-        for logger in self.loggers:
-            logger.close()
+        try:
+            for logger in self.loggers:
+                logger.close()
+        finally:
+            if self.folder is not None:
+                self.folder.close()
 
 
 def open_outputs(
@@ -46,7 +51,7 @@ def open_outputs(
 ) -> tuple[Outputs, Checkpoint | None, TrainConfig]:
     """Rank 0's outputs, and on every rank the checkpoint to go on from, if there is one, and the config to go on with.
 
-    Raises what `RunFolder.start` and the loggers raise.
+    The folder is this run's until the outputs are closed. Raises what `RunFolder` and the loggers raise.
     """
     opened: list[Outputs] = []
 
@@ -54,6 +59,9 @@ def open_outputs(
         if config.output is None:
             return None, config
         folder = RunFolder(config.output)
+        # before anything is read: what a run at work has written is not yet the whole of it
+        folder.lock(note)
+        undone.callback(folder.close)
         checkpoint = folder.start(config)
         kept = folder.config or config
         loggers = open_loggers(
@@ -68,7 +76,9 @@ def open_outputs(
             opened[0].say(line, note)
         return checkpoint, kept
 
-    checkpoint, kept = ranks.on_first(first)
+    with ExitStack() as undone:
+        checkpoint, kept = ranks.on_first(first)
+        undone.pop_all()
     return (opened[0] if opened else Outputs()), checkpoint, kept
 
 

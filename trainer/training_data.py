@@ -142,12 +142,12 @@ def _note_other_pixels(config: TrainConfig, note: Callable[[str], None]) -> None
     own = settings_by_name(config.model) or {}
     changed = [
         name
-        for name in ("mean", "std", "interpolation")
+        for name in ("mean", "std", "interpolation", "crop_mode")
         if own.get(name) not in (None, getattr(config, name))
     ]
     if changed:
         here = ", ".join(f"{name} {_written(getattr(config, name))}" for name in changed)
-        flags = " ".join(f"--{name} {_written(own[name])}" for name in changed)
+        flags = " ".join(f"--{name.replace('_', '-')} {_written(own[name])}" for name in changed)
         note(
             f"the weights of {config.model} were made for other pixels than {here}: {flags} is theirs"
         )

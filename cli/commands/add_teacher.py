@@ -25,6 +25,7 @@ from cli.teacher_options import (
     SkipBad,
     TeacherModel,
     TeacherSource,
+    TeacherWeights,
     Temperature,
     Val,
     ValImages,
@@ -44,6 +45,7 @@ def add_teacher(
     teacher: TeacherSource,
     images: Images = None,
     teacher_model: TeacherModel = None,
+    weights: TeacherWeights = None,
     class_map: ClassMap = None,
     temperature: Temperature = 1.0,
     val: Val = None,
@@ -73,7 +75,7 @@ def add_teacher(
     from labelstore.codecs import codec_from_options
 
     codec = codec_from_options(compression, k, dtype)
-    check_work(amp, crop_device)
+    check_work(amp, crop_device, weights)
     check = teacher_check(val, expect_top1, val_images)
     max_seconds = None if max_time is None else seconds(max_time, "--max-time")
     with labelstore.open(store, readonly=dry_run) as opened:
@@ -104,7 +106,12 @@ def add_teacher(
         with progress_of("labels", "crops") as progress:
             report = generate(
                 opened,
-                teacher=load_teacher(teacher, architecture=teacher_model),
+                teacher=load_teacher(
+                    teacher,
+                    architecture=teacher_model,
+                    weights=weights,  # type: ignore[arg-type] # checked above
+                    note=say_once,
+                ),
                 codec=codec,
                 images=images,
                 name=name,

@@ -39,6 +39,7 @@ from cli.teacher_options import (
     SkipBad,
     TeacherModel,
     TeacherSource,
+    TeacherWeights,
     Temperature,
     Val,
     ValImages,
@@ -78,6 +79,7 @@ def create(
         ),
     ] = None,
     teacher_model: TeacherModel = None,
+    weights: TeacherWeights = None,
     class_map: ClassMap = None,
     temperature: Temperature = 1.0,
     val: Val = None,
@@ -192,7 +194,7 @@ def create(
         from labelstore.catalogue.server import check_server_url
 
         check_server_url(catalogue)
-    check_work(amp, crop_device)
+    check_work(amp, crop_device, weights)
     check = teacher_check(val, expect_top1, val_images)
     max_seconds = None if max_time is None else seconds(max_time, "--max-time")
     if dry_run:
@@ -207,7 +209,12 @@ def create(
         report = label_images(
             store,
             images=images,
-            teacher=load_teacher(teacher, architecture=teacher_model) if teacher_model else teacher,
+            teacher=load_teacher(
+                teacher,
+                architecture=teacher_model,
+                weights=weights,  # type: ignore[arg-type] # checked above
+                note=say_once,
+            ),
             codec=codec,
             **plan,
             plan_name=plan_name,

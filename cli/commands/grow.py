@@ -24,6 +24,7 @@ from cli.teacher_options import (
     PlanName,
     SkipBad,
     TeacherModel,
+    TeacherWeights,
     Workers,
     check_teacher_model,
     check_work,
@@ -51,6 +52,7 @@ def grow(
     ] = None,
     images: Images = None,
     teacher_model: TeacherModel = None,
+    weights: TeacherWeights = None,
     class_map: ClassMap = None,
     label_set: LabelSet = None,
     plan_name: PlanName = None,
@@ -77,7 +79,7 @@ def grow(
     import labelstore
     from labelstore.errors import UsageError
 
-    check_work(amp, crop_device)
+    check_work(amp, crop_device, weights)
     check_teacher_model(teacher, teacher_model)
     max_seconds = None if max_time is None else seconds(max_time, "--max-time")
     if num_crops is not None and teacher is None:
@@ -100,7 +102,12 @@ def grow(
             report = labelstore.grow(
                 opened,
                 num_crops=num_crops,
-                teacher=load_teacher(teacher, architecture=teacher_model),
+                teacher=load_teacher(
+                    teacher,
+                    architecture=teacher_model,
+                    weights=weights,  # type: ignore[arg-type] # checked above
+                    note=say_once,
+                ),
                 images=images,
                 label_set=label_set,
                 plan=plan_name,

@@ -104,7 +104,10 @@ def trainer_attention(
         target = None if class_ is None else _class_id(class_, config, names[run])
         for row, picture in zip(looked, pixels, strict=True):
             size = input_size or config.input_size
-            crop = centre_crop(picture, size, config.crop_pct, config.interpolation)
+            crop = centre_crop(
+                picture, size, config.crop_pct, config.interpolation,
+                crop_mode=config.crop_mode, mean=config.mean,
+            )  # fmt: skip
             found = attend(
                 network, crop, config, layer=layer, class_id=target, device=on, name=names[run]
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.network_options import Network, OfRun, load_network
+from cli.network_options import Network, OfRun, WhichWeights, load_network
 from cli.options import IMAGES, Json
 from cli.output import print_fields, print_json
 from cli.progress import Progress
@@ -36,6 +36,7 @@ def trainer_evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Weights for a network that is given by name."),
     ] = None,
+    weights: WhichWeights = None,
     of_run: OfRun = None,
     settings: Annotated[
         list[str] | None,
@@ -86,7 +87,7 @@ def trainer_evaluate(
     from trainer.models import choose_device
 
     changes = {"device": device, "eval_batch_size": batch_size, "workers": workers}
-    network, config = _load(model, of_run, checkpoint, val, data, settings or [], changes)
+    network, config = _load(model, of_run, checkpoint, weights, val, data, settings or [], changes)
     on = choose_device(config.device)
     network = network.to(on)
     folder = _folder(config)
@@ -110,8 +111,8 @@ def trainer_evaluate(
         with Progress(each.name, "images") as progress:
             other = evaluate_numbered(network, each, config, device=on, report=progress)
         more[each.name] = {"images": other.num_images, "top1": other.top1, "top5": other.top5}
-    if not settings and (Path(model) / "config.yaml").is_file():
-        # under other settings it is not this run's figure
+    if not settings and weights != "ema" and (Path(model) / "config.yaml").is_file():
+        # under other settings, and of averaged weights, it is not this run's figure
         _list_results(Path(model), folder, {"evaluate": {"top1": found.top1}, **more})
     record: dict[str, Any] = {
         "model": model,
@@ -149,11 +150,11 @@ def _list_results(run: Path, val: Path, found: dict[str, dict[str, float | int]]
     from cli.output import say
     from trainer.checkpoint import epoch_of
     from trainer.config import TrainConfig
-    from trainer.models import run_weights
+    from trainer.models import weight_file
     from trainer.registration import RunRegister
 
     config = TrainConfig.from_yaml(run / "config.yaml")
-    epoch = epoch_of(run_weights(run))
+    epoch = epoch_of(weight_file(run))
     if epoch is None:
         return
     if not _is_own(val, config):
@@ -181,6 +182,7 @@ def _load(
     model: str,
     of_run: str | None,
     checkpoint: Path | None,
+    weights: str | None,
     val: Path | None,
     data: Path | None,
     settings: list[str],
@@ -201,7 +203,12 @@ def _load(
         return open_images(folder, keys_only=True).classes
 
     return load_network(
-        model, of_run=of_run, checkpoint=checkpoint, classes=classes, settings=changes
+        model,
+        of_run=of_run,
+        checkpoint=checkpoint,
+        weights=weights,
+        classes=classes,
+        settings=changes,
     )
 
 

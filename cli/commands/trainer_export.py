@@ -26,9 +26,9 @@ def trainer_export(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="model|ema",
+            metavar="raw|ema",
             help="Of a run folder: the best weights, or the moving average's.",
-            show_default="model",
+            show_default="raw",
         ),
     ] = None,
     of_run: OfRun = None,
@@ -47,18 +47,18 @@ def trainer_export(
 
     if format not in ("timm", "torchvision", "safetensors", "hf"):
         raise UsageError(f"--format {format}: give timm, torchvision, safetensors or hf")
-    if weights not in (None, "model", "ema"):
-        raise UsageError(f"--weights {weights}: give model or ema")
+    # "model" was the word for the plain weights
+    if weights not in (None, "raw", "model", "ema"):
+        raise UsageError(f"--weights {weights}: choose one of ema, raw")
     if weights is not None and run.is_file():
         raise UsageError(f"--weights {weights}: {run} is a weight file; give its run folder")
     if format != "hf" and out.suffix not in (".safetensors", ".pth", ".pt"):
         raise UsageError(f"--out {out}: give a file that ends with .safetensors or .pth")
 
     from trainer.export import export_weights
-    from trainer.models import averaged_weights, load_run
+    from trainer.models import load_run
 
-    source = averaged_weights(run) if weights == "ema" else run
-    network, config = load_run(source, model=of_run)
+    network, config = load_run(run, model=of_run, weights="ema" if weights == "ema" else None)
     record = export_weights(
         network,
         config,

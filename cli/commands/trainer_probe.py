@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.network_options import Network, OfRun, load_network
+from cli.network_options import Network, OfRun, WhichWeights, load_network
 from cli.options import IMAGES, Json
 from cli.output import print_fields, print_json
 from cli.progress import Progress
@@ -42,6 +42,7 @@ def trainer_probe(
     epochs: Annotated[int, typer.Option(help="Of sgd; iterations of lbfgs at most.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the order of images in sgd.")] = 0,
     input_size: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    weights: WhichWeights = None,
     of_run: OfRun = None,
     device: Annotated[str, typer.Option(help="torch device.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 256,
@@ -80,7 +81,7 @@ def trainer_probe(
     changes = {"eval_batch_size": batch_size, "workers": workers, "device": device}
     if input_size is not None:
         changes["input_size"] = input_size
-    network, config = load_network(model, of_run=of_run, settings=changes)
+    network, config = load_network(model, of_run=of_run, weights=weights, settings=changes)
     on = choose_device(device)
     with Progress("features", "images") as progress:
         found, _ = linear_probe(

@@ -59,7 +59,13 @@ class TeacherRow:
     """Measured on --val, as a share."""
     versions: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What else is known: the evaluation behind `top1`, a dense head, how it was trained."""
+    """What else is known: the evaluation behind `top1`, `crop_mode` of evaluation, which `weights` of a checkpoint
+    that holds several (ema or raw), a dense head, how it was trained."""
+
+    @property
+    def crop_mode(self) -> str:
+        """timm's crop mode of evaluation: center, squash or border; center where it was not recorded."""
+        return str(self.facts.get("crop_mode", "center"))
 
     @property
     def identity(self) -> Mapping[str, Any]:

@@ -54,6 +54,11 @@ TORCH_KERNELS = {
 INTERPOLATIONS = (*TORCH_KERNELS, *PILLOW_FILTERS)
 """Names that `interpolation` may have."""
 
+CROP_MODES = ("center", "squash", "border")
+"""Names that `crop_mode` may have, as in timm."""
+MAX_CROP_PCT = 2.0
+"""Above 1 the resized image is smaller than the crop: timm has networks with 1.15."""
+
 BATCHES_AHEAD = 2
 """Batches of centre crops that threads decode while a network sees one."""
 Box = Sequence[int] | NDArray[np.integer[Any]]
@@ -202,26 +207,54 @@ def mix_pixels(
 
 
 def centre_crop(
-    image: torch.Tensor, size: int, crop_pct: float = 0.875, interpolation: str = "bilinear"
+    image: torch.Tensor,
+    size: int,
+    crop_pct: float = 0.875,
+    interpolation: str = "bilinear",
+    *,
+    crop_mode: str = "center",
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> torch.Tensor:
-    """Pixels (3, size, size) for evaluation: shorter side to floor(size / crop_pct), then the middle of it.
+    """Pixels (3, size, size) for evaluation: the image resized by timm's `crop_mode`, then the middle of it.
 
-    The same integers as timm's and torchvision's Resize and CenterCrop.
+    With s = floor(size / crop_pct), "center" resizes the shorter side to s, "border" the longer side, "squash" both.
+    Where the result is smaller than `size` it is padded: with black, with "border" by `mean` (shares of 255 per
+    channel). The same integers as timm's `transforms_imagenet_eval` and torchvision's Resize and CenterCrop.
+    UsageError for values that are not allowed.
     """
-    if not 0 < crop_pct <= 1 or size < 1:
+    if not 0 < crop_pct <= MAX_CROP_PCT or size < 1:
         raise UsageError(
-            f"size {size} and crop_pct {crop_pct}: give size >= 1 and 0 < crop_pct <= 1"
+            f"size {size} and crop_pct {crop_pct}: give size >= 1 and 0 < crop_pct <= {MAX_CROP_PCT}"
         )
+    if crop_mode not in CROP_MODES:
+        raise UsageError(f"crop_mode {crop_mode!r} is not one of {', '.join(CROP_MODES)}")
     height, width = image.shape[1:]
-    short = math.floor(size / crop_pct)
-    if height <= width:
-        new_height, new_width = short, int(short * width / height)
-    else:
-        new_height, new_width = int(short * height / width), short
+    side = max(1, math.floor(size / crop_pct))
+    new_height, new_width = _evaluation_size(height, width, side, crop_mode)
     resized = _channels_last(new_height, new_width)
     _resize(np.ascontiguousarray(image.permute(1, 2, 0).numpy()), resized, interpolation)
-    top, left = round((new_height - size) / 2), round((new_width - size) / 2)
+    if new_height < size or new_width < size:
+        fill = [round(255 * share) for share in mean] if crop_mode == "border" else [0, 0, 0]
+        padded = _channels_last(max(size, new_height), max(size, new_width))
+        padded.copy_(torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1))
+        top, left = max(0, size - new_height) // 2, max(0, size - new_width) // 2
+        padded[:, top : top + new_height, left : left + new_width] = resized
+        resized = padded
+    top, left = (round((side - size) / 2) for side in resized.shape[1:])
     return resized[:, top : top + size, left : left + size]
+
+
+def _evaluation_size(height: int, width: int, side: int, crop_mode: str) -> tuple[int, int]:
+    """Height and width that an image is resized to before its middle is cut out."""
+    if crop_mode == "squash":
+        return side, side
+    if crop_mode == "border":
+        # timm's ResizeKeepRatio; a side of an extreme image would round to nothing
+        ratio = max(height / side, width / side)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+    if height <= width:
+        return side, int(side * width / height)
+    return int(side * height / width), side
 
 
 def centre_crops(
@@ -232,11 +265,14 @@ def centre_crops(
     *,
     batch_size: int,
     workers: int,
+    crop_mode: str = "center",
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> Generator[torch.Tensor, None, None]:
     """`centre_crop` of many files: uint8 (B, 3, size, size) in their order, decoded by threads a few batches ahead."""
 
     def load(path: ImageFile, out: torch.Tensor) -> None:
-        out.copy_(centre_crop(read_image(path), size, crop_pct, interpolation))
+        image = read_image(path)
+        out.copy_(centre_crop(image, size, crop_pct, interpolation, crop_mode=crop_mode, mean=mean))
 
     with ThreadPoolExecutor(workers, thread_name_prefix="centre-crops") as pool:
         waiting: deque[tuple[torch.Tensor, list[Future[None]]]] = deque()

@@ -107,7 +107,9 @@ def generate(
     labeller = Labeller(teacher, codec.kept(num_classes), takes=codec.takes, **settings)
     threads = workers or default_workers()
     if isinstance(check, TeacherCheck):
-        known = None if held is None else check.recorded(store.teacher(held.teacher))
+        known = (
+            None if held is None else check.recorded(store.teacher(held.teacher), classifier.row)
+        )
         if known is None:
             checked = labeller if teacher is classifier else Labeller(classifier, None, **settings)
             check = check.run(classifier, checked, store.class_names, workers=threads, note=note)

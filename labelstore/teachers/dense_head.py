@@ -71,11 +71,7 @@ def dense_head(teacher: Teacher) -> DenseHead:
         if not isinstance(features, Tensor) or features.ndim != 4:
             shape = tuple(features.shape) if isinstance(features, Tensor) else "several"
             raise _refusal(name, f"its features are {shape}, not a map of rows and columns")
-        depth = getattr(network, "num_features", None)
-        candidates = [
-            first for first, axis in ((True, 1), (False, 3)) if features.shape[axis] == depth
-        ]
-        for channels_first in candidates:
+        for channels_first in _layouts(network, features):
             head = DenseHead(network, channels_first=channels_first)
             try:
                 logits = head(image)
@@ -84,6 +80,15 @@ def dense_head(teacher: Teacher) -> DenseHead:
             if logits.shape[-1] == teacher.row.num_classes and logits.shape[0] == 1:
                 return head.eval()
     raise _refusal(name, "its head does not take one cell of its features")
+
+
+def _layouts(network: Any, features: Tensor) -> list[bool]:  # noqa: ANN401 - timm's attributes
+    """Whether channels come first in a map of features: as the network states it, else what its depth allows."""
+    stated = getattr(network, "output_fmt", None)
+    if stated is not None:
+        return [getattr(stated, "value", stated) == "NCHW"]
+    depth = getattr(network, "num_features", None)
+    return [first for first, axis in ((True, 1), (False, 3)) if features.shape[axis] == depth]
 
 
 def _refusal(name: str, why: str) -> RejectedInput:

@@ -6,18 +6,20 @@ import json
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from io import StringIO
 from typing import Any
 from urllib.parse import urlparse
 
+import torch
 from huggingface_hub import constants
 from torch import nn
 
 from labelstore.errors import StorageError, UsageError
 from labelstore.teachers.functions import call_function, is_function
-from labelstore.teachers.weights import first_line
+from labelstore.teachers.weights import by_plain_name, first_line
 
 UNFIT = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
 """What libraries raise for arguments that make no network."""
@@ -60,14 +62,53 @@ def build(architecture: str, options: Mapping[str, Any], *, pretrained: bool) ->
     )
 
 
+def classes_of(
+    architecture: str, options: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> int | None:
+    """Number of classes of the network that these weights are of; None where its constructor does not tell.
+
+    No layer's name is interpreted: the network is built for 2 and for 3 classes, without memory where it can be, and
+    the weights that differ in shape between the two are those whose size is the number of classes.
+    """
+    held = by_plain_name(state)
+    two, three = (_shapes(architecture, {**options, "num_classes": count}) for count in (2, 3))
+    sizes = {
+        held[name].shape[axis]
+        for name in two.keys() & three.keys() & held.keys()
+        if len(two[name]) == len(three[name]) == held[name].ndim
+        for axis, pair in enumerate(zip(two[name], three[name], strict=True))
+        if pair == (2, 3)
+    }
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _shapes(architecture: str, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a network's weights by name; none where it cannot be built so."""
+    for device in ("meta", "cpu"):
+        with (
+            suppress(Exception),  # a function of the user's may raise anything
+            torch.random.fork_rng(devices=[]),
+            warnings.catch_warnings(action="ignore"),
+            torch.device(device),
+        ):
+            network = build(architecture, options, pretrained=False)
+            return {
+                name: tuple(tensor.shape)
+                for name, tensor in by_plain_name(network.state_dict()).items()
+            }
+    return {}
+
+
 def own_settings(architecture: str, module: nn.Module) -> dict[str, Any]:
-    """How the weights of a library's name were evaluated: input_size, mean, std, interpolation, crop_pct.
+    """How the weights of a library's name were evaluated: input_size, mean, std, interpolation, crop_pct, crop_mode.
 
     `module` is the network itself; of a function's it says so by a `pretrained_cfg`, as timm's do, and has timm's
-    usual ones otherwise.
+    usual ones otherwise. UsageError for a network of images that are no squares of three channels.
     """
     library, name = split_name(architecture)
-    return _torchvision_settings(name) if library == "torchvision" else _timm_settings(module)
+    if library == "torchvision":
+        return _torchvision_settings(name)
+    return _timm_settings(architecture, module)
 
 
 def settings_by_name(architecture: str) -> dict[str, Any] | None:
@@ -75,19 +116,18 @@ def settings_by_name(architecture: str) -> dict[str, Any] | None:
     if is_function(architecture):
         return None
     library, name = split_name(architecture)
-    if library == "torchvision":
-        import torchvision
+    # what is wrong with a name is for the builder of the network to say
+    with suppress(UsageError, RuntimeError):
+        if library == "torchvision":
+            import torchvision
 
-        return _torchvision_settings(name) if name in torchvision.models.list_models() else None
-    import timm
+            return _torchvision_settings(name) if name in torchvision.models.list_models() else None
+        import timm
 
-    if name.startswith("hf-hub:") or not timm.is_model(name.partition(".")[0]):
-        return None
-    try:
-        found = timm.get_pretrained_cfg(name)
-    except RuntimeError:  # no such weights of this network: for who builds it to say
-        return None
-    return None if found is None else _timm_settings(None, vars(found))
+        if not name.startswith("hf-hub:") and timm.is_model(name.partition(".")[0]):
+            found = timm.get_pretrained_cfg(name)
+            return None if found is None else _timm_settings(name, None, vars(found))
+    return None
 
 
 def split_name(source: str) -> tuple[str, str]:
@@ -114,20 +154,24 @@ def _torchvision_network(name: str, options: Mapping[str, Any], *, pretrained: b
     own = len(models.get_model_weights(name).DEFAULT.meta["categories"])
     wanted = options.get("num_classes", own)
     if wanted != own:
-        _replace_classifiers(network, own, wanted)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # of how its weights are drawn, which few are kept of
+            fresh = models.get_model(name, weights=None, num_classes=wanted, **others)
+        _take_classifiers(network, fresh)
     return network
 
 
-def _replace_classifiers(network: nn.Module, own: int, wanted: int) -> None:
-    """New last layers (auxiliary ones too) of `wanted` outputs in the place of those of `own`."""
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, nn.Linear) and layer.out_features == own:
-            network.set_submodule(
-                name, nn.Linear(layer.in_features, wanted, bias=layer.bias is not None)
-            )
-        elif isinstance(layer, nn.Conv2d) and layer.out_channels == own:
-            # SqueezeNet's
-            network.set_submodule(name, nn.Conv2d(layer.in_channels, wanted, kernel_size=1))
+def _take_classifiers(network: nn.Module, fresh: nn.Module) -> None:
+    """Put in the layers of a network built for other classes where their shapes differ, auxiliary classifiers too."""
+    theirs = fresh.state_dict()
+    differing = {
+        name.rpartition(".")[0]
+        for name, tensor in network.state_dict().items()
+        if name in theirs and theirs[name].shape != tensor.shape
+    }
+    for name in differing:
+        network.set_submodule(name, fresh.get_submodule(name))
 
 
 def _fetch(
@@ -187,17 +231,24 @@ def _reason(error: BaseException) -> str:
 
 
 def _timm_settings(
-    module: nn.Module | None, described: Mapping[str, Any] | None = None
+    architecture: str, module: nn.Module | None, described: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     from timm.data.config import resolve_data_config
 
     config = resolve_data_config(model=module, pretrained_cfg=described, verbose=False)  # type: ignore[no-untyped-call]
+    channels, height, width = config["input_size"]
+    if channels != 3 or height != width:
+        raise UsageError(
+            f"{architecture} was made for images of {channels} channels and {height} x {width} pixels: choose a "
+            "network of squares with 3 channels"
+        )
     return {
-        "input_size": int(config["input_size"][-1]),
+        "input_size": int(width),
         "mean": tuple(config["mean"]),
         "std": tuple(config["std"]),
         "interpolation": str(config["interpolation"]),
         "crop_pct": float(config["crop_pct"]),
+        "crop_mode": str(config["crop_mode"]),
     }
 
 
@@ -206,6 +257,10 @@ def _torchvision_settings(name: str) -> dict[str, Any]:
 
     weights = torchvision.models.get_model_weights(name).DEFAULT
     transform = weights.transforms()
+    if not hasattr(transform, "crop_size"):
+        raise UsageError(
+            f"torchvision:{name} is no classifier of images ({type(transform).__name__}): choose another"
+        )
     crop, resize = transform.crop_size[0], transform.resize_size[0]
     return {
         "input_size": int(crop),
@@ -213,4 +268,5 @@ def _torchvision_settings(name: str) -> dict[str, Any]:
         "std": tuple(transform.std),
         "interpolation": str(transform.interpolation.value),
         "crop_pct": crop / resize,
+        "crop_mode": "center",
     }

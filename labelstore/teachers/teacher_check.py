@@ -1,7 +1,7 @@
 """Is this the teacher that it is believed to be? Its top-1 on validation images, before any label is paid for.
 
-Centre crops at the teacher's own size, interpolation and crop percentage, as timm and torchvision evaluate. A wrong
-class order, wrong mean and std or a half-loaded checkpoint cost tens of points, and so does a wrong class map.
+Centre crops at the teacher's own size, interpolation, crop percentage and crop mode, as timm and torchvision evaluate.
+A wrong class order, wrong mean and std or a half-loaded checkpoint cost tens of points, and so does a wrong class map.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class TeacherEvaluation:
     crop_pct: float
     asked: int
     """Images that were asked for: fewer are there where `num_images` is less."""
+    crop_mode: str = "center"
+    """timm's; older stores measured every teacher with center."""
 
     @property
     def top1(self) -> float:
@@ -100,10 +102,12 @@ class TeacherCheck:
                     "and --class-map, or give another --expect-top1"
                 )
 
-    def recorded(self, row: TeacherRow) -> TeacherEvaluation | None:
-        """What the store knows of this very measurement, so that a resumed command need not repeat it."""
+    def recorded(self, row: TeacherRow, teacher: TeacherRow) -> TeacherEvaluation | None:
+        """What the store's row knows of this measurement of a teacher, so that a resumed command need not repeat it."""
         held = dict(row.facts.get("evaluation") or {})
         if (held.get("val"), held.get("asked")) != (str(self.val), self.num_images):
+            return None
+        if held.get("crop_mode", "center") != teacher.crop_mode:
             return None
         names = {field.name for field in fields(TeacherEvaluation)}
         return TeacherEvaluation(**{name: held[name] for name in held if name in names})
@@ -142,6 +146,8 @@ def evaluate_teacher(
         row.interpolation,
         batch_size=BATCH,
         workers=workers or min(16, os.cpu_count() or 1),
+        crop_mode=row.crop_mode,
+        mean=row.mean,
     )
     for pixels in crops:
         best = labeller.logits(pixels).argmax(dim=1).cpu()
@@ -151,8 +157,9 @@ def evaluate_teacher(
         correct=correct,
         num_images=done,
         val=str(val),
-        crop_pct=teacher.row.crop_pct,
+        crop_pct=row.crop_pct,
         asked=num_images,
+        crop_mode=row.crop_mode,
     )
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 from torch.nn.functional import interpolate
 
 from labelstore.cropping.crop_plan import CropPlan
-from labelstore.cropping.replay import INTERPOLATIONS, centre_crop, replay, replay_many
+from labelstore.cropping.replay import CROP_MODES, INTERPOLATIONS, centre_crop, replay, replay_many
 from labelstore.errors import RejectedInput, UsageError
 
 HEIGHT, WIDTH = 211, 303
@@ -115,17 +116,24 @@ def test_threads_give_the_same(plan_rows):
     assert torch.equal(alone, batch)
 
 
-@pytest.mark.parametrize("shape", [(100, 140), (140, 100), (64, 64), (97, 301), (33, 35)])
-@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 0.95, 1.0])
-def test_centre_crop_equals_timm(shape, crop_pct):
-    timm = pytest.importorskip("timm.data.transforms_factory")
+@pytest.mark.parametrize(
+    "shape", [(100, 140), (140, 100), (64, 64), (97, 301), (33, 35), (20, 150)]
+)
+@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0, 1.15])
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_centre_crop_equals_timm(shape, crop_pct, crop_mode, interpolation):
+    mean = (0.485, 0.456, 0.406)
     image = make_image("smooth")[:, : shape[0], : shape[1]]
-    theirs = timm.transforms_imagenet_eval(
-        64, crop_pct, interpolation="bicubic", use_prefetcher=True
-    )(Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())))
-    ours = centre_crop(image, 64, crop_pct, "bicubic")
+    transform = create_transform(
+        (3, 64, 64), interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode, mean=mean,
+        use_prefetcher=True,
+    )  # fmt: skip
+    theirs = transform(Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())))
+    ours = centre_crop(image, 64, crop_pct, interpolation, crop_mode=crop_mode, mean=mean)
     difference = np.abs(ours.numpy().astype(int) - np.asarray(theirs))
     assert ours.shape == (3, 64, 64)
+    assert difference.max() <= 2
     assert (difference > 1).mean() <= 1e-3
 
 
@@ -155,4 +163,6 @@ def test_impossible_calls():
             image, np.zeros((2, 4), int), np.zeros(2, bool), 8, "bilinear", torch.empty(1, 3, 8, 8)
         )
     with pytest.raises(UsageError, match="crop_pct"):
-        centre_crop(image, 32, 1.5)
+        centre_crop(image, 32, 2.5)
+    with pytest.raises(UsageError, match="not one of center, squash, border"):
+        centre_crop(image, 32, crop_mode="centre")

@@ -9,20 +9,21 @@ model_best.pth.tar   checkpoint of the best top-1
 model.safetensors    its weights
 model_ema.safetensors   moving average of the weights at its own best top-1, of a run with ema_decay
 tensorboard/         with loggers=tensorboard
+in-use.lock          while a run writes here
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.arrays.durable import check_new_place, make_folders, write_file
+from labelstore.arrays.durable import check_new_place, make_folders, storage_errors, write_file
 from labelstore.errors import ConflictError, RejectedInput, StorageError
 from labelstore.untrusted.yaml_files import read_mapping
 from trainer.checkpoint.files import (
@@ -34,6 +35,7 @@ from trainer.checkpoint.files import (
 )
 from trainer.checkpoint.going_on import going_on
 from trainer.config import TrainConfig
+from trainer.folder_lock import FolderLock
 from trainer.models import BEST, LAST, WEIGHTS, WEIGHTS_EMA
 
 PREVIOUS = "previous.pth.tar"
@@ -53,6 +55,22 @@ class RunFolder:
         self.notes: tuple[str, ...] = ()
         """What is not as it was when the run began, a line each."""
         self._keeps_last = True
+        self._lock: FolderLock | None = None
+
+    def lock(self, note: Callable[[str], None] = lambda message: None) -> None:
+        """Make the folder and keep other runs out of it until `close`.
+
+        ConflictError that names process and host of a run that is at work in it. UsageError in a store.
+        """
+        check_new_place(self.path, "output")
+        make_folders(self.path)
+        with storage_errors(self.path):
+            self._lock = FolderLock(self.path, "a run", note)
+
+    def close(self) -> None:
+        """Let other runs into the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
     @property
     def holds_run(self) -> bool:

@@ -27,8 +27,9 @@ from typing import Any, Self
 
 import google_crc32c
 
+from trainer.folder_lock import LOCK, take_lock
 from trainer.loader.planes import PlaneFolder
-from trainer.loader.scratch import LOCK, scratch_parent, storage_errors
+from trainer.loader.scratch import scratch_parent, storage_errors
 
 FOLDER = "labelstore-draws"
 DRAW_FILE = "draw.json"
@@ -168,14 +169,11 @@ def _make_room(root: Path, room: int, *, besides: Path) -> None:
 def _removed(folder: Path) -> bool:
     """Remove a draw file unless a run uses it."""
     try:
-        handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        handle = take_lock(folder / LOCK)
     except OSError:
         return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except OSError:
+    if handle is None:
         return False
-    finally:
-        os.close(handle)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(handle)
     return True

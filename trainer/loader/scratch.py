@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from labelstore.errors import StorageError, UsageError
+from trainer.folder_lock import LOCK, take_lock
 
 PREFIX = "labelstore-passes-"
-LOCK = "in-use.lock"
 
 
 class ScratchFolder:
@@ -63,28 +62,20 @@ def storage_errors(path: Path) -> Iterator[None]:
 def _locked_folder(parent: Path) -> tuple[Path, int]:
     while True:
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        handle = os.open(path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        # another process may have swept the folder between the two lines above
-        if (path / LOCK).exists():
-            return path, handle
-        os.close(handle)
+        # another process may sweep the folder between these two lines
+        with suppress(FileNotFoundError):
+            if (handle := take_lock(path / LOCK)) is not None:
+                return path, handle
 
 
 def _sweep(parent: Path) -> None:
     """Remove folders whose owner is gone. One without a lock file is just being made."""
     for folder in parent.glob(f"{PREFIX}*"):
-        try:
-            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue
-        finally:
-            os.close(handle)
+        with suppress(OSError):
+            handle = take_lock(folder / LOCK, make=False)
+            if handle is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(handle)
 
 
 def _remove(path: Path, handle: int, owner: int) -> None:

@@ -8,13 +8,12 @@ from trainer.models.networks import (
     WEIGHTS,
     WEIGHTS_EMA,
     Normalise,
-    averaged_weights,
     choose_device,
     create_model,
     load_run,
     names_foreign_code,
     read_run_config,
-    run_weights,
+    weight_file,
 )
 from trainer.models.precision import autocast, chosen_amp
 
@@ -26,7 +25,6 @@ __all__ = [
     "WEIGHTS_EMA",
     "Normalise",
     "autocast",
-    "averaged_weights",
     "choose_device",
     "chosen_amp",
     "create_model",
@@ -34,5 +32,5 @@ __all__ = [
     "load_run",
     "names_foreign_code",
     "read_run_config",
-    "run_weights",
+    "weight_file",
 ]

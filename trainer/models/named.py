@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from labelstore.errors import UsageError
 from labelstore.teachers.class_map import wordnet_ids
 from labelstore.teachers.functions import is_function
-from labelstore.teachers.named_networks import UNFIT, build, own_settings
-from labelstore.teachers.weights import head_classes, load_weights, read_weights
+from labelstore.teachers.named_networks import UNFIT, build, classes_of, own_settings
+from labelstore.teachers.weights import Weights, load_weights, read_weights
 from trainer.config import TrainConfig
 
 USUAL_CLASSES = 1000
@@ -30,29 +30,39 @@ def load_named(
     model: str,
     *,
     checkpoint: Path | None = None,
+    weights: Weights | None = None,
     classes: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
+    note: Callable[[str], None] = lambda message: None,
 ) -> tuple[nn.Module, TrainConfig]:
     """A network by name, in evaluation mode on the CPU, and a config that says how images go in and classes come out.
 
-    timm:NAME, torchvision:NAME and bare timm names bring their pretrained weights, or take those of `checkpoint`;
-    package.module:function is called with `num_classes`. `settings` are fields of TrainConfig and count more than the
-    network's own. Where all of `classes` (folder names) are WordNet ids and the network is one of ImageNet or a
-    variant of it, its outputs are named by them. UsageError for another number of classes than the weights have.
+    timm:NAME, torchvision:NAME and bare timm names bring their pretrained weights, or take those of `checkpoint`, of
+    which `weights` chooses the plain ones ("raw") or their moving average ("ema"); `note` says which were taken where
+    nobody chose. package.module:function is called with `num_classes`. `settings` are fields of TrainConfig and count
+    more than the network's own. Where all of `classes` (folder names) are WordNet ids and the network is one of
+    ImageNet or a variant of it, its outputs are named by them. UsageError for another number of classes than the
+    weights have.
     """
     given = dict(settings or {})
     config = TrainConfig.from_mapping(
         {"labels": "ground-truth", "model": model, "initial_checkpoint": checkpoint, **given}
     )
     options = dict(config.model_kwargs)
+    if weights is not None and checkpoint is None:
+        raise UsageError(
+            f"weights={weights!r} without checkpoint: it chooses between a checkpoint's weights"
+        )
     is_own = is_function(model)
-    state = None if checkpoint is None else read_weights(checkpoint)
-    if is_own or state is not None:
-        held = None if state is None else head_classes(state)
+    file = None if checkpoint is None else read_weights(checkpoint, weights)
+    if is_own or file is not None:
+        held = None if file is None else classes_of(model, options, file.state)
         options["num_classes"] = config.num_classes or held or len(classes) or USUAL_CLASSES
-    network = build(model, options, pretrained=not is_own and checkpoint is None)
-    if checkpoint is not None:
-        load_weights(network, checkpoint)
+    network = build(model, options, pretrained=not is_own and file is None)
+    if file is not None:
+        load_weights(network, file)
+        if file.note is not None:
+            note(file.note)
     if not is_own or hasattr(network, "pretrained_cfg"):
         found = own_settings(model, network)
         config = dataclasses.replace(

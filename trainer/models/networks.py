@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,13 +13,21 @@ from torch import Tensor, nn
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.teachers.functions import is_function
 from labelstore.teachers.named_networks import UNFIT, build
-from labelstore.teachers.weights import RUN_WEIGHTS, load_weights, state_digest
+from labelstore.teachers.weights import (
+    RUN_AVERAGE,
+    RUN_WEIGHTS,
+    Weights,
+    load_weights,
+    read_weights,
+    run_weights,
+    state_digest,
+)
 from trainer.config import TrainConfig
 from trainer.models.projection import add_projection_head
 
 WEIGHTS, BEST, LAST = RUN_WEIGHTS
 """Files of a run folder that hold weights, the first one preferred; its metadata keeps `DIGEST_KEY`."""
-WEIGHTS_EMA = "model_ema.safetensors"
+WEIGHTS_EMA = RUN_AVERAGE
 """The moving average of the weights, of a run with `ema_decay`."""
 DIGEST_KEY = "weights_sha256"
 OWN_FUNCTIONS = ("trainer.models.reactnet:reactnet_a",)
@@ -45,12 +53,15 @@ class Normalise(nn.Module):
         return torch.addcmul(self.shift, pixels.float(), self.scale)
 
 
-def create_model(config: TrainConfig) -> nn.Module:
+def create_model(
+    config: TrainConfig, note: Callable[[str], None] = lambda message: None
+) -> nn.Module:
     """The network of a config on the CPU, its initial weights a function of the config's seed alone.
 
     `config.model` is a timm name, torchvision:NAME, or `package.module:function`, which is called with
     `num_classes` and `model_kwargs`. UsageError if there is no such network or it does not return
-    (B, num_classes) logits; RejectedInput if `initial_checkpoint` does not fit it.
+    (B, num_classes) logits; RejectedInput if `initial_checkpoint` does not fit it. `note` says which of its weights
+    were taken where nobody chose.
     """
     if config.num_classes is None:
         raise UsageError(f"model={config.model!r} without num_classes: give it, or class folders")
@@ -63,17 +74,23 @@ def create_model(config: TrainConfig) -> nn.Module:
         if config.grad_checkpointing:
             _checkpoint_gradients(model, config)
         if config.initial_checkpoint is not None:
-            load_weights(model, config.initial_checkpoint)
+            file = read_weights(config.initial_checkpoint, config.checkpoint_weights)
+            load_weights(model, file)
+            if file.note is not None:
+                note(file.note)
         _check_logits(model, config)
     return model
 
 
-def load_run(path: Path, *, model: str | None = None) -> tuple[nn.Module, TrainConfig]:
+def load_run(
+    path: Path, *, model: str | None = None, weights: Weights | None = None
+) -> tuple[nn.Module, TrainConfig]:
     """The trained network of a run folder, in evaluation mode on the CPU, and the run's config.
 
-    Takes the folder (best weights first, then the last ones) or one weight file in it. `model` names the network in
-    the config's place. RejectedInput if it is no run folder, holds no weights yet, or its weights are damaged;
-    UsageError where the run's network is a function that is none of this package's and `model` does not name it.
+    Takes the folder (best weights first, then the last ones; with `weights="ema"` their moving average) or one weight
+    file in it. `model` names the network in the config's place. RejectedInput if it is no run folder, holds no weights
+    yet, or its weights are damaged; UsageError where the run's network is a function that is none of this package's
+    and `model` does not name it.
     """
     config = read_run_config(path)
     if model is not None:
@@ -83,13 +100,14 @@ def load_run(path: Path, *, model: str | None = None) -> tuple[nn.Module, TrainC
             f"{path} is a run of {config.model}, and a folder does not say which code to run: give --model "
             f"{config.model} if you trust it"
         )
-    weights = run_weights(path)
+    file = weight_file(path, weights)
     untrained = dataclasses.replace(
         config, pretrained=False, initial_checkpoint=None, grad_checkpointing=False
     )
     network = create_model(untrained)
-    load_weights(network, weights)
-    _check_digest(network, weights)
+    # a folder's averaged weights lie in a file of their own
+    load_weights(network, read_weights(file, weights if path.is_file() else None))
+    _check_digest(network, file)
     return network.eval(), config
 
 
@@ -109,24 +127,9 @@ def read_run_config(path: Path) -> TrainConfig:
     return TrainConfig.from_yaml(config_path)
 
 
-def run_weights(path: Path) -> Path:
-    """The weights that `load_run` takes; RejectedInput where a folder holds none yet."""
-    found = [path / name for name in (WEIGHTS, BEST, LAST) if (path / name).is_file()]
-    if not path.is_file() and not found:
-        raise RejectedInput(
-            f"{path} holds no weights yet ({WEIGHTS}): wait for the run's first pass to end"
-        )
-    return path if path.is_file() else found[0]
-
-
-def averaged_weights(run: Path) -> Path:
-    """The moving average's weights of a run folder; RejectedInput where it has none."""
-    path = run / WEIGHTS_EMA
-    if not path.is_file():
-        raise RejectedInput(
-            f"{run} has no {WEIGHTS_EMA}: give a run that was trained with --ema-decay and evaluated"
-        )
-    return path
+def weight_file(path: Path, weights: Weights | None = None) -> Path:
+    """The file that `load_run` takes: one that is given itself, or a run folder's (see `run_weights`)."""
+    return path if path.is_file() else run_weights(path, weights)
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:

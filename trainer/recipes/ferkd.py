@@ -78,6 +78,7 @@ def ferkd_finetune_vit_giant(**settings: object) -> TrainConfig:
             "model": "eva_giant_patch14_336.m30m_ft_in22k_in1k",
             "model_kwargs": {"drop_path_rate": 0.4},
             "grad_checkpointing": True,
+            "crop_mode": "squash",
         },
         settings,
     )
