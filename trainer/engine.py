@@ -104,9 +104,9 @@ def run(
             amp = ranks.on_first(lambda: chosen_amp(device, "auto"))
             config = dataclasses.replace(config, provenance={**config.provenance, "amp": amp})
         outputs, checkpoint, config = open_outputs(config, ranks, note)
+        opened.callback(outputs.close)
         if data.first_line is not None and checkpoint is None:
             outputs.log(data.first_line)
-        opened.callback(outputs.close)
         # a run goes on with what auto was when it began, wherever it is resumed
         amp = config.provenance["amp"] if config.amp == "auto" else config.amp
         if config.amp == "auto" and amp != "none":

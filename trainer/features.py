@@ -52,7 +52,7 @@ def _last_layer(model: nn.Module, image: Tensor) -> str | None:
     hooks = [
         module.register_forward_hook(keep(name))
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d))
+        if name and isinstance(module, (nn.Linear, nn.Conv2d))
     ]
     try:
         with torch.no_grad():
@@ -62,4 +62,5 @@ def _last_layer(model: nn.Module, image: Tensor) -> str | None:
             handle.remove()
     sized = [name for name, _, size in called if size == outputs]
     linear = [name for name, module, _ in called if isinstance(module, nn.Linear)]
-    return (sized or linear or [None])[-1]
+    chosen = sized or linear
+    return chosen[-1] if chosen else None

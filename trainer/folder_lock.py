@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from labelstore.commit.lease_keeper import is_dead, owner_name
@@ -110,7 +111,8 @@ def _release(path: Path, handle: int, owner: str, stop: threading.Event, process
     if _owner_in(path) == owner:
         path.unlink(missing_ok=True)
     # the thread's copy of the descriptor may live a moment longer
-    fcntl.flock(handle, fcntl.LOCK_UN)
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_UN)
     os.close(handle)
 
 

@@ -8,7 +8,9 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.data import create_transform
 from torch import nn
+from torchvision import models
 
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from trainer.checkpoint import Checkpoint, RunFolder
@@ -297,3 +299,69 @@ def test_a_probe_holds_its_features_once(tmp_path, monkeypatch):
     linear_probe(model, tmp_path / "train", tmp_path / "val", config)
     assert len(places) == 2
     assert places[0] == places[1]
+
+
+class Backwards(nn.Module):
+    """Layers are made in another order than they are called in, and a hidden one is a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Linear(6, 4)
+        self.hidden = nn.Linear(5, 6)
+        self.stem = nn.Conv2d(3, 5, 1)
+
+    def forward(self, x):
+        return self.classifier(self.hidden(self.stem(x).mean((2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("network", "width"),
+    [
+        (Backwards(), 6),
+        (models.squeezenet1_1(num_classes=4), 512),
+        (models.mobilenet_v3_small(num_classes=4), 1024),
+    ],
+)
+def test_the_classifier_is_the_layer_that_is_called_last(network, width):
+    bare, found = without_classifier(network, 64)
+    assert found == width
+    assert bare(torch.zeros(2, 3, 64, 64)).shape == (2, width)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_evaluation_sees_the_pixels_of_timms_crop_mode(tmp_path, crop_mode):
+    (tmp_path / "a").mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (9, 14, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((70, 45))
+    picture.save(tmp_path / "a" / "0.png")
+    settings = {
+        "crop_pct": 0.9,
+        "crop_mode": crop_mode,
+        "mean": (0.5, 0.25, 0.75),
+        "interpolation": "bicubic",
+    }
+    wanted = TrainConfig(
+        labels="ground-truth",
+        num_classes=2,
+        class_names=("a", "b"),
+        input_size=16,
+        workers=1,
+        **settings,
+    )
+    theirs = create_transform((3, 16, 16), use_prefetcher=True, **settings)(picture)
+    ((_, pixels),) = forward_all(Normalised(wanted), [tmp_path / "a" / "0.png"], wanted)
+    difference = (pixels[0] - torch.as_tensor(theirs).flatten()).abs()
+    assert float(difference.max()) <= 2.01
+
+
+class Normalised(nn.Module):
+    """Gives back the pixels, 0 to 255, that it was shown normalised."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.mean, self.std = (
+            torch.tensor(each).view(3, 1, 1) for each in (config.mean, config.std)
+        )
+
+    def forward(self, x):
+        return (255 * (x * self.std + self.mean)).flatten(1)

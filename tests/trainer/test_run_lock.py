@@ -17,7 +17,7 @@ import trainer.folder_lock as locks
 from cli import errors, trainer_app
 from labelstore.commit.lease_keeper import owner_name
 from labelstore.errors import ConflictError, LabelStoreError
-from tests.generation.conftest import write_photographs
+from tests.generation.conftest import OPTIONS, write_photographs
 from trainer import TrainConfig
 from trainer.checkpoint import RunFolder
 from trainer.folder_lock import LOCK, FolderLock, take_lock
@@ -30,7 +30,6 @@ lock = FolderLock(Path(sys.argv[1]), "a run")
 print("held", flush=True)
 time.sleep(600)
 """
-OPTIONS = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}
 
 
 @pytest.fixture

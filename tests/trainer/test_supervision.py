@@ -4,6 +4,7 @@ are not."""
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 import shutil
 from dataclasses import replace
@@ -431,6 +432,33 @@ def test_an_online_teacher_needs_no_store_and_may_have_another_view(data, tmp_pa
     assert not rest.any()
     run = trainer.run(config(data, labels="teacher", teacher=str(folder), mixing="mixup"))
     assert run.top1 is not None
+
+
+def test_an_online_teacher_sees_its_own_interpolation_or_says_so(data, tmp_path):
+    from trainer.online_teacher import OnlineTeacher
+
+    folder = write_teacher(tmp_path / "t")
+    text = (folder / "config.yaml").read_text().replace("bilinear", "bicubic")
+    (folder / "config.yaml").write_text(text.replace("input_size: 32", "input_size: 48"))
+    own = {
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        "num_classes": 3,
+        "class_names": CLASSES,
+    }
+    wanted, told = config(data, labels="teacher", teacher=str(folder), **own), []
+    online = OnlineTeacher(wanted, torch.device("cpu"), told.append)
+    assert len(told) == 1
+    assert "was made for bicubic" in told[0]
+    assert "--interpolation bicubic" in told[0]
+    pixels = torch.randn(5, 3, 32, 32)
+    seen = torch.nn.functional.interpolate(pixels, (48, 48), mode="bicubic", antialias=True)
+    expected = torch.softmax(load_teacher(str(folder)).module(seen), 1)
+    torch.testing.assert_close(online.labels(pixels)[1], expected, rtol=1e-4, atol=1e-5)
+    told.clear()
+    wanted = dataclasses.replace(wanted, interpolation="bicubic")
+    OnlineTeacher(wanted, torch.device("cpu"), told.append)
+    assert told == []
 
 
 @pytest.mark.parametrize(
