@@ -15,6 +15,7 @@ from torchvision import models
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from trainer.checkpoint import Checkpoint, RunFolder
 from trainer.config import TrainConfig
+from trainer.evaluation import forward_all
 from trainer.evaluation_sets import evaluate_numbered, evaluate_real, outputs_in_order
 from trainer.export import export_weights
 from trainer.features import without_classifier
