@@ -9,6 +9,7 @@ import pandas as pd
 
 from cli.output import percent
 from labelstore.calibration import RegionThresholds
+from labelstore.store.outputs import short
 
 if TYPE_CHECKING:
     from labelstore.analysis.advice import Advice
@@ -66,7 +67,7 @@ def shown_rows(found: Advice, *, hardest: int) -> pd.DataFrame:
                 "usable crops": counts.usable,
                 "images left out": counts.images_without_crop,
                 "hit hardest": ", ".join(
-                    f"{effect.name} {effect.discarded_share + effect.calibrated_share:.0%}"
+                    f"{short(effect.title, 24)} {effect.discarded_share + effect.calibrated_share:.0%}"
                     for effect in found.hit_hardest(choice, hardest)
                 ),
             }

@@ -16,6 +16,8 @@ COMMANDS = {
     "sql": "Answer one SELECT over the catalogue's tables and the crops, which are read as the query needs them.",
     "quality": "Show the cross-entropy between label sets, and to the ground truth, over equal crops (FKD Fig. 3).",
     "noise": "List images whose ground truth the teacher contradicts with confidence, the worst first.",
+    "classes": "Show the classes of the images, their names and outputs in a label set; record them where nothing says "
+    "it.",
     "show": "Show an image's hardest and easiest crops with what the teacher says of them (FerKD Fig. 3 and 9).",
     "plot": "Draw a label set: how sure the teacher is, where the crops lie, what a mask does (FerKD Fig. 1 and 2).",
     "report": "Write one HTML file with what a store holds, how sure the teacher is and what a calibration would do.",

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from cli.output import percent
 from labelstore.analysis.profile import Profile
+from labelstore.store.outputs import short
 
 
 def render_profile(found: Profile) -> RenderableType:
@@ -46,7 +47,7 @@ def render_classes(found: Profile) -> RenderableType:
         table.add_column(name, justify="right")
     for row in sorted(found.classes, key=lambda row: (row.top1 is None, row.top1, row.name)):
         table.add_row(
-            Text(row.name or "no ground truth"),
+            Text(short(row.title) or "no ground truth"),
             f"{row.images:,}",
             f"{row.crops:,}",
             _number(row.max_probability),

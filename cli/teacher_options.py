@@ -77,6 +77,33 @@ ClassMap = Annotated[
         rich_help_panel=TEACHER,
     ),
 ]
+LabelClasses = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="data|teacher",
+        help="Classes of the labels: those of the images, or all outputs of the teacher.",
+        show_default="as recorded, or data",
+        rich_help_panel=TEACHER,
+    ),
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Names of the teacher's outputs to show: one per line, or imagenet-1k, -12k, -21k, -22k.",
+        show_default="as timm, torchvision or the run says",
+        rich_help_panel=TEACHER,
+    ),
+]
+AllowLostMass = Annotated[
+    bool,
+    typer.Option(
+        "--allow-lost-mass",
+        help="Accept a class map that leaves out more than a quarter of the teacher's probability on average.",
+        rich_help_panel=TEACHER,
+    ),
+]
 Temperature = Annotated[
     float,
     typer.Option("--temperature", "--temp", help="Of the softmax.", rich_help_panel=TEACHER),

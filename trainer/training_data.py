@@ -19,6 +19,7 @@ from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.images import ImageSource, open_images
 from labelstore.labelling.image_check import check_images
+from labelstore.store.outputs import student_names
 from labelstore.teachers.named_networks import settings_by_name
 from trainer.config import TrainConfig, evaluation_split
 from trainer.config_checks import learns_from_store
@@ -218,7 +219,11 @@ def _stored(
     num_classes = labels.num_classes
     if config.labels in ("teacher", "ground-truth"):
         num_classes = len(store.class_names)
-    names = store.class_names if len(store.class_names) == num_classes else ()
+    names = store.class_names
+    if config.labels not in ("teacher", "ground-truth"):
+        # of labels that keep all outputs of the teacher, a class is found again by its folder's name
+        first = labels.members[0].labels
+        names = student_names(first.outputs, names, first.output_titles)
     masks = [member.mask.rule for member in labels.members if member.mask is not None]
     provenance = {
         "store": store.uuid,
@@ -244,6 +249,7 @@ def _stored(
         order=config.order,
         probability_range=config.probability_range,
         ground_truth=config.label_smoothing if config.labels == "ground-truth" else None,
+        own_classes=config.labels == "teacher",
         scratch=config.scratch,
         keep_draws=config.keep_draws,
         attach=attach,

@@ -8,9 +8,11 @@ from typing import Any
 from cli.options import DryRun, Json, Store, seconds
 from cli.output import print_json
 from cli.teacher_options import (
+    AllowLostMass,
     Amp,
     BatchSize,
     ClassMap,
+    ClassNames,
     Compile,
     Compression,
     CropDevice,
@@ -19,6 +21,7 @@ from cli.teacher_options import (
     ExpectTop1,
     Images,
     KeptClasses,
+    LabelClasses,
     LabelSetName,
     MaxTime,
     PlanName,
@@ -33,6 +36,7 @@ from cli.teacher_options import (
     check_work,
     device_of_this_process,
     is_first_rank,
+    one_of,
     print_report,
     progress_of,
     say_once,
@@ -47,6 +51,9 @@ def add_teacher(
     teacher_model: TeacherModel = None,
     weights: TeacherWeights = None,
     class_map: ClassMap = None,
+    classes: LabelClasses = None,
+    class_names: ClassNames = None,
+    allow_lost_mass: AllowLostMass = False,
     temperature: Temperature = 1.0,
     val: Val = None,
     expect_top1: ExpectTop1 = None,
@@ -76,6 +83,7 @@ def add_teacher(
 
     codec = codec_from_options(compression, k, dtype)
     check_work(amp, crop_device, weights)
+    one_of(classes, "--classes", ("data", "teacher"))
     check = teacher_check(val, expect_top1, val_images)
     max_seconds = None if max_time is None else seconds(max_time, "--max-time")
     with labelstore.open(store, readonly=dry_run) as opened:
@@ -118,6 +126,9 @@ def add_teacher(
                 plan=plan.name,
                 temperature=temperature,
                 class_map=class_map,
+                classes=classes,  # type: ignore[arg-type]
+                class_names=class_names,
+                allow_lost_mass=allow_lost_mass,
                 check=None if check is None else TeacherCheck(**check),
                 batch_size=batch_size,
                 device=device or device_of_this_process(),

@@ -24,9 +24,11 @@ from cli.options import IMAGES, DryRun, Json, Store, numbers, seconds
 from cli.output import print_json
 from cli.teacher_options import (
     WORK,
+    AllowLostMass,
     Amp,
     BatchSize,
     ClassMap,
+    ClassNames,
     Compile,
     Compression,
     CropDevice,
@@ -34,6 +36,7 @@ from cli.teacher_options import (
     Dtype,
     ExpectTop1,
     KeptClasses,
+    LabelClasses,
     LabelSetName,
     MaxTime,
     SkipBad,
@@ -81,6 +84,9 @@ def create(
     teacher_model: TeacherModel = None,
     weights: TeacherWeights = None,
     class_map: ClassMap = None,
+    classes: LabelClasses = None,
+    class_names: ClassNames = None,
+    allow_lost_mass: AllowLostMass = False,
     temperature: Temperature = 1.0,
     val: Val = None,
     expect_top1: ExpectTop1 = None,
@@ -195,6 +201,7 @@ def create(
 
         check_server_url(catalogue)
     check_work(amp, crop_device, weights)
+    one_of(classes, "--classes", ("data", "teacher"))
     check = teacher_check(val, expect_top1, val_images)
     max_seconds = None if max_time is None else seconds(max_time, "--max-time")
     if dry_run:
@@ -225,6 +232,9 @@ def create(
             backend=backend,
             catalogue=catalogue,
             class_map=class_map,
+            classes=classes,
+            class_names=class_names,
+            allow_lost_mass=allow_lost_mass,
             check=None if check is None else TeacherCheck(**check),
             name=name,
             temperature=temperature,

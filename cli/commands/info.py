@@ -66,6 +66,7 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
     """Everything that `labelstore info --json` prints, but for the cost."""
     from labelstore.analysis.work import work
     from labelstore.store.layout import label_layout
+    from labelstore.store.outputs import Outputs
 
     catalogue = store.catalogue
     written = catalogue.ledger.counts()
@@ -118,6 +119,7 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
                 "classes": row.num_classes,
                 "codec": row.codec,
                 "temperature": row.temperature,
+                "outputs": Outputs.of(row, len(store.class_names)).describe(row.num_classes),
                 "uuid": row.uuid,
                 "facts": row.facts,
                 **progress(
@@ -165,7 +167,7 @@ def _print(record: dict[str, Any]) -> None:
         }
         | {
             f"label set {labels['name']}": f"{_codec(labels['codec'])} by {labels['teacher']} "
-            f"on {labels['plan']}{_at(labels)}, {_progress(labels)}{_work(labels['work'])}"
+            f"on {labels['plan']}{_at(labels)}, {_progress(labels)}{_work(labels['work'])}{_outputs(labels)}"
             for labels in record["label_sets"]
         }
         | {
@@ -179,6 +181,15 @@ def _print(record: dict[str, Any]) -> None:
 def _at(row: dict[str, Any]) -> str:
     """The temperature of a label set, or of the labels that a mask was made from, where it is not 1."""
     return "" if row["temperature"] in (None, 1) else f", temperature {row['temperature']:g}"
+
+
+def _outputs(labels: dict[str, Any]) -> str:
+    """What the outputs are where they are not just the classes, and what a class map leaves out."""
+    facts = labels["facts"]
+    lost = (facts.get("class_map") or {}).get("lost_mass")
+    if facts.get("outputs_are", "classes") != "classes":
+        return f"; {labels['outputs']}"
+    return f"; {100 * lost['mean']:.1f} % of the teacher's probability left out" if lost else ""
 
 
 def _of_crops(mask: dict[str, Any], plans: list[dict[str, Any]]) -> str:

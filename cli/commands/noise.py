@@ -33,6 +33,7 @@ def noise(
     import labelstore
     from labelstore.analysis.duplicates import duplicates as find_duplicates
     from labelstore.analysis.noise import label_noise
+    from labelstore.store.outputs import short
 
     form = chosen_format(format, out, json=json)
     with labelstore.open(store, readonly=True) as opened:
@@ -51,5 +52,12 @@ def noise(
         print_json({"store": store} | found.to_record())
         return
     title = f"{found.label_set}: images that the teacher takes for another class"
-    write_rows(frame_reader(found.images), form, out, title=title)
+    rows = found.images
+    if form == "table":
+        # for people: what the classes are, in the place of what their folders are called
+        named = {
+            name: [short(n) for n in rows.pop(f"{name}_name")] for name in ("class", "suggested")
+        }
+        rows = rows.assign(**named)
+    write_rows(frame_reader(rows), form, out, title=title)
     say(f"{found.num_suspects:,} of {found.num_images:,} images")

@@ -35,6 +35,7 @@ def show(
     from labelstore import report
     from labelstore.errors import RejectedInput, UsageError
     from labelstore.images import file_finder
+    from labelstore.store.outputs import short
 
     if out is not None:
         check_picture(out)
@@ -47,9 +48,10 @@ def show(
         (row,) = opened.image_rows([int(image)] if image.isdecimal() else [image])
         found = report.shown_crops(labels, int(row), count=count, top=top)
         key = str(opened.image_columns["key"][row])
-        names, truth = opened.class_names, int(opened.image_columns["class_id"][row])
+        names, titles = opened.class_names, labels.class_titles
+        truth = int(opened.image_columns["class_id"][row])
         due = opened.image_digest(int(row))
-    name = names[truth] if 0 <= truth < len(names) else "none"
+    name, shown = (names[truth], titles[truth]) if 0 <= truth < len(names) else ("none", "none")
     # before anything is printed: the image may not be there
     figure = None
     if images is not None and out is not None:
@@ -57,7 +59,7 @@ def show(
             figure = report.draw_image(
                 file_finder(images)(key),
                 found,
-                title=f"{key} ({name})",
+                title=f"{key} ({short(shown)})",
                 due=due,
             )
         except FileNotFoundError:
@@ -66,9 +68,10 @@ def show(
             ) from None
     if json:
         crops = [crop.to_record() for crop in found]
-        print_json({"store": store, "image": int(row), "key": key, "class": name, "crops": crops})
+        about = {"image": int(row), "key": key, "class": name, "class_name": shown}
+        print_json({"store": store, **about, "crops": crops})
     else:
-        _print_crops(key, name, found)
+        _print_crops(key, shown, found)
     if out is not None and figure is not None:
         write_picture(figure, out)
         say(f"wrote {out}")
@@ -77,6 +80,8 @@ def show(
 def _print_crops(key: str, name: str, found: Sequence[ShownCrop]) -> None:
     from rich.markup import escape
     from rich.table import Table
+
+    from labelstore.store.outputs import short
 
     table = Table(title=escape(f"{key}: ground truth {name}"), title_justify="left")
     for column in (
@@ -90,7 +95,7 @@ def _print_crops(key: str, name: str, found: Sequence[ShownCrop]) -> None:
         table.add_column(column, justify="right" if column in ("crop", "max") else "left")
     for crop in found:
         box = f"{crop.top}, {crop.left}, {crop.height}, {crop.width}"
-        words = "  ".join(f"{escape(name)} {value:.3f}" for name, value in crop.classes)
+        words = "  ".join(f"{escape(short(name, 24))} {value:.3f}" for name, value in crop.classes)
         flip = "yes" if crop.flip else ""
         table.add_row(crop.kind, str(crop.crop), box, flip, f"{crop.max_probability:.3f}", words)
     print_table(table)

@@ -47,6 +47,8 @@ class ClassEffect:
 
     name: str
     """Class of the ground truth; empty for images without one."""
+    title: str
+    """What that class is, in words for people."""
     crops: int
     too_hard: int
     hard: int
@@ -83,23 +85,25 @@ class Advice:
     """False: some image blocks have no labels yet, and count nowhere."""
     choices: tuple[Choice, ...]
     class_names: tuple[str, ...]
+    class_titles: tuple[str, ...]
     table: ThresholdCounts
     """Counts by class and threshold, from which everything here follows."""
 
     def by_class(self, choice: Choice) -> tuple[ClassEffect, ...]:
         """What a choice does to each class that has crops, in the order of class ids."""
-        names = (*self.class_names, "")
+        names, titles = (*self.class_names, ""), (*self.class_titles, "")
         counts = self.table.by_class(_thresholds(choice)).tolist()
         return tuple(
             ClassEffect(
                 name=name,
+                title=title,
                 crops=sum(row),
                 too_hard=row[0],
                 hard=row[1],
                 important=row[2],
                 too_easy=row[3],
             )
-            for name, row in zip(names, counts, strict=True)
+            for name, title, row in zip(names, titles, counts, strict=True)
             if sum(row)
         )
 
@@ -197,6 +201,7 @@ def advise(
         is_complete=labels.is_complete,
         choices=tuple(choices),
         class_names=labels.store.class_names,
+        class_titles=labels.class_titles,
         table=table,
     )
 
@@ -218,7 +223,8 @@ def example_crops(
 
     columns = ("image", "key", "class", "crop", "top", "left", "height", "width")
     check_seed(seed)
-    query = CropQuery.of(labels, [*columns, "max_probability", "ground_truth_probability", "top1"])
+    truth = ["ground_truth_probability"] if labels.outputs_are_classes else []
+    query = CropQuery.of(labels, [*columns, "max_probability", *truth, "top1", "top1_name"])
     rng = np.random.default_rng(seed)
     found: dict[int, list[Any]] = {code: [] for code in range(4)}
     for block in rng.permutation(labels.blocks)[:EXAMPLE_BLOCKS].tolist():

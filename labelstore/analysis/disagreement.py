@@ -27,6 +27,7 @@ from labelstore.blocks.threads import map_in_threads
 from labelstore.codecs import SparseLabels, densify, over_union
 from labelstore.errors import UsageError
 from labelstore.store.one_temperature import common_temperature
+from labelstore.store.outputs import check_same_outputs
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Store
@@ -81,6 +82,7 @@ def disagreement(
             f"label set {first.name} has {first.num_classes} classes and {second.name} {second.num_classes}: "
             "they cannot be compared"
         )
+    check_same_outputs(first, second)
     if temperature is None:
         temperature = common_temperature([first, second])
     blocks = sorted(set(first.blocks) & set(second.blocks))

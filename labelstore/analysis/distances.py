@@ -25,6 +25,7 @@ from labelstore.blocks.threads import map_in_threads
 from labelstore.codecs.base import SparseLabels
 from labelstore.errors import UsageError
 from labelstore.store.one_temperature import common_temperature
+from labelstore.store.outputs import check_same_outputs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,8 @@ class Distances:
     kinds: tuple[str, ...]
     """Label sets, and "ground truth" where every image has one."""
     class_names: tuple[str, ...]
+    class_titles: tuple[str, ...]
+    """What the classes are, in words for people."""
     crops: NDArray[np.int64]
     """(classes,) crops compared."""
     sums: dict[tuple[str, str], NDArray[np.float64]]
@@ -60,7 +63,8 @@ class Distances:
         return float(self.disagreeing[a, b].sum() / max(self.crops.sum(), 1))
 
     def by_class(self) -> pd.DataFrame:
-        """One row per class and pair: class, a, b, crops, distance, disagreement (FKD Fig. 3 draws the first 50)."""
+        """One row per class and pair: class, class_name, a, b, crops, distance, disagreement (FKD Fig. 3 draws the
+        first 50)."""
         import pandas as pd
 
         seen = self.crops > 0
@@ -68,6 +72,7 @@ class Distances:
             pd.DataFrame(
                 {
                     "class": np.array(self.class_names, object)[seen],
+                    "class_name": np.array(self.class_titles, object)[seen],
                     "a": a,
                     "b": b,
                     "crops": self.crops[seen],
@@ -105,8 +110,8 @@ def distances(
 ) -> Distances:
     """Cross-entropies between all label sets and the ground truth, over crops that all of them have.
 
-    All are brought to one temperature (`common_temperature`). The label sets must be of one plan and have as many
-    classes (UsageError). With a `share` below 1, so many of the image blocks are walked, spread evenly. An image
+    All are brought to one temperature (`common_temperature`). The label sets must be of one plan and have the same
+    outputs (UsageError). With a `share` below 1, so many of the image blocks are walked, spread evenly. An image
     without ground truth among the classes is left out.
     """
     if not label_sets:
@@ -123,14 +128,13 @@ def distances(
                 f"label sets {first.name} ({first.num_classes} classes, plan {first.plan.name}) and {other.name} "
                 f"({other.num_classes} classes, plan {other.plan.name}): distances compare equal crops and classes"
             )
+        check_same_outputs(first, other)
     if not 0 < floor < 1:
         raise UsageError(f"floor {floor}: give a probability between 0 and 1")
     common = sorted(set.intersection(*(set(labels.blocks) for labels in label_sets)))
     walked = share_of_blocks(common, share)
     classes = first.store.class_names
-    truth = first.ground_truth
-    has_class = (truth >= 0) & (truth < first.num_classes)
-    with_truth = first.outputs_are_classes and bool(has_class.any())
+    with_truth = first.outputs_are_classes and bool((first.ground_truth >= 0).any())
     names = [labels.name for labels in label_sets]
     pairs = [(a, b) for a, b in product(names, names) if a != b] + [
         (a, GROUND_TRUTH) for a in names if with_truth
@@ -146,6 +150,7 @@ def distances(
     return Distances(
         kinds=(*names, *((GROUND_TRUTH,) if with_truth else ())),
         class_names=(*classes, ""),
+        class_titles=(*first.class_titles, ""),
         crops=crops,
         sums=sums,
         disagreeing=disagreeing,
@@ -161,8 +166,9 @@ def _measure_block(
     with_truth = any(b == GROUND_TRUTH for _, b in pairs)
     usable = np.logical_and.reduce([labels.present[rows] for labels in label_sets])
     if with_truth:
-        usable &= (truth >= 0) & (truth < first.num_classes)
+        usable &= truth >= 0
     own = truth[usable]
+    target = first.true_output[rows][usable].astype(np.int64)[:, None] if with_truth else None
     classes = len(first.store.class_names) + 1
     found: dict[Any, Any] = {"crops": np.zeros(classes, np.int64)}
     temperature = common_temperature(label_sets)
@@ -175,9 +181,9 @@ def _measure_block(
         width = next(iter(read.values())).top1.shape[1]
         np.add.at(found["crops"], own, width)
         for a, b in pairs:
-            if b == GROUND_TRUTH:
-                crossed = -read[a].log_of(own[:, None, None])[..., 0]
-                differs = read[a].top1 != own[:, None]
+            if target is not None and b == GROUND_TRUTH:
+                crossed = -read[a].log_of(target[..., None])[..., 0]
+                differs = read[a].top1 != target
             else:
                 crossed, differs = read[b].crossed(read[a]), read[a].top1 != read[b].top1
             sums, counts = found.setdefault(

@@ -83,7 +83,7 @@ def histogram(
     """
     if len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or list(edges) != sorted(set(edges)):
         raise UsageError(f"edges {edges}: give increasing numbers from 0 to 1, both included")
-    if criterion == "ground_truth_probability" and (labels.ground_truth[labels.present] < 0).any():
+    if criterion == "ground_truth_probability" and (labels.true_output[labels.present] < 0).any():
         raise UsageError(
             f"label set {labels.name} has images without ground truth: use max_probability"
         )

@@ -32,14 +32,16 @@ class Noise:
     label_set: str
     confidence: float
     images: pd.DataFrame
-    """The worst first: image, key, class, suggested (the teacher's class), share (of crops that confidently say
-    another class), ground_truth_probability and max_probability (means over the crops), crop (the surest one)."""
+    """The worst first: image, key, class, suggested (the teacher's class), class_name and suggested_name (what these
+    are, in words for people), share (of crops that confidently say another class), ground_truth_probability and
+    max_probability (means over the crops), crop (the surest one)."""
     num_suspects: int
     """Images above `min_share`, listed or not."""
     num_images: int
     """Images looked at."""
     pairs: pd.DataFrame
-    """class, suggested, images: how often, among all suspects; the most frequent first."""
+    """class, suggested, class_name, suggested_name, images: how often, among all suspects; the most frequent
+    first."""
 
     def to_record(self) -> dict[str, Any]:
         """JSON values."""
@@ -64,7 +66,8 @@ def label_noise(
     """Images of which more than `min_share` of the crops get one wrong class with a probability above `confidence`.
 
     At most `limit` are listed, ordered by that share and by how little the ground truth gets; all are counted.
-    UsageError where images have no ground truth, or the codec keeps no probabilities.
+    UsageError where images have no ground truth, or the codec keeps no probabilities; RejectedInput where the
+    outputs are no classes of the data set.
     """
     import pandas as pd
 
@@ -83,8 +86,6 @@ def label_noise(
         for name, dtype in _COLUMNS.items()
     }
     found = pd.DataFrame(columns)
-    names = names_of(labels, "class")
-    suggested = names_of(labels, "top1")
     pairs = (
         found.groupby(["class_id", "suggested_id"], as_index=False)
         .size()
@@ -98,8 +99,7 @@ def label_noise(
         {
             "image": worst["image"].to_numpy(),
             "key": keys[worst["image"].to_numpy(np.int64)],
-            "class": names[worst["class_id"].to_numpy(np.int64)],
-            "suggested": suggested[worst["suggested_id"].to_numpy(np.int64)],
+            **_named(labels, worst),
             **{
                 c: worst[c].to_numpy()
                 for c in ("share", "ground_truth_probability", "max_probability", "crop")
@@ -114,12 +114,20 @@ def label_noise(
         num_images=int(labels.present.sum()),
         pairs=pd.DataFrame(
             {
-                "class": names[pairs["class_id"].to_numpy(np.int64)],
-                "suggested": suggested[pairs["suggested_id"].to_numpy(np.int64)],
+                **_named(labels, pairs),
                 "images": pairs["size"].to_numpy(),
             }
         ),
     )
+
+
+def _named(labels: LabelSet, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
+    columns = (("class", "class", "class_id"), ("suggested", "top1", "suggested_id"))
+    return {
+        f"{column}{kind}": names_of(labels, f"{source}{kind}")[rows[number].to_numpy(np.int64)]
+        for kind in ("", "_name")
+        for column, source, number in columns
+    }
 
 
 _COLUMNS: dict[str, str] = {
@@ -144,7 +152,7 @@ def _suspects(
     )
     rows = np.arange(read[0].rows.start, read[0].rows.stop)
     truth = labels.ground_truth[rows].astype(np.int64)
-    wrong = (largest > np.float32(confidence)) & (top1 != truth[:, None])
+    wrong = (largest > np.float32(confidence)) & (top1 != labels.true_output[rows][:, None])
     wrong[~labels.present[rows]] = False
     # a first sieve: too few wrong crops altogether are too few for any one class
     places = np.flatnonzero(wrong.sum(axis=1) > min_share * wrong.shape[1])

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.blocks.block_sample import share_of_blocks
+from labelstore.blocks.columns import OF_GROUND_TRUTH
 from labelstore.blocks.crop_slab import CropSlab
 from labelstore.blocks.shipping import MapBlocks
 from labelstore.blocks.slabs import slabs
@@ -57,6 +58,8 @@ class ClassProfile:
 
     name: str
     """Class of the ground truth; empty for images without one."""
+    title: str
+    """What that class is, in words for people."""
     images: int
     crops: int
     max_probability: float
@@ -85,7 +88,7 @@ class Profile:
     crops: int
     measures: tuple[Measure, ...]
     top1: float | None
-    """Share of crops whose class by the teacher is the ground truth."""
+    """Share of crops whose class by the teacher is the ground truth; None where the outputs are no classes."""
     top5: float | None
     flip_rate: float | None
     sizes: dict[str, tuple[int, int, int]]
@@ -110,9 +113,15 @@ def profile(
     """Measures of all committed crops, or of a `share` of the image blocks, spread evenly. One walk."""
     blocks = labels.blocks
     walked = share_of_blocks(blocks, share)
-    edges = {name: np.linspace(*_range(name, labels.num_classes), BINS + 1) for name in MEASURES}
     kept = labels.listed
-    shares = SHARES if kept is None or kept >= min(5, labels.num_classes) else ("agrees", "flip")
+    shares: tuple[str, ...] = (
+        SHARES if kept is None or kept >= min(5, labels.num_classes) else ("agrees", "flip")
+    )
+    measures: tuple[str, ...] = MEASURES
+    if not labels.outputs_are_classes:
+        measures = tuple(name for name in MEASURES if name not in OF_GROUND_TRUTH)
+        shares = tuple(name for name in shares if name not in OF_GROUND_TRUTH)
+    edges = {name: np.linspace(*_range(name, labels.num_classes), BINS + 1) for name in measures}
     total: Sums = {}
     for found in map_blocks(partial(_sums, labels, edges, shares), walked):
         _add(total, found)
@@ -127,7 +136,7 @@ def profile(
         blocks_committed=len(blocks),
         images=len(images),
         crops=int(total["crops"].sum()),
-        measures=tuple(_measure(name, total[f"all/{name}"], edges[name]) for name in MEASURES),
+        measures=tuple(_measure(name, total[f"all/{name}"], edges[name]) for name in measures),
         top1=_share(total, "agrees"),
         top5=_share(total, "agrees_top5"),
         flip_rate=_share(total, "flip"),
@@ -145,17 +154,17 @@ def _sums(
     # -1, no ground truth, is the last row of every table by class
     truth = labels.ground_truth[list(labels.block_rows(block))]
     for columns in slabs(labels):
-        slab = CropSlab(labels, block, columns, wanted=(*MEASURES, *shares))
+        slab = CropSlab(labels, block, columns, wanted=(*edges, *shares))
         present = slab.present
         own = truth[present]
         np.add.at(found["crops"], own, slab.shape[1])
-        for name in MEASURES:
+        for name, own_edges in edges.items():
             values = np.asarray(slab[name])[present]
             known = ~np.isnan(values)
             summed = np.where(known, values, 0).astype(np.float64)
             np.add.at(found[f"class/{name}"], own, summed.sum(axis=1))
             np.add.at(found[f"known/{name}"], own, known.sum(axis=1))
-            _add(found, {f"all/{name}": _moments(values[known], summed, edges[name])})
+            _add(found, {f"all/{name}": _moments(values[known], summed, own_edges)})
         for name in shares:
             np.add.at(found[f"class/{name}"], own, np.asarray(slab[name])[present].sum(axis=1))
     np.add.at(found["images"], truth[labels.present[list(labels.block_rows(block))]], 1)
@@ -229,7 +238,7 @@ def _share(total: Sums, name: str) -> float | None:
 
 
 def _classes(labels: LabelSet, total: Sums) -> tuple[ClassProfile, ...]:
-    names = (*labels.store.class_names, "")
+    names, titles = (*labels.store.class_names, ""), (*labels.class_titles, "")
 
     def mean(name: str, row: int) -> float | None:
         number = total[f"known/{name}"][row]
@@ -243,6 +252,7 @@ def _classes(labels: LabelSet, total: Sums) -> tuple[ClassProfile, ...]:
     return tuple(
         ClassProfile(
             name=name,
+            title=titles[row],
             images=int(total["images"][row]),
             crops=int(total["crops"][row]),
             max_probability=mean("max_probability", row) or 0.0,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labelstore.store.outputs import titles_of_store
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -29,7 +31,7 @@ TABLES: dict[str, Types] = {
         "bytes": _INT,
         "bad": _TEXT,
     },
-    "classes": {"class_id": _INT, "name": _TEXT},
+    "classes": {"class_id": _INT, "name": _TEXT, "title": _TEXT},
     "teachers": {
         "name": _TEXT,
         "source": _TEXT,
@@ -139,7 +141,8 @@ def _images(store: Store) -> dict[str, Any]:
 
 
 def _classes(store: Store) -> list[dict[str, Any]]:
-    return [{"class_id": i, "name": name} for i, name in enumerate(store.class_names)]
+    names = zip(store.class_names, titles_of_store(store), strict=True)
+    return [{"class_id": i, "name": name, "title": title} for i, (name, title) in enumerate(names)]
 
 
 def _shards(store: Store) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from labelstore.analysis.arrow_batches import ArrowBatches, arrow_type
 from labelstore.analysis.sql_tables import TABLES, catalogue_table, table_schema
 from labelstore.analysis.walk import CropQuery
-from labelstore.blocks.columns import COLUMNS
+from labelstore.blocks.columns import COLUMNS, OF_GROUND_TRUTH
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,9 +76,13 @@ class View:
             table = catalogue_table(self.store, self.name).select(columns)
             self.attach(connection, table.rename_columns([self.mark(c) for c in columns]), columns)
             return None
-        # where there is no mask, nobody knows the region
-        known = [c for c in columns if self.mask or COLUMNS[c].source != "mask"] or ["image"]
-        query = CropQuery.of(self.store.label_set(self.label_set), known, mask=self.mask)
+        labels = self.store.label_set(self.label_set)
+        # without a mask there is no region, and of outputs that are no classes no ground truth
+        unknown = set() if labels.outputs_are_classes else OF_GROUND_TRUTH
+        known = [
+            c for c in columns if c not in unknown and (self.mask or COLUMNS[c].source != "mask")
+        ] or ["image"]
+        query = CropQuery.of(labels, known, mask=self.mask)
         stream = ArrowBatches(query, {c: self.mark(c) for c in known})
         self.attach(connection, stream, known)
         return stream

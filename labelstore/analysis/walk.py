@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.columns import COLUMNS, DTYPES, USUAL, check_columns
+from labelstore.blocks.columns import COLUMNS, DTYPES, OF_GROUND_TRUTH, USUAL, check_columns
 from labelstore.blocks.condition import Condition
 from labelstore.blocks.crop_slab import CropSlab, names_of
 from labelstore.blocks.slabs import slabs
@@ -55,7 +55,11 @@ class CropQuery:
         images: Images | None = None,
         mask: str | None = None,
     ) -> CropQuery:
-        """The query that these arguments ask for; UsageError where they make no sense."""
+        """The query that these arguments ask for; UsageError where they make no sense.
+
+        RejectedInput for columns of the ground truth where the outputs are no classes of the data set; the usual
+        columns are without them there.
+        """
         found = None if mask is None else labels.store.mask(mask)
         if found is not None and (found.row.plan, found.row.teacher) != (
             labels.plan.name,
@@ -67,13 +71,17 @@ class CropQuery:
             )
         if isinstance(columns, str):
             raise UsageError(f"columns={columns!r}: give a list of names")
-        usual = USUAL if found is None else (*USUAL, "region")
+        usual: tuple[str, ...] = USUAL if found is None else (*USUAL, "region")
+        if not labels.outputs_are_classes:
+            usual = tuple(name for name in usual if name not in OF_GROUND_TRUTH)
         names = check_columns(usual if columns is None else columns, with_mask=found is not None)
         if not names:
             raise UsageError("no columns asked for: name at least one")
         condition = None if where is None else Condition.parse(where)
         if condition is not None:
             check_columns(sorted(condition.columns), with_mask=found is not None)
+        if OF_GROUND_TRUTH & {*names, *(condition.columns if condition else ())}:
+            _ = labels.true_output  # refused here, and not in the middle of the rows
         rows = None if images is None else np.unique(labels.store.image_rows(images))
         return cls(labels=labels, columns=names, where=condition, rows=rows, mask=found)
 

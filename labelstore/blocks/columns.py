@@ -38,6 +38,7 @@ COLUMNS: dict[str, Column] = {
     "image": _column("int", "catalogue", "image row"),
     "key": _column("text", "catalogue", "path of the image below the image folder"),
     "class": _column("text", "catalogue", "ground truth, by name"),
+    "class_name": _column("text", "catalogue", "what that class is, in words for people"),
     "class_id": _column("int", "catalogue", "ground truth, -1 where there is none"),
     "image_height": _column("int", "catalogue", "pixels"),
     "image_width": _column("int", "catalogue", "pixels"),
@@ -56,6 +57,7 @@ COLUMNS: dict[str, Column] = {
     "entropy": _column("float", "labels", "of the recovered label, nats"),
     "kept_mass": _column("float", "labels", "probability of the kept classes together"),
     "top1": _column("text", "labels", "the teacher's class, by name"),
+    "top1_name": _column("text", "labels", "what that class is, in words for people"),
     "top1_id": _column("int", "labels", "the teacher's class"),
     "agrees": _column("bool", "labels", "the teacher's class is the ground truth"),
     "agrees_top5": _column("bool", "labels", "the ground truth is among the teacher's first five"),
@@ -68,6 +70,9 @@ USUAL = (
     "centre_y", "centre_x", "max_probability", "ground_truth_probability", "entropy", "top1",
 )  # fmt: skip
 """What a table of crops has where no columns are asked for; with a mask also `region`."""
+
+OF_GROUND_TRUTH = frozenset({"ground_truth_probability", "agrees", "agrees_top5"})
+"""Columns that compare the label with the ground truth: only where outputs are classes of the data set."""
 
 
 def check_columns(names: Sequence[str], *, with_mask: bool) -> tuple[str, ...]:

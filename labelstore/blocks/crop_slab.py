@@ -81,10 +81,8 @@ class CropSlab:
 
     @cached_property
     def _truth(self) -> NDArray[np.int64]:
-        """(n, 1) ground truth, -1 where there is none or the teacher has no such class."""
-        truth = self.labels.ground_truth[self.rows.start : self.rows.stop].astype(np.int64)
-        known = (truth < self.labels.num_classes) & self.labels.outputs_are_classes
-        return np.where(known, truth, -1)[:, None]
+        """(n, 1) output of the ground truth, -1 where there is none; RejectedInput where outputs are no classes."""
+        return self.labels.true_output[self.rows.start : self.rows.stop].astype(np.int64)[:, None]
 
     # -- boxes ------------------------------------------------------------------------------------
 
@@ -215,12 +213,12 @@ class CropSlab:
         codes = np.arange(len(self.rows), dtype=np.int32)[:, None]
         return Text(codes=np.broadcast_to(codes, self.shape), names=self.fact("key"))
 
-    def _class(self) -> Text:
+    def _class(self, column: str) -> Text:
         codes = self.fact("class_id").astype(np.int32)[:, None]
-        return Text(codes=np.broadcast_to(codes, self.shape), names=names_of(self.labels, "class"))
+        return Text(codes=np.broadcast_to(codes, self.shape), names=names_of(self.labels, column))
 
-    def _top1(self) -> Text:
-        return Text(codes=self.top1_id, names=names_of(self.labels, "top1"))
+    def _top1(self, column: str) -> Text:
+        return Text(codes=self.top1_id, names=names_of(self.labels, column))
 
     def _region(self) -> Text:
         if self.mask is None:
@@ -235,16 +233,20 @@ class CropSlab:
 def names_of(labels: LabelSet, column: str) -> NDArray[Any]:
     """The names that a text column may have, (number,) object; none for `key`, which differ by block.
 
-    The teacher's classes have the data set's names where there are as many, and their numbers otherwise.
+    Outputs that are classes of the data set have its names, and the others their numbers; `class_name` and
+    `top1_name` say in words for people what they are.
     """
     if column == "region":
         return REGION_NAMES
     if column == "key":
         return np.empty(0, object)
-    names = labels.store.class_names
-    if column == "top1" and len(names) != labels.num_classes:
-        names = tuple(str(number) for number in range(labels.num_classes))
-    return np.array(names, object)
+    names = {
+        "class": lambda: labels.store.class_names,
+        "class_name": lambda: labels.class_titles,
+        "top1": lambda: labels.output_names,
+        "top1_name": lambda: labels.output_titles,
+    }
+    return np.array(names[column](), object)
 
 
 _VALUES: dict[str, Callable[[CropSlab], NDArray[Any]]] = {
@@ -272,7 +274,9 @@ _VALUES: dict[str, Callable[[CropSlab], NDArray[Any]]] = {
 }
 _TEXT: dict[str, Callable[[CropSlab], Text]] = {
     "key": CropSlab._key,
-    "class": CropSlab._class,
-    "top1": CropSlab._top1,
+    "class": lambda slab: slab._class("class"),
+    "class_name": lambda slab: slab._class("class_name"),
+    "top1": lambda slab: slab._top1("top1"),
+    "top1_name": lambda slab: slab._top1("top1_name"),
     "region": CropSlab._region,
 }

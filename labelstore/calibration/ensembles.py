@@ -15,11 +15,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.calibration import Region, calibrate_dense, calibrate_label, is_usable
+from labelstore.calibration import (
+    Region,
+    calibrate_dense,
+    calibrate_label,
+    is_usable,
+    rule_from_record,
+)
 from labelstore.codecs import SparseLabels, densify, over_union, relative_temperature
 from labelstore.codecs.topk import missing_id
 from labelstore.errors import UsageError
 from labelstore.store.chosen_images import crop_numbers
+from labelstore.store.outputs import check_same_outputs
 from labelstore.store.spans import spans
 
 if TYPE_CHECKING:
@@ -80,7 +87,10 @@ def ensemble(
 
 
 def check_mask(labels: LabelSet, mask: Mask) -> None:
-    """UsageError for a mask of another teacher or plan than the label set's."""
+    """UsageError for a mask of another teacher or plan than the label set's.
+
+    RejectedInput for one that gives crops the ground truth, where the label set's outputs are no classes.
+    """
     if mask.row.plan != labels.plan.name:
         raise UsageError(
             f"mask {mask.name} belongs to crop plan {mask.row.plan}, label set {labels.name} to "
@@ -91,6 +101,8 @@ def check_mask(labels: LabelSet, mask: Mask) -> None:
             f"mask {mask.name} was made from teacher {mask.row.teacher}, label set {labels.name} has "
             f"{labels.row.teacher}: choose a mask of the same teacher"
         )
+    if rule_from_record(mask.row.rule).calibrates:
+        _ = labels.true_output
 
 
 class Ensemble:
@@ -103,6 +115,7 @@ class Ensemble:
         self.plan, self.layout = first.plan, first.layout
         self.num_classes, self.num_crops = first.num_classes, first.num_crops
         self.ground_truth = first.ground_truth
+        self.outputs, self.outputs_are_classes = first.outputs, first.outputs_are_classes
 
     @property
     def name(self) -> str:
@@ -142,6 +155,14 @@ class Ensemble:
                 for member in self.members
             ]
         )
+
+    @property
+    def true_output(self) -> NDArray[np.int32]:
+        """(rows,) the output that is the ground truth of every image row, -1 where there is none.
+
+        RejectedInput where outputs are no classes of the data set.
+        """
+        return self.members[0].labels.true_output
 
     @property
     def has_masks(self) -> bool:
@@ -212,7 +233,7 @@ class Ensemble:
         temperature = self.temperature_in_force(temperature)
         regions = self._member_regions(block, columns)
         rows = self.block_rows(block)
-        truth = self.ground_truth[rows.start : rows.stop, None]
+        truth = self._hardened[rows.start : rows.stop, None]
         calibrated = [
             _calibrated(
                 member, _recovered(member.labels, block, columns, temperature), codes, truth
@@ -274,12 +295,19 @@ class Ensemble:
         found = [member.labels.recover(images, crops, temperature) for member in self.members]
         wanted = crop_numbers(crops, len(rows), self.num_crops)
         regions = [_regions_at(member.mask, self, rows, wanted) for member in self.members]
-        truth = self.ground_truth[rows][:, None]
+        truth = self._hardened[rows][:, None]
         calibrated = [
             _calibrated(member, dense, codes, truth)
             for member, dense, codes in zip(self.members, found, regions, strict=True)
         ]
         return _mean_dense(calibrated, self._shares(regions), self.num_classes)
+
+    @cached_property
+    def _hardened(self) -> NDArray[np.int32]:
+        """(rows,) the output that a HARD crop's label becomes; where no mask has such crops, it is not looked at."""
+        masks = [member.mask for member in self.members if member.mask is not None]
+        hardens = any(rule_from_record(mask.row.rule).calibrates for mask in masks)
+        return self.true_output if hardens else self.ground_truth
 
     def _member_regions(self, block: int, columns: range | None) -> list[Regions]:
         rows = self.block_rows(block)
@@ -318,6 +346,7 @@ def _check_alike(first: LabelSet, other: LabelSet) -> None:
             f"label set {first.name} has {first.num_classes} classes and {other.name} {other.num_classes}: "
             "choose teachers with the same classes"
         )
+    check_same_outputs(first, other)
 
 
 def _recovered(

@@ -40,7 +40,7 @@ def block_slabs(
 
 
 def check_calibratable(labels: LabelSet, criterion: Criterion, *, calibrates: bool) -> None:
-    """UsageError where these labels cannot be judged by `criterion`, or not be calibrated at all.
+    """UsageError or RejectedInput where these labels cannot be judged by `criterion`, or not be calibrated at all.
 
     `calibrates` says that some crops may get the ground truth as their label, so that every image
     needs one that the teacher's classes contain.
@@ -65,21 +65,11 @@ def check_unmixed(labels: LabelSet) -> None:
 
 
 def check_ground_truth(labels: LabelSet) -> None:
-    """UsageError unless every labelled image has a ground truth that is one of the teacher's classes."""
-    if not labels.outputs_are_classes:
-        raise UsageError(
-            f"label set {labels.name} has {labels.num_classes} outputs that are not the data set's "
-            f"{len(labels.store.class_names)} classes: give max_probability as the criterion and middle equal to low"
-        )
-    truth = labels.ground_truth[labels.present]
+    """UsageError unless every labelled image has a ground truth; RejectedInput where outputs are no classes."""
+    truth = labels.true_output[labels.present]
     without = int(np.count_nonzero(truth < 0))
     if without:
         raise UsageError(
             f"{without} of {len(truth)} images have no ground truth: give max_probability as the criterion "
             "and middle equal to low, so that no label is replaced by it"
-        )
-    if len(truth) and int(truth.max()) >= labels.num_classes:
-        raise UsageError(
-            f"ground-truth class {int(truth.max())} is outside the {labels.num_classes} classes of label set "
-            f"{labels.name}: use a teacher with the classes of the data set, or give middle equal to low"
         )

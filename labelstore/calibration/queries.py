@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.columns import COLUMNS
+from labelstore.blocks.columns import COLUMNS, OF_GROUND_TRUTH
 from labelstore.blocks.condition import Condition
 from labelstore.blocks.crop_slab import CropSlab
 from labelstore.calibration.probability import check_calibratable, check_ground_truth
@@ -27,7 +27,6 @@ OF_PROBABILITIES = frozenset(
     {"max_probability", "ground_truth_probability", "entropy", "kept_mass"}
 )
 """Columns that mean something else where a codec does not keep the teacher's probabilities."""
-OF_GROUND_TRUTH = frozenset({"ground_truth_probability", "agrees", "agrees_top5"})
 
 
 @dataclass(frozen=True, kw_only=True)

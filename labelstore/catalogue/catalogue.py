@@ -79,7 +79,7 @@ class Catalogue:
             LabelSetRow,
             # a label set keeps the uuid that it began with
             free=frozenset({"uuid", "facts"}),
-            changing=frozenset({"codec"}),
+            changing=frozenset({"codec", "facts"}),
             # its arrays are not decided before the first shard where class ids are not
             described=lambda row: row.is_settled,
         )

@@ -22,6 +22,7 @@ from labelstore.images import ImageSource, open_images
 from labelstore.store import Store
 from labelstore.store.layout import label_layout
 from labelstore.store.opening import exists
+from labelstore.store.outputs import Outputs
 
 POLL_SECONDS = 0.5
 """How often a block that another process holds is asked for again."""
@@ -248,7 +249,7 @@ class _Run:
             label_set=target.name,
             uuid=row.uuid,
             skip_bad=self.skip_bad,
-            has_truth=target.num_classes == len(store.class_names),
+            has_truth=Outputs.of(row, len(store.class_names)).kind == "classes",
         )
         total = store.num_rows  # progress counts rows, of which a few may have no image
         before = layout.num_blocks - len(open_blocks())

@@ -28,6 +28,7 @@ from labelstore.images import ImageSource
 from labelstore.store import Store, create, open_store
 from labelstore.store.layout import check_num_crops, choose_layout, plan_fields
 from labelstore.store.opening import exists
+from labelstore.store.outputs import Outputs
 
 PLAN = "plan"
 MAP_CROPS = 200
@@ -365,6 +366,8 @@ def _register(
             temperature=target.temperature,
             facts=target.facts,
         )
+        outputs = Outputs.of(new, len(store.class_names))
+        new = replace(new, facts={**new.facts, **outputs.to_record()})
         held = catalogue.label_sets.add(new)
         row = held if held.uuid == new.uuid else None
     store.finish_metadata()

@@ -97,6 +97,8 @@ def _register(source: LabelSet, codec: LabelCodec, name: str) -> str:
         codec=record,
         uuid=uuid.uuid4().hex,
         temperature=source.row.temperature,
+        # what the outputs are is the teacher's, and the same in every form of its labels
+        facts={**source.outputs.to_record(), "class_map": source.row.facts.get("class_map")},
     )
     return source.store.catalogue.label_sets.add(row).uuid
 

@@ -18,10 +18,13 @@ from labelstore.errors import UsageError
 from labelstore.images import ImageSource, open_images
 from labelstore.labelling.device_crops import CropDevice, check_augmented, check_crop_device
 from labelstore.labelling.image_check import check_images
-from labelstore.labelling.label_facts import facts_for, recorded_images
+from labelstore.labelling.label_facts import facts_for, recorded_images, with_lost_mass
+from labelstore.labelling.lost_mass import LostMass
+from labelstore.labelling.output_names import with_output_names
 from labelstore.labelling.registration import register
 from labelstore.labelling.worker import GenerationReport, Worker
 from labelstore.store import Store
+from labelstore.teachers.class_map import LabelClasses
 from labelstore.teachers.dense_head import with_dense_head
 from labelstore.teachers.labeller import Autocast, Labeller, check_temperature
 from labelstore.teachers.teacher import Teacher, load_teacher
@@ -38,6 +41,10 @@ def generate(
     plan: str | None = None,
     temperature: float = 1.0,
     class_map: str | Path | None = None,
+    classes: LabelClasses | None = None,
+    class_names: str | Path | None = None,
+    allow_lost_mass: bool = False,
+    lost_mass: LostMass | None = None,
     check: TeacherCheck | TeacherEvaluation | None = None,
     batch_size: int = 64,
     device: str | None = None,
@@ -54,7 +61,12 @@ def generate(
     """Label every crop of the store's plan with one teacher, or finish what was begun.
 
     `images` is what the store was made from (`images.open_images` says what it may be); where it,
-    `class_map`, `autocast` or `crop_device` is not given, it is as the label set recorded it. A label set of the
+    `class_map`, `classes`, `autocast` or `crop_device` is not given, it is as the label set recorded it. A class map
+    leaves out outputs of the teacher, and with them some of its probability: how much is measured on centre crops
+    before anything is written (or given as `lost_mass`), noted and recorded, and more than a quarter on average is
+    refused with RejectedInput without `allow_lost_mass`. `classes="teacher"` keeps all outputs: a network of as many
+    learns from them, and the ground truth goes through the map. `class_names` names the teacher's outputs: a file of
+    one name per line, or timm's name of a variant of ImageNet. A label set of the
     same name is resumed when teacher weights, codec, temperature, classes, autocast and crop device are the same,
     and refused with ConflictError when not. Workers that run this on the same store share the blocks. `check`
     measures the teacher before anything is written. RejectedInput for a teacher that fails it, and names an image
@@ -71,6 +83,7 @@ def generate(
             "chooses its own temperature; leave it out"
         )
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
+    teacher = with_output_names(teacher, class_names, class_map)
     name = name or teacher.row.name
     held = store.find_label_set(name)
     if images is None:
@@ -86,6 +99,7 @@ def generate(
         codec,
         images=folder,
         class_map=class_map,
+        classes=classes,
         autocast=autocast,
         crop_device=crop_device,
         compile_teacher=compile_teacher,
@@ -116,6 +130,18 @@ def generate(
         else:
             check.judge(teacher, known)
             check = known
+    if held is None:
+        facts = with_lost_mass(
+            facts,
+            classifier,
+            folder,
+            {**settings, "class_map": None},
+            known=lost_mass,
+            allowed=allow_lost_mass,
+            skip_bad=skip_bad,
+            workers=threads,
+            note=note,
+        )
     row = register(
         store,
         teacher.row,
@@ -126,6 +152,7 @@ def generate(
         temperature,
         facts,
         check,
+        class_names is not None,
         note,
     )
     if begin is not None:

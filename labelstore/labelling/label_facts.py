@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -17,8 +17,10 @@ from labelstore.codecs.base import LabelCodec
 from labelstore.errors import ConflictError, UsageError
 from labelstore.images import ImageSource, are_there
 from labelstore.labelling.device_crops import CropDevice
+from labelstore.labelling.lost_mass import LostMass, checked_lost_mass
 from labelstore.store import Store
-from labelstore.teachers.class_map import columns_for, is_projection
+from labelstore.store.outputs import OUTPUT_OF_CLASS, Outputs
+from labelstore.teachers.class_map import LabelClasses, OutputChoice, check_label_classes
 from labelstore.teachers.labeller import Autocast
 from labelstore.teachers.teacher import Teacher
 
@@ -32,7 +34,10 @@ class LabelFacts:
     autocast: Autocast
     crop_device: CropDevice
     class_map: Mapping[str, Any] | None
-    """`source` as given, and `outputs`: the teacher's output of each class. None where all are kept as they are."""
+    """`source` as given, `outputs`: the teacher's output of each class, and what the others hold as `lost_mass`. None
+    where all are kept as they are."""
+    meaning: Outputs
+    """What the outputs that are kept are."""
     compile: bool
     images: str
     """Where the images are, as it was given."""
@@ -48,7 +53,8 @@ class LabelFacts:
 
     def to_record(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**vars(self), "versions": dict(self.versions)}
+        record = {name: value for name, value in vars(self).items() if name != "meaning"}
+        return {**record, **self.meaning.to_record(), "versions": dict(self.versions)}
 
 
 def versions() -> dict[str, str]:
@@ -70,6 +76,7 @@ def facts_for(
     *,
     images: ImageSource,
     class_map: str | Path | None = None,
+    classes: LabelClasses | None = None,
     autocast: str | None = None,
     crop_device: str | None = None,
     compile_teacher: bool = False,
@@ -77,13 +84,15 @@ def facts_for(
     """The facts of a label set that is there (`row`) or to be made: what is not given is as recorded.
 
     Where the label set is new, the class map of another one by the same teacher is taken; "wnid", which
-    fits any teacher, of any.
+    fits any teacher, of any. `classes` says whether labels have the data set's classes, or all outputs of the teacher.
     """
     held: Mapping[str, Any] = {} if row is None else row.facts
+    choice, chosen_map = _output_choice(store, row, teacher, codec, class_map, classes)
     return LabelFacts(
         autocast=cast("Autocast", autocast or held.get("autocast", "none")),
         crop_device=cast("CropDevice", crop_device or held.get("crop_device", "cpu")),
-        class_map=_class_map(store, row, teacher, codec, class_map),
+        class_map=chosen_map,
+        meaning=choice.meaning,
         compile=compile_teacher or bool(held.get("compile", False)),
         images=str(images.root),
         images_kind=images.kind,
@@ -92,8 +101,49 @@ def facts_for(
     )
 
 
+def with_lost_mass(
+    facts: LabelFacts,
+    teacher: Teacher,
+    folder: ImageSource,
+    settings: Mapping[str, Any],
+    *,
+    known: LostMass | None = None,
+    allowed: bool = False,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    note: Callable[[str], None] = lambda message: None,
+) -> LabelFacts:
+    """The facts with what the class map leaves out: measured now, unless it is `known` or recorded.
+
+    `settings` make a `Labeller` of all outputs. RejectedInput where too much is lost and that is not allowed.
+    """
+    held = facts.class_map
+    kept = facts.outputs
+    if held is None or kept is None or "lost_mass" in held:
+        return facts
+    if known is None:
+        known = checked_lost_mass(
+            teacher,
+            kept,
+            folder,
+            settings,
+            allowed=allowed,
+            skip_bad=skip_bad,
+            workers=workers,
+            note=note,
+        )
+    return replace(
+        facts, class_map={**held, "lost_mass": None if known is None else known.to_record()}
+    )
+
+
 def check_same(
-    row: LabelSetRow, facts: LabelFacts, where: Path, note: Callable[[str], None]
+    row: LabelSetRow,
+    facts: LabelFacts,
+    where: Path,
+    note: Callable[[str], None],
+    *,
+    num_classes: int,
 ) -> None:
     """ConflictError where labels made now would not be like those that the label set has; else notes about versions."""
     held = row.facts
@@ -110,6 +160,12 @@ def check_same(
         raise ConflictError(
             f"label set {row.name} in {where} has another class map: leave --class-map out to use it again, or "
             "make another label set with --name NAME"
+        )
+    meaning = Outputs.of(row, num_classes)
+    if meaning.kind != "not recorded" and not meaning.same_as(facts.meaning):
+        raise ConflictError(
+            f"label set {row.name} in {where} has {meaning.describe(row.num_classes)}, asked for others: leave "
+            "classes and the class map out to use its own, or make another label set with another name"
         )
     before = held.get("versions", {})
     changed = [
@@ -132,40 +188,56 @@ def recorded_images(store: Store, row: LabelSetRow | None = None) -> Path:
     raise UsageError(f"--images DIR is needed: what {store.path} was made from{was}")
 
 
-def _class_map(
+def _output_choice(
     store: Store,
     row: LabelSetRow | None,
     teacher: Teacher,
     codec: LabelCodec,
     source: str | Path | None,
-) -> dict[str, Any] | None:
-    if is_projection(teacher, codec, store.class_names, source):
-        return None
+    classes: LabelClasses | None,
+) -> tuple[OutputChoice, dict[str, Any] | None]:
+    """Which outputs are kept, and the class map as facts keep it."""
+    if classes is not None:
+        check_label_classes(classes)
+    number = len(store.class_names)
+    if source is None and row is not None:
+        meaning = Outputs.of(row, number)
+        held = OutputChoice.from_facts(row.facts, meaning)
+        if classes in (None, "teacher" if meaning.kind == "mapped" else "data"):
+            return held, row.facts.get("class_map")
+    takes_outputs = codec.takes == "outputs"
+    asked: LabelClasses = classes or "data"
     if source is None:
-        if row is not None and "class_map" in row.facts:
-            held: dict[str, Any] | None = row.facts["class_map"]
-            return held
+        # raw outputs are all kept where nobody says otherwise; which of them are classes is known all the same
+        wanted = classes or ("teacher" if takes_outputs else None)
         for other in store.catalogue.label_sets.all():
-            known = other.facts.get("class_map")
-            if known and store.teacher(other.teacher).digest == teacher.row.digest:
-                return dict(known)
-            fits = teacher.class_names is None and teacher.row.num_classes != len(store.class_names)
-            if known and known["source"] == "wnid" and fits:
-                source = "wnid"
-    return class_map_record(teacher, codec, store.class_names, source)
+            if store.teacher(other.teacher).digest != teacher.row.digest:
+                continue
+            meaning = Outputs.of(other, number)
+            known = OutputChoice.from_facts(other.facts, meaning)
+            if known.source is None:
+                continue
+            if wanted in (None, "data" if known.drops else "teacher"):
+                return known, other.facts.get("class_map")
+            outputs = known.meaning.of_class if known.columns is None else known.columns
+            choice = OutputChoice.by_map(
+                outputs, teacher.row.num_classes, known.source, wanted or asked
+            )
+            return choice, choice.to_record()
+        fits = teacher.class_names is None and teacher.row.num_classes != number
+        if (
+            fits
+            and not takes_outputs
+            and any(_source(other) == "wnid" for other in store.catalogue.label_sets.all())
+        ):
+            source = "wnid"
+    choice = OutputChoice.of(teacher, codec, store.class_names, source, asked)
+    return choice, choice.to_record()
 
 
-def class_map_record(
-    teacher: Teacher, codec: LabelCodec, classes: tuple[str, ...], source: str | Path | None
-) -> dict[str, Any] | None:
-    """What `facts` keep of a class map: its source and the teacher's output of each class."""
-    outputs = columns_for(teacher, codec, classes, source)
-    if outputs is None:
-        return None
-    return {
-        "source": "class names" if source is None else str(source),
-        "outputs": outputs.tolist(),
-    }
+def _source(row: LabelSetRow) -> str | None:
+    held = row.facts.get("class_map") or row.facts.get(OUTPUT_OF_CLASS) or {}
+    return held.get("source")
 
 
 def _outputs(record: Mapping[str, Any] | None) -> list[int] | None:

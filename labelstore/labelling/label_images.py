@@ -29,12 +29,13 @@ from labelstore.errors import ConflictError, LabelStoreError
 from labelstore.images import ImageSource, open_images
 from labelstore.labelling.device_crops import check_augmented, check_crop_device
 from labelstore.labelling.generate import default_device, generate
-from labelstore.labelling.label_facts import class_map_record
+from labelstore.labelling.lost_mass import checked_lost_mass
 from labelstore.labelling.plan_choice import PlanChoice, PlanOptions, own_plan, plan_from
 from labelstore.labelling.worker import GenerationReport
 from labelstore.store import Store, create, open_store
 from labelstore.store.layout import PLAN_FIELDS
 from labelstore.store.opening import catalogue_server, exists
+from labelstore.teachers.class_map import OutputChoice
 from labelstore.teachers.dense_head import with_dense_head
 from labelstore.teachers.labeller import Labeller, check_temperature
 from labelstore.teachers.teacher import Teacher, load_teacher
@@ -102,18 +103,31 @@ def label_images(
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
     if choice.mixing is not None:
         choice = replace(choice, mixing=replace(choice.mixing, side=teacher.row.input_size))
-    made = False
+    made, lost_mass = False, None
     measured: TeacherCheck | TeacherEvaluation | None = check
     if not exists(path):
         check_name(generation.get("name") or teacher.row.name)
         _, codec = with_dense_head(teacher, codec)
-        outputs = class_map_record(teacher, codec, folder.classes, class_map)
-        labeller = _labeller(teacher, outputs, generation)
+        outputs = OutputChoice.of(
+            teacher, codec, folder.classes, class_map, generation.get("classes") or "data"
+        )
+        settings = _settings(teacher, generation)
+        labeller = Labeller(teacher, None, **settings, class_map=outputs.columns)
+        lost_mass = checked_lost_mass(
+            teacher,
+            outputs.columns,
+            folder,
+            settings,
+            allowed=generation.get("allow_lost_mass", False),
+            skip_bad=generation.get("skip_bad", False),
+            workers=generation.get("workers"),
+            note=note,
+        )
         if check is not None:
             measured = check.run(
                 teacher, labeller, folder.classes, workers=generation.get("workers"), note=note
             )
-        num_classes = teacher.row.num_classes if outputs is None else len(outputs["outputs"])
+        num_classes = teacher.row.num_classes if outputs.columns is None else len(outputs.columns)
         made = _make(path, folder, choice, plan_name, backend, catalogue, codec, num_classes)
     store = open_store(path)
     try:
@@ -126,6 +140,7 @@ def label_images(
                 images=folder,
                 plan=plan_name,
                 class_map=class_map,
+                lost_mass=lost_mass,
                 check=measured,
                 note=note,
                 **generation,
@@ -137,18 +152,14 @@ def label_images(
         raise
 
 
-def _labeller(
-    teacher: Teacher, outputs: dict[str, Any] | None, generation: dict[str, Any]
-) -> Labeller:
-    """What generate() will make again: here it refuses a device or an option before there is a store."""
+def _settings(teacher: Teacher, generation: dict[str, Any]) -> dict[str, Any]:
+    """Of a Labeller that generate() will make again: here a device or an option is refused before there is a store."""
     check_crop_device(generation.get("crop_device") or "cpu", teacher.row.interpolation)
-    return Labeller(
-        teacher,
-        None,
-        device=generation.get("device") or default_device(),
-        autocast=generation.get("autocast") or "none",
-        class_map=None if outputs is None else np.asarray(outputs["outputs"], np.int64),
-    )
+    return {
+        "device": generation.get("device") or default_device(),
+        "autocast": generation.get("autocast") or "none",
+        "temperature": generation.get("temperature", 1.0),
+    }
 
 
 def _make(

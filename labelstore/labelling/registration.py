@@ -12,6 +12,7 @@ from labelstore.commit.same_labels import refuse_differences, teacher_difference
 from labelstore.errors import ConflictError
 from labelstore.labelling.label_facts import LabelFacts, check_same
 from labelstore.store import Store
+from labelstore.store.outputs import OUTPUT_NAMES
 from labelstore.teachers.teacher_check import TeacherEvaluation
 
 ATTEMPTS = 3
@@ -28,11 +29,13 @@ def register(
     temperature: float,
     facts: LabelFacts,
     evaluation: TeacherEvaluation | None = None,
+    stated_names: bool = False,
     note: Callable[[str], None] = lambda message: None,
 ) -> LabelSetRow:
     """The label set's row: a new one, or the existing one when nothing about it differs (ConflictError).
 
-    A measured top-1 goes into the teacher's row.
+    A measured top-1 goes into the teacher's row, and so do the names of its outputs where it has none; those that a
+    user stated take the place of others.
     """
     codec.fields(num_classes)  # K > C and the like are refused before anything is written
     wanted = codec.to_record()
@@ -42,7 +45,7 @@ def register(
         row = store.find_label_set(name)
         if row is not None:
             _check_row(store, row, teacher, wanted, plan, num_classes, temperature)
-            check_same(row, facts, store.path, note)
+            check_same(row, facts, store.path, note, num_classes=len(store.class_names))
             break
         new = LabelSetRow(
             name=name,
@@ -67,8 +70,7 @@ def register(
             f"label set {name} in {store.path} comes and goes: run the command again"
         )
     store.finish_metadata()
-    if evaluation is not None:
-        _record_evaluation(store, row.teacher, evaluation)
+    _record_about_teacher(store, row.teacher, teacher, evaluation, stated_names=stated_names)
     # not read again: the worker must know which one was compared, should the name be given to another
     return row
 
@@ -96,18 +98,25 @@ def _check_row(
     refuse_differences(row, store.path, differences)
 
 
-def _record_evaluation(store: Store, teacher: str, evaluation: TeacherEvaluation) -> None:
-    held = store.teacher(teacher)
-    record = evaluation.to_record()
-    if held.facts.get("evaluation") == record:
+def _record_about_teacher(
+    store: Store,
+    name: str,
+    teacher: TeacherRow,
+    evaluation: TeacherEvaluation | None,
+    *,
+    stated_names: bool,
+) -> None:
+    held = store.teacher(name)
+    facts = dict(held.facts)
+    if OUTPUT_NAMES in teacher.facts and (stated_names or OUTPUT_NAMES not in facts):
+        facts[OUTPUT_NAMES] = teacher.facts[OUTPUT_NAMES]
+    if evaluation is not None:
+        facts["evaluation"] = evaluation.to_record()
+    if facts == held.facts:
         return
+    top1 = held.top1 if evaluation is None else evaluation.top1
     with store.catalogue.transaction() as connection:
-        store.catalogue.teachers.change(
-            connection,
-            teacher,
-            top1=evaluation.top1,
-            facts={**held.facts, "evaluation": record},
-        )
+        store.catalogue.teachers.change(connection, name, top1=top1, facts=facts)
 
 
 def _codec_words(record: dict[str, Any]) -> str:

@@ -52,6 +52,7 @@ def explorer(
                 "image": row,
                 "key": key,
                 "class": int(labels.ground_truth[row]),
+                "truth": int(labels.true_output[row]) if labels.outputs_are_classes else -1,
                 "width": size[0],
                 "height": size[1],
                 "picture": picture,
@@ -124,9 +125,6 @@ def _crops(labels: LabelSet, row: int) -> dict[str, Any]:
 
 
 def _names(labels: LabelSet, found: list[dict[str, Any]]) -> dict[str, str]:
-    """Names of the classes that are shown; outputs of a projection head have none."""
+    """Names of the outputs that are shown."""
     used = {i for image in found for crop in image["ids"] for i in crop}
-    names = labels.store.class_names
-    if len(names) != labels.num_classes:
-        return {str(i): f"output {i}" for i in sorted(used)}
-    return {str(i): names[i] for i in sorted(used)}
+    return {str(i): labels.output_titles[i] for i in sorted(used)}

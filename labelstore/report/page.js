@@ -296,7 +296,7 @@ else {
       ["flip", image.flips[crop] ? "yes" : "no"], ["largest probability", fixed(image.max[crop], 4)], ["region now", T ? REGIONS.find(([name]) => name === regionOf(image.max[crop]))[1] : ""]]),
     ...image.ids[crop].map((id, k) => {
       const share = image.probs[crop][k] / 10000;
-      return el("div", { class: "label-row" }, el("span", { class: id === image.class ? "truth" : null }, teacherClass(id) + (id === image.class ? " (ground truth)" : "")), el("span", { class: "number" }, fixed(share, 4)),
+      return el("div", { class: "label-row" }, el("span", { class: id === image.truth ? "truth" : null }, teacherClass(id) + (id === image.truth ? " (ground truth)" : "")), el("span", { class: "number" }, fixed(share, 4)),
         svg("svg", { viewBox: "0 0 100 1", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("rect", { class: "accent-fill", x: 0, y: 0, height: 1, width: 100 * share })));
     }));
   }
@@ -367,10 +367,10 @@ if (D.noise) {
       image.picture ? svg("image", { href: image.picture, width: image.width, height: image.height, preserveAspectRatio: "none" }) : null,
       svg("rect", { class: "frame", width: image.width, height: image.height }),
       svg("rect", { x: crop[1], y: crop[0], width: crop[3], height: crop[2], fill: "none", stroke: colour(image.max[row.crop]), "stroke-width": 2.5, "vector-effect": "non-scaling-stroke" })),
-    el("div", {}, row.key), el("div", {}, "ground truth: ", el("b", {}, row["class"])), el("div", {}, "teacher: ", el("b", {}, row.suggested)),
+    el("div", {}, row.key), el("div", {}, "ground truth: ", el("b", {}, row.class_name)), el("div", {}, "teacher: ", el("b", {}, row.suggested_name)),
     el("div", { class: "quiet" }, `${percent(row.share, 0)} of the crops; the ground truth gets ${fixed(row.ground_truth_probability)}`), press);
   })));
-  if (found.pairs.length) noise.append(el("h3", {}, "Classes taken for each other"), table([["ground truth", "name"], ["teacher", "name"], ["images", "number"]], found.pairs.map((row) => [row["class"], row.suggested, count(row.images)])));
+  if (found.pairs.length) noise.append(el("h3", {}, "Classes taken for each other"), table([["ground truth", "name"], ["teacher", "name"], ["images", "number"]], found.pairs.map((row) => [row.class_name, row.suggested_name, count(row.images)])));
 }
 
 // ---- teachers compared -------------------------------------------------------------------------------------------

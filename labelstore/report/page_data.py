@@ -26,10 +26,12 @@ from labelstore.blocks.threads import map_in_threads
 from labelstore.errors import IncompleteError, NotGenerated, RejectedInput, UsageError
 from labelstore.report import threshold_data
 from labelstore.store.layout import label_layout
+from labelstore.store.outputs import OUTPUT_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labelstore.catalogue.records import TeacherRow
     from labelstore.store import LabelSet, Store
 
 DOTS = 6_000
@@ -89,7 +91,8 @@ def sections(wanted: Wanted) -> dict[str, Any]:
         **_contents(store),
         "chosen": labels.name,
         "mask": wanted.mask,
-        "class_names": list(store.class_names),
+        "class_names": list(labels.class_titles),
+        "outputs": labels.outputs.describe(labels.num_classes),
         "num_crops": labels.num_crops,
         "is_complete": labels.is_complete,
         "summary": section("summary", lambda: summary(labels).to_record()),
@@ -134,10 +137,16 @@ def _contents(store: Store) -> dict[str, Any]:
         "images": store.num_images,
         "bad_images": int((store.bad & ~store.free).sum()),
         "plans": [_plain(asdict(row)) for row in plans.values()],
-        "teachers": [_plain(asdict(row)) for row in catalogue.teachers.all()],
+        "teachers": [_plain(_without_names(row)) for row in catalogue.teachers.all()],
         "label_sets": [_plain(asdict(row)) | progress(row) for row in catalogue.label_sets.all()],
         "masks": [_plain(asdict(row)) for row in catalogue.masks.all()],
     }
+
+
+def _without_names(row: TeacherRow) -> dict[str, Any]:
+    """A teacher without the names of its outputs: thousands, and the page has those that it shows."""
+    facts = {name: value for name, value in row.facts.items() if name != OUTPUT_NAMES}
+    return {**asdict(row), "facts": facts}
 
 
 def _cost(store: Store) -> dict[str, Any]:

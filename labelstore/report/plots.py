@@ -14,6 +14,7 @@ import numpy as np
 from labelstore.analysis.crop_frames import crops
 from labelstore.analysis.histogram import histogram
 from labelstore.errors import UsageError, check_seed
+from labelstore.store.outputs import short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,8 +177,8 @@ def _area(axes: Axes, job: _Job) -> str:
 
 
 def _classes(axes: Axes, job: _Job) -> str:
-    frame = job.frame("class", "max_probability")
-    grouped = frame.groupby("class", observed=True)["max_probability"]
+    frame = job.frame("class_name", "max_probability")
+    grouped = frame.groupby("class_name", observed=True)["max_probability"]
     order = grouped.median().sort_values().index[:CLASSES]
     boxes = [grouped.get_group(name).to_numpy() for name in order]
     axes.boxplot(
@@ -189,7 +190,7 @@ def _classes(axes: Axes, job: _Job) -> str:
         boxprops={"color": SURE},
     )
     # names come from folders: a dollar sign would begin a formula
-    names = [str(name)[:40].replace("$", r"\$") for name in order]
+    names = [short(str(name), 40).replace("$", r"\$") for name in order]
     axes.set_yticks(range(1, len(names) + 1), names, fontsize=7)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel(PROBABILITY)
@@ -200,9 +201,9 @@ def _classes(axes: Axes, job: _Job) -> str:
 
 
 def _regions(axes: Axes, job: _Job) -> str:
-    frame = job.frame("class", "region")
+    frame = job.frame("class_name", "region")
     shares = (
-        frame.groupby("class", observed=True)["region"]
+        frame.groupby("class_name", observed=True)["region"]
         .value_counts(normalize=True)
         .unstack(fill_value=0)
     )
@@ -214,7 +215,7 @@ def _regions(axes: Axes, job: _Job) -> str:
         label = region.lower().replace("_", " ")
         axes.barh(range(len(order)), width, left=start, color=colour, label=label, height=0.8)
         start += width
-    names = [str(name)[:40].replace("$", r"\$") for name in order]
+    names = [short(str(name), 40).replace("$", r"\$") for name in order]
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)

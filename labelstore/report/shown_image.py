@@ -37,7 +37,7 @@ class ShownCrop:
     flip: bool
     max_probability: float
     classes: tuple[tuple[str, float], ...]
-    """(class, probability), the most probable first."""
+    """(class, probability), the most probable first; classes in words for people, see `LabelSet.output_titles`."""
 
     def to_record(self) -> dict[str, Any]:
         """JSON values."""
@@ -68,7 +68,7 @@ def shown_crops(
         )
     order = np.argsort(largest, kind="stable")
     count = min(count, len(order) // 2) or 1
-    names = store.class_names if len(store.class_names) == labels.num_classes else None
+    names = labels.output_titles
 
     def shown(crop: int, kind: str) -> ShownCrop:
         first = np.argsort(-probs[crop], kind="stable")[:top]
@@ -82,9 +82,7 @@ def shown_crops(
             width=width,
             flip=bool(flips[crop]),
             max_probability=float(largest[crop]),
-            classes=tuple(
-                (names[i] if names else str(i), float(probs[crop, i])) for i in first.tolist()
-            ),
+            classes=tuple((names[i], float(probs[crop, i])) for i in first.tolist()),
         )
 
     hardest = [shown(int(crop), "hardest") for crop in order[:count]]

@@ -14,6 +14,7 @@ from typing import Any
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherRow
 from labelstore.errors import ConflictError, UsageError, told_apart
 from labelstore.store import Store
+from labelstore.store.outputs import OUTPUT_NAMES, OUTPUT_OF_CLASS, Outputs
 
 MERGED_FROM = "merged_from"
 """Key of a merged label set's facts: the uuids of the stores, in their order."""
@@ -94,7 +95,10 @@ def _teachers(
                 kept[identity] = held = row
                 owner[row.name] = (store, row)
             elif held.top1 is None and row.top1 is not None:
-                kept[identity] = replace(held, top1=row.top1, facts=row.facts)
+                kept[identity] = replace(held, top1=row.top1, facts={**held.facts, **row.facts})
+            elif OUTPUT_NAMES in row.facts and OUTPUT_NAMES not in held.facts:
+                names_of_outputs = {OUTPUT_NAMES: row.facts[OUTPUT_NAMES]}
+                kept[identity] = replace(held, facts={**held.facts, **names_of_outputs})
             mine[row.name] = held.name
         names.append(mine)
     return tuple(kept.values()), names
@@ -140,6 +144,7 @@ def _label_sets(
                 ("number of classes", held.num_classes, row.num_classes),
                 ("codec", without_form(held.codec), without_form(row.codec)),
                 ("temperature", held.temperature, row.temperature),
+                ("meaning of outputs", _outputs(held, first), _outputs(row, store)),
                 *_circumstances(held.facts, row.facts),
             ):
                 if one != other:
@@ -149,13 +154,22 @@ def _label_sets(
                 found[row.name] = (first, replace(held, codec=row.codec))
     uuids = [store.uuid for store in stores]
     merged = []
-    for _, row in found.values():
-        facts = {**row.facts, MERGED_FROM: uuids}
+    for first, row in found.values():
+        # said now, as what proves it may not be in the merged store
+        outputs = Outputs.of(row, len(first.class_names))
+        facts = {**row.facts, **outputs.to_record(), MERGED_FROM: uuids}
         if len(images[row.name]) > 1:
             # no folder has them all, so that nobody is sent to one that lacks images
             facts = {key: value for key, value in facts.items() if not key.startswith("images")}
         merged.append(replace(row, uuid=uuid.uuid4().hex, facts=facts))
     return tuple(merged)
+
+
+def _outputs(row: LabelSetRow, store: Store) -> dict[str, Any]:
+    record = Outputs.of(row, len(store.class_names)).to_record()
+    held = record[OUTPUT_OF_CLASS]
+    # wherever the map came from
+    return {**record, OUTPUT_OF_CLASS: held and held["outputs"]}
 
 
 def without_form(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from labelstore.catalogue.records import LabelSetRow, PlanRow
 from labelstore.codecs import LabelMap, codec_from_record, relative_temperature
 from labelstore.codecs.base import Field, LabelCodec, SparseLabels
-from labelstore.errors import NotGenerated, UsageError
+from labelstore.errors import NotGenerated
 from labelstore.store.chosen_images import crop_numbers
 from labelstore.store.group import Group
 from labelstore.store.layout import BOX, FLIP, Layout
+from labelstore.store.outputs import Outputs, class_titles, output_names, output_titles, refusal_of
 from labelstore.store.spans import spans
 
 if TYPE_CHECKING:
@@ -72,9 +73,31 @@ class LabelSet:
         return self.row.temperature
 
     @cached_property
+    def outputs(self) -> Outputs:
+        """What the C outputs are: the classes of the data set, a teacher's outputs with a map, or no classes."""
+        return Outputs.of(self.row, len(self.store.class_names))
+
+    @property
     def outputs_are_classes(self) -> bool:
-        """False for a projection head: its outputs are no classes of the data set."""
-        return self.codec.takes != "outputs" or self.num_classes == len(self.store.class_names)
+        """Whether every class of the data set has an output, so that labels can be compared with the ground truth."""
+        return self.outputs.are_classes
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """(C,) the class folder's name of each output that is a class of the data set, its number of the others."""
+        return output_names(self.outputs, self.store.class_names, self.num_classes)
+
+    @cached_property
+    def output_titles(self) -> tuple[str, ...]:
+        """(C,) what each output is, in words for people: of its class, of the teacher, or its number."""
+        teacher = self.store.teacher(self.row.teacher)
+        return output_titles(self.store.class_names, self.row, teacher, self.outputs)
+
+    @cached_property
+    def class_titles(self) -> tuple[str, ...]:
+        """(classes,) what each class of the data set is, in words for people."""
+        teacher = self.store.teacher(self.row.teacher)
+        return class_titles(self.store.class_names, self.row, teacher, self.outputs)
 
     @cached_property
     def listed(self) -> int | None:
@@ -129,8 +152,19 @@ class LabelSet:
 
     @cached_property
     def ground_truth(self) -> NDArray[np.int32]:
-        """(rows,) class of every image row, -1 where there is none."""
+        """(rows,) class of the data set of every image row, -1 where there is none."""
         return self.store.image_columns["class_id"].astype(np.int32)
+
+    @cached_property
+    def true_output(self) -> NDArray[np.int32]:
+        """(rows,) the output that is the ground truth of every image row, -1 where there is none.
+
+        What labels are compared with. RejectedInput where outputs are no classes of the data set, or nothing says
+        that they are.
+        """
+        if not self.outputs.are_classes:
+            raise refusal_of(self)
+        return self.outputs.of_truth(self.ground_truth).astype(np.int32)
 
     @cached_property
     def present(self) -> NDArray[np.bool_]:
@@ -202,14 +236,12 @@ class LabelSet:
     def ground_truth_probability(
         self, block: int, columns: range | None = None
     ) -> NDArray[np.float32]:
-        """What every label, at T0, gives the image's ground truth: (n, m), NaN where either is missing."""
-        if not self.outputs_are_classes:
-            raise UsageError(
-                f"label set {self.name} has {self.num_classes} outputs that are not the data set's "
-                f"{len(self.store.class_names)} classes: its crops have no ground truth among them"
-            )
-        truth = self.ground_truth[list(self.block_rows(block))][:, None, None]
-        is_class = (truth >= 0) & (truth < self.num_classes)
+        """What every label, at T0, gives the image's ground truth: (n, m), NaN where either is missing.
+
+        RejectedInput where the outputs are no classes of the data set.
+        """
+        truth = self.true_output[list(self.block_rows(block))][:, None, None]
+        is_class = truth >= 0
         if self.codec.kept(self.num_classes) is None:
             dense = self.dense(block, columns)
             found = np.take_along_axis(dense, np.where(is_class, truth, 0), axis=-1)[..., 0]
@@ -270,7 +302,8 @@ class LabelSet:
         return mirrored
 
     def crop_table(self, image: int | str) -> pd.DataFrame:
-        """One image's crops, one row each: crop, box, flip, max_probability, top class, class ids, probs.
+        """One image's crops, one row each: crop, box, flip, max_probability, top class and its name, class ids,
+        probs.
 
         NotGenerated for an image that was left out as bad.
         """
@@ -286,17 +319,16 @@ class LabelSet:
             )
         block, offset = divmod(int(rows[0]), self.layout.images_per_shard)
         labels = self.sparse(block)
-        classes = np.asarray(self.store.class_names, dtype=object)
         box, ids, probs = self.boxes(rows)[0], labels.class_ids[offset], labels.probs[offset]
         order = np.argmax(probs, axis=-1)
         top = np.take_along_axis(ids, order[:, None], axis=-1)[:, 0]
-        named = classes[top] if len(classes) == self.num_classes else top
         table = {
             "crop": np.arange(self.num_crops),
             **{name: box[:, i] for i, name in enumerate(("top", "left", "height", "width"))},
             "flip": self.flips(rows)[0],
             "max_probability": probs.max(axis=-1),
-            "top1": named,
+            "top1": np.asarray(self.output_names, object)[top] if self.outputs_are_classes else top,
+            "top1_name": np.asarray(self.output_titles, object)[top],
             "class_ids": list(ids),
             "probs": list(probs),
         }

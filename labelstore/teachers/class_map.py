@@ -3,110 +3,197 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs.base import LabelCodec
 from labelstore.errors import RejectedInput, UsageError
+from labelstore.images.wordnet import VARIANTS, variant_of
+from labelstore.images.wordnet import wordnet_ids as ids_of_variant
+from labelstore.store.outputs import Outputs
 from labelstore.teachers.teacher import Teacher
 
-IMAGENET_VARIANTS = {
-    1000: "imagenet-1k",
-    11221: "imagenet-21k-miil",
-    11821: "imagenet-12k",
-    21841: "imagenet-22k",
-    21843: "imagenet-21k",
-}
-"""Outputs -> timm's name of the variant of ImageNet that has as many classes."""
+LabelClasses: TypeAlias = Literal["data", "teacher"]
+"""Classes of the labels: those of the data set, or all outputs of the teacher."""
+NAMED_SOURCE = "class names"
+"""Source of a map that follows from the teacher's own class names."""
+MAX_NAMES_BYTES = 64 * 1024**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputChoice:
+    """Which of a teacher's outputs its labels keep, and what they are."""
+
+    columns: NDArray[np.int64] | None
+    """(C,) outputs that are kept, in the order of the data set's classes; None keeps all of them."""
+    meaning: Outputs
+    """Of the outputs that are kept."""
+    source: str | None
+    """Where the map came from, as it was given."""
+
+    @classmethod
+    def of(
+        cls,
+        teacher: Teacher,
+        codec: LabelCodec,
+        classes: Sequence[str],
+        source: str | Path | None = None,
+        label_classes: LabelClasses = "data",
+    ) -> OutputChoice:
+        """What a teacher's labels of images of these classes have; UsageError or RejectedInput where they do not fit.
+
+        Raw outputs of a teacher that has another number of outputs than there are classes, no names for them and no
+        map are kept as they are: they are a projection head's.
+        """
+        check_label_classes(label_classes)
+        outputs = teacher.row.num_classes
+        unnamed = source is None and teacher.class_names is None
+        if codec.takes == "outputs" and unnamed and outputs != len(classes):
+            return cls(columns=None, meaning=Outputs.none(), source=None)
+        chosen = class_map(teacher, classes, source)
+        if chosen is None:
+            return cls(columns=None, meaning=Outputs.classes(len(classes)), source=None)
+        said = NAMED_SOURCE if source is None else str(source)
+        return cls.by_map(chosen, outputs, said, label_classes)
+
+    @classmethod
+    def by_map(
+        cls, chosen: NDArray[np.int64], outputs: int, source: str, label_classes: LabelClasses
+    ) -> OutputChoice:
+        """Labels of the classes whose outputs are `chosen` (classes,), or of all outputs of the teacher."""
+        if label_classes == "teacher":
+            meaning = Outputs.mapped(chosen.tolist(), outputs, len(chosen), source)
+            return cls(columns=None, meaning=meaning, source=source)
+        return cls(columns=chosen, meaning=Outputs.classes(len(chosen)), source=source)
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], meaning: Outputs) -> OutputChoice:
+        """As a label set recorded it."""
+        held = facts.get("class_map")
+        columns = None if held is None else np.asarray(held["outputs"], np.int64)
+        source = meaning.source if held is None else str(held["source"])
+        return cls(columns=columns, meaning=meaning, source=source)
+
+    @property
+    def drops(self) -> bool:
+        """Whether some outputs of the teacher are left out of its labels."""
+        return self.columns is not None
+
+    def to_record(self) -> dict[str, Any] | None:
+        """`class_map` of a label set's facts: its source and the outputs that are kept; None where all are."""
+        if self.columns is None:
+            return None
+        return {"source": self.source, "outputs": self.columns.tolist()}
+
+
+def check_label_classes(label_classes: str) -> None:
+    """UsageError for what is neither "data" nor "teacher"."""
+    if label_classes not in get_args(LabelClasses):
+        raise UsageError(
+            f"classes={label_classes!r}: choose data (those of the images) or teacher (all of its outputs)"
+        )
 
 
 def class_map(
     teacher: Teacher, classes: Sequence[str], source: str | Path | None = None
 ) -> NDArray[np.int64] | None:
-    """(classes of the data set,) teacher outputs to keep, in the data set's order; None keeps all as they are.
+    """(classes of the data set,) the teacher's output of each; None where output c is class c.
 
     `source` is a CSV file of `class name,teacher output` lines, or "wnid" for folders named by WordNet ids
     and a teacher trained on one of timm's ImageNet variants. Without it a teacher that names its classes is
     matched by name, and any other must have as many outputs as the data set has classes (UsageError).
     """
     outputs = teacher.row.num_classes
-    if source is not None and str(source) != "wnid":
-        chosen = _from_file(Path(source), classes)
-    elif source is not None:
-        names = wordnet_ids(outputs)
-        if names is None:
-            raise UsageError(
-                f"--class-map wnid knows ImageNet teachers of {', '.join(map(str, IMAGENET_VARIANTS))} outputs; this "
-                f"one has {outputs}: give --class-map FILE"
-            )
-        chosen = _by_name(names, classes, f"timm's {outputs}-class ImageNet")
+    if source is not None:
+        chosen = map_from(source, classes, outputs)
     elif teacher.class_names is not None and tuple(teacher.class_names) != tuple(classes):
         if not set(classes) <= set(teacher.class_names):
             strange = next(name for name in classes if name not in teacher.class_names)
             raise UsageError(
-                f"the teacher was not trained on class {strange!r} of these images: "
-                "give --class-map FILE with lines `class name,teacher output`"
+                f"the teacher was not trained on class {strange!r} of these images: give a class map, a file of lines "
+                "`class name,teacher output`"
             )
         chosen = _by_name(teacher.class_names, classes, "the teacher")
     elif outputs != len(classes):
         raise UsageError(
-            f"the teacher has {outputs} classes and the images {len(classes)}: give --class-map FILE with lines "
-            "`class name,teacher output`, or --class-map wnid for ImageNet folders"
+            f"the teacher has {outputs} classes and the images {len(classes)}: give a class map, a file of lines "
+            "`class name,teacher output`, or wnid for ImageNet folders"
         )
     else:
         return None
-    if chosen.min() < 0 or chosen.max() >= outputs:
-        raise RejectedInput(
-            f"the class map names teacher output {chosen.max()}: it has outputs 0-{outputs - 1}"
+    return Outputs.mapped(chosen.tolist(), outputs, len(classes), "").of_class
+
+
+def map_from(source: str | Path, classes: Sequence[str], outputs: int) -> NDArray[np.int64]:
+    """(classes,) the output of each class, as a file says, or "wnid" for folders named by WordNet ids."""
+    if str(source) != "wnid":
+        return _from_file(Path(source), classes)
+    names = wordnet_ids(outputs)
+    if names is None:
+        sizes = ", ".join(str(len(ids_of_variant(variant))) for variant in VARIANTS)
+        raise UsageError(
+            f"class map wnid knows ImageNet teachers of {sizes} outputs; this one has {outputs}: give a file"
         )
-    if len(np.unique(chosen)) != len(chosen):
-        raise RejectedInput(
-            "the class map gives one teacher output to two classes: each output once"
-        )
-    return chosen
+    return _by_name(names, classes, f"timm's {outputs}-class ImageNet")
 
 
-def is_projection(
-    teacher: Teacher, codec: LabelCodec, classes: Sequence[str], source: str | Path | None
-) -> bool:
-    """Whether raw outputs are to be kept as they are, being no classes of these images: a projection head's.
+def names_from(source: str | Path, outputs: int) -> list[str]:
+    """The name of each of a teacher's outputs: a file of one name per line, or a variant of ImageNet as timm calls it.
 
-    Such has another number of outputs than there are classes, no names for them, and no class map.
+    RejectedInput for a file that cannot be read, or names another number of outputs.
     """
-    unnamed = source is None and teacher.class_names is None
-    return codec.takes == "outputs" and unnamed and teacher.row.num_classes != len(classes)
+    if str(source) in VARIANTS:
+        names = list(ids_of_variant(str(source)))
+    else:
+        names = [line.strip() for line in _read_text(Path(source), "class names").split("\n")]
+        while names and not names[-1]:
+            names.pop()
+    if len(names) != outputs or not all(names):
+        raise RejectedInput(
+            f"{source} has {len(names)} names, and the teacher {outputs} outputs: give a file of one name per line, in "
+            f"the order of the outputs, or one of {', '.join(VARIANTS)}"
+        )
+    return names
 
 
-def columns_for(
-    teacher: Teacher, codec: LabelCodec, classes: Sequence[str], source: str | Path | None
-) -> NDArray[np.int64] | None:
-    """`class_map`; None, which keeps all outputs, also for a projection head."""
-    if is_projection(teacher, codec, classes, source):
-        return None
-    return class_map(teacher, classes, source)
+def _read_text(path: Path, what: str) -> str:
+    """UTF-8 text, its lines ended by "\\n" and without the byte order mark that spreadsheets write.
+
+    RejectedInput where it is none.
+    """
+    try:
+        if path.stat().st_size > MAX_NAMES_BYTES:
+            raise RejectedInput(f"{path} is larger than any file of {what}")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise RejectedInput(f"cannot read the {what} {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RejectedInput(f"{path} is not UTF-8 text: save the {what} as CSV in UTF-8") from error
 
 
 def _from_file(path: Path, classes: Sequence[str]) -> NDArray[np.int64]:
+    reader = csv.reader(_read_text(path, "class map").split("\n"))
+    pairs: dict[str, int] = {}
     try:
-        with path.open(newline="", encoding="utf-8") as lines:
-            reader = csv.reader(lines)
-            pairs: dict[str, int] = {}
-            for row in filter(None, reader):
-                try:
-                    pairs[row[0].strip()] = int(row[1])
-                except (IndexError, ValueError):
-                    raise RejectedInput(
-                        f"{path}, line {reader.line_num}: {','.join(row)[:80]!r} is not `class name,teacher output`, "
-                        "for example `tench,0`"
-                    ) from None
-    except RejectedInput:
-        raise
-    except OSError as error:
-        raise RejectedInput(f"cannot read the class map {path}: {error.strerror}") from error
-    except (csv.Error, ValueError) as error:
+        for row in filter(None, reader):
+            try:
+                name, output = row[0].strip(), int(row[1])
+            except (IndexError, ValueError):
+                raise RejectedInput(
+                    f"{path}, line {reader.line_num}: {','.join(row)[:80]!r} is not `class name,teacher output`, "
+                    "for example `tench,0`"
+                ) from None
+            if pairs.setdefault(name, output) != output:
+                raise RejectedInput(
+                    f"{path}, line {reader.line_num}: class {name!r} has output {output} here and {pairs[name]} above: "
+                    "give it one"
+                )
+    except csv.Error as error:
         raise RejectedInput(
             f"{path} is not a class map: write lines `class name,teacher output`"
         ) from error
@@ -123,16 +210,13 @@ def _by_name(names: Sequence[str], classes: Sequence[str], who: str) -> NDArray[
     missing = [name for name in classes if name not in at]
     if missing:
         raise RejectedInput(
-            f"{who} has no class {missing[0]!r} ({len(missing)} missing): give --class-map FILE"
+            f"{who} has no class {missing[0]!r} ({len(missing)} missing): give a class map, a file of lines `class "
+            "name,teacher output`"
         )
     return np.array([at[name] for name in classes], np.int64)
 
 
 def wordnet_ids(outputs: int) -> Sequence[str] | None:
     """The WordNet id of each output of a network trained on one of timm's ImageNet variants; None for other sizes."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    if outputs not in IMAGENET_VARIANTS:
-        return None
-    names: Sequence[str] = ImageNetInfo(IMAGENET_VARIANTS[outputs]).label_names()  # type: ignore[no-untyped-call]
-    return names
+    variant = variant_of(outputs)
+    return None if variant is None else ids_of_variant(variant)

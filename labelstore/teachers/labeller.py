@@ -53,7 +53,7 @@ class Labeller:
         self._module = torch.compile(module) if compile_teacher else module
         self._kept = kept
         self._takes = takes
-        self._temperature = temperature
+        self.temperature = temperature
         self._autocast = autocast
         # normalisation of uint8 values as one multiplication and one addition
         std = torch.tensor(teacher.row.std).view(1, 3, 1, 1) * 255
@@ -124,7 +124,7 @@ class Labeller:
                 "class_ids": ids.cpu().numpy().astype(id_dtype(outputs.shape[-1])),
                 "logits": most.cpu().numpy(),
             }
-        probs = torch.softmax(outputs / self._temperature, dim=1)
+        probs = torch.softmax(outputs / self.temperature, dim=1)
         if self._kept is None:
             return {"probs": probs.cpu().numpy()}
         top, ids = torch.topk(probs, self._kept, dim=1)

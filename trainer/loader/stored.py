@@ -62,6 +62,7 @@ class StoredPasses(PassSource):
         order: Order = "random",
         probability_range: tuple[float, float] = EVERYTHING,
         ground_truth: float | None = None,
+        own_classes: bool = False,
         scratch: Path | None = None,
         keep_draws: float = 0.0,
         attach: Path | None = None,
@@ -75,7 +76,8 @@ class StoredPasses(PassSource):
         the T0 at which the labels were made. `probability_range` (low, high) leaves out crops whose largest probability
         lies outside, at T0 (at T where label sets were made at different ones), and a curriculum ranks by the same.
         `ground_truth` puts every crop's class, smoothed by that share, in the place
-        of its label: the same crops in the same order, and nothing learnt from a teacher. `keep_draws` gigabytes
+        of its label: the same crops in the same order, and nothing learnt from a teacher. `own_classes` says that the
+        network's outputs are the classes of the data set, whatever the stored labels' are. `keep_draws` gigabytes
         of draw files are kept in `scratch`.
 
         With `allow_incomplete` passes draw from what is there, as if there were nothing else: images with labels,
@@ -132,7 +134,9 @@ class StoredPasses(PassSource):
             keys=keys,
             streams=image_streams(keys),
             sizes=np.stack([columns["height"][drawn], columns["width"][drawn]], 1).astype(np.int64),
-            ground_truth=labels.ground_truth[drawn].astype(np.int64),
+            ground_truth=self._truth(own_classes or ground_truth is not None)[drawn].astype(
+                np.int64
+            ),
         )
         self.partners = Partners.of(self.labels)
         self.augmentation = planned_augmentation(labels.plan.parameters)
@@ -146,6 +150,13 @@ class StoredPasses(PassSource):
             for count in np.unique(usable[drawn])
         )
         self._set_up(dtype, scratch=scratch, attach=attach, draws=draws)
+
+    def _truth(self, own_classes: bool) -> NDArray[np.int32]:
+        """(rows,) of every image the output that is its class; its class where that is no output of the labels."""
+        labels = self.labels
+        if own_classes or not labels.outputs_are_classes:
+            return labels.ground_truth
+        return labels.true_output
 
     @property
     def is_drawn(self) -> bool:

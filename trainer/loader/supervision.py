@@ -4,8 +4,9 @@ asks."""
 from __future__ import annotations
 
 from labelstore.calibration.ensembles import Ensemble, ensemble
-from labelstore.errors import UsageError
+from labelstore.errors import RejectedInput, UsageError
 from labelstore.store import LabelSet, Store
+from labelstore.store.outputs import refusal_of
 from trainer.config import TrainConfig
 from trainer.config_checks import split_names
 
@@ -17,7 +18,8 @@ def chosen_labels(store: Store, config: TrainConfig) -> Ensemble:
     """The labels of a config; one label set is an ensemble of one.
 
     UsageError for names that the store does not hold, label sets of different plans or numbers of classes, masks of
-    other teachers, and labels that are not what `config.labels` learns from.
+    other teachers, and labels that are not what `config.labels` learns from. RejectedInput where a network is to learn
+    classes from outputs that are none.
     """
     names: tuple[str | None, ...] = split_names(config.label_set) or (None,)
     picks = config.order != "random" or config.probability_range != (0, 1)
@@ -58,8 +60,8 @@ def _check_kind(labels: LabelSet, config: TrainConfig) -> None:
         )
     if kind in ("fkd", "ferkd") and takes == "map":
         raise UsageError(f"{held}: labels='labelmap' learns from it")
-    if kind in ("fkd", "ferkd", "ensemble") and not labels.outputs_are_classes:
-        raise UsageError(
-            f"{held} with {labels.num_classes} outputs that are no classes of these images: labels='ssl' learns "
-            "from it"
-        )
+    if kind in ("fkd", "ferkd", "ensemble", "labelmap") and not labels.outputs_are_classes:
+        ssl = "; labels='ssl' learns from outputs as they are" if takes == "outputs" else ""
+        raise RejectedInput(f"labels={kind!r}: {refusal_of(labels)}{ssl}")
+    if kind == "ssl" and config.ground_truth_weight:
+        _ = labels.true_output

@@ -109,9 +109,17 @@ class Hdf5Writer(Writer):
                     np.array(labels.store.class_names, object),
                     "classes of the ground truth",
                 ),
+                **self._output_of_class(),
             },
             attributes=self._attributes(),
         )
+
+    def _output_of_class(self) -> dict[str, tuple[NDArray[Any], str]]:
+        """Which output each class of the ground truth is, where it is one."""
+        outputs = self.export.labels.outputs
+        if not outputs.are_classes:
+            return {}
+        return {"output_of_class": (outputs.of_class.astype(np.int32), "output of each class")}
 
     def _columns(self) -> dict[str, TableColumn]:
         export, labels = self.export, self.export.labels
@@ -159,6 +167,7 @@ class Hdf5Writer(Writer):
             "codec": json.dumps(labels.codec.to_record(), sort_keys=True),
             "temperature": float(self.export.temperature),
             "num_classes": labels.num_classes,
+            "outputs_are": labels.outputs.kind,
             "teacher": teacher.name,
             "teacher_source": teacher.source,
             "teacher_digest": teacher.digest,

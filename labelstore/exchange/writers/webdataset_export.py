@@ -96,6 +96,8 @@ class WebDatasetWriter(Writer):
                 "input_size": teacher.input_size,
             },
             "class_names": list(labels.store.class_names),
+            **labels.outputs.to_record(),
+            "output_titles": list(labels.output_titles),
         }
         text = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         (self.folder / INFO).write_text(text, encoding="utf-8")
