@@ -55,6 +55,7 @@ def render_summary(found: Summary) -> RenderableType:
     rows = {
         "teacher": found.teacher,
         "compression": f"{found.codec.get('name', '')} {codec}".strip(),
+        "outputs": found.outputs,
         "images": f"{found.labelled_images:,} of {found.num_images:,} labelled, {found.bad_images:,} left out",
         "crops per image": f"{found.num_crops:,}",
         "image blocks": f"{found.blocks:,} of {found.blocks_wanted:,}",

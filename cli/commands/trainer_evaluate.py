@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,6 +78,8 @@ def trainer_evaluate(
             raise RejectedInput(f"{path} does not exist: give ReaL's file, ImageNetV2's folders")
 
     from labelstore.images import open_images
+    from labelstore.images.wordnet import readable
+    from labelstore.store.outputs import short
     from trainer.evaluation import evaluate
     from trainer.evaluation_sets import (
         check_numbered,
@@ -125,11 +128,20 @@ def trainer_evaluate(
     }
     if per_class:
         names = config.class_names or open_images(folder, keys_only=True).classes
-        record["top1_per_class"] = dict(zip(names, found.top1_per_class.tolist(), strict=False))
+        of_class = dict(zip(names, found.top1_per_class.tolist(), strict=False))
+        # a network may have more outputs than these images have classes
+        record["top1_per_class"] = {
+            name: top1 for name, top1 in of_class.items() if not isnan(top1)
+        }
+        record["class_titles"] = {name: readable(name) for name in record["top1_per_class"]}
     if json:
         print_json(record)
         return
-    classes = record.pop("top1_per_class", {})
+    titles = record.pop("class_titles", {})
+    classes = {
+        name if titles[name] == name else f"{short(titles[name])} ({name})": top1
+        for name, top1 in record.pop("top1_per_class", {}).items()
+    }
     for name, figures in more.items():
         del record[name]
         for figure in ("top1", "top5"):

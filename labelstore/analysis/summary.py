@@ -31,6 +31,8 @@ class Summary:
     num_crops: int
     """M."""
     num_classes: int
+    outputs: str
+    """What the outputs are, in a few words."""
     labelled_images: int
     bad_images: int
     """Left out, with `--skip-bad`."""
@@ -75,6 +77,7 @@ def summary(
         num_images=labels.store.num_images,
         num_crops=labels.num_crops,
         num_classes=labels.num_classes,
+        outputs=labels.outputs.describe(labels.num_classes),
         labelled_images=int(np.count_nonzero(labels.present)),
         bad_images=int(np.count_nonzero(labels.store.bad & ~labels.store.free)),
         blocks=len(blocks),

@@ -186,7 +186,7 @@ def test_class_maps_fit_every_kind(place, tmp_path):
     lines = [f"{key},{2 - CLASSES.index(key.partition('/')[0])}" for key in keys]
     numbered.write_text("\n".join(["path,class", *lines]) + "\n")
     images = f"{numbered}:{place / 'images'}"
-    with pytest.raises(UsageError, match=r"not trained on class '0'.*--class-map FILE"):
+    with pytest.raises(UsageError, match=r"not trained on class '0'.*class map"):
         made(tmp_path / "s", images, place)
     (tmp_path / "map.csv").write_text("0,2\n1,1\n2,0\n")
     with (
@@ -197,7 +197,7 @@ def test_class_maps_fit_every_kind(place, tmp_path):
         ours, theirs = by_key(store), by_key(named)
         for key, labels in ours.items():
             np.testing.assert_allclose(labels, theirs[key][:, ::-1], atol=2e-6)
-    with pytest.raises(UsageError, match="--class-map wnid knows"):
+    with pytest.raises(UsageError, match="class map wnid knows"):
         made(tmp_path / "w", images, place, class_map="wnid")
 
 

@@ -48,6 +48,7 @@ def made(tmp_path_factory, photographs, five) -> Path:
         crops_per_shard=2,
         images_per_shard=8,
         class_map=mapping,
+        allow_lost_mass=True,
         autocast="bf16",
         **WORK,
     )

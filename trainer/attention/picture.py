@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.images.wordnet import readable
 from trainer.attention.maps import Attention
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Looked:
 
     def name_of(self, class_id: int) -> str:
         """A class of this network, for people."""
-        return self.class_names[class_id] if self.class_names else f"class {class_id}"
+        return readable(self.class_names[class_id]) if self.class_names else f"class {class_id}"
 
 
 def draw_attention(

@@ -8,6 +8,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
+from labelstore.images.wordnet import readable
 from trainer.config import TrainConfig, evaluation_split
 from trainer.report.class_results import ClassResult
 from trainer.report.paired import interval, paired_difference
@@ -184,7 +185,7 @@ def _classes(
             f"{len(names):,} classes x {len(settings)} settings are more than a page holds: give fewer runs."
         )
     return {
-        "names": names,
+        "names": [readable(name) for name in names],
         "images": [[sums.get(name, (0, 0))[0] for name in names] for sums in of_setting],
         "correct": [[sums.get(name, (0, 0))[1] for name in names] for sums in of_setting],
         "measured": measured is not None,
