@@ -24,6 +24,8 @@ from labelstore.labelling.grow import grow
 from labelstore.labelling.label_images import label_images
 from labelstore.labelling.lost_mass import MAX_LOST
 from labelstore.labelling.stating import class_table, state_classes
+from labelstore.sharing.matching import match
+from labelstore.store.outputs import Outputs
 from labelstore.teachers.class_map import class_map, names_from
 from labelstore.teachers.teacher import Teacher, load_teacher
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
@@ -232,8 +234,15 @@ def _centre_logits(teacher: Teacher, image: Path) -> torch.Tensor:
     return Labeller(teacher, None, device="cpu").logits(pixels)
 
 
-def test_resume_grow_merge_and_export_keep_what_outputs_are(store, eight, mapping, tmp_path):
+def test_resume_grow_merge_and_export_keep_what_outputs_are(store, made, eight, mapping, tmp_path):
     known = {name: store.label_set(name).outputs for name in store.label_sets}
+    with labelstore.open(made, readonly=True) as other:
+        merged = match([store, other], None)
+    rows = {row.name: row for row in merged.label_sets}
+    assert rows.keys() == known.keys()
+    for name, row in rows.items():
+        assert Outputs.of(row, len(CLASSES)).same_as(known[name]), name
+    assert NAMES in [teacher.facts["output_names"] for teacher in merged.teachers]
     # nobody says it again
     assert (
         generate(store, teacher=eight, codec=Full(dtype="float32"), name="all", **WORK).num_crops
@@ -256,11 +265,6 @@ def test_resume_grow_merge_and_export_keep_what_outputs_are(store, eight, mappin
     generate(store, teacher=eight, codec=Logits(), name="logits", **WORK)
     assert store.label_set("logits").outputs.same_as(known["all"])
     assert grow(store, num_crops=6, teacher=eight, label_set="all", **WORK).num_crops == 12 * 2
-    labelstore.merge(tmp_path / "merged", [store.path])
-    with labelstore.open(tmp_path / "merged") as merged:
-        for name, outputs in known.items():
-            assert merged.label_set(name).outputs.same_as(outputs), name
-        assert merged.label_set("all").output_titles == store.label_set("all").output_titles
     labelstore.export_labels(
         store.label_set("ms"), format="webdataset", target=tmp_path / "wds", allow_incomplete=True
     )
