@@ -297,7 +297,7 @@ def test_an_ssl_teacher_comes_from_a_function_or_a_checkpoint(photographs, tmp_p
         labels = store.label_set()
         assert (labels.num_classes, labels.outputs_are_classes) == (6, False)
         np.testing.assert_allclose(labels.recover([0], temperature=0.2).sum(-1), 1, atol=1e-5)
-        with pytest.raises(UsageError, match="no ground truth among them"):
+        with pytest.raises(RejectedInput, match="cannot be compared with the ground truth"):
             labels.ground_truth_probability(0)
         with pytest.raises(UsageError, match="not the data set's"):
             labelstore.calibrate(labels, name="m")
