@@ -299,7 +299,7 @@ def test_an_ssl_teacher_comes_from_a_function_or_a_checkpoint(photographs, tmp_p
         np.testing.assert_allclose(labels.recover([0], temperature=0.2).sum(-1), 1, atol=1e-5)
         with pytest.raises(RejectedInput, match="cannot be compared with the ground truth"):
             labels.ground_truth_probability(0)
-        with pytest.raises(UsageError, match="not the data set's"):
+        with pytest.raises(RejectedInput, match="none of the 3 classes"):
             labelstore.calibrate(labels, name="m")
         # a store is data: it cannot have its functions called
         with pytest.raises(UsageError, match="give --teacher"):
