@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, insert, inspect, select
+from sqlalchemy import URL, Connection, insert, inspect, select
 
 from labelstore.catalogue import server
 from labelstore.catalogue.connection import OLDER, Database
@@ -101,7 +101,7 @@ class Catalogue:
     @classmethod
     def create(
         cls,
-        url: str,
+        url: str | URL,
         *,
         uuid: str,
         format_version: int = FORMAT_VERSION,
@@ -130,7 +130,7 @@ class Catalogue:
     @classmethod
     def open(
         cls,
-        url: str,
+        url: str | URL,
         *,
         readonly: bool = False,
         frozen_mark: Path | None = None,
@@ -200,7 +200,7 @@ class Catalogue:
 
     @classmethod
     def migrate(
-        cls, url: str, *, frozen_mark: Path | None = None, dry_run: bool = False
+        cls, url: str | URL, *, frozen_mark: Path | None = None, dry_run: bool = False
     ) -> tuple[str, ...]:
         """Bring an older catalogue up to date in one transaction; returns the revisions that it lacked.
 

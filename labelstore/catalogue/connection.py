@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import Connection, text
+from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from labelstore.catalogue import engines
@@ -34,6 +34,7 @@ from labelstore.catalogue.engines import (
     parse_url,
     postgresql_engine,
     sqlite_engine,
+    sqlite_url,
 )
 from labelstore.catalogue.failures import is_serialization_failure, translated
 from labelstore.catalogue.plain_schema import MAX_CHARACTERS, MAX_STATEMENTS, is_plain
@@ -63,7 +64,7 @@ class Database:
 
     def __init__(
         self,
-        url: str,
+        url: str | URL,
         *,
         readonly: bool = False,
         creating: bool = False,
@@ -181,7 +182,8 @@ class Database:
                 )
                 try:
                     connection.execute(f"PRAGMA busy_timeout={engines.BUSY_SECONDS * 1000}").close()
-                    connection.execute("VACUUM INTO ?", (str(path),)).close()
+                    # a relative path that begins with `file:` would be read as a URL
+                    connection.execute("VACUUM INTO ?", (str(path.absolute()),)).close()
                 finally:
                     connection.close()
             except sqlite3.Error as error:
@@ -197,7 +199,7 @@ class Database:
         folder = Path(tempfile.mkdtemp(prefix="labelstore-"))
         try:
             self.copy_to(folder / "catalogue.db")
-            copy = Database(f"sqlite:///{folder / 'catalogue.db'}", clock=self._clock)
+            copy = Database(sqlite_url(folder / "catalogue.db"), clock=self._clock)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
