@@ -16,12 +16,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.errors import RejectedInput, StorageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """File name endings, in lower case, that make a file an image: torchvision's IMG_EXTENSIONS."""
@@ -33,6 +36,8 @@ HEADER_BYTES = 16_384
 # Start of frame, baseline to lossless: 0xC4, 0xC8 and 0xCC mean something else
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+JPEG_BASELINE = frozenset({0xC0, 0xC1})
+PPM_KINDS = frozenset({b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"})
 
 
 class EncodedImage(ABC):
@@ -194,7 +199,7 @@ def is_image_name(name: str) -> bool:
 
 
 def sniff(data: bytes) -> str | None:
-    """Format by the first bytes, never by the name: jpeg, png, webp, gif, bmp, tiff, or None.
+    """Format by the first bytes, never by the name: jpeg, png, webp, gif, bmp, tiff, ppm, or None.
 
     >>> sniff(b"GIF89a...")
     'gif'
@@ -208,9 +213,34 @@ def sniff(data: bytes) -> str | None:
         return "webp"
     if head.startswith((b"GIF87a", b"GIF89a")):
         return "gif"
-    if head.startswith((b"II*\0", b"MM\0*")):
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "tiff"
+    if head[:2] in PPM_KINDS and head[2:3].isspace():
+        return "ppm"
     return "bmp" if head.startswith(b"BM") else None
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """Pillow's reader of a picture of a format that `sniff` knows; UnidentifiedImageError for any other.
+
+    Never by trying them all: Pillow gives PostScript to Ghostscript, and has decoders that nobody looks after.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    kind = sniff(data)
+    if kind is None:
+        raise UnidentifiedImageError("no format that is read here")
+    return Image.open(io.BytesIO(data), formats=[kind])
+
+
+class JpegFrame(NamedTuple):
+    """What a JPEG says of its picture before the first scan."""
+
+    height: int
+    width: int
+    components: int
+    is_baseline: bool
+    """False for progressive and rarer processes, which keep all coefficients in memory."""
 
 
 def image_size(data: bytes | ImageFile) -> tuple[int, int]:
@@ -233,8 +263,8 @@ def image_size(data: bytes | ImageFile) -> tuple[int, int]:
         raise StorageError(f"cannot read {data}: {error.strerror}") from error
 
 
-def jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
-    """Height, width and number of components of a JPEG's first frame, or None if it is not in `data`."""
+def jpeg_frame(data: bytes) -> JpegFrame | None:
+    """The first frame of a JPEG, or None if it is not in `data`."""
     at, end = 2, len(data)
     while at + 10 <= end and data[at] == 0xFF:
         marker = data[at + 1]
@@ -243,8 +273,8 @@ def jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
         elif marker in JPEG_ALONE:
             at += 2
         elif marker in JPEG_FRAMES:
-            height = int.from_bytes(data[at + 5 : at + 7], "big")
-            return height, int.from_bytes(data[at + 7 : at + 9], "big"), data[at + 9]
+            height, width = (int.from_bytes(data[i : i + 2], "big") for i in (at + 5, at + 7))
+            return JpegFrame(height, width, data[at + 9], marker in JPEG_BASELINE)
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
@@ -261,7 +291,7 @@ def _quick_size(head: bytes) -> tuple[int, int] | None:
     if kind == "jpeg":
         frame = jpeg_frame(head)
         # A height of 0 is given later in the file (DNL); Pillow refuses such a file, so it decides
-        return frame[:2] if frame and frame[0] and frame[1] else None
+        return (frame.height, frame.width) if frame and frame.height and frame.width else None
     if kind == "png" and head[12:16] == b"IHDR" and len(head) >= 24:
         width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
         return (height, width) if height and width else None
@@ -272,11 +302,11 @@ def _size_of_bytes(data: bytes, name: str) -> tuple[int, int]:
     size = _quick_size(data)
     if size:
         return size
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
+        with open_picture(data) as picture:
+            width, height = picture.size
     except UnidentifiedImageError:
         raise RejectedInput(f"{name} is not an image that can be read: remove it") from None
     except Exception as error:  # noqa: BLE001
