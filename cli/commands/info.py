@@ -15,8 +15,11 @@ from cli.progress import duration
 from cli.render_cost import print_cost
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import labelstore
     from labelstore.analysis.teacher_time import Cost
+    from labelstore.catalogue.records import LabelSetRow
     from labelstore.store.layout import Layout
 
 
@@ -83,6 +86,7 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
         "format_version": catalogue.format_version,
         "images": store.num_images,
         "bad_images": int((store.bad & ~store.free).sum()),
+        "ignored_files": _ignored(catalogue.label_sets.all()),
         "classes": len(store.class_names),
         "plans": [
             {
@@ -147,12 +151,22 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
     }
 
 
+def _ignored(label_sets: Sequence[LabelSetRow]) -> dict[str, int]:
+    """Reason -> files beside the images that are none, by the label set that found most."""
+    counted = [row.facts["ignored"] for row in label_sets if "ignored" in row.facts]
+    return dict(max(counted, key=lambda found: sum(found.values()), default={}))
+
+
 def _print(record: dict[str, Any]) -> None:
+    from labelstore.images import ignored_words
+
     bad = f", {record['bad_images']:,} left out" if record["bad_images"] else ""
+    ignored = ignored_words(record["ignored_files"])
     print_fields(
         {
             "store": f"{record['store']} (format {record['format_version']})",
-            "images": f"{record['images']:,} of {record['classes']:,} classes{bad}",
+            "images": f"{record['images']:,} of {record['classes']:,} classes{bad}"
+            + (f"; {ignored}" if ignored else ""),
         }
         | {
             f"plan {plan['name']}": f"{plan['num_crops']} crops per image, "

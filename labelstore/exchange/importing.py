@@ -18,7 +18,7 @@ from labelstore.exchange.formats import open_source
 from labelstore.exchange.labels import Conversion
 from labelstore.exchange.registering import Target, existing_plan, prepared, target_of
 from labelstore.exchange.source import BadFile, LabelSource, Stated
-from labelstore.images import ImageSource, open_images
+from labelstore.images import ImageSource, ignored_words, open_images, torchvision_classes
 from labelstore.store import Store
 from labelstore.store.layout import label_layout
 from labelstore.store.opening import exists
@@ -115,7 +115,7 @@ def plan_import(
     if not exists(path):
         check_new_place(Path(path))
     check_utf8(str(source))
-    folder = open_images(images)
+    folder = torchvision_classes(open_images(images))
     found = open_source(format, Path(source), folder, stated)
     target = target_of(
         found,
@@ -168,6 +168,8 @@ def import_labels(
         plan_name=plan_name,
     )
     stated, found, target = stated or Stated(), planned.source, planned.target
+    if words := ignored_words(planned.folder.ignored):
+        note(f"{planned.folder.root}: {words}")
     report = progress or (lambda done, total: None)
     try:
         before = found.contents

@@ -117,6 +117,7 @@ def target_of(
         stated=stated.said(),
         facts={
             "images": str(images.root),
+            "ignored": dict(images.ignored),
             "imported_from": {"format": format_name, "source": source},
             "stated": stated.said(),
             "found": dict(found.facts),
@@ -278,6 +279,10 @@ def _bytes_per_crop(target: Target) -> float:
     return per_crop + crops
 
 
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def _check(store: Store, target: Target, images: ImageSource) -> LabelSetRow | None:
     """The label set's row, where it is there and is of the same labels as far as anybody said; ConflictError
     otherwise."""
@@ -286,6 +291,11 @@ def _check(store: Store, target: Target, images: ImageSource) -> LabelSetRow | N
         raise ConflictError(
             f"{store.path} holds {len(keys)} images, {images.root} {len(images)}, and they are not the same in the "
             "same order: give the folder that the store was made from, or another STORE"
+        )
+    if images.classes != store.class_names and target.num_classes == len(store.class_names):
+        raise ConflictError(
+            f"{store.path} numbers its classes in the order {_first(store.class_names)}, labels from elsewhere number "
+            f"them as torchvision sorts the folders, {_first(images.classes)}: import them into another STORE"
         )
     plan = next((row for row in store.catalogue.plans.all() if row.name == target.plan), None)
     if plan is not None and (plan.num_crops != target.num_crops and target.stored):

@@ -43,6 +43,8 @@ class LabelFacts:
     """Where the images are, as it was given."""
     images_kind: str
     """What they lie in: folder, list, tar or datasets."""
+    ignored: Mapping[str, int]
+    """Reason -> files that are no images, where the images are."""
     interpolation: str
     versions: Mapping[str, str]
 
@@ -54,7 +56,12 @@ class LabelFacts:
     def to_record(self) -> dict[str, Any]:
         """As JSON values."""
         record = {name: value for name, value in vars(self).items() if name != "meaning"}
-        return {**record, **self.meaning.to_record(), "versions": dict(self.versions)}
+        return {
+            **record,
+            **self.meaning.to_record(),
+            "ignored": dict(self.ignored),
+            "versions": dict(self.versions),
+        }
 
 
 def versions() -> dict[str, str]:
@@ -96,6 +103,7 @@ def facts_for(
         compile=compile_teacher or bool(held.get("compile", False)),
         images=str(images.root),
         images_kind=images.kind,
+        ignored=images.ignored,
         interpolation=teacher.row.interpolation,
         versions=versions(),
     )

@@ -26,7 +26,7 @@ from labelstore.commit.spool import spooled_crops
 from labelstore.cropping.crop_augmentation import CropAugmentation
 from labelstore.cropping.crop_mixing import CropMixing
 from labelstore.errors import ConflictError, LabelStoreError
-from labelstore.images import ImageSource, open_images
+from labelstore.images import ImageSource, open_images, torchvision_classes
 from labelstore.labelling.device_crops import check_augmented, check_crop_device
 from labelstore.labelling.generate import default_device, generate
 from labelstore.labelling.lost_mass import checked_lost_mass
@@ -111,6 +111,12 @@ def label_images(
         outputs = OutputChoice.of(
             teacher, codec, folder.classes, class_map, generation.get("classes") or "data"
         )
+        if outputs.source is None and folder.classes != torchvision_classes(folder).classes:
+            note(
+                f"the class folders of {folder.root} are called by numbers and counted as numbers: output k of the "
+                "teacher is taken for the k-th number. Where the teacher was trained with torchvision's ImageFolder, "
+                "which sorts them as text, give class_map"
+            )
         settings = _settings(teacher, generation)
         labeller = Labeller(teacher, None, **settings, class_map=outputs.columns)
         lost_mass = checked_lost_mass(
