@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -153,7 +154,13 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
 
 def _ignored(label_sets: Sequence[LabelSetRow]) -> dict[str, int]:
     """Reason -> files beside the images that are none, by the label set that found most."""
-    counted = [row.facts["ignored"] for row in label_sets if "ignored" in row.facts]
+    found = [row.facts.get("ignored") for row in label_sets]
+    # a store from elsewhere may say anything
+    counted = [
+        each
+        for each in found
+        if isinstance(each, Mapping) and all(type(n) is int and n >= 0 for n in each.values())
+    ]
     return dict(max(counted, key=lambda found: sum(found.values()), default={}))
 
 

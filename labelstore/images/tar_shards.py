@@ -179,11 +179,12 @@ def _samples(shard: Path, ignored: Counter[str]) -> Iterator[tuple[Member, str, 
             stated.setdefault(own, {})[ending] = member
         else:
             ignored[NO_IMAGE_NAME] += 1
+    own_names = {image.own for image in images}
     values = {
         sample: value
         for sample, files in stated.items()
         # names with a dot may be other parts of a sample, which are read only where an image has that name
-        if "." not in sample.rpartition("/")[2] or any(image.own == sample for image in images)
+        if "." not in sample.rpartition("/")[2] or sample in own_names
         if (value := _stated_class(files, shard)) is not None
     }
     chosen: dict[str, list[_Image]] = {}

@@ -16,6 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from labelstore.cropping.replay import decode
+from labelstore.errors import RejectedInput
+from labelstore.images import image_size
+
 # Pillow warns of formats that it will drop, and of transparent palettes
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROOT = Path(__file__).parents[2]
@@ -216,6 +220,19 @@ def large(full: bool) -> Iterator[tuple[str, bytes]]:
             held = io.BytesIO()
             Image.new(mode, (edge, edge)).save(held, kind, **options)
             yield f"{what}-{name.replace(' ', '-')}.{kind}", held.getvalue()
+
+
+def test_every_mode_in_every_format_is_converted_or_refused(capfd):
+    """R26, of whole pictures: the pixels that docs/images.md promises, without a word of a decoder's own."""
+    for name, data in good():
+        right = expected(data)
+        if right is None:
+            with pytest.raises(RejectedInput, match=name):
+                decode(data, name)
+        else:
+            assert np.array_equal(decode(data, name).permute(1, 2, 0), right), name
+            assert image_size(data) == right.shape[:2], name
+    assert capfd.readouterr() == ("", "")
 
 
 def test_odd_pictures(tmp_path, scale, matrix):
