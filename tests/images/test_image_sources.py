@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 import sys
 import tarfile
 import threading
@@ -402,6 +403,20 @@ def test_a_data_set_that_cannot_be(tmp_path, pictures):
     (whole / "state.json").write_text(json.dumps([1]))
     with pytest.raises(RejectedInput, match="cannot be read by `datasets`"):
         open_images(whole)
+
+
+def test_a_path_that_looks_like_a_url(kinds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keys = open_images(kinds["datasets"]).keys
+    for name in ("file:x", "q?x", "a#b", "100%20", "*"):
+        shutil.copytree(kinds["datasets"], name)
+        for path in (Path(name), tmp_path / name):
+            assert open_images(path).keys == keys
+    shutil.copytree(kinds["datasets"], "a::b")
+    with pytest.raises(RejectedInput, match="chain of URLs"):
+        open_images("a::b")
+    Path("link").symlink_to("a::b")
+    assert open_images("link").keys == keys
 
 
 def test_the_extra_is_named(kinds, monkeypatch):
