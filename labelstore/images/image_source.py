@@ -303,7 +303,7 @@ def sniff(data: bytes) -> str | None:
 def open_picture(data: bytes) -> Image.Image:
     """Pillow's reader of a picture of a format that `sniff` knows; UnidentifiedImageError for any other.
 
-    Never by trying them all: Pillow gives PostScript to Ghostscript, and has decoders that nobody looks after.
+    Pillow would try all its formats otherwise, and give PostScript to Ghostscript.
     """
     from PIL import Image, UnidentifiedImageError
 
