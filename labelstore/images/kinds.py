@@ -116,7 +116,7 @@ def _open_folder(path: Path, *, keys_only: bool) -> ImageSource:
         return read_saved(path)
     if found is None:
         return scan_folder(path, keys_only=keys_only)
-    return read_shards(path, found, beside=len(os.listdir(path)) - len(found))
+    return read_shards(path, found, beside=sum(1 for _ in path.iterdir()) - len(found))
 
 
 def _kind_of_folder(path: Path) -> Literal["datasets"] | list[Path] | None:
