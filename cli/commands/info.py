@@ -161,7 +161,8 @@ def _ignored(label_sets: Sequence[LabelSetRow]) -> dict[str, int]:
         for each in found
         if isinstance(each, Mapping) and all(type(n) is int and n >= 0 for n in each.values())
     ]
-    return dict(max(counted, key=lambda each: sum(each.values()))) if counted else {}
+    most: Mapping[str, int] = max(counted, key=lambda each: sum(each.values()), default={})
+    return dict(most)
 
 
 def _print(record: dict[str, Any]) -> None:
