@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from labelstore.cropping.crop_augmentation import Operations
+from labelstore.cropping.pictures import decode_rgb
 from labelstore.cropping.pixel_operations import apply_operations
 from labelstore.errors import RejectedInput, StorageError, UsageError
 from labelstore.images import ImageFile
-from labelstore.cropping.pictures import decode_rgb
 
 PILLOW_FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,

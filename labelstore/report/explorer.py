@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from labelstore.images import ImageFile, digest, open_picture
 from labelstore.cropping.pictures import to_rgb
+from labelstore.images import ImageFile, digest, open_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labelstore.cropping.pictures import decode_rgb
 from labelstore.errors import NotGenerated, RejectedInput, UsageError
 from labelstore.images import digest
-from labelstore.cropping.pictures import decode_rgb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
