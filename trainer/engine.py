@@ -164,6 +164,7 @@ def run(
                 report_pass(config, state, data, outputs, note)
             for pass_index in range(first_pass, schedule.num_passes):
                 pass_started = time.perf_counter()
+                epoch = schedule.positions(pass_index).start
                 parallel.train()
                 with loader.batches(pass_index, first_step) as batches:
                     for batch in between.batches(batches):
@@ -179,6 +180,7 @@ def run(
                             pixels, labels, truth = view(
                                 blank_crops(part) if idle else part,
                                 mixing_rng(config.seed, state.step, ranks.rank, part.step),
+                                epoch=epoch,
                             )
                             with (
                                 exchanged(parallel, is_last=part is parts[-1]),

@@ -2,6 +2,9 @@
 
 from labelstore.images.image_source import (
     EXTENSIONS,
+    HIDDEN,
+    NO_IMAGE_NAME,
+    OUTSIDE,
     ImageFile,
     ImageFolder,
     ImageSource,
@@ -22,6 +25,9 @@ from labelstore.images.kinds import are_there, file_finder, open_images
 
 __all__ = [
     "EXTENSIONS",
+    "HIDDEN",
+    "NO_IMAGE_NAME",
+    "OUTSIDE",
     "ImageFile",
     "ImageFolder",
     "ImageSource",
