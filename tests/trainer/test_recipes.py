@@ -19,6 +19,7 @@ from labelstore.labelling.label_images import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
 from trainer.recipes import RECIPES, card
 from trainer.recipes.finding import recipe_named
+from trainer.registration import RunRegister
 
 M = 8
 
@@ -249,7 +250,7 @@ def test_recipes_are_listed(capsys):
     assert "80.68" in json.loads(out)["expected"]
 
 
-def test_probe_export_and_evaluate_of_a_run(data, tmp_path, capsys):
+def test_probe_export_and_evaluate_of_a_run(data, tmp_path, capsys, monkeypatch):
     """The commands on one small run, and one line for what they cannot use."""
     run, with_names, data = tmp_path / "run", data, tmp_path / "data"
     for part in ("train", "val"):
@@ -273,7 +274,32 @@ def test_probe_export_and_evaluate_of_a_run(data, tmp_path, capsys):
     found = json.loads(out)
     assert code == 0
     assert found["real"]["top1"] == 100
-    assert found["v2"]["images"] == 3
+    assert [each["images"] for each in found["v2"]] == [3]
+    # folders of one name, and of a name of ours; the first one once more, by another path
+    others = [tmp_path / name for name in ("a/val", "b/val", "c/top1")]
+    for count, other in enumerate(others, 1):
+        for number in range(count):
+            shutil.copytree(tmp_path / "v2" / str(number), other / str(number))
+    listed = {}
+    monkeypatch.setattr(RunRegister, "add", lambda self, epoch, figures: listed.update(figures))
+    asked = [arg for each in (*others, others[0] / ".." / "val") for arg in ("--v2", each)]
+    code, out, _ = run_command(capsys, "evaluate", run, *asked, "--workers", 1, "--json")
+    again = json.loads(out)
+    assert code == 0
+    assert {name: again[name] for name in ("top1", "images")} == {
+        name: found[name] for name in ("top1", "images")
+    }
+    assert [each["images"] for each in again["v2"]] == [1, 2, 3]
+    assert [each["folder"] for each in again["v2"]][1:] == [str(each) for each in others[1:]]
+    assert {name for name in listed if name.startswith("v2/")} == {
+        f"v2/{each.resolve()}/{top}" for each in others for top in ("top1", "top5")
+    }
+    code, out, _ = run_command(capsys, "evaluate", run, *asked, "--workers", 1, "--per-class")
+    lines = out.splitlines()
+    assert sum(line.startswith("top1 ") for line in lines) == 1
+    for name in ("b/val", "top1"):
+        assert sum(line.startswith(f"v2 {name} top1 ") for line in lines) == 1
+    assert sum(line.startswith("class n0") for line in lines) == 3
     code, out, _ = run_command(capsys, "evaluate", run / "model_ema.safetensors", "--json")
     assert code == 0
     code, out, _ = run_command(capsys, "probe", run, "--data", data, "--workers", 1, "--json")
