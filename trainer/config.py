@@ -107,6 +107,8 @@ class TrainConfig:
     """Of the labels; kl subtracts their entropy, which moves the value and no gradient."""
     temperature_squared: bool = True
     """Multiply the labels' loss by temperature^2, so that its gradient keeps its size (Hinton et al. 2015)."""
+    discriminator: bool = False
+    """Add the loss of a small network that learns to tell the student's probabilities from the labels (MEAL V2)."""
     allow_incomplete: bool = False
     """Train on the committed labels of an unfinished store."""
     allow_empty_images: bool = False

@@ -283,6 +283,10 @@ def _check_supervision(config: TrainConfig) -> None:
             f"projection_head with labels={kind!r}: outputs of unit length are no logits of classes; it belongs to "
             "labels='ssl'"
         )
+    if config.discriminator and kind in ("ground-truth", "ssl"):
+        raise UsageError(
+            f"discriminator with labels={kind!r}: it tells a student's probabilities from a teacher's; leave it out"
+        )
     if kind == "ssl" and config.ground_truth_weight:
         raise UsageError(
             f"ground_truth_weight={config.ground_truth_weight} with labels='ssl': a projection head's outputs are no "

@@ -142,6 +142,9 @@ def run(
                 kl=config.soft_loss == "kl",
             ),
             config.ground_truth_weight,
+            None
+            if state.discriminator is None
+            else parallel_model(state.discriminator, ranks, device),
         )
         view = StudentView(config, device, _online_labels(exact, device, note))
         parallel = parallel_model(model, ranks, device)

@@ -64,7 +64,6 @@ def trainer_recipes(
 def _print_sources(name: str, *, json: bool) -> None:
     from dataclasses import asdict
 
-    from cli.output import say
     from trainer.recipes import RELEASES
     from trainer.recipes.finding import recipe_named
     from trainer.recipes.tables import source_rows
@@ -94,8 +93,8 @@ def _print_sources(name: str, *, json: bool) -> None:
             for row in rows
         ],
     )
-    for release, where in releases.items():
-        say(f"{release}: {where}")
+    print()
+    print_fields(releases)
 
 
 def _print_differences(names: tuple[str, str], *, json: bool) -> None:

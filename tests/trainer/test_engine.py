@@ -144,7 +144,7 @@ def test_resuming_equals_not_stopping(
         "mixing": "selfmix",
     }
     if supervision == "fkd":
-        options |= {"store": store, "label_set": "ms"}
+        options |= {"store": store, "label_set": "ms", "discriminator": stop_at == 7}
     whole = trainer.run(config(data, **options))
 
     def stop(step: int, steps: int) -> None:
@@ -158,6 +158,7 @@ def test_resuming_equals_not_stopping(
     left = read_checkpoint(tmp_path / "run" / "last.pth.tar")
     assert (left.step, left.epoch) == (stop_at, 2 * (stop_at // 6))
     resumed = trainer.run(dataclasses.replace(halves, resume=True))
+    assert (left.state_dict_discriminator is not None) == (stop_at == 7)
     assert resumed.train_loss == whole.train_loss
     for name, tensor in weights(whole.model).items():
         assert torch.equal(tensor, weights(resumed.model)[name]), name
@@ -238,8 +239,8 @@ def test_the_network_sees_the_memory_format_that_was_asked_for(
     seen = []
     look = StudentView.__call__
 
-    def watch(*given: Any) -> Any:
-        seen.append(look(*given)[0])
+    def watch(*given: Any, **named: Any) -> Any:
+        seen.append(look(*given, **named)[0])
         raise LookupError("seen enough")
 
     monkeypatch.setattr(StudentView, "__call__", watch)

@@ -110,7 +110,7 @@ def test_what_another_source_says_is_named(name):
 def test_what_another_source_says_is_one_set_away(name, capsys):
     """As text on the command line, as `--sources` shows it."""
     _, out, _ = program(trainer_app, "trainer", capsys, "recipes", name, "--sources")
-    lines = out.splitlines()
+    lines = out.partition("\n\n")[0].splitlines()
     assert len(lines) == 1 + len(source_rows(RECIPES[name])), "a row is too wide for its line"
     shown = {line.split()[0]: line for line in lines}
     _, *command = shlex.split(card(name, RECIPES[name]).command)

@@ -154,6 +154,7 @@ def ferkd_finetune_regnety() -> None:
             for name, each in MEAL_V2.items()
         },
         **CALIBRATED,
+        **ours("FerKD has none", discriminator=False),
         **said("FerKD Table 9 (footnote *)", epochs=150),
         **said("FerKD 4.4 (timm [49])", model="resnet50.a1_in1k"),
         **ours("supplement Table 2's of fine-tuning", crops_per_image=2),

@@ -194,8 +194,9 @@ def meal_v2_resnet50() -> None:
     """ResNet-50 on from timm's pretrained weights, MEAL V2's way.
 
     Paper: FKD Table 4, "MEAL V2 w/ FKD": "the same protocol and hyper-parameters as original MEAL V2", here from its
-        release (train.py): 180 epochs, one tenth of the rate from epoch 101 on. m=2 is Table 7's row of 80.70 %. The
-        release has a script for FKD labels too, with other settings: see --sources. The weights are timm's up to
+        release (train.py): 180 epochs, one tenth of the rate from epoch 101 on, and a discriminator, which is shown
+        probabilities as in the release's script for stored labels (FKD_train.py). That script's command has 200 epochs,
+        m=8 and drops at 100 and 180: see --sources. m=2 is Table 7's row of 80.70 %. The weights are timm's up to
         0.4.12 (footnote 6), 79.04 %.
     Expected: top-1 80.70 %, top-5 95.13 % (MEAL V2 itself 80.67 %).
     Hardware: 0.3 of MEAL V2's cost.

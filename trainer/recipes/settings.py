@@ -161,6 +161,7 @@ MEAL_V2: dict[str, Said] = {
     **said("MEAL V2 imagenet.py:26-27", interpolation="bilinear"),
     **said("MEAL V2 imagenet.py:67 (224 of 256)", crop_pct=0.875),
     **said("MEAL V2 extensions/kd_loss.py:32-42", soft_loss="cross-entropy", temperature=1.0),
+    "discriminator": Said(True, "MEAL V2 train.py:144, FKD_train.py:166-173 (probabilities)"),
 }
 """MEAL V2's release (train.py), which FKD Table 4 follows, without its schedule."""
 
