@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trainer.config import TrainConfig
@@ -32,29 +33,30 @@ class DifferenceRow:
 
 
 def source_rows(recipe: Recipe) -> list[SourceRow]:
-    """Every setting of a recipe in the order of `TrainConfig`, then those of its labels."""
+    """Every setting of a recipe in the order of `TrainConfig`, then the options that make its labels."""
+    every = _everything(recipe)
     return [
         SourceRow(
             setting=setting,
-            value=each.value,
-            source=each.source,
-            other=each.other,
-            other_source=each.other_source,
+            value=every[setting].value,
+            source=every[setting].source,
+            other=every[setting].other,
+            other_source=every[setting].other_source,
         )
-        for setting, each in _everything(recipe).items()
+        for setting in _in_order(every)
     ]
 
 
 def differences(first: Recipe, second: Recipe) -> list[DifferenceRow]:
-    """Settings, and options of the labels, in which two recipes differ."""
+    """Settings, and options that make the labels, in which two recipes differ, in the order of `source_rows`."""
     one, other = _everything(first), _everything(second)
     # the labels here are no default, but every recipe says its own
     usual = TrainConfig(labels="ground-truth").to_mapping()
     rows = []
-    for setting in dict.fromkeys([*one, *other]):
+    for setting in _in_order([*one, *other]):
         values = [
-            _plain(found[setting].value) if setting in found else usual.get(setting)
-            for found in (one, other)
+            _plain(every[setting].value) if setting in every else usual.get(setting)
+            for every in (one, other)
         ]
         if values[0] != values[1]:
             rows.append(DifferenceRow(setting=setting, first=values[0], second=values[1]))
@@ -62,10 +64,15 @@ def differences(first: Recipe, second: Recipe) -> list[DifferenceRow]:
 
 
 def _everything(recipe: Recipe) -> dict[str, Said]:
-    order = [field.name for field in dataclasses.fields(TrainConfig)]
-    settings = dict(sorted(recipe.sources.items(), key=lambda item: order.index(item[0])))
     labels = {f"create --{name.replace('_', '-')}": each for name, each in recipe.labels.items()}
-    return settings | labels
+    return {**recipe.sources, **labels}
+
+
+def _in_order(settings: Iterable[str]) -> list[str]:
+    """Each once: fields as `TrainConfig` has them, then what is none of them."""
+    named = dict.fromkeys(settings)
+    fields = [field.name for field in dataclasses.fields(TrainConfig) if field.name in named]
+    return list(dict.fromkeys([*fields, *named]))
 
 
 def _plain(value: object) -> object:
