@@ -72,7 +72,10 @@ def trainer_evaluate(
     can be written; a later figure of the same weights takes an earlier one's place.
     """
     # one folder under two names is measured once, under the first
-    v2 = list({path.resolve(): path for path in reversed(v2 or [])}.values())[::-1]
+    once: dict[Path, Path] = {}
+    for path in v2 or []:
+        once.setdefault(path.resolve(), path)
+    v2 = list(once.values())
     for path in ([real] if real else []) + v2:
         if not path.exists():
             from labelstore.errors import RejectedInput
