@@ -84,7 +84,6 @@ def trainer_evaluate(
 
     from labelstore.images import open_images
     from labelstore.images.wordnet import readable
-    from labelstore.store.outputs import short
     from trainer.evaluation import evaluate
     from trainer.evaluation_sets import (
         check_numbered,
@@ -148,6 +147,7 @@ def trainer_evaluate(
 
 def _print(record: dict[str, Any]) -> None:
     """Fixed names first; what people chose, folders and classes, stands behind a word of ours."""
+    from labelstore.store.outputs import short
     from trainer.report import short_names
 
     figures = {name: record[name] for name in ("model", "val", "images")}
