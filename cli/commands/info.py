@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.import_facts import import_facts
 from cli.options import Json, Store
 from cli.output import print_fields, print_json, size
 from cli.progress import duration
@@ -190,6 +191,7 @@ def _print(record: dict[str, Any]) -> None:
         | {
             f"label set {labels['name']}": f"{_codec(labels['codec'])} by {labels['teacher']} "
             f"on {labels['plan']}{_at(labels)}, {_progress(labels)}{_work(labels['work'])}{_outputs(labels)}"
+            f"{_imported(labels['facts'])}"
             for labels in record["label_sets"]
         }
         | {
@@ -243,6 +245,11 @@ def _top1(teacher: dict[str, Any]) -> str:
     images = (teacher["facts"].get("evaluation") or {}).get("num_images")
     sample = f" on {images:,} images" if images else ""
     return f", top-1 {100 * teacher['top1']:.2f} %{sample}"
+
+
+def _imported(facts: dict[str, Any]) -> str:
+    """Whose rows an imported label set has, and which were left out."""
+    return "".join(f"; {line}" for line in import_facts(facts.get("found") or {}))
 
 
 def _work(work: dict[str, Any]) -> str:

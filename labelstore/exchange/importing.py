@@ -172,21 +172,20 @@ def import_labels(
         note(f"{planned.folder.root}: {words}")
     report = progress or (lambda done, total: None)
     try:
-        before = found.contents
         found.prepare(scratch, report)
         if found.bad and not stated.skip_bad:
             raise _rejected(found.bad, None, target, started, found)
-        if found.contents != before:  # what could not be used was left out
-            target = target_of(
-                found,
-                planned.folder,
-                stated,
-                format_name=format,
-                source=str(source),
-                dtype=dtype,
-                name=name,
-                plan_name=plan_name,
-            )
+        # how many crops there are, and how many were left out, is known only now
+        target = target_of(
+            found,
+            planned.folder,
+            stated,
+            format_name=format,
+            source=str(source),
+            dtype=dtype,
+            name=name,
+            plan_name=plan_name,
+        )
         with prepared(
             Path(path),
             planned.folder,

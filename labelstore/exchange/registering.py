@@ -100,7 +100,7 @@ def target_of(
     is_map = contents.kind == "map"
     num_crops = (stated.num_crops or MAP_CROPS) if is_map else contents.num_crops
     check_num_crops(num_crops)
-    teacher = _teacher(stated, format_name, num_classes, name or format_name)
+    teacher = _teacher(stated, format_name, num_classes, name or format_name, contents.input_size)
     return Target(
         format=format_name,
         name=name or teacher.name,
@@ -112,7 +112,7 @@ def target_of(
         teacher=teacher,
         plan_parameters=_map_plan(stated).to_record()
         if is_map
-        else imported_record(format_name, mixed=contents.mixed),
+        else imported_record(format_name, mixed=contents.mixed, blended=contents.blended),
         stored=not is_map,
         stated=stated.said(),
         facts={
@@ -227,7 +227,9 @@ def _map_plan(stated: Stated) -> CropPlan:
     )
 
 
-def _teacher(stated: Stated, format_name: str, num_classes: int, label_set: str) -> TeacherRow:
+def _teacher(
+    stated: Stated, format_name: str, num_classes: int, label_set: str, proved_size: int | None
+) -> TeacherRow:
     """The teacher as far as it is known: what was not said has a usual value, and no weights stand behind it."""
     said = stated.teacher or "unknown"
     if stated.teacher is not None and not (
@@ -249,7 +251,7 @@ def _teacher(stated: Stated, format_name: str, num_classes: int, label_set: str)
         architecture=stated.teacher or "unknown",
         digest=hashlib.sha256(identity.encode()).hexdigest(),
         num_classes=num_classes,
-        input_size=stated.input_size or 224,
+        input_size=stated.input_size or proved_size or 224,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         interpolation=stated.interpolation or "bilinear",
@@ -257,7 +259,12 @@ def _teacher(stated: Stated, format_name: str, num_classes: int, label_set: str)
         facts={
             "imported": True,
             "assumed": [
-                field for field in ("input_size", "interpolation") if getattr(stated, field) is None
+                field
+                for field, known in (
+                    ("input_size", stated.input_size or proved_size),
+                    ("interpolation", stated.interpolation),
+                )
+                if known is None
             ]
             + ["mean", "std", "crop_pct"],
         },

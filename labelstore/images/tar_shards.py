@@ -1,8 +1,9 @@
 """Tar shards as webdataset lays them out: members `KEY.jpg` and `KEY.cls` or `KEY.json`, read at random by offset.
 
 The class of `a.b.jpg` is in `a.b.cls` or, as webdataset ends a sample's name at the first dot, in `a.cls`: the text of
-`.cls`, or `cls`, `label` or `class` in `.json`. The image key is the member's name; where members of different shards
-have the same name, all keys begin with the shard's name.
+`.cls`, or `cls`, `label` or `class` in `.json`; where no sample has one, it is the folder that the image lies in, as
+timm's readers have it. The image key is the member's name; where members of different shards have the same name, all
+keys begin with the shard's name.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def read_shards(root: Path, shards: Sequence[Path], *, beside: int = 0) -> TarSh
     that is no tar, is compressed or is cut off.
     """
     names: list[str] = []
-    values: list[str | int] = []
+    stated: list[str | int | None] = []
     shard_of: list[int] = []
     places: list[tuple[int, int, int]] = []
     ignored = Counter({BESIDE: beside})
@@ -112,7 +113,7 @@ def read_shards(root: Path, shards: Sequence[Path], *, beside: int = 0) -> TarSh
         mtime = shard.stat().st_mtime_ns if shard.exists() else -1
         for member, name, value in _samples(shard, ignored):
             names.append(name)
-            values.append(value)
+            stated.append(value)
             shard_of.append(number)
             # a member's own time is often 0 or the same for all; the file's changes whenever it is written
             places.append((member.offset, member.size, mtime))
@@ -120,6 +121,7 @@ def read_shards(root: Path, shards: Sequence[Path], *, beside: int = 0) -> TarSh
         raise RejectedInput(
             f"{root} holds no image ({', '.join(sorted(EXTENSIONS))}): give other shards"
         )
+    values = _classes_of(stated, names, shards, shard_of)
     prefixed = len(set(names)) < len(names)
     if prefixed:
         names = [
@@ -162,8 +164,29 @@ class _Image:
     """And up to the first, which is where webdataset ends a sample's name."""
 
 
-def _samples(shard: Path, ignored: Counter[str]) -> Iterator[tuple[Member, str, str | int]]:
-    """The images of one shard, each with its key and its class; what is none is counted."""
+def _classes_of(
+    stated: Sequence[str | int | None],
+    names: Sequence[str],
+    shards: Sequence[Path],
+    shard_of: Sequence[int],
+) -> list[str | int]:
+    """The stated class of each image, or, where none of them has one, its folder; RejectedInput for neither."""
+    folders = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
+    if all(value is None for value in stated) and all(folders):
+        return list(folders)
+    found: list[str | int] = []
+    for value, name, shard in zip(stated, names, shard_of, strict=True):
+        if value is None:
+            raise RejectedInput(
+                f"{shards[shard]}: {name} has no class: add a member {Path(name).stem}.cls with its number or name, or "
+                ".json with `label`; or pack all images in folders that are called by their classes, without either"
+            )
+        found.append(value)
+    return found
+
+
+def _samples(shard: Path, ignored: Counter[str]) -> Iterator[tuple[Member, str, str | int | None]]:
+    """The images of one shard, each with its key and its class (None: not stated); what is no image is counted."""
     images: list[_Image] = []
     stated: dict[str, dict[str, Member]] = {}
     for member in members(shard, wanted=CLASS_ENDINGS, most=MAX_CLASS_BYTES):
@@ -189,12 +212,7 @@ def _samples(shard: Path, ignored: Counter[str]) -> Iterator[tuple[Member, str, 
     }
     chosen: dict[str, list[_Image]] = {}
     for image in images:
-        sample = image.own if image.own in values else image.first
-        if sample not in values:
-            raise RejectedInput(
-                f"{shard}: {image.name} has no class: add a member {Path(image.name).stem}.cls with its number or "
-                "name, or .json with `label`"
-            )
+        sample = image.first if image.own not in values and image.first in values else image.own
         chosen.setdefault(sample, []).append(image)
     for sample, found in chosen.items():
         # beside 7.jpg, 7.depth.png is another part of sample 7
@@ -204,7 +222,7 @@ def _samples(shard: Path, ignored: Counter[str]) -> Iterator[tuple[Member, str, 
             raise RejectedInput(
                 f"{shard}: {plain[0].name} and {plain[1].name} are two images of one sample: keep one"
             )
-        yield plain[0].member, plain[0].name, values[sample]
+        yield plain[0].member, plain[0].name, values.get(sample)
     if left := values.keys() - chosen.keys():
         raise RejectedInput(f"{shard}: {min(left).lstrip('/')} has a class and no image: remove it")
 
