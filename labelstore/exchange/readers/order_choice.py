@@ -1,10 +1,10 @@
 """Which of several orders the files of a source have: proved by what is in them, or stated, or else asked for.
 
-An order is a hypothesis: that label row i belongs to image r(i). What speaks for it is a matrix a, n x n: how well row
-i fits image r(k), for n sampled rows. Under the right order the diagonal stands out; under an order that has nothing
-to do with the images it is like any other. So the sum of the diagonal is compared with what it is over all n! ways to deal
-the same images to the same rows. Its mean and variance over these are known (Hoeffding, "A combinatorial central limit
-theorem", 1951):
+An order is a hypothesis: that label row i belongs to image r(i). What speaks for it is a matrix a, n x n: how well
+row i fits image r(k), for n sampled rows. Under the right order the diagonal stands out; under an order that has
+nothing to do with the images it is like any other. So the sum of the diagonal is compared with what it is over all n!
+ways to deal the same images to the same rows. Its mean and variance over these are known (Hoeffding, "A combinatorial
+central limit theorem", 1951):
 
     mean = n a..        variance = sum_ik (a_ik - a_i. - a_.k + a..)^2 / (n - 1)
 
