@@ -14,8 +14,8 @@ def import_facts(facts: Mapping[str, Any]) -> list[str]:
     rows, left_out = facts.get("rows"), facts.get("rows_left_out")
     if rows and left_out:
         line = f"left out: {left_out:,} of {rows:,} rows"
-        if "crops_of_an_image" in facts:
-            fewest, most = facts["crops_of_an_image"]
+        fewest, most = facts.get("crops_of_an_image", (0, 0))
+        if fewest != most:
             best = facts["num_crops_that_keeps_most"]
             line += f"; images have {fewest} to {most} crops each, num_crops {best} keeps most rows"
         lines.append(line)

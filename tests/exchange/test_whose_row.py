@@ -21,6 +21,7 @@ from PIL import Image
 from timm.utils.misc import natural_key
 
 import labelstore
+from cli.import_facts import import_facts
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange import Stated, import_labels
 from labelstore.exchange.formats import open_source
@@ -434,6 +435,7 @@ def test_rows_that_are_left_out_are_counted(tmp_path):
     assert facts["rows"] == counts.sum() == 90
     assert facts["rows_left_out"] == 90 - 36 * counts.min()
     assert facts["crops_of_an_image"] == [counts.min(), counts.max()]
+    assert import_facts(facts)[-1].startswith(f"left out: {facts['rows_left_out']} of 90 rows")
 
 
 def test_a_batch_that_is_the_last_of_its_epoch_is_at_the_end(tmp_path):

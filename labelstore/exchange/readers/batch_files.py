@@ -170,10 +170,19 @@ def mixed_side(source: Path, batches: Batches, flavour: Flavour, stated: Stated)
 def box_axes(
     batch: Batch, rows: NDArray[np.int64], images: ImageSource, *, round_boxes: bool
 ) -> BoxShares:
-    """The way to divide boxes by the sides of their images that fits more of a batch; as FKD does where both fit."""
+    """The way to divide boxes by the sides of their images that fits more of a batch; as FKD does on square images.
+
+    UsageError where both fit equally well.
+    """
     sides = np.array([size_or_none(images, row) for row in rows.tolist()], np.int64)
     ways = [BoxShares(axis_order=order, round_boxes=round_boxes) for order in ("sides", "swapped")]
-    return max(ways, key=lambda way: int(np.trace(way.fits(batch.shares, sides))))
+    fitting = [int(np.trace(way.fits(batch.shares, sides))) for way in ways]
+    if fitting[0] == fitting[1] and (sides[:, 0] != sides[:, 1]).any():
+        raise UsageError(
+            f"boxes fit {fitting[0]} of {len(rows)} images whichever way they are divided by width and height: state "
+            "axis_order, swapped as the program was released, or sides"
+        )
+    return ways[int(np.argmax(fitting))]
 
 
 @dataclass(frozen=True, kw_only=True)

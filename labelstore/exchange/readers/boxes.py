@@ -85,7 +85,10 @@ class BoxShares:
         with np.errstate(invalid="ignore"):
             whole = (np.abs(exact - boxes).max(-1) <= allowed) & (allowed < 0.5)
         inside = (boxes[..., :2] >= 0).all(-1) & (boxes[..., 2:] >= 1).all(-1)
-        return whole & inside & (boxes[..., :2] + boxes[..., 2:] <= sides).all(-1)
+        fits: NDArray[np.bool_] = (
+            whole & inside & (boxes[..., :2] + boxes[..., 2:] <= sides).all(-1)
+        )
+        return fits
 
     def _boxes(
         self, shares: NDArray[Any], height: int, width: int
@@ -153,7 +156,8 @@ def whole_image(num_crops: int, height: int, width: int) -> NDArray[np.uint16]:
 def pixel_boxes_fit(boxes: NDArray[Any], sides: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether all of these boxes (m, 4) in pixels lie in images of height and width (k, 2): (k,)."""
     far = (boxes[:, :2] + boxes[:, 2:]).max(0)
-    return (far <= sides).all(-1)
+    fits: NDArray[np.bool_] = (far <= sides).all(-1)
+    return fits
 
 
 def pixel_boxes(values: NDArray[Any], height: int, width: int) -> NDArray[np.uint16]:
