@@ -44,8 +44,6 @@ DRAWS = {
 SAMPLED_FILES = 16
 """Files whose rows are compared with images, and files of each of two epochs."""
 SAMPLED_ROWS = 512
-TELLING, AT_CHANCE = 32, 0.01
-"""A stated order is refused where so many rows fit their images no better than this chance level."""
 
 Batches = Mapping[Path, tuple[int, int]]
 """Batch file -> (epoch, number), in order."""
@@ -279,16 +277,9 @@ def sampled_order(
         source=source,
         question=f"its rows are in the order that a sampler drew, of seed {seed} or another (state sampler_seed, too)",
     )
-    seen = chosen.evidence
-    if (
-        chosen.how == "stated"
-        and seen is not None
-        and seen.rows >= TELLING
-        and seen.chance > AT_CHANCE
-    ):
+    if stated.order not in (None, chosen.name):
         raise RejectedInput(
-            f"{source}: order {chosen.name} with sampler_seed {seed} fits as well as any other would ({seen}): is it "
-            "another seed, or another folder of images?"
+            f"{source}: order {stated.order} was stated, and {chosen.name} is proved ({chosen.evidence}): leave order out"
         )
     return orders.rows(chosen.name), chosen, size
 

@@ -13,7 +13,7 @@ their neighbours only (so that a shuffle within a class is noticed), sums, means
 
 Rule: an order is *proved* where the chance level is at most `CHANCE` and no other candidate is as good: of several
 below `CHANCE`, the only one under which everything fits. Kinds of evidence are asked in turn, and the first that
-decides counts. An order that is stated is taken, unless another one is proved.
+decides counts. An order that is stated is taken, unless another one is proved or it fits like any other.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from labelstore.images import ImageSource
 
 CHANCE = 1e-4
 """Largest chance level that proves an order."""
+TELLING, AT_CHANCE = 32, 0.01
+"""A stated order is refused where so many rows do not all fit, and fit no better than this chance level."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,7 @@ def choose(
     """One of the candidates (name -> meaning); `weighed(name)` is the evidence for it, the same kinds for each.
 
     `complete`: the format can have no other order than these, so that a single one needs no proof. RejectedInput with
-    the question and the candidates where nothing decides, and where a stated order is not the one that is proved.
+    the question and the candidates where nothing decides, and for a stated order that is disproved.
     """
     if complete and len(candidates) == 1 and stated is None:
         return Chosen(name=next(iter(candidates)), how="only", evidence=None)
@@ -145,6 +147,12 @@ def choose(
             )
         seen = [found for found in evidence.get(stated, []) if found is not None]
         best = min(seen, key=lambda found: found.chance, default=None)
+        told = best is not None and best.rows >= TELLING and not any(e.whole for e in seen)
+        if best is not None and told and best.chance > AT_CHANCE:
+            raise RejectedInput(
+                f"{source}: order {stated} was stated, and fits as well as any other would ({best}): are these the images "
+                "that the files were made from, and was all else stated rightly?"
+            )
         return Chosen(name=stated, how="stated", evidence=best)
     if proved is not None:
         return Chosen(name=proved[0], how="proved", evidence=proved[1])
