@@ -279,7 +279,8 @@ def sampled_order(
     )
     if stated.order not in (None, chosen.name):
         raise RejectedInput(
-            f"{source}: order {stated.order} was stated, and {chosen.name} is proved ({chosen.evidence}): leave order out"
+            f"{source}: order {stated.order} was stated, and {chosen.name} is proved ({chosen.evidence}): leave order "
+            "out"
         )
     return orders.rows(chosen.name), chosen, size
 

@@ -150,8 +150,8 @@ def choose(
         told = best is not None and best.rows >= TELLING and not any(e.whole for e in seen)
         if best is not None and told and best.chance > AT_CHANCE:
             raise RejectedInput(
-                f"{source}: order {stated} was stated, and fits as well as any other would ({best}): are these the images "
-                "that the files were made from, and was all else stated rightly?"
+                f"{source}: order {stated} was stated, and fits as well as any other would ({best}): are these the "
+                "images that the files were made from, and was all else stated rightly?"
             )
         return Chosen(name=stated, how="stated", evidence=best)
     if proved is not None:
