@@ -131,8 +131,7 @@ def batch_size(batches: Batches, flavour: Flavour, counts: Mapping[int, int]) ->
     """Rows of a batch, from the first files of epochs of `counts` rows.
 
     File b of an epoch of n rows, with r rows of its own, is a whole batch, so that B = r, or the last, so that
-    b B + r = n.
-    UsageError where several sizes are possible: then it must be stated.
+    b B + r = n. UsageError where several sizes are possible: then it must be stated.
     """
     possible: set[int] = set()
     for epoch, n in counts.items():
@@ -150,9 +149,11 @@ def batch_size(batches: Batches, flavour: Flavour, counts: Mapping[int, int]) ->
                 f"{path}: is batch {number} with {rows} rows, which no epoch of {n} rows has: give the images that the "
                 "files were made from"
             )
-        possible = possible & here if possible else here
+        possible = possible & here or here
         if len(possible) == 1:
             return possible.pop()
+    if not possible:
+        raise RejectedInput(f"{next(iter(batches))}: no epoch begins with a file that can be read")
     raise UsageError(
         f"{next(iter(batches))}: its batches may have had {' or '.join(map(str, sorted(possible)))} rows: state "
         "batch_size"
