@@ -149,7 +149,11 @@ def batch_size(batches: Batches, flavour: Flavour, counts: Mapping[int, int]) ->
                 f"{path}: is batch {number} with {rows} rows, which no epoch of {n} rows has: give the images that the "
                 "files were made from"
             )
-        possible = possible & here or here
+        possible = possible & here if possible else here
+        if not possible:
+            raise RejectedInput(
+                f"{path}: has {rows} rows, which batches of other epochs do not allow"
+            )
         if len(possible) == 1:
             return possible.pop()
     if not possible:
