@@ -511,7 +511,8 @@ def test_imported_labels_are_not_repaired_by_a_teacher(imported, tmp_path):
 def test_labels_of_mixed_crops_have_no_one_ground_truth(tmp_path):
     made = foreign.make(tmp_path / "images", num_images=6, num_crops=2)
     source, _ = foreign.write_batches(made, tmp_path / "b", mix="cutmix")
-    import_labels(tmp_path / "s", format="sre2l", source=source, images=made.root)
+    stated = Stated(input_size=32, order="two-permutations", sampler_seed=42)
+    import_labels(tmp_path / "s", format="sre2l", source=source, images=made.root, stated=stated)
     with labelstore.open(tmp_path / "s") as store:
         config = TrainConfig(data=str(made.root), store=str(tmp_path / "s"), labels="ssl")
         assert chosen_labels(store, config).blocks
