@@ -372,6 +372,20 @@ def test_ml_dr_positions_of_a_data_set_that_is_not_imagenet(tmp_path, sides, ord
                 is_right(order=other)
 
 
+def test_boxes_prove_no_order_that_is_nearly_right(tmp_path):
+    """Two images changed places: all others fit, far beyond chance, and yet it is another order."""
+    made = made_like(tmp_path, sides="many", classes=40, names="padded")
+    made.boxes[..., :2], made.boxes[..., 2:] = 0, made.sizes[:, None]
+    tall = made.sizes[:, 0] - made.sizes[:, 1]
+    one, two = int(tall.argmax()), int(tall.argmin())
+    places = np.arange(36)
+    places[[one, two]] = two, one
+    made.boxes = made.boxes[places]
+    source = foreign.write_ml_dr(made, tmp_path / "dr")
+    with pytest.raises(RejectedInput, match=ASKS):
+        read("ml-dr", source, made.root, tmp_path, num_classes=40)
+
+
 def test_an_order_file_lists_every_image_once(tmp_path):
     made = made_like(tmp_path, sides="one", classes=40, names="plain")
     source = foreign.write_ml_dr(made, tmp_path / "dr")

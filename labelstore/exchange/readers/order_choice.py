@@ -11,9 +11,9 @@ central limit theorem", 1951):
 and z = (sum - mean) / sqrt(variance) has the chance level P(Z >= z), at least 1 / n!. Where images are compared with
 their neighbours only (so that a shuffle within a class is noticed), sums, means and variances add up over the groups.
 
-Rule: an order is *proved* where the chance level is at most `CHANCE` and no other candidate is as good: of several
-below `CHANCE`, the only one under which everything fits. Kinds of evidence are asked in turn, and the first that
-decides counts. An order that is stated is taken, unless another one is proved or it fits like any other.
+Rule: an order is *proved* where the chance level is at most `CHANCE`, everything fits that must (a box lies inside its
+image), and this holds for no other candidate. Kinds of evidence are asked in turn, and the first that decides counts.
+An order that is stated is taken, unless another one is proved or it fits like any other.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Evidence:
     chance: float
     """Probability of such a z, or more, if the order had nothing to do with the images."""
     whole: bool
-    """Whether everything fits that must."""
+    """Whether all rows fit that must: under the right order all boxes do."""
 
     def __str__(self) -> str:
         return (
@@ -118,7 +118,7 @@ def weigh(kind: str, groups: Sequence[NDArray[Any]], *, must_fit: bool = False) 
         expected=mean / rows,
         z=z,
         chance=max(0.5 * math.erfc(z / math.sqrt(2)), math.exp(-log_ways)),
-        whole=must_fit and found == rows,
+        whole=not must_fit or found == rows,
     )
 
 
@@ -147,8 +147,8 @@ def choose(
             )
         seen = [found for found in evidence.get(stated, []) if found is not None]
         best = min(seen, key=lambda found: found.chance, default=None)
-        told = best is not None and best.rows >= TELLING and not any(e.whole for e in seen)
-        if best is not None and told and best.chance > AT_CHANCE:
+        telling = best is not None and best.rows >= TELLING and best.found < 1
+        if best is not None and telling and best.chance > AT_CHANCE:
             raise RejectedInput(
                 f"{source}: order {stated} was stated, and fits as well as any other would ({best}): are these the "
                 "images that the files were made from, and was all else stated rightly?"
@@ -171,12 +171,10 @@ def _proved(evidence: Mapping[str, Sequence[Evidence | None]]) -> tuple[str, Evi
         likely = {
             name: found
             for name, found in zip(evidence, of_kind, strict=True)
-            if found is not None and found.chance <= CHANCE
+            if found is not None and found.whole and found.chance <= CHANCE
         }
-        whole = {name: found for name, found in likely.items() if found.whole}
-        best = whole or likely
-        if len(best) == 1:
-            return next(iter(best.items()))
+        if len(likely) == 1:
+            return next(iter(likely.items()))
     return None
 
 
