@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from labelstore.distances import distances
 
 import labelstore
 import trainer
 from cli import errors, labelstore_app
 from labelstore import Full, Logits, MarginalSmoothing, RegionThresholds, report
+from labelstore.analysis.distances import distances
 from labelstore.analysis.histogram import histogram
 from labelstore.analysis.noise import label_noise
 from labelstore.analysis.profile import profile
