@@ -16,7 +16,7 @@ from cli.progress import Progress, duration
 from labelstore.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
-    from labelstore.labelling.worker import GenerationReport
+    from labelstore.labelling.generate import GenerationReport
 
 TEACHER = "Teacher"
 LABELS = "Labels"

@@ -126,14 +126,14 @@ def add_teacher(
                 plan=plan.name,
                 temperature=temperature,
                 class_map=class_map,
-                classes=classes,  # type: ignore[arg-type]
+                classes=classes,
                 class_names=class_names,
                 allow_lost_mass=allow_lost_mass,
                 check=None if check is None else TeacherCheck(**check),
                 batch_size=batch_size,
                 device=device or device_of_this_process(),
-                autocast=amp,  # type: ignore[arg-type] # checked above, as is the next
-                crop_device=crop_device,  # type: ignore[arg-type]
+                autocast=amp,
+                crop_device=crop_device,
                 compile_teacher=compile_teacher,
                 workers=workers,
                 skip_bad=skip_bad,

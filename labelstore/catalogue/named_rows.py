@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Table, select
 from labelstore.catalogue import metadata_intents
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import insert_rows, update_rows, verified_rows
-from labelstore.catalogue.record_columns import from_columns, json_text, to_columns
+from labelstore.catalogue.record_columns import from_columns, json_text, records, to_columns
 from labelstore.catalogue.records import ResultRow, TeacherRow
 from labelstore.catalogue.tables import results, teachers
 from labelstore.errors import ConflictError, UsageError
@@ -158,7 +158,7 @@ def check_name(name: str) -> None:
 
 def all_records(conn: Connection, table: Table, kind: type[R]) -> tuple[R, ...]:
     """Every record of a table by name, checked against the table's digest."""
-    return tuple(from_columns(kind, table, row) for row in verified_rows(conn, table))
+    return records(kind, table, verified_rows(conn, table))
 
 
 def held_record(conn: Connection, table: Table, record: R) -> R | None:

@@ -102,7 +102,8 @@ def replay(
     if flip:
         # a new tensor, so that the mirrored pixels may go where the others lie
         resized = resized.flip(2)
-    apply_operations(resized, operations)
+    if operations:
+        apply_operations(resized, operations)
     return resized if resized is target else target.copy_(resized)
 
 

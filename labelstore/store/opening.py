@@ -81,9 +81,12 @@ def open_store(
     path = Path(path)
     refuse_links(path)
     catalogue = _catalogue(path, readonly=readonly)
-    refuse_rows(catalogue, path)
+    with catalogue.reading():
+        refuse_rows(catalogue, path)
+        interrupted = not catalogue.readonly and bool(catalogue.metadata.pending())
     store = Store(path, catalogue, _backend(path))
-    store.finish_metadata()  # a change of metadata may have been interrupted
+    if interrupted:
+        store.finish_metadata()
     if checked:
         check_metadata(catalogue, store.arrays, path)
     return store
@@ -159,29 +162,31 @@ def create(
         if url is not None:
             make_schema(url)
             write_file(building / CATALOGUE_URL_FILE, f"{url}\n".encode())
+        row = plan_row or PlanRow(
+            name=plan_name,
+            num_crops=num_crops,
+            images_per_shard=layout.images_per_shard,
+            crops_per_shard=layout.crops_per_shard,
+            crops_per_chunk=layout.crops_per_chunk,
+            stored=stored_crops,
+            parameters=plan_record(plan, augmentation, mixing, rows=len(folder.keys))
+            if plan_parameters is None
+            else plan_parameters,
+        )
+
+        def register(catalogue: Catalogue) -> None:
+            catalogue.add_classes(folder.classes)
+            catalogue.images.add(folder.keys, folder.class_ids, folder.sizes, folder.mtimes_ns)
+            catalogue.plans.add(row)
+
         held = Catalogue.create(
             url or sqlite_url(building / CATALOGUE_FILE),
             uuid=identity,
             format_version=FORMAT_VERSION,
+            fill=register,
         )
         made = url
         with Store(building, held, _backend(building)) as store:
-            held.add_classes(folder.classes)
-            held.images.add(folder.keys, folder.class_ids, folder.sizes, folder.mtimes_ns)
-            held.plans.add(
-                plan_row
-                or PlanRow(
-                    name=plan_name,
-                    num_crops=num_crops,
-                    images_per_shard=layout.images_per_shard,
-                    crops_per_shard=layout.crops_per_shard,
-                    crops_per_chunk=layout.crops_per_chunk,
-                    stored=stored_crops,
-                    parameters=plan_record(plan, augmentation, mixing, rows=len(folder.keys))
-                    if plan_parameters is None
-                    else plan_parameters,
-                )
-            )
             if fill is not None:
                 fill(store)
             store.write_metadata()

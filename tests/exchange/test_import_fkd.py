@@ -25,7 +25,7 @@ from labelstore.care.verification import verify
 from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import ConflictError, NotGenerated, RejectedInput, UsageError
 from labelstore.exchange import RejectedFiles, Stated, import_labels
-from labelstore.exchange.block_import import BlockImport
+from labelstore.exchange.block_import import ImportedBlocks
 from labelstore.exchange.readers.boxes import BoxShares
 from labelstore.exchange.readers.fkd import open_fkd
 from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
@@ -214,7 +214,7 @@ def test_the_same_command_again_changes_nothing(made, labels, imported, command)
 
 def test_a_stopped_import_goes_on(made, labels, imported, tmp_path, monkeypatch):
     """Whatever it had committed stays, and in the end all is as if it had not been stopped."""
-    original, calls = BlockImport.__call__, []
+    original, calls = ImportedBlocks.arrays, []
 
     def stops(self, block):
         calls.append(block)
@@ -222,10 +222,10 @@ def test_a_stopped_import_goes_on(made, labels, imported, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return original(self, block)
 
-    monkeypatch.setattr(BlockImport, "__call__", stops)
+    monkeypatch.setattr(ImportedBlocks, "arrays", stops)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "s", made, labels)
-    monkeypatch.setattr(BlockImport, "__call__", original)
+    monkeypatch.setattr(ImportedBlocks, "arrays", original)
     report = run(tmp_path / "s", made, labels)
     assert (report.already_committed, report.num_images) == (1, 6)
     with labelstore.open(tmp_path / "s") as one, labelstore.open(imported) as other:

@@ -12,8 +12,8 @@ import labelstore
 from cli import errors, labelstore_app
 from labelstore.analysis.variant_cost import variant_cost
 from labelstore.codecs import Full, Hard, MarginalRenorm, MarginalSmoothing, Smoothing, top_k
+from labelstore.commit import source as source_of_blocks
 from labelstore.errors import ConflictError, UsageError
-from labelstore.labelling import deriving as module
 from labelstore.labelling.deriving import derive
 from labelstore.labelling.variant_choice import codec_for, variant_name
 from labelstore.testing.filled_store import fill_blocks, filled_store
@@ -137,7 +137,7 @@ def test_what_the_source_lacks_is_refused_and_nothing_written(make_store, source
 
 def test_a_stopped_derivation_goes_on_where_it_was(make_store, monkeypatch):
     store = make_store()
-    stage, written = module.stage_block, []
+    stage, written = source_of_blocks.stage_block, []
 
     def stops(store, lease, *args, **options):
         if len(written) == 1:
@@ -145,7 +145,7 @@ def test_a_stopped_derivation_goes_on_where_it_was(make_store, monkeypatch):
         written.append(lease.block)
         return stage(store, lease, *args, **options)
 
-    monkeypatch.setattr(module, "stage_block", stops)
+    monkeypatch.setattr(source_of_blocks, "stage_block", stops)
     with pytest.raises(KeyboardInterrupt):
         derive(store.label_set("teacher"), Hard(), name="hard")
     assert len({row.block for row in store.catalogue.ledger.shards("labels/hard")}) == 1
@@ -154,10 +154,10 @@ def test_a_stopped_derivation_goes_on_where_it_was(make_store, monkeypatch):
         written.append(lease.block)
         return stage(store, lease, *args, **options)
 
-    monkeypatch.setattr(module, "stage_block", goes_on)
+    monkeypatch.setattr(source_of_blocks, "stage_block", goes_on)
     assert derive(store.label_set("teacher"), Hard(), name="hard").is_complete
     assert sorted(written) == [0, 1, 2], "a block was derived twice, or its lease was not let go"
-    monkeypatch.setattr(module, "stage_block", None)
+    monkeypatch.setattr(source_of_blocks, "stage_block", None)
     assert derive(store.label_set("teacher"), Hard(), name="hard").is_complete
 
 
