@@ -116,6 +116,15 @@ Compression = Annotated[
         rich_help_panel=LABELS,
     ),
 ]
+TailClasses = Annotated[
+    int | None,
+    typer.Option(
+        metavar="L",
+        help="With ms: store once per image how its crops' tails spread over L classes (100 is a good number).",
+        show_default="0, evenly",
+        rich_help_panel=LABELS,
+    ),
+]
 KeptClasses = Annotated[
     int | None,
     typer.Option(

@@ -50,7 +50,7 @@ class StudentView:
         crops = crops.to(self._device)
         # the loader's batches are channels-last, whatever the network wants
         pixels = self._normalise(crops.pixels).contiguous(memory_format=self._memory_format)
-        labels: LabelTensors = (crops.class_ids, crops.probs, crops.rest)
+        labels = crops.labels
         mixed = mixture(
             config,
             rng,

@@ -26,6 +26,7 @@ from cli.teacher_options import (
     MaxTime,
     PlanName,
     SkipBad,
+    TailClasses,
     TeacherModel,
     TeacherSource,
     TeacherWeights,
@@ -60,6 +61,7 @@ def add_teacher(
     val_images: ValImages = 2000,
     compression: Compression = "ms",
     k: KeptClasses = None,
+    tail_classes: TailClasses = None,
     dtype: Dtype = None,
     name: LabelSetName = None,
     plan_name: PlanName = None,
@@ -81,7 +83,7 @@ def add_teacher(
     import labelstore
     from labelstore.codecs import codec_from_options
 
-    codec = codec_from_options(compression, k, dtype)
+    codec = codec_from_options(compression, k, dtype, tail_classes)
     check_work(amp, crop_device, weights)
     one_of(classes, "--classes", ("data", "teacher"))
     check = teacher_check(val, expect_top1, val_images)

@@ -40,6 +40,7 @@ from cli.teacher_options import (
     LabelSetName,
     MaxTime,
     SkipBad,
+    TailClasses,
     TeacherModel,
     TeacherSource,
     TeacherWeights,
@@ -149,6 +150,7 @@ def create(
     ] = "plan",
     compression: Compression = "ms",
     k: KeptClasses = None,
+    tail_classes: TailClasses = None,
     dtype: Dtype = None,
     name: LabelSetName = None,
     batch_size: BatchSize = 64,
@@ -182,7 +184,7 @@ def create(
     from labelstore.codecs import codec_from_options
 
     # refused before torch is imported: what needs no teacher to be seen
-    codec = codec_from_options(compression, k, dtype)
+    codec = codec_from_options(compression, k, dtype, tail_classes)
     plan_of = plan_from or reference_path
     plan: dict[str, Any] = {
         "num_crops": num_crops,

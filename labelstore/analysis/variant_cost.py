@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from labelstore.blocks.shipping import MapBlocks
 from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
+from labelstore.codecs import densify, over_union
 from labelstore.codecs.base import SparseLabels
 from labelstore.store import LabelSet
 
@@ -68,12 +69,14 @@ def divergence(
 ) -> NDArray[np.float64]:
     """KL(source || variant) in nats of labels (n, m), NaN where one is missing.
 
-    A dense variant needs a dense source. Both keep classes in the same order, the source at least as many.
+    A dense variant needs a dense source.
     """
     if not isinstance(variant, SparseLabels):
         assert not isinstance(source, SparseLabels)
         p = source.astype(np.float64)
         return _at_least_zero((_p_log_p(p) - p * _log(variant)).sum(axis=-1))
+    if isinstance(source, SparseLabels):
+        source, variant = _same_order(source, variant, num_classes)
     k = variant.probs.shape[-1]
     if isinstance(source, SparseLabels):
         kept, rest = source.probs.astype(np.float64), source.rest.astype(np.float64)
@@ -92,6 +95,29 @@ def divergence(
     if num_classes > k:
         crossed += others * _log(variant.rest)
     return _at_least_zero(total - crossed)
+
+
+def _same_order(
+    source: SparseLabels, variant: SparseLabels, num_classes: int
+) -> tuple[SparseLabels, SparseLabels]:
+    """Both labels over the same classes in the same order, the source's perhaps followed by more.
+
+    They are, unless a tail of the image lists classes in its own order.
+    """
+    both = source, variant
+    k = variant.class_ids.shape[-1]
+    if np.array_equal(source.class_ids[..., :k], variant.class_ids):
+        return both
+    if source.class_ids.shape[-1] + k <= num_classes:
+        ids, found = over_union(both, num_classes)
+    else:
+        found = [densify(labels, num_classes) for labels in both]
+        ids = np.broadcast_to(np.arange(num_classes), found[0].shape)
+    first, second = (
+        SparseLabels(class_ids=ids, probs=probs, rest=labels.rest)
+        for probs, labels in zip(found, both, strict=True)
+    )
+    return first, second
 
 
 def _p_log_p(p: NDArray[Any]) -> NDArray[Any]:

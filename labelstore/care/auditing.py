@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from labelstore.care.map_audit import DrawnCrops, StoredMaps, decoded_image, fresh_maps
 from labelstore.care.relabelling import Relabeller
 from labelstore.catalogue.records import LabelSetRow
-from labelstore.codecs import codec_from_record, is_map
+from labelstore.codecs import MarginalSmoothing, codec_from_record, is_map
 from labelstore.codecs.base import LabelCodec, TopK
 from labelstore.codecs.tolerances import tolerance_of
+from labelstore.codecs.topk import first_classes
 from labelstore.commit.lease_keeper import Progress
 from labelstore.cropping.crop_augmentation import Operations, planned_augmentation
 from labelstore.cropping.replay import replay
@@ -125,6 +126,8 @@ def audit(
     )
     asker = Relabeller.of(store, row, folder, teacher, options)
     codec = codec_from_record(row.codec)
+    if isinstance(codec, MarginalSmoothing):
+        codec = dataclasses.replace(codec, tail_classes=0)  # see `_Stored.of`
     exact = codec
     if getattr(codec, "dtype", "float32") != "float32":
         exact = dataclasses.replace(codec, dtype="float32")  # type: ignore[type-var]
@@ -208,9 +211,20 @@ class _Stored:
         if labels.codec.kept(labels.num_classes) is None:
             dense = labels.dense(cell.block, cell.columns)[at]
             return cls(class_ids=None, probs=dense, num_classes=labels.num_classes)
-        sparse = labels.sparse(cell.block, cell.columns)
-        probs = np.concatenate([sparse.probs[at], sparse.rest[at][:, None]], axis=1)
-        return cls(class_ids=sparse.class_ids[at], probs=probs, num_classes=labels.num_classes)
+        sparse, codec = labels.sparse(cell.block, cell.columns), labels.codec
+        listed = sparse.probs.shape[-1]
+        kept = first_classes(
+            TopK(
+                class_ids=sparse.class_ids[at],
+                probs=sparse.probs[at],
+                tail=sparse.rest[at] * np.float32(labels.num_classes - listed),
+            ),
+            codec.k if isinstance(codec, MarginalSmoothing) else listed,
+        )
+        # how a tail is spread over an image's table is no label of the crop: its mass is
+        rest = kept.tail / np.float32(max(labels.num_classes - kept.probs.shape[-1], 1))
+        probs = np.concatenate([kept.probs, rest[:, None]], axis=1)
+        return cls(class_ids=kept.class_ids, probs=probs, num_classes=labels.num_classes)
 
     def through(self, codec: LabelCodec, fresh: NDArray[np.float32]) -> NDArray[np.float32]:
         """Fresh outputs or probabilities (s, C) as the codec gives them back, in the form of `probs`."""

@@ -16,6 +16,7 @@ from labelstore.blocks.threads import map_in_threads
 from labelstore.catalogue.records import LabelSetRow
 from labelstore.codecs import codec_from_record, top_k
 from labelstore.codecs.base import LabelCodec, SparseLabels, TopK
+from labelstore.codecs.topk import first_classes
 from labelstore.commit.lease_keeper import Progress
 from labelstore.commit.settling import settled_codec
 from labelstore.commit.source import BlockSource, LeasedBlock, MadeBlock
@@ -123,8 +124,9 @@ class _Deriving(BlockSource):
         whole = range(first, first + layout.columns_per_shard)
         if kept is None:
             return source.dense(block, whole)
-        if source.codec.kept(source.num_classes) is not None:
-            return _fewer(source.sparse(block, whole), kept, source.num_classes)
+        held = source.codec.kept(source.num_classes)
+        if held is not None:
+            return _fewer(source.sparse(block, whole), min(kept, held), source.num_classes)
         # dense labels a few chunk columns at a time: the whole shard need not fit in memory three times
         (some, *_) = slabs(source)
         step = len(whole) if some is None else min(len(some), len(whole))
@@ -152,9 +154,7 @@ def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a JSON object
 def _fewer(labels: SparseLabels, kept: int, num_classes: int) -> TopK:
     """The first `kept` classes of recovered labels (n, m, K); the others join the tail."""
     unlisted = num_classes - labels.probs.shape[-1]
-    tail = labels.probs[..., kept:].sum(axis=-1) + labels.rest * np.float32(unlisted)
-    return TopK(
-        class_ids=np.ascontiguousarray(labels.class_ids[..., :kept]),
-        probs=np.ascontiguousarray(labels.probs[..., :kept]),
-        tail=tail.astype(np.float32),
+    whole = TopK(
+        class_ids=labels.class_ids, probs=labels.probs, tail=labels.rest * np.float32(unlisted)
     )
+    return first_classes(whole, kept)

@@ -68,12 +68,12 @@ def generate(
     before anything is written, noted and recorded, and more than a quarter on average is refused with RejectedInput
     without `allow_lost_mass`. `classes="teacher"` keeps all outputs: a network of as many learns from them, and the
     ground truth goes through the map. A label set of the same name is resumed when teacher weights, codec, temperature,
-    classes, autocast and crop device are the same, and refused with ConflictError when not. Workers that run this on the same store share the blocks. `check`
-    measures the teacher before anything is written. RejectedInput for a teacher that fails it, and names an image
-    that cannot be decoded (`skip_bad` leaves it out and records it), has changed, or got NaN from the teacher.
-    IncompleteError after `max_seconds`; what was labelled until then is kept. `begin` is called when nothing
-    speaks against the labels any more and before the first is made: crops and images that it adds to the store are
-    labelled too.
+    classes, autocast and crop device are the same, and refused with ConflictError when not. Workers that run this on
+    the same store share the blocks. `check` measures the teacher before anything is written. RejectedInput for a
+    teacher that fails it, and names an image that cannot be decoded (`skip_bad` leaves it out and records it), has
+    changed, or got NaN from the teacher. IncompleteError after `max_seconds`; what was labelled until then is kept.
+    `begin` is called when nothing speaks against the labels any more and before the first is made: crops and images
+    that it adds to the store are labelled too.
     """
     asked = GenerationOptions(**options)
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher

@@ -22,6 +22,7 @@ from labelstore.catalogue.server import (
     name_server,
     same_server,
 )
+from labelstore.codecs import MarginalSmoothing
 from labelstore.codecs.base import LabelCodec
 from labelstore.commit.lease_keeper import Progress
 from labelstore.commit.spool import spooled_crops
@@ -172,6 +173,11 @@ def _make(
         for field in (*labelling.codec.fields(labelling.num_classes), *PLAN_FIELDS)
         if field.per == "crop"
     )
+    crops_per_shard = choice.crops_per_shard
+    codec = labelling.codec
+    if isinstance(codec, MarginalSmoothing) and codec.tail_classes and choice.num_crops <= 200:
+        # an image has a table in every crop shard: one shard, one table
+        crops_per_shard = crops_per_shard or choice.num_crops
     try:
         return create(
             path,
@@ -186,7 +192,7 @@ def _make(
             plan_name=plan_name,
             stored_crops=choice.stored_crops,
             images_per_shard=choice.images_per_shard,
-            crops_per_shard=choice.crops_per_shard,
+            crops_per_shard=crops_per_shard,
             bytes_per_crop=raw,
             backend=backend,
             catalogue=catalogue,
