@@ -107,7 +107,7 @@ def test_labels_from_elsewhere_number_classes_as_torchvision_does(numbered, tmp_
         :, None
     ]  # torchvision's class of each image
     np.savez(tmp_path / "labels.npz", key=np.array(keys), prob=probs)
-    stated = Stated(whole_images=True, teacher="timm:resnet18", compression="full")
+    stated = Stated(whole_images=True, teacher="timm:resnet18", compression="full", temperature=1.0)
 
     def bring(path):
         return import_labels(
