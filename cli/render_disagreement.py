@@ -6,10 +6,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from labelstore.analysis.disagreement import Disagreements
+from labelstore.analysis.comparison import Comparisons
 
 
-def render_disagreements(found: Disagreements) -> RenderableType:
+def render_disagreements(found: Comparisons) -> RenderableType:
     """One row per pair of label sets, and a line for each pair that cannot be compared."""
     table = Table(
         title="how far label sets disagree, over the crops that both label",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from labelstore.analysis.disagreement import Disagreements
+    from labelstore.analysis.comparison import Comparisons
     from labelstore.analysis.histogram import Histogram
     from labelstore.analysis.profile import Profile
 
@@ -63,7 +63,7 @@ def class_rows(found: Sequence[Profile]) -> pd.DataFrame:
     )
 
 
-def pair_rows(found: Disagreements) -> pd.DataFrame:
+def pair_rows(found: Comparisons) -> pd.DataFrame:
     """One row per pair of label sets."""
     names = ("first", "second")
     return pd.DataFrame(

@@ -74,7 +74,7 @@ def stats(
     """
     import labelstore
     from labelstore.analysis.codec_sizes import codec_table
-    from labelstore.analysis.disagreement import disagreements
+    from labelstore.analysis.comparison import compare_all
     from labelstore.analysis.disk import storage as bytes_on_disk
     from labelstore.analysis.histogram import histogram as count_bins
     from labelstore.analysis.profile import profile as measure_crops
@@ -109,7 +109,7 @@ def stats(
             if everything or per_class
         ]
         compared = (
-            disagreements(opened, label_set=label_set, share=sample, map_blocks=map_blocks)
+            compare_all(opened, label_set=label_set, share=sample, map_blocks=map_blocks)
             if disagreement
             else None
         )

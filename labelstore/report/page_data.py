@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.analysis.codec_sizes import RELABEL_PAPER, codec_table
+from labelstore.analysis.comparison import compare_all
 from labelstore.analysis.crop_frames import crops
-from labelstore.analysis.disagreement import disagreements
 from labelstore.analysis.fkd_files import FKD_TABLE_2
 from labelstore.analysis.histogram import histogram
 from labelstore.analysis.noise import label_noise
@@ -260,7 +260,7 @@ def _noise(wanted: Wanted) -> dict[str, Any]:
 
 def _compared(store: Store) -> dict[str, Any]:
     try:
-        found = disagreements(store, limit=PAIRS, max_blocks=COMPARED_BLOCKS)
+        found = compare_all(store, limit=PAIRS, max_blocks=COMPARED_BLOCKS)
     except UsageError:
         return {"pairs": [], "refused": [], "blocks": COMPARED_BLOCKS}  # one label set, or none
     return {**found.to_record(), "blocks": COMPARED_BLOCKS}
