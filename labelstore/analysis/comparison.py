@@ -354,7 +354,9 @@ def _sparse_measures(p: NDArray[np.float64], q: SparseLabels, *, js: bool) -> ND
     log_rest = _log(rest)
 
     def from_q(log: NDArray[np.float64]) -> NDArray[np.float64]:
-        return -(_dot(above, np.take_along_axis(log, ids, axis=-1)) + rest * log.sum(axis=-1))
+        crossed = _dot(above, np.take_along_axis(log, ids, axis=-1))
+        crossed += rest * log.sum(axis=-1)
+        return -crossed
 
     to_middle = None
     if js:

@@ -31,6 +31,7 @@ from labelstore.store.outputs import OUTPUT_NAMES
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labelstore.calibration import RegionThresholds, ThresholdCounts
     from labelstore.catalogue.records import TeacherRow
     from labelstore.store import LabelSet, Store
 
@@ -72,20 +73,34 @@ def sections(wanted: Wanted) -> dict[str, Any]:
 
     frame = section("sample", lambda: _frame(wanted))
     columns = threshold_data.counted_columns(labels, wanted.counted, seed=wanted.seed)
-    rules: dict[str, Any] = {}
-    if columns is not None and frame is not None:
+    counted: ThresholdCounts | None
+    choices: list[dict[str, Any]] | None = None
+    rules: dict[str, RegionThresholds] = {}
+    if frame is None:
+        columns = None
+    if frame is None or columns is None:
+        previewed = section(
+            "choices",
+            lambda: threshold_data.whole(labels, wanted.mask, map_blocks=wanted.map_blocks),
+        )
+        choices = previewed and [threshold_data.described(each) for each in previewed.choices]
+        counted = previewed and previewed.tables["max_probability"]
+    else:
         largest = frame["max_probability"].to_numpy()
+        counted = None
         rules = threshold_data.sampled_rules(labels, wanted.mask, largest)
-    found = section(
-        "thresholds",
-        lambda: threshold_data.counts(labels, rules, columns=columns, map_blocks=wanted.map_blocks),
-    )
-    is_part = columns is not None and found is not None
-
-    def all_choices() -> list[dict[str, Any]]:
-        if is_part:
-            return threshold_data.sampled_choices(found, rules)
-        return threshold_data.choices(labels, wanted.mask, map_blocks=wanted.map_blocks)
+    if counted is None:
+        counted = section(
+            "thresholds",
+            lambda: threshold_data.counts(
+                labels, rules, columns=columns, map_blocks=wanted.map_blocks
+            ),
+        )
+    is_part = columns is not None and counted is not None
+    if is_part and counted is not None:
+        choices = threshold_data.sampled_choices(counted, rules)
+    if choices is None and "thresholds" in unavailable:
+        unavailable.setdefault("choices", unavailable["thresholds"])
 
     return {
         **_contents(store),
@@ -97,17 +112,17 @@ def sections(wanted: Wanted) -> dict[str, Any]:
         "is_complete": labels.is_complete,
         "summary": section("summary", lambda: summary(labels).to_record()),
         "cost": _cost(store),
-        "table1": threshold_data.table_1(found)
-        if is_part
-        else section("table1", lambda: _table1(wanted)),
+        "table1": section("table1", lambda: _table1(wanted))
+        if counted is None
+        else threshold_data.table_1(counted),
         "sizes": section("sizes", lambda: _sizes(store)),
-        "thresholds": None if found is None else threshold_data.thresholds(found),
-        "choices": section("choices", all_choices),
+        "thresholds": None if counted is None else threshold_data.thresholds(counted),
+        "choices": choices,
         "counted": {
-            "crops": int(found.labelled.sum()),
+            "crops": int(counted.labelled.sum()),
             "of": int(labels.present.sum()) * labels.num_crops,
         }
-        if is_part
+        if is_part and counted is not None
         else None,
         "sample": None if frame is None else _sample(wanted, frame),
         "noise": section("noise", lambda: _noise(wanted)),

@@ -105,7 +105,7 @@ def test_images_with_a_wrong_label_are_found(make_store):
     )
     assert first["crop"] < 10
     assert (found.num_suspects, found.num_images) == (2, 20)
-    assert found.pairs.to_numpy().tolist() == [
+    assert found.pairs[["class", "suggested", "images"]].to_numpy().tolist() == [
         ["class0002", "class0004", 1],
         ["class0005", "class0001", 1],
     ]

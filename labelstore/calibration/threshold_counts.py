@@ -16,13 +16,43 @@ from numpy.typing import NDArray
 from labelstore.blocks.shipping import MapBlocks
 from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
-from labelstore.calibration import RegionCounts, RegionThresholds
 from labelstore.calibration.probability import Criterion, probabilities
+from labelstore.calibration.regions import RegionThresholds
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
 
 Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionCounts:
+    """Crops of each region, and images that would be left out."""
+
+    too_hard: int
+    hard: int
+    important: int
+    too_easy: int
+    missing: int
+    """Crops without a label: not in `num_crops` and in no share."""
+    images: int
+    """Images with any labelled crop."""
+    images_without_crop: int
+    """Images whose labelled crops are all discarded: a run leaves them out."""
+
+    @property
+    def num_crops(self) -> int:
+        """Labelled crops."""
+        return self.too_hard + self.hard + self.important + self.too_easy
+
+    @property
+    def usable(self) -> int:
+        """Crops that would be drawn: hard and important."""
+        return self.hard + self.important
+
+    def share(self, count: int) -> float:
+        """A count as a share of the labelled crops."""
+        return count / self.num_crops if self.num_crops else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +73,7 @@ class ThresholdCounts:
     above: Counts
     """(classes + 1, G) crops with p > value."""
     missing: int
-    """Crops without a label in committed blocks."""
+    """Crops without a label, of images that lie in committed blocks."""
     pairs: tuple[tuple[float, float], ...]
     """(low, top) for which images were looked at."""
     left_out: Counts
@@ -120,10 +150,12 @@ def _count_block(
     rows = labels.block_rows(block)
     labelled = np.zeros(len(rows), np.int64)
     below, above = (np.zeros((len(rows), len(values)), np.int64) for _ in range(2))
+    # rows that no image has are missing nowhere
+    is_image = ~labels.store.free[rows.start : rows.stop]
     crops = 0
     for columns in slabs(labels, wanted):
         probability = probabilities(labels, criterion, block, columns)
-        crops += probability.size
+        crops += int(np.count_nonzero(is_image)) * probability.shape[1]
         own_below, own_above, own_labelled = compared(probability, values)
         below += own_below
         above += own_above
