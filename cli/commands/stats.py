@@ -139,23 +139,17 @@ def stats(
             frame = class_rows(profiles) if per_class else measure_rows(profiles)
         write_rows(frame_reader(frame), form, out)
         return
-    from cli.render_stats import render_histogram, render_storage, render_summary
+    from cli import render_stats
 
     for summary, histogram in found:
-        print_table(render_summary(summary))
-        print_table(render_histogram(histogram))
+        print_table(render_stats.render_summary(summary))
+        print_table(render_stats.render_histogram(histogram))
     for profile in profiles:
-        from cli.render_profile import render_classes, render_profile
-
-        print_table(render_profile(profile))
+        print_table(render_stats.render_profile(profile))
         if per_class:
-            print_table(render_classes(profile))
+            print_table(render_stats.render_classes(profile))
     if compared is not None:
-        from cli.render_disagreement import render_disagreements
-
-        print_table(render_disagreements(compared))
-    print_table(render_storage(weights))
+        print_table(render_stats.render_disagreements(compared))
+    print_table(render_stats.render_storage(weights))
     if codecs is not None:
-        from cli.render_codec_sizes import render_codec_table
-
-        print_table(render_codec_table(codecs))
+        print_table(render_stats.render_codec_table(codecs))
