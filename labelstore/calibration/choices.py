@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 AnyRule: TypeAlias = RegionThresholds | RegionQuantiles | RegionQuery
 
 NOTABLE_GAP = 0.01
-"""A share that ties keep this far from what was asked for is said in words."""
+"""A note says where ties make a share this much smaller than what was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +290,7 @@ def too_many_left_out(left_out: int, images: int) -> bool:
 
 
 def _emptied(counts: RegionCounts) -> tuple[str, ...]:
-    """What a run with this mask would say at once."""
+    """A note where a run would refuse the mask."""
     if counts.num_crops and not counts.usable:
         return ("every crop is discarded: nothing is left to train on",)
     if too_many_left_out(counts.images_without_crop, counts.images):
