@@ -31,7 +31,7 @@ from labelstore.store.outputs import OUTPUT_NAMES
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labelstore.calibration import RegionThresholds, ThresholdCounts
+    from labelstore.calibration import ThresholdCounts
     from labelstore.catalogue.records import TeacherRow
     from labelstore.store import LabelSet, Store
 
@@ -54,7 +54,7 @@ class Wanted:
     mask: str | None
     sample: int
     counted: int | None
-    """Crops that counts are over, about, of a label set that has more; None for all."""
+    """Roughly how many crops to count in a label set that has more; None counts all."""
     seed: int
     map_blocks: MapBlocks = map_in_threads
 
@@ -72,35 +72,15 @@ def sections(wanted: Wanted) -> dict[str, Any]:
             return None
 
     frame = section("sample", lambda: _frame(wanted))
-    columns = threshold_data.counted_columns(labels, wanted.counted, seed=wanted.seed)
-    counted: ThresholdCounts | None
-    choices: list[dict[str, Any]] | None = None
-    rules: dict[str, RegionThresholds] = {}
-    if frame is None:
-        columns = None
-    if frame is None or columns is None:
-        previewed = section(
-            "choices",
-            lambda: threshold_data.whole(labels, wanted.mask, map_blocks=wanted.map_blocks),
-        )
-        choices = previewed and [threshold_data.described(each) for each in previewed.choices]
-        counted = previewed and previewed.tables["max_probability"]
-    else:
-        largest = frame["max_probability"].to_numpy()
-        counted = None
-        rules = threshold_data.sampled_rules(labels, wanted.mask, largest)
-    if counted is None:
-        counted = section(
-            "thresholds",
-            lambda: threshold_data.counts(
-                labels, rules, columns=columns, map_blocks=wanted.map_blocks
-            ),
-        )
-    is_part = columns is not None and counted is not None
-    if is_part and counted is not None:
-        choices = threshold_data.sampled_choices(counted, rules)
-    if choices is None and "thresholds" in unavailable:
-        unavailable.setdefault("choices", unavailable["thresholds"])
+    columns = (
+        None
+        if frame is None
+        else threshold_data.counted_columns(labels, wanted.counted, seed=wanted.seed)
+    )
+    choices, counted = _counted(wanted, frame, columns, section)
+    if choices is None and "choices" not in unavailable:
+        unavailable["choices"] = unavailable["thresholds"]
+    part = None if columns is None else counted
 
     return {
         **_contents(store),
@@ -118,17 +98,39 @@ def sections(wanted: Wanted) -> dict[str, Any]:
         "sizes": section("sizes", lambda: _sizes(store)),
         "thresholds": None if counted is None else threshold_data.thresholds(counted),
         "choices": choices,
-        "counted": {
-            "crops": int(counted.labelled.sum()),
+        "counted": part
+        and {
+            "crops": int(part.labelled.sum()),
             "of": int(labels.present.sum()) * labels.num_crops,
-        }
-        if is_part and counted is not None
-        else None,
+        },
         "sample": None if frame is None else _sample(wanted, frame),
         "noise": section("noise", lambda: _noise(wanted)),
         "compared": _compared(store),
         "unavailable": unavailable,
     }
+
+
+def _counted(
+    wanted: Wanted, frame: pd.DataFrame | None, columns: range | None, section: Callable[..., Any]
+) -> tuple[list[dict[str, Any]] | None, ThresholdCounts | None]:
+    """What rules do, and the counts behind the sliders and Table 1: both from one walk, over some columns or all."""
+    labels, map_blocks = wanted.labels, wanted.map_blocks
+    if columns is None or frame is None:
+        whole = section(
+            "choices", lambda: threshold_data.whole(labels, wanted.mask, map_blocks=map_blocks)
+        )
+        if whole is not None:
+            choices = [threshold_data.described(choice) for choice in whole.choices]
+            return choices, whole.tables["max_probability"]
+        return None, section(
+            "thresholds", lambda: threshold_data.counts(labels, {}, map_blocks=map_blocks)
+        )
+    rules = threshold_data.sampled_rules(labels, wanted.mask, frame["max_probability"].to_numpy())
+    counted = section(
+        "thresholds",
+        lambda: threshold_data.counts(labels, rules, columns=columns, map_blocks=map_blocks),
+    )
+    return None if counted is None else threshold_data.sampled_choices(counted, rules), counted
 
 
 def _contents(store: Store) -> dict[str, Any]:
