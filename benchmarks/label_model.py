@@ -1,9 +1,12 @@
 """What a teacher says about random crops, as a model: labels for size and speed benchmarks at any scale.
 
-Label model "reference/1". Each image has a pool of classes that are easily confused with its own, of which its
+Label model "reference/2". Each image has a pool of classes that are easily confused with its own, of which its
 crops name the near ones often and the far ones seldom (28 to 130 distinct classes in 200 crops at K=5). A crop's
 largest probability follows FerKD Table 1; the other kept classes and the tail share the rest by gamma draws. Boxes
 are RandomResizedCrop's (scale 0.08 to 1, ratio 3/4 to 4/3) on ImageNet's usual sizes.
+
+Every label is one that a softmax can have. In "reference/1" 6 % were not: their tail was more than C - K times the
+smallest kept probability.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-NAME = "reference/1"
+NAME = "reference/2"
 
 BIN_EDGES = np.array([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0])
 """FerKD Table 1's bins of the largest probability."""
@@ -72,7 +75,7 @@ def labels(
     rng = np.random.Generator(np.random.Philox(key=[seed, first_image]))
     ground_truth = rng.integers(0, num_classes, num_images)
     class_ids = _class_ids(rng, ground_truth, num_crops, k, num_classes)
-    probs, tail = _probs(rng, num_images, num_crops, k)
+    probs, tail = _probs(rng, num_images, num_crops, k, num_classes)
     size = IMAGE_SIZES[rng.integers(0, len(IMAGE_SIZES), num_images)]
     box = _boxes(rng, size, num_crops)
     return ModelLabels(
@@ -113,19 +116,26 @@ def _class_ids(
 
 
 def _probs(
-    rng: np.random.Generator, num_images: int, num_crops: int, k: int
+    rng: np.random.Generator, num_images: int, num_crops: int, k: int, num_classes: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(n, m, K) sorted descending and the tail (n, m)."""
     shape = (num_images, num_crops)
     drawn = rng.choice(len(BIN_PERCENT), p=BIN_PERCENT / BIN_PERCENT.sum(), size=shape)
     low, high = BIN_EDGES[drawn], BIN_EDGES[drawn + 1]
-    largest = (low + rng.random(shape) * (high - low)).clip(0.02, 0.999999)
+    largest = (low + rng.random(shape) * (high - low)).clip(max(0.02, 1.1 / num_classes), 0.999999)
     shares = rng.gamma(0.5, 1.0, (*shape, k)) + 1e-6  # of the K - 1 others, and of the tail
     shares[..., -1] *= 0.6
     shares *= ((1 - largest) / shares.sum(-1))[..., None]
     # no class may pass the largest: what is cut off goes to the tail
     others = np.minimum(-np.sort(-shares[..., :-1], -1), largest[..., None] * 0.98)
-    probs = np.concatenate([largest[..., None], others], -1)
+    if num_classes > k:
+        # nor may any class of the tail pass the K-th
+        beyond = np.maximum(1 - largest - others.sum(-1), 0)
+        others = np.maximum(others, 1.02 / (num_classes - k) * beyond[..., None])
+    probs = -np.sort(-np.concatenate([largest[..., None], others], -1), -1)
+    # of few classes, those that were raised may now have more than there is
+    total = probs.sum(-1, keepdims=True)
+    probs /= np.maximum(total, 1) if num_classes > k else total
     return probs.astype(np.float32), np.maximum(1 - probs.sum(-1), 0).astype(np.float32)
 
 

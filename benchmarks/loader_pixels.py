@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from labelstore.pictures import DECODE_JPEG
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
@@ -26,7 +26,7 @@ from benchmarks.generation import Spent, spent
 from benchmarks.loader_data import LoaderData
 from benchmarks.scale_store import NUM_CLASSES
 from labelstore.cropping.crop_plan import CropPlan
-from labelstore.cropping.replay import DECODE_JPEG, READ_AS_RGB, TORCH_KERNELS
+from labelstore.cropping.replay import TORCH_KERNELS
 from trainer.loader import CropLoader, GroundTruthPasses, PassSource, StoredPasses, read_sizes
 from trainer.sampler import PassSchedule
 
@@ -155,7 +155,6 @@ def without_start(whole: Side, nothing: Callable[[], Spent]) -> Side:
 def floor(source: PassSource, data: LoaderData, m: int, workers: int) -> Side:
     """One JPEG decode and m resizes per image of what a pass draws; files are in memory, crops go where ours go."""
     files = [(data.images.root / key).read_bytes() for key in data.keys]
-    encoded = [torch.frombuffer(bytearray(each), dtype=torch.uint8) for each in files]
     resize = TORCH_KERNELS["bilinear"]
     # three batches are in flight in our loader, too: crops that stay in a cache would be cheaper
     room = torch.empty(
@@ -167,9 +166,8 @@ def floor(source: PassSource, data: LoaderData, m: int, workers: int) -> Side:
 
     def images(boxes: list[Any], first: int) -> None:
         torch.set_num_threads(1)
-        for image in range(first, len(encoded), workers):
-            pixels: Tensor = DECODE_JPEG(encoded[image], READ_AS_RGB)
-            rows = pixels.permute(1, 2, 0).numpy()
+        for image in range(first, len(files), workers):
+            rows = DECODE_JPEG(files[image], colorspace="RGB", strict=True)
             at = image * m % len(room)
             for nth, (top, left, height, width) in enumerate(boxes[image], at):
                 crop = np.ascontiguousarray(rows[top : top + height, left : left + width])
@@ -186,7 +184,7 @@ def floor(source: PassSource, data: LoaderData, m: int, workers: int) -> Side:
             for thread in threads:
                 thread.join()
 
-        return spent(work, len(encoded) * m)
+        return spent(work, len(files) * m)
 
     return one_pass
 

@@ -16,6 +16,7 @@ from benchmarks.loader_data import LoaderData
 from benchmarks.loader_pixels import IMAGES_PER_BATCH, ROUNDS_AT_MOST, SIZE, ours, take_turns
 from benchmarks.scale_store import NUM_CLASSES, K
 from trainer.loader import CropLoader, StoredPasses
+from trainer.loader.tails import BatchTails
 from trainer.losses import SparseSoftCrossEntropy
 from trainer.models import Normalise
 from trainer.sampler import PassSchedule
@@ -38,6 +39,7 @@ def measure_cpu(
         "loader": ours(source, data, m, workers),
         "soft": lambda number: losses(soft=True),
         "hard": lambda number: losses(soft=False),
+        "tail": lambda number: losses(soft=True, tails=image_tails()),
     }
     found = take_turns(sides, rounds, len(data.keys) * m)
     labels = max(0.0, found.of("soft") - found.of("hard"))
@@ -47,6 +49,7 @@ def measure_cpu(
         "loader_us_per_crop": found.of("loader"),
         "soft_loss_us_per_crop": found.of("soft"),
         "hard_loss_us_per_crop": found.of("hard"),
+        "tail_loss_us_per_crop": found.of("tail"),
         "loader_share": found.ratio("loader", "step"),
         "label_loss_share": labels / found.of("step"),
     }
@@ -69,7 +72,7 @@ def steps(source: StoredPasses, data: LoaderData, workers: int) -> Any:
         def work() -> None:
             for batch in loader.batches(number):
                 logits = model(normalise(batch.pixels))
-                loss = loss_of(logits, batch.class_ids, batch.probs, batch.rest)
+                loss = loss_of(logits, *batch.labels)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -79,8 +82,11 @@ def steps(source: StoredPasses, data: LoaderData, workers: int) -> Any:
     return one_pass
 
 
-def losses(*, soft: bool, times: int = 20) -> Spent:
-    """The loss of stored labels, or that of class indices, forward and backward, on ready logits."""
+def losses(*, soft: bool, times: int = 20, tails: BatchTails | None = None) -> Spent:
+    """The loss of stored labels, or that of class indices, forward and backward, on ready logits.
+
+    With `tails` labels list the classes of their images' tables first, as a batch does on the device.
+    """
     crops = IMAGES_PER_BATCH * CROPS_PER_IMAGE
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(crops, NUM_CLASSES, generator=generator, requires_grad=True)
@@ -89,10 +95,27 @@ def losses(*, soft: bool, times: int = 20) -> Spent:
 
     def work() -> None:
         for _ in range(times):
-            loss = soft_loss(logits, *label) if soft else nn.functional.cross_entropy(logits, truth)
+            if soft:
+                loss = soft_loss(logits, *(label if tails is None else tails.listed(label)))
+            else:
+                loss = nn.functional.cross_entropy(logits, truth)
             loss.backward()
 
     return spent(work, times * crops)
+
+
+def image_tails(entries: int = 100) -> BatchTails:
+    """Random tables of the images of a batch, and what spreads each crop's tail over its image's."""
+    generator = torch.Generator().manual_seed(2)
+    shares = torch.softmax(2 * torch.randn(IMAGES_PER_BATCH, entries, generator=generator), 1)
+    return BatchTails(
+        class_ids=torch.rand(IMAGES_PER_BATCH, NUM_CLASSES, generator=generator).argsort(1)[
+            :, :entries
+        ],
+        shares=shares,
+        scale=torch.full((IMAGES_PER_BATCH * CROPS_PER_IMAGE,), 0.1),
+        table=torch.arange(IMAGES_PER_BATCH).repeat_interleave(CROPS_PER_IMAGE),
+    )
 
 
 def sparse_labels(crops: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -154,6 +154,19 @@ ROWS: dict[str, Row] = {
         least={"images": 1_281_167},
         most={"open_seconds": 1, "open_mb": 500},
     ),
+    "R22": Row(
+        test="store, images, scratch and outputs under odd paths, absolute, relative and through a link: works, or is "
+        "refused before anything is written; nothing is written elsewhere",
+        least={"paths": 40, "tried": 240},
+        zero=("harmed",),
+    ),
+    "R26": Row(
+        test="odd pictures: every format and mode that Pillow opens, bombs, lying headers, PostScript under .jpg: "
+        "pixels as documented or one line",
+        least={"files": 120},
+        zero=("wrong", "programs"),
+        most={"peak_mb": 1074},
+    ),
 }
 
 

@@ -16,7 +16,7 @@ from cli.progress import Progress, duration
 from labelstore.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
-    from labelstore.labelling.worker import GenerationReport
+    from labelstore.labelling.generate import GenerationReport
 
 TEACHER = "Teacher"
 LABELS = "Labels"
@@ -113,6 +113,15 @@ Compression = Annotated[
     typer.Option(
         metavar="CODEC",
         help="Form of a label: full, hard, smoothing, ms, mr (FKD 3.5), logits or labelmap.",
+        rich_help_panel=LABELS,
+    ),
+]
+TailClasses = Annotated[
+    int | None,
+    typer.Option(
+        metavar="L",
+        help="With ms: store once per image how its crops' tails spread over L classes (100 is a good number).",
+        show_default="0, evenly",
         rich_help_panel=LABELS,
     ),
 ]

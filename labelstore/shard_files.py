@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+
+def check_file_keys(keys: Iterable[object]) -> None:
+    """ValueError for the first of several keys that is no file's path inside the array folder."""
+    for key in keys:
+        check_file_key(key)
 
 
 def check_file_key(key: object) -> str:

@@ -1,9 +1,10 @@
-"""What only the student sees: colour jitter, RandAugment and random erasing on top of stored crops.
+"""What only the student sees, on top of stored crops: colour jitter, grey, blur, RandAugment, lighting, erasing.
 
 Labels stay those of the plain crop. Every choice is drawn from a generator keyed by (seed, image, position of
 the crop in the run), so that threads, ranks, batch size and resuming change nothing. timm and torchvision draw
 theirs from global generators, which threads would share: here only the drawing is ours, the operations on
-pixels are theirs. Colours first, then RandAugment (Cubuk et al. 2020; timm's "rand-m9-mstd0.5-inc1"), erasing last.
+pixels are theirs, or Pillow's. They come in the order above: colours as torchvision's ColorJitter, grey and blur as
+MoCo v2's, RandAugment (Cubuk et al. 2020) as timm's "rand-m9-mstd0.5-inc1", lighting as Krizhevsky et al. (2012).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 from PIL.Image import Image as Picture
 from torch import Tensor
 
@@ -25,6 +27,12 @@ OP_PROB = 0.5
 ERASED_AREA = (0.02, 1 / 3)
 """Share of the crop that random erasing takes (timm)."""
 HUE = COLOURS.index("hue")
+PRINCIPAL_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
+"""Of ImageNet's RGB pixels in [0, 1] along their principal colours, as fb.resnet.torch and ReLabel have them."""
+PRINCIPAL_COLOURS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
+"""(RGB, component), a column per principal colour."""
 ERASED_RATIO = 0.3
 """Smallest width over height of an erased box; the largest is its inverse (timm)."""
 
@@ -35,6 +43,11 @@ class Augmentation:
 
     seed: int
     color_jitter: tuple[float, float, float, float]
+    color_jitter_prob: float
+    grayscale_prob: float
+    blur_prob: float
+    blur_sigma: tuple[float, float]
+    lighting: float
     magnitude: float
     magnitude_std: float
     num_ops: int
@@ -47,9 +60,15 @@ class Augmentation:
         for crop, position in zip(crops, positions, strict=True):
             # the first word keeps it apart from whatever else is keyed by [seed, ...]
             rng = np.random.default_rng([0x617567, self.seed, stream, position])
-            if any(self.color_jitter) or self.magnitude:
+            if self._changes_pictures:
                 picture = Image.fromarray(crop.permute(1, 2, 0).contiguous().numpy())
-                picture = color_jitter(picture, rng, self.color_jitter)
+                if _happens(rng, self.color_jitter_prob):
+                    picture = color_jitter(picture, rng, self.color_jitter)
+                if _happens(rng, self.grayscale_prob):
+                    picture = picture.convert("L").convert("RGB")
+                if _happens(rng, self.blur_prob):
+                    radius = rng.uniform(*self.blur_sigma)
+                    picture = picture.filter(ImageFilter.GaussianBlur(radius))
                 if self.magnitude:
                     picture = rand_augment(
                         picture,
@@ -60,17 +79,37 @@ class Augmentation:
                         fill=tuple(round(255 * value) for value in self.mean),
                     )
                 crop.copy_(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+            if self.lighting:
+                light(crop, rng, self.lighting)
             if rng.random() < self.erasing_prob:
                 erase(crop, rng, self.mean, self.std)
+
+    @property
+    def _changes_pictures(self) -> bool:
+        strengths = (*self.color_jitter, self.grayscale_prob, self.blur_prob, self.magnitude)
+        return any(strengths)
 
 
 def augmentation_of(config: TrainConfig) -> Augmentation | None:
     """The augmentation that a config asks for; None for none."""
-    if not (any(config.color_jitter) or config.rand_augment or config.erasing_prob):
+    strengths = (
+        *config.color_jitter,
+        config.grayscale_prob,
+        config.blur_prob,
+        config.rand_augment,
+        config.lighting,
+        config.erasing_prob,
+    )
+    if not any(strengths):
         return None
     return Augmentation(
         seed=config.seed,
         color_jitter=config.color_jitter,
+        color_jitter_prob=config.color_jitter_prob,
+        grayscale_prob=config.grayscale_prob,
+        blur_prob=config.blur_prob,
+        blur_sigma=config.blur_sigma,
+        lighting=config.lighting,
         magnitude=config.rand_augment,
         magnitude_std=config.rand_augment_std,
         num_ops=config.rand_augment_ops,
@@ -108,6 +147,23 @@ def rand_augment(
         if rng.random() < OP_PROB:
             picture = operate(picture, OPERATIONS[nth], level, sign, bicubic=bicubic, fill=fill)
     return picture
+
+
+def light(crop: Tensor, rng: np.random.Generator, deviation: float) -> None:
+    """Add one colour to all of a uint8 crop, in place: normal along each principal colour of ImageNet, rounded.
+
+    A crop's colour has the deviation `deviation` * `PRINCIPAL_DEVIATIONS` along `PRINCIPAL_COLOURS`, of pixels in
+    [0, 1] (Krizhevsky et al. 2012, 4.1).
+    """
+    strengths = rng.normal(0, deviation, 3) * PRINCIPAL_DEVIATIONS
+    colour: NDArray[np.float32] = (255 * PRINCIPAL_COLOURS @ strengths).astype(np.float32)
+    changed = crop + torch.from_numpy(colour).view(3, 1, 1)
+    crop.copy_(changed.round_().clamp_(0, 255))
+
+
+def _happens(rng: np.random.Generator, prob: float) -> bool:
+    """With that probability; what is certain draws nothing, so that runs from before a setting go on as they began."""
+    return prob >= 1 or (prob > 0 and rng.random() < prob)
 
 
 def erase(

@@ -23,7 +23,7 @@ from trainer.field_types import as_declared
 Supervision = Literal["ground-truth", "fkd", "ferkd", "ensemble", "labelmap", "teacher", "ssl"]
 Order = Literal["random", "easy-to-hard", "hard-to-easy"]
 Mixing = Literal["none", "selfmix", "mixup", "cutmix", "mixup-cutmix"]
-Optimizer = Literal["sgd", "nesterov", "adam", "adamw", "lamb"]
+Optimizer = Literal["sgd", "nesterov", "adam", "adamw", "adamp", "lamb"]
 Schedule = Literal["cosine", "linear", "step", "multistep", "constant"]
 SoftLoss = Literal["cross-entropy", "kl"]
 Log = Literal["tensorboard", "wandb"]
@@ -107,6 +107,8 @@ class TrainConfig:
     """Of the labels; kl subtracts their entropy, which moves the value and no gradient."""
     temperature_squared: bool = True
     """Multiply the labels' loss by temperature^2, so that its gradient keeps its size (Hinton et al. 2015)."""
+    discriminator: bool = False
+    """Add the loss of a small network that learns to tell the student's probabilities from the labels (MEAL V2)."""
     allow_incomplete: bool = False
     """Train on the committed labels of an unfinished store."""
     allow_empty_images: bool = False
@@ -155,6 +157,8 @@ class TrainConfig:
     """selfmix mixes crops of one image (FerKD 3.4), the others any two crops of a batch."""
     mixing_prob: float = 1.0
     """Probability that a batch (mixup, cutmix) or an image (selfmix) is mixed."""
+    mixing_off_epochs: int = 0
+    """Last epochs that are not mixed; of a pass that begins before them, all is mixed."""
     mix_again: bool = False
     """Mix crops that were mixed already before the teacher saw them (`labelstore create --mix`); refused without."""
     mixup_alpha: float = 0.8
@@ -163,6 +167,17 @@ class TrainConfig:
     """Beta(alpha, alpha) of the kept area of cutmix and selfmix."""
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     """Brightness, contrast, saturation (factors within 1 +- value) and hue (turn within +- value); student only."""
+    color_jitter_prob: float = 1.0
+    """Probability that a crop's colours are jittered."""
+    grayscale_prob: float = 0.0
+    """Probability that a crop becomes grey; student only."""
+    blur_prob: float = 0.0
+    """Probability that a crop is blurred (Gaussian); student only."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Smallest and largest standard deviation of the blur, pixels of the resized crop."""
+    lighting: float = 0.0
+    """Standard deviation of lighting noise along the principal colours of ImageNet (Krizhevsky et al. 2012); 0 is off;
+    student only."""
     rand_augment: float = 0.0
     """Magnitude of RandAugment, 0 to 10; 0 is off; student only."""
     rand_augment_std: float = 0.5
@@ -184,15 +199,16 @@ class TrainConfig:
     single_crop_last: int = 0
     """Passes of one crop per image after the others (as in the FKD release)."""
     optimizer: Optimizer = "sgd"
-    """sgd has plain momentum, nesterov Nesterov's."""
+    """sgd has plain momentum, nesterov Nesterov's; adamp is AdamP with Nesterov's momentum (Heo et al. 2021)."""
     lr: float = 0.1
     """Peak learning rate, of the whole batch: it is not scaled."""
     weight_decay: float = 1e-4
-    """Not applied to biases and norms by adam, adamw and lamb (timm); to everything by sgd and nesterov."""
+    """Not applied to biases and norms by adam, adamw and lamb (timm); to everything by sgd, nesterov and adamp. adamw
+    and adamp take `lr` times this off a weight in a step: lr * weight_decay of a release whose decay leaves lr out."""
     momentum: float = 0.9
     """Of sgd and nesterov."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of adam, adamw and lamb."""
+    """Of adam, adamw, adamp and lamb."""
     layer_decay: float | None = None
     """Factor of the learning rate from one layer group to the one below it (fine-tuning)."""
     scheduler: Schedule = "cosine"
@@ -203,12 +219,17 @@ class TrainConfig:
     """Linear rise from `warmup_lr`."""
     warmup_lr: float = 1e-6
     """Where warm-up begins."""
+    warmup_prefix: bool = False
+    """The schedule begins when warm-up has ended and spreads over the epochs that are left; otherwise it runs from the
+    first epoch on, and warm-up replaces its beginning."""
+    warmup_serrated: bool = False
+    """With `serrated`, the rate is constant within a pass of the warm-up too: one stair per pass."""
     decay_epochs: float = 30.0
     """Of scheduler step."""
     decay_rate: float = 0.1
     """Of schedulers step and multistep."""
     milestones: tuple[int, ...] = ()
-    """Epochs, of scheduler multistep."""
+    """Epochs, of scheduler multistep; a pass of m epochs has the rate of its first one."""
     serrated: bool = True
     """Learning rate constant within a pass, as in FKD 3.3; otherwise it moves with every step."""
     clip_grad: float | None = None

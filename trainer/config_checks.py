@@ -21,6 +21,9 @@ _FRACTIONS = (
     "momentum",
     "ground_truth_weight",
     "erasing_prob",
+    "color_jitter_prob",
+    "grayscale_prob",
+    "blur_prob",
 )
 _POSITIVE = (
     "input_size",
@@ -50,6 +53,8 @@ _NOT_NEGATIVE = (
     "rand_augment",
     "rand_augment_std",
     "rand_augment_ops",
+    "lighting",
+    "mixing_off_epochs",
 )
 
 _AT_MOST = {
@@ -135,6 +140,8 @@ def _check_each(config: TrainConfig) -> None:
     _require(config, "betas", all(0 <= beta < 1 for beta in config.betas), "each must be in [0, 1)")
     low, high = config.scale
     _require(config, "scale", 0 < low <= high <= 1, "give (low, high) with 0 < low <= high <= 1")
+    low, high = config.blur_sigma
+    _require(config, "blur_sigma", 0 < low <= high, "give (low, high) with 0 < low <= high")
     low, high = config.ratio
     _require(config, "ratio", 0 < low <= high, "give (low, high) with 0 < low <= high")
 
@@ -166,6 +173,10 @@ def _check_together(config: TrainConfig) -> None:
         list(config.milestones) == sorted(config.milestones),
         "give them in order",
     )
+    if config.warmup_serrated and not config.serrated:
+        raise UsageError(
+            "warmup_serrated without serrated: only the warm-up would have stairs; set serrated, or leave it out"
+        )
     if config.scheduler == "multistep" and not config.milestones:
         raise UsageError(
             "scheduler='multistep' without milestones: give the epochs where it decays"
@@ -271,6 +282,10 @@ def _check_supervision(config: TrainConfig) -> None:
         raise UsageError(
             f"projection_head with labels={kind!r}: outputs of unit length are no logits of classes; it belongs to "
             "labels='ssl'"
+        )
+    if config.discriminator and kind in ("ground-truth", "ssl"):
+        raise UsageError(
+            f"discriminator with labels={kind!r}: it tells a student's probabilities from a teacher's; leave it out"
         )
     if kind == "ssl" and config.ground_truth_weight:
         raise UsageError(

@@ -142,6 +142,9 @@ def run(
                 kl=config.soft_loss == "kl",
             ),
             config.ground_truth_weight,
+            None
+            if state.discriminator is None
+            else parallel_model(state.discriminator, ranks, device),
         )
         view = StudentView(config, device, _online_labels(exact, device, note))
         parallel = parallel_model(model, ranks, device)
@@ -164,6 +167,7 @@ def run(
                 report_pass(config, state, data, outputs, note)
             for pass_index in range(first_pass, schedule.num_passes):
                 pass_started = time.perf_counter()
+                epoch = schedule.positions(pass_index).start
                 parallel.train()
                 with loader.batches(pass_index, first_step) as batches:
                     for batch in between.batches(batches):
@@ -179,6 +183,7 @@ def run(
                             pixels, labels, truth = view(
                                 blank_crops(part) if idle else part,
                                 mixing_rng(config.seed, state.step, ranks.rank, part.step),
+                                epoch=epoch,
                             )
                             with (
                                 exchanged(parallel, is_last=part is parts[-1]),

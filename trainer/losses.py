@@ -12,6 +12,8 @@ an entry with p_k = rest adds nothing, whatever its class. Dense labels are K = 
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -52,15 +54,51 @@ class SparseSoftCrossEntropy(nn.Module):
         return f"temperature={self.temperature}, squared={self.squared}, kl={self.kl}"
 
 
+class Discriminator(nn.Module):
+    """MEAL V2's discriminator: learns, with the student, which probabilities are the student's and which the labels'.
+
+    Three linear layers (C -> C / 8 -> C / 64 -> 2), each with a ReLU, the last one too, and binary cross-entropy on
+    both outputs (MEAL V2's release, models/discriminator.py, loss.py). As its script for stored labels does, it is
+    shown probabilities and not logits (FKD_train.py:166-173). Nothing is reversed: its loss is added to the student's.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        widths = (num_classes, max(num_classes // 8, 1), max(num_classes // 64, 1), 2)
+        self.layers = nn.Sequential(
+            *(
+                layer
+                for inputs, outputs in itertools.pairwise(widths)
+                for layer in (nn.Linear(inputs, outputs), nn.ReLU())
+            )
+        )
+
+    def forward(self, logits: Tensor, class_ids: Tensor, probs: Tensor, rest: Tensor) -> Tensor:
+        """Logits (B, C) of the student and sparse labels of B crops -> scalar, float32."""
+        rest = rest.float().unsqueeze(-1)
+        labels = rest.expand(-1, logits.shape[-1]).contiguous()
+        labels = labels.scatter_add(-1, class_ids.long(), probs.float() - rest)
+        found = self.layers(torch.cat([logits.float().softmax(-1), labels]))
+        truth = torch.eye(2, device=found.device).repeat_interleave(len(logits), dim=0)
+        return nn.functional.binary_cross_entropy_with_logits(found, truth)
+
+
 class DistillationLoss(nn.Module):
     """(1 - w) * soft loss of the labels + w * cross-entropy of the ground truth (FKD Eq. 1, FerKD Eq. 1).
 
-    `ground_truth_weight` w is FerKD's alpha and 1 - lambda of FKD. The temperature is the labels' alone.
+    `ground_truth_weight` w is FerKD's alpha and 1 - lambda of FKD. The temperature is the labels' alone. The loss of a
+    `discriminator` is added (MEAL V2).
     """
 
-    def __init__(self, labels_loss: SparseSoftCrossEntropy, ground_truth_weight: float) -> None:
+    def __init__(
+        self,
+        labels_loss: SparseSoftCrossEntropy,
+        ground_truth_weight: float,
+        discriminator: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.of_labels = labels_loss
+        self.discriminator = discriminator
         self.of_ground_truth = SparseSoftCrossEntropy()
         self.ground_truth_weight = ground_truth_weight
 
@@ -70,11 +108,12 @@ class DistillationLoss(nn.Module):
         """Logits (B, C), labels and ground truth as sparse labels of B crops -> scalar, float32."""
         w = self.ground_truth_weight
         # a weight of exactly one needs no labels: 0 * inf would be NaN
-        soft: Tensor = self.of_labels(logits, *labels) if w < 1 else logits.new_zeros(())
-        if ground_truth is None:
-            return soft
-        hard: Tensor = self.of_ground_truth(logits, *ground_truth)
-        return (1 - w) * soft + w * hard
+        loss: Tensor = self.of_labels(logits, *labels) if w < 1 else logits.new_zeros(())
+        if ground_truth is not None:
+            loss = (1 - w) * loss + w * self.of_ground_truth(logits, *ground_truth)
+        if self.discriminator is not None:
+            loss = loss + self.discriminator(logits, *labels)
+        return loss
 
 
 def label_entropy(labels: LabelTensors, num_classes: int) -> Tensor:

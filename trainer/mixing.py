@@ -66,12 +66,16 @@ def mixture(
     size: int,
     side: int,
     crops_per_image: int,
+    epoch: int = 0,
     device: torch.device | str = "cpu",
 ) -> Mixture | None:
     """How B = `size` crops of S = `side` pixels are mixed, as the config says; None for not at all.
 
-    A single-crop pass has nothing to selfmix.
+    A single-crop pass has nothing to selfmix, and a pass that begins with one of the last `mixing_off_epochs`
+    (`epoch`) is not mixed.
     """
+    if config.mixing_off_epochs and epoch >= config.whole_epochs - config.mixing_off_epochs:
+        return None
     prob, m = config.mixing_prob, crops_per_image
     match config.mixing:
         case "none":

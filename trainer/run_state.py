@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from labelstore.errors import LabelStoreError
 from trainer.checkpoint import Checkpoint
 from trainer.config import Autocast, TrainConfig
+from trainer.losses import Discriminator
 from trainer.ranks import Ranks
 from trainer.schedule import create_optimizer
 
@@ -33,6 +34,8 @@ class RunState:
     ranks: Ranks
     amp: Autocast = "none"
     """Of every forward pass, also of evaluations."""
+    discriminator: Discriminator | None = None
+    """MEAL V2's, learnt by the same optimiser; None without `discriminator`."""
     step: int = 0
     """Optimiser steps taken over the whole run."""
     loss_sum: float = 0.0
@@ -56,10 +59,21 @@ class RunState:
     def of(cls, config: TrainConfig, model: nn.Module, ranks: Ranks) -> RunState:
         """The state before the first step; the network is on its device already."""
         device = next(model.parameters()).device
+        optimizer, discriminator = create_optimizer(config, model), None
+        if config.discriminator:
+            assert config.num_classes is not None
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                discriminator = Discriminator(config.num_classes).to(device)
+            # at the student's rate, as MEAL V2's release sets all groups alike
+            optimizer.add_param_group(
+                {"params": [*discriminator.parameters()], "weight_decay": config.weight_decay}
+            )
         return cls(
             model=model,
             ema=None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay),
-            optimizer=create_optimizer(config, model),
+            optimizer=optimizer,
+            discriminator=discriminator,
             scaler=torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
             ranks=ranks,
             amp=config.amp,
@@ -146,6 +160,9 @@ class RunState:
             state_dict=self.model.state_dict(),
             state_dict_ema=None if self.ema is None else self.ema.module.state_dict(),
             optimizer=self.optimizer.state_dict(),
+            state_dict_discriminator=(
+                None if self.discriminator is None else self.discriminator.state_dict()
+            ),
             amp_scaler=self.scaler.state_dict() if self.scaler.is_enabled() else None,
             metric=self.best,
             metric_ema=self.best_ema,
@@ -160,6 +177,8 @@ class RunState:
         self.model.load_state_dict(checkpoint.state_dict)
         if self.ema is not None and checkpoint.state_dict_ema is not None:
             self.ema.module.load_state_dict(checkpoint.state_dict_ema)
+        if self.discriminator is not None and checkpoint.state_dict_discriminator is not None:
+            self.discriminator.load_state_dict(checkpoint.state_dict_discriminator)
         self.optimizer.load_state_dict(dict(checkpoint.optimizer))
         if checkpoint.amp_scaler is not None:
             self.scaler.load_state_dict(dict(checkpoint.amp_scaler))

@@ -1,8 +1,8 @@
 """The optimiser, and its learning rate as a pure function of the step (timm's schedulers underneath).
 
 Time is counted in epochs of N crops. With `serrated` the rate is constant within a pass of m epochs (FKD 3.3),
-except in passes that begin during warm-up, which follow every step: a rise of five epochs would otherwise
-be one or two stairs.
+except in passes that begin during warm-up, which follow every step unless `warmup_serrated`: a rise of five epochs
+would otherwise be one or two stairs of m epochs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # public, but not in an __all__
 from timm.scheduler.cosine_lr import CosineLRScheduler
@@ -28,20 +29,23 @@ _TIMM_NAMES = {
     "nesterov": "sgd",
     "adam": "adam",
     "adamw": "adamw",
+    "adamp": "adamp",
     "lamb": "lamb",
 }
+
+_DECAY_EVERYTHING = ("sgd", "nesterov", "adamp")
+"""As the scripts that published results with them do; the others leave biases and norms out, as timm does."""
 
 
 def create_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
     """timm's optimiser over all parameters of the network."""
-    is_sgd = config.optimizer in ("sgd", "nesterov")
     optimizer: Optimizer = create_optimizer_v2(
         model,
         opt=_TIMM_NAMES[config.optimizer],
         lr=config.lr,
         weight_decay=config.weight_decay,
         momentum=config.momentum,
-        filter_bias_and_bn=not is_sgd,
+        filter_bias_and_bn=config.optimizer not in _DECAY_EVERYTHING,
         layer_decay=config.layer_decay,
         betas=config.betas,  # dropped by timm where an optimiser has none
     )
@@ -62,7 +66,8 @@ class LearningRate:
         self._first_epochs = list(accumulate((m for m, _ in passes), initial=0))
         self._first_steps = list(accumulate((steps for _, steps in passes), initial=0))
         self._serrated = config.serrated
-        self._warmup_epochs = config.warmup_epochs
+        # where the rate of a serrated schedule follows every step
+        self._smooth_until = 0.0 if config.warmup_serrated else config.warmup_epochs
         self._scheduler = _scheduler(config, optimizer)
 
     def epoch(self, step: int) -> float:
@@ -73,7 +78,7 @@ class LearningRate:
         now = start + (step - self._first_steps[nth]) / steps * crops
         if not self._serrated:
             return now
-        return start if start >= self._warmup_epochs else min(now, self._warmup_epochs)
+        return start if start >= self._smooth_until else min(now, self._smooth_until)
 
     def set(self, step: int) -> float:
         """Give the optimiser the rate of that step; returns it as the config means it, without `layer_decay`."""
@@ -85,24 +90,18 @@ class LearningRate:
 
 
 def _scheduler(config: TrainConfig, optimizer: Optimizer) -> Scheduler:
-    warmup_t, warmup_lr = config.warmup_epochs, config.warmup_lr
+    warm_up: Any = {
+        "warmup_t": config.warmup_epochs,
+        "warmup_lr_init": config.warmup_lr,
+        "warmup_prefix": config.warmup_prefix,
+    }
+    length: Any = config.whole_epochs - config.warmup_epochs * config.warmup_prefix
     match config.scheduler:
         case "cosine":
-            return CosineLRScheduler(
-                optimizer,
-                t_initial=config.whole_epochs,
-                lr_min=config.min_lr,
-                warmup_t=warmup_t,  # type: ignore[arg-type]
-                warmup_lr_init=warmup_lr,
-            )
+            return CosineLRScheduler(optimizer, t_initial=length, lr_min=config.min_lr, **warm_up)
         case "linear":
             return PolyLRScheduler(
-                optimizer,
-                t_initial=config.whole_epochs,
-                power=1.0,
-                lr_min=config.min_lr,
-                warmup_t=warmup_t,  # type: ignore[arg-type]
-                warmup_lr_init=warmup_lr,
+                optimizer, t_initial=length, power=1.0, lr_min=config.min_lr, **warm_up
             )
         case "multistep":
             return MultiStepLRScheduler(
@@ -110,16 +109,12 @@ def _scheduler(config: TrainConfig, optimizer: Optimizer) -> Scheduler:
                 # timm lets milestone m fall at epoch m - 1
                 decay_t=[milestone + 1 for milestone in config.milestones],
                 decay_rate=config.decay_rate,
-                warmup_t=warmup_t,  # type: ignore[arg-type]
-                warmup_lr_init=warmup_lr,
-                warmup_prefix=False,
+                **warm_up,
             )
         case "step" | "constant":
             return StepLRScheduler(
                 optimizer,
                 decay_t=config.decay_epochs,
                 decay_rate=config.decay_rate if config.scheduler == "step" else 1.0,
-                warmup_t=warmup_t,  # type: ignore[arg-type]
-                warmup_lr_init=warmup_lr,
-                warmup_prefix=False,
+                **warm_up,
             )

@@ -72,6 +72,7 @@ def blank_crops(part: CropBatch) -> CropBatch:
         class_ids=part.class_ids.new_zeros(m, 1),
         probs=part.probs.new_zeros(m, 1),
         rest=part.rest.new_zeros(m),
+        tails=None,
         ground_truth=part.ground_truth.new_zeros(m),
     )
 

@@ -35,9 +35,12 @@ class StudentView:
         )
 
     def __call__(
-        self, crops: CropBatch, rng: np.random.Generator
+        self, crops: CropBatch, rng: np.random.Generator, *, epoch: int = 0
     ) -> tuple[Tensor, LabelTensors, LabelTensors | None]:
-        """Pixels (B, 3, S, S), labels of B crops, and their ground truth where the loss asks for it."""
+        """Pixels (B, 3, S, S), labels of B crops, and their ground truth where the loss asks for it.
+
+        `epoch` is the one that the crops' pass begins with.
+        """
         config = self._config
         truth = None
         if config.ground_truth_weight:
@@ -47,10 +50,11 @@ class StudentView:
         crops = crops.to(self._device)
         # the loader's batches are channels-last, whatever the network wants
         pixels = self._normalise(crops.pixels).contiguous(memory_format=self._memory_format)
-        labels: LabelTensors = (crops.class_ids, crops.probs, crops.rest)
+        labels = crops.labels
         mixed = mixture(
             config,
             rng,
+            epoch=epoch,
             size=len(crops),
             side=config.input_size,
             crops_per_image=crops.crops_per_image,

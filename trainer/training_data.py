@@ -172,6 +172,9 @@ def _check_ground_truth(config: TrainConfig, source: PassSource) -> None:
 def _ground_truth(
     config: TrainConfig, images: ImageSource, schedule: PassSchedule, attach: Path | None
 ) -> tuple[PassSource, TrainConfig]:
+    if set(config.class_names) == set(images.classes):
+        # a run that is resumed keeps its numbering, which may be that of folders sorted otherwise
+        images = images.with_classes(config.class_names)
     config = _with_classes(config, len(images.classes), images.classes, {})
     assert config.num_classes is not None
     source = GroundTruthPasses(

@@ -26,6 +26,7 @@ from cli.teacher_options import (
     MaxTime,
     PlanName,
     SkipBad,
+    TailClasses,
     TeacherModel,
     TeacherSource,
     TeacherWeights,
@@ -60,6 +61,7 @@ def add_teacher(
     val_images: ValImages = 2000,
     compression: Compression = "ms",
     k: KeptClasses = None,
+    tail_classes: TailClasses = None,
     dtype: Dtype = None,
     name: LabelSetName = None,
     plan_name: PlanName = None,
@@ -81,7 +83,7 @@ def add_teacher(
     import labelstore
     from labelstore.codecs import codec_from_options
 
-    codec = codec_from_options(compression, k, dtype)
+    codec = codec_from_options(compression, k, dtype, tail_classes)
     check_work(amp, crop_device, weights)
     one_of(classes, "--classes", ("data", "teacher"))
     check = teacher_check(val, expect_top1, val_images)
@@ -126,14 +128,14 @@ def add_teacher(
                 plan=plan.name,
                 temperature=temperature,
                 class_map=class_map,
-                classes=classes,  # type: ignore[arg-type]
+                classes=classes,
                 class_names=class_names,
                 allow_lost_mass=allow_lost_mass,
                 check=None if check is None else TeacherCheck(**check),
                 batch_size=batch_size,
                 device=device or device_of_this_process(),
-                autocast=amp,  # type: ignore[arg-type] # checked above, as is the next
-                crop_device=crop_device,  # type: ignore[arg-type]
+                autocast=amp,
+                crop_device=crop_device,
                 compile_teacher=compile_teacher,
                 workers=workers,
                 skip_bad=skip_bad,

@@ -40,6 +40,7 @@ from cli.teacher_options import (
     LabelSetName,
     MaxTime,
     SkipBad,
+    TailClasses,
     TeacherModel,
     TeacherSource,
     TeacherWeights,
@@ -149,6 +150,7 @@ def create(
     ] = "plan",
     compression: Compression = "ms",
     k: KeptClasses = None,
+    tail_classes: TailClasses = None,
     dtype: Dtype = None,
     name: LabelSetName = None,
     batch_size: BatchSize = 64,
@@ -182,7 +184,7 @@ def create(
     from labelstore.codecs import codec_from_options
 
     # refused before torch is imported: what needs no teacher to be seen
-    codec = codec_from_options(compression, k, dtype)
+    codec = codec_from_options(compression, k, dtype, tail_classes)
     plan_of = plan_from or reference_path
     plan: dict[str, Any] = {
         "num_crops": num_crops,
@@ -278,7 +280,7 @@ def _report_plan(
     store: Path, images: Path, num_crops: int | None, plan_of: Path | None, *, json: bool
 ) -> None:
     from labelstore.arrays.durable import check_new_place
-    from labelstore.images import open_images
+    from labelstore.images import ignored_words, open_images
 
     if not store.exists():
         check_new_place(store)
@@ -293,6 +295,7 @@ def _report_plan(
         "store": store,
         "exists": store.exists(),
         "images": len(folder.keys),
+        "ignored_files": dict(folder.ignored),
         "classes": len(folder.classes),
         "num_crops": num_crops,
         "crops": len(folder.keys) * num_crops,
@@ -300,8 +303,9 @@ def _report_plan(
     if json:
         print_json(record)
         return
+    ignored = ignored_words(folder.ignored)
     verb = "resume" if store.exists() else "make"
     print(
         f"would {verb} {store}: {record['images']:,} images of {record['classes']:,} classes, "
-        f"{num_crops} crops each, {record['crops']:,} in all"
+        f"{num_crops} crops each, {record['crops']:,} in all" + (f"; {ignored}" if ignored else "")
     )

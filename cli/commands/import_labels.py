@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.errors import one_line
+from cli.import_facts import import_facts
 from cli.new_store_options import Backend, CropsPerShard, ImagesPerShard
 from cli.options import IMAGES, Dask, DryRun, Json, Processes, numbers
 from cli.output import print_json, say
@@ -30,7 +31,8 @@ def import_labels(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="fkd, relabel, tokenlabeling, sre2l, lpld, lpqld, ml-dr, tinyvit, torchdistill, npz or parquet.",
+            help="fkd, relabel, tokenlabeling, sre2l, lpld, lpqld, edc, gvbsm, ml-dr, tinyvit, torchdistill, npz or "
+            "parquet.",
         ),
     ],
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder or file of the labels.")],
@@ -107,15 +109,33 @@ def import_labels(
             rich_help_panel=STATED,
         ),
     ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Order of the images in the data set of the run that wrote the files: folder, natural, listed, "
+            "named, or a file that lists them; of sre2l files two-permutations or one-permutation.",
+            show_default="where it is proved",
+            rich_help_panel=STATED,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
-            metavar="B", help="Of the run that wrote sre2l files.", rich_help_panel=STATED
+            metavar="B",
+            help="Of the run that wrote sre2l or lpld files.",
+            show_default="the files'",
+            rich_help_panel=STATED,
         ),
     ] = None,
     sampler_seed: Annotated[
-        int, typer.Option(help="Of the run that wrote sre2l files.", rich_help_panel=STATED)
-    ] = 42,
+        int | None,
+        typer.Option(
+            help="Of the run that wrote sre2l files.",
+            show_default="42, where that is proved",
+            rich_help_panel=STATED,
+        ),
+    ] = None,
     scale: Annotated[
         str | None,
         typer.Option(
@@ -225,6 +245,7 @@ def import_labels(
         round_boxes=round_boxes,
         whole_images=whole_images,
         drop_augmentations=drop_augmentations,
+        order=order,
         batch_size=batch_size,
         sampler_seed=sampler_seed,
         scale=None if scale is None else _pair(scale),
@@ -309,15 +330,15 @@ def _print_plan(plan: ImportPlan, store: Path, *, json: bool) -> None:
         f"would import {record['images']:,} images x {record['num_crops']} crops of {record['num_classes']:,} classes "
         f"({record['kind']}{kept}, {record['dtype']}) as label set {record['label_set']} of {store}"
     )
-    for lost in record["lost"]:
-        say(f"not kept: {lost}")
+    for line in (*import_facts(record), *(f"not kept: {lost}" for lost in record["lost"])):
+        say(line)
     if record["unmatched"]:
         say(f"{record['unmatched']:,} label files belong to no image")
 
 
 def _print_report(found: ImportReport, store: Path) -> None:
-    for lost in found.lost:
-        say(f"not kept: {lost}")
+    for line in (*import_facts(found.facts), *(f"not kept: {lost}" for lost in found.lost)):
+        say(line)
     if found.num_images:
         rate = f"{found.num_images / found.seconds:,.0f} images/s"
         print(f"{found.num_images:,} images imported in {duration(found.seconds)} ({rate})")

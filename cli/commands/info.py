@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.import_facts import import_facts
 from cli.options import Json, Store
 from cli.output import print_fields, print_json, size
 from cli.progress import duration
 from cli.render_cost import print_cost
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import labelstore
     from labelstore.analysis.teacher_time import Cost
+    from labelstore.catalogue.records import LabelSetRow
     from labelstore.store.layout import Layout
 
 
@@ -83,6 +88,7 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
         "format_version": catalogue.format_version,
         "images": store.num_images,
         "bad_images": int((store.bad & ~store.free).sum()),
+        "ignored_files": _ignored(catalogue.label_sets.all()),
         "classes": len(store.class_names),
         "plans": [
             {
@@ -147,12 +153,29 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
     }
 
 
+def _ignored(label_sets: Sequence[LabelSetRow]) -> dict[str, int]:
+    """Reason -> files beside the images that are none, by the label set that found most."""
+    found = [row.facts.get("ignored") for row in label_sets]
+    # a store from elsewhere may say anything
+    counted = [
+        each
+        for each in found
+        if isinstance(each, Mapping) and all(type(n) is int and n >= 0 for n in each.values())
+    ]
+    most: Mapping[str, int] = max(counted, key=lambda each: sum(each.values()), default={})
+    return dict(most)
+
+
 def _print(record: dict[str, Any]) -> None:
+    from labelstore.images import ignored_words
+
     bad = f", {record['bad_images']:,} left out" if record["bad_images"] else ""
+    ignored = ignored_words(record["ignored_files"])
     print_fields(
         {
             "store": f"{record['store']} (format {record['format_version']})",
-            "images": f"{record['images']:,} of {record['classes']:,} classes{bad}",
+            "images": f"{record['images']:,} of {record['classes']:,} classes{bad}"
+            + (f"; {ignored}" if ignored else ""),
         }
         | {
             f"plan {plan['name']}": f"{plan['num_crops']} crops per image, "
@@ -168,6 +191,7 @@ def _print(record: dict[str, Any]) -> None:
         | {
             f"label set {labels['name']}": f"{_codec(labels['codec'])} by {labels['teacher']} "
             f"on {labels['plan']}{_at(labels)}, {_progress(labels)}{_work(labels['work'])}{_outputs(labels)}"
+            f"{_imported(labels['facts'])}"
             for labels in record["label_sets"]
         }
         | {
@@ -212,7 +236,8 @@ def _augmented(parameters: dict[str, Any]) -> str:
 
 def _codec(codec: dict[str, Any]) -> str:
     kept = f" K={codec['k']}" if "k" in codec else ""
-    return f"{codec['name']}{kept} {codec.get('dtype', '')}".rstrip()
+    tail = f" tail_classes={codec['tail_classes']}" if "tail_classes" in codec else ""
+    return f"{codec['name']}{kept}{tail} {codec.get('dtype', '')}".rstrip()
 
 
 def _top1(teacher: dict[str, Any]) -> str:
@@ -221,6 +246,11 @@ def _top1(teacher: dict[str, Any]) -> str:
     images = (teacher["facts"].get("evaluation") or {}).get("num_images")
     sample = f" on {images:,} images" if images else ""
     return f", top-1 {100 * teacher['top1']:.2f} %{sample}"
+
+
+def _imported(facts: dict[str, Any]) -> str:
+    """Whose rows an imported label set has, and which were left out."""
+    return "".join(f"; {line}" for line in import_facts(facts.get("found") or {}))
 
 
 def _work(work: dict[str, Any]) -> str:

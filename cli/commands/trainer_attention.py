@@ -69,6 +69,13 @@ def trainer_attention(
     input_size: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Pixels.", show_default="the run's")
     ] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights of a network that is given by name; one for each such network, in their order.",
+        ),
+    ] = None,
     of_run: OfRun = None,
     device: Annotated[str, typer.Option(help="torch device.")] = "auto",
     dry_run: DryRun = False,
@@ -95,13 +102,17 @@ def trainer_attention(
     files = [find_image(each, folders) for each in image]
     pixels = [read_image(path) for path in files]
     looked: list[list[Looked]] = [[] for _ in files]
-    once = list(dict.fromkeys(runs))
-    names = dict(zip(once, short_names([Path(run) for run in once]), strict=True))
+    weights = _weights_of(runs, checkpoint or [])
+    # a name that comes twice is told apart by its weights
+    shown_as = [Path(file or run) for run, file in zip(runs, weights, strict=True)]
+    once = list(dict.fromkeys(shown_as))
+    names = dict(zip(once, short_names(once), strict=True))
     # one network in memory at a time
-    for run in runs:
+    for run, file, place in zip(runs, weights, shown_as, strict=True):
         foreign = run in configs and names_foreign_code(configs[run])
-        network, config = load_network(run, of_run=of_run if foreign else None)
-        target = None if class_ is None else _class_id(class_, config, names[run])
+        name = names[place]
+        network, config = load_network(run, of_run=of_run if foreign else None, checkpoint=file)
+        target = None if class_ is None else _class_id(class_, config, name)
         for row, picture in zip(looked, pixels, strict=True):
             size = input_size or config.input_size
             crop = centre_crop(
@@ -109,11 +120,11 @@ def trainer_attention(
                 crop_mode=config.crop_mode, mean=config.mean,
             )  # fmt: skip
             found = attend(
-                network, crop, config, layer=layer, class_id=target, device=on, name=names[run]
+                network, crop, config, layer=layer, class_id=target, device=on, name=name
             )
             row.append(
                 Looked(
-                    network=names[run],
+                    network=name,
                     crop=crop.permute(1, 2, 0).numpy(),
                     attention=found,
                     class_names=config.class_names,
@@ -133,6 +144,20 @@ def trainer_attention(
             other = "" if row["class"] == row["predicted"] else f" (predicted: {row['predicted']})"
             say(f"{record['image']}: {row['network']}: {told}{other}, map of {row['layer']}")
     print(f"would write {out}" if dry_run else f"wrote {out}")
+
+
+def _weights_of(runs: list[str], checkpoints: list[Path]) -> list[Path | None]:
+    """For each network its weights file, None for its own; UsageError for another number than there are names."""
+    from labelstore.errors import UsageError
+
+    named = [run for run in runs if not Path(run).exists()]
+    if checkpoints and len(checkpoints) != len(named):
+        raise UsageError(
+            f"{len(checkpoints)} x --checkpoint for {len(named)} networks given by name: give one for each, in their "
+            "order; run folders bring their own weights"
+        )
+    files = iter(checkpoints)
+    return [None if Path(run).exists() else next(files, None) for run in runs]
 
 
 def _class_id(text: str, config: TrainConfig, name: str) -> int:
@@ -166,6 +191,8 @@ def _records(images: list[str], looked: list[list[Looked]]) -> list[dict[str, An
                     "predicted_probability": found.attention.predicted_probability,
                     "layer": found.attention.feature_map.layer,
                     "map": [found.attention.feature_map.height, found.attention.feature_map.width],
+                    "rectifiers": found.attention.rectifiers,
+                    "other_activations": list(found.attention.others),
                 }
                 for found in row
             ],

@@ -71,7 +71,12 @@ def trainer_evaluate(
     Results of a run on its own validation images, and on ImageNetV2, go into the catalogue of its store too, where that
     can be written; a later figure of the same weights takes an earlier one's place.
     """
-    for path in ([real] if real else []) + (v2 or []):
+    # one folder under two names is measured once, under the first
+    once: dict[Path, Path] = {}
+    for path in v2 or []:
+        once.setdefault(path.resolve(), path)
+    v2 = list(once.values())
+    for path in ([real] if real else []) + v2:
         if not path.exists():
             from labelstore.errors import RejectedInput
 
@@ -79,7 +84,6 @@ def trainer_evaluate(
 
     from labelstore.images import open_images
     from labelstore.images.wordnet import readable
-    from labelstore.store.outputs import short
     from trainer.evaluation import evaluate
     from trainer.evaluation_sets import (
         check_numbered,
@@ -97,26 +101,10 @@ def trainer_evaluate(
     # before the evaluation, whose result a refusal would throw away
     if real is not None:
         check_real(folder, real, config)
-    for each in v2 or []:
+    for each in v2:
         check_numbered(each, config)
-    more: dict[str, Any] = {}
     with Progress("evaluation", "images") as progress:
         found = evaluate(network, folder, config, device=on, report=progress)
-    if real is not None:
-        with Progress("ReaL", "images") as progress:
-            labels = evaluate_real(network, folder, real, config, device=on, report=progress)
-        more["real"] = {
-            "images": labels.images,
-            "without_label": labels.without_label,
-            "top1": labels.top1,
-        }
-    for each in v2 or []:
-        with Progress(each.name, "images") as progress:
-            other = evaluate_numbered(network, each, config, device=on, report=progress)
-        more[each.name] = {"images": other.num_images, "top1": other.top1, "top5": other.top5}
-    if not settings and weights != "ema" and (Path(model) / "config.yaml").is_file():
-        # under other settings, and of averaged weights, it is not this run's figure
-        _list_results(Path(model), folder, {"evaluate": {"top1": found.top1}, **more})
     record: dict[str, Any] = {
         "model": model,
         "val": folder,
@@ -124,8 +112,25 @@ def trainer_evaluate(
         "top1": found.top1,
         "top5": found.top5,
         "loss": found.loss,
-        **more,
     }
+    if real is not None:
+        with Progress("ReaL", "images") as progress:
+            labels = evaluate_real(network, folder, real, config, device=on, report=progress)
+        record["real"] = {
+            "images": labels.images,
+            "without_label": labels.without_label,
+            "top1": labels.top1,
+        }
+    if v2:
+        record["v2"] = []
+    for each in v2:
+        with Progress(each.name, "images") as progress:
+            other = evaluate_numbered(network, each, config, device=on, report=progress)
+        figures = {"images": other.num_images, "top1": other.top1, "top5": other.top5}
+        record["v2"].append({"folder": each, **figures})
+    if not settings and weights != "ema" and (Path(model) / "config.yaml").is_file():
+        # under other settings, and of averaged weights, it is not this run's figure
+        _list_results(Path(model), folder, record)
     if per_class:
         names = config.class_names or open_images(folder, keys_only=True).classes
         of_class = dict(zip(names, found.top1_per_class.tolist(), strict=False))
@@ -136,27 +141,35 @@ def trainer_evaluate(
         record["class_titles"] = {name: readable(name) for name in record["top1_per_class"]}
     if json:
         print_json(record)
-        return
-    titles = record.pop("class_titles", {})
-    classes = {
-        name if titles[name] == name else f"{short(titles[name])} ({name})": top1
-        for name, top1 in record.pop("top1_per_class", {}).items()
-    }
-    for name, figures in more.items():
-        del record[name]
-        for figure in ("top1", "top5"):
-            if figure in figures:
-                classes = {f"{name} {figure}": figures[figure], **classes}
-    shown = {
-        "top1": f"{found.top1:.2f} %",
-        "top5": f"{found.top5:.2f} %",
-        "loss": f"{found.loss:.4f}",
-    }
-    print_fields(record | shown | {name: f"{top1:.2f} %" for name, top1 in classes.items()})
+    else:
+        _print(record)
 
 
-def _list_results(run: Path, val: Path, found: dict[str, dict[str, float | int]]) -> None:
-    """Into the catalogue of the store that a run learnt from, under the epoch of the weights that were loaded."""
+def _print(record: dict[str, Any]) -> None:
+    """Fixed names first; what people chose, folders and classes, stands behind a word of ours."""
+    from labelstore.store.outputs import short
+    from trainer.report import short_names
+
+    figures = {name: record[name] for name in ("model", "val", "images")}
+    figures |= {name: f"{record[name]:.2f} %" for name in ("top1", "top5")}
+    figures["loss"] = f"{record['loss']:.4f}"
+    if "real" in record:
+        figures["real top1"] = f"{record['real']['top1']:.2f} %"
+    others = record.get("v2", [])
+    for name, other in zip(short_names([each["folder"] for each in others]), others, strict=True):
+        figures |= {f"v2 {name} {top}": f"{other[top]:.2f} %" for top in ("top1", "top5")}
+    titles = record.get("class_titles", {})
+    for name, top1 in record.get("top1_per_class", {}).items():
+        shown = name if titles[name] == name else f"{short(titles[name])} ({name})"
+        figures[f"class {shown}"] = f"{top1:.2f} %"
+    print_fields(figures)
+
+
+def _list_results(run: Path, val: Path, record: dict[str, Any]) -> None:
+    """Into the catalogue of the store that a run learnt from, under the epoch of the weights that were loaded.
+
+    ImageNetV2's folders are told apart by their paths: "v2/PATH/top1".
+    """
     from dataclasses import replace
 
     from cli.output import say
@@ -169,18 +182,15 @@ def _list_results(run: Path, val: Path, found: dict[str, dict[str, float | int]]
     epoch = epoch_of(weight_file(run))
     if epoch is None:
         return
-    if not _is_own(val, config):
-        found = {name: each for name, each in found.items() if name not in ("evaluate", "real")}
-    register = RunRegister(replace(config, output=run), say)
-    for name, figures in found.items():
-        register.add(
-            epoch,
-            {
-                f"{name}/{figure}": value
-                for figure, value in figures.items()
-                if figure.startswith("top")
-            },
-        )
+    figures: dict[str, float | None] = {}
+    if _is_own(val, config):
+        figures["evaluate/top1"] = record["top1"]
+        if "real" in record:
+            figures["real/top1"] = record["real"]["top1"]
+    for other in record.get("v2", []):
+        folder = other["folder"].resolve()
+        figures |= {f"v2/{folder}/{top}": other[top] for top in ("top1", "top5")}
+    RunRegister(replace(config, output=run), say).add(epoch, figures)
 
 
 def _is_own(val: Path, config: TrainConfig) -> bool:

@@ -37,6 +37,14 @@ def variants(
             show_default="the source's, or 5",
         ),
     ] = None,
+    tail_classes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="L",
+            help="With ms: store once per image how its crops' tails spread over L classes; 0 for evenly.",
+            show_default="the source's",
+        ),
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -74,7 +82,7 @@ def variants(
 
     with labelstore.open(store, readonly=dry_run) as opened:
         labels = opened.label_set(opened.label_set_row(source, flag="--from").name)
-        codec = codec_for(labels, compression, k, dtype)
+        codec = codec_for(labels, compression, k, dtype, tail_classes)
         check_derivable(labels, codec)
         chosen = name or variant_name(labels, codec)
         there = check_name(labels, codec, chosen) is not None

@@ -28,6 +28,7 @@ from labelstore.codecs import (
 )
 from labelstore.codecs.base import LabelCodec, TopK
 from labelstore.codecs.smallest import field_bytes
+from labelstore.codecs.topk import first_classes
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "uint8")
 DENSE_VALUES = 1 << 23
 """Probabilities of dense labels that are encoded at once: 32 MB as float32."""
+IMAGE_TAIL = (3, 100)
+"""K and the classes of the image's tail, in rows below FKD's: nearer to the teacher than MS-20, smaller than MS-5."""
 MAP_CELLS = 15 * 15
 """Cells of ReLabel's maps."""
 RELABEL_PAPER = {"relabel-full": "~1 TB", "relabel-5": "10 GB"}
@@ -109,6 +112,9 @@ def codec_table(
         for dtype in _dtypes(kind)
         if k is None or k <= source.num_classes
     )
+    k, tail_classes = IMAGE_TAIL
+    if k < source.num_classes:
+        rows += tuple(_row("ms", k, dtype, sample, measured, tail_classes) for dtype in DTYPES)
     return CodecTable(
         source=source.name,
         sampled_crops=sample.num_crops,
@@ -147,8 +153,14 @@ class _Sample:
         labels = self._kept(codec)
         if labels is None:
             fields = codec.fields(num_classes)
-            raw = sum(np.dtype(field.dtype).itemsize * prod(field.shape) for field in fields)
-            return float(raw), "raw"
+            shared = self.source.layout.crops_per_shard
+            raw = sum(
+                np.dtype(field.dtype).itemsize
+                * prod(field.shape)
+                / (shared if field.per == "image" else 1)
+                for field in fields
+            )
+            return raw, "raw"
         if isinstance(labels, TopK):
             codec = choose_class_ids(codec, labels, num_classes)
         arrays = codec.encode(labels, num_classes)
@@ -182,12 +194,7 @@ class _Sample:
             return self.labels if asked is None else top_k(self.labels, asked)
         if asked is None or asked > self.labels.probs.shape[-1]:
             return None
-        tail = self.labels.probs[..., asked:].sum(axis=-1) + self.labels.tail
-        return TopK(
-            class_ids=np.ascontiguousarray(self.labels.class_ids[..., :asked]),
-            probs=np.ascontiguousarray(self.labels.probs[..., :asked]),
-            tail=tail.astype(np.float32),
-        )
+        return first_classes(self.labels, asked)
 
 
 def _richest(store: Store) -> LabelSet:
@@ -223,16 +230,23 @@ def _dtypes(kind: Kind) -> tuple[str, ...]:
     return tuple(dtype for dtype in DTYPES if kind != "full" or dtype != "uint8")
 
 
-def _row(kind: Kind, k: int | None, dtype: str, sample: _Sample, measured: Storage) -> CodecStorage:
+def _row(
+    kind: Kind,
+    k: int | None,
+    dtype: str,
+    sample: _Sample,
+    measured: Storage,
+    tail_classes: int = 0,
+) -> CodecStorage:
     source = sample.source
-    codec = codec_from_options(kind, k, dtype or None)
+    codec = codec_from_options(kind, k, dtype or None, tail_classes)
     labels, basis = sample.bytes_per_crop(codec)
     held = _held(source, codec, measured)
     crops = measured.scale[0] * measured.scale[1]
     (fkd,) = fkd_kinds(*measured.scale, num_classes=source.num_classes, kinds=((kind, k),))
     boxes = _boxes(source, measured)
     return CodecStorage(
-        kind=fkd.title,
+        kind=f"{fkd.title}-tail{tail_classes}" if tail_classes else fkd.title,
         dtype=dtype,
         basis=basis,
         labels_per_crop=labels,

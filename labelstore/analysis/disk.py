@@ -201,7 +201,9 @@ def _label_sets(
         yield LabelSetStorage(
             label_set=row.name,
             codec=" ".join(
-                str(row.codec[key]) for key in ("name", "k", "dtype") if key in row.codec
+                str(row.codec[key])
+                for key in ("name", "k", "tail_classes", "dtype")
+                if key in row.codec
             ),
             crops=crops.get(f"labels/{row.name}", 0),
             labels_per_crop=labels,

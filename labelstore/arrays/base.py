@@ -48,8 +48,15 @@ class ArraySpec:
     """zstd level."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """JSON attributes for people and other tools."""
+    group: str = field(init=False)
+    """The path without its last part: "labels/resnet50"."""
+    name: str = field(init=False)
+    """Last part of the path: the field name."""
 
     def __post_init__(self) -> None:
+        group, _, name = self.path.rpartition("/")
+        object.__setattr__(self, "group", group)
+        object.__setattr__(self, "name", name)
         parts = self.path.split("/")
         if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
             raise UsageError(f"array path {self.path!r}: give a relative POSIX path without '..'")
@@ -77,16 +84,6 @@ class ArraySpec:
                     f"array {self.path}: a {what} of {size} bytes is over the limit of {limit}; "
                     "make images_per_shard or crops_per_shard smaller"
                 )
-
-    @property
-    def name(self) -> str:
-        """Last part of the path: the field name."""
-        return self.path.rpartition("/")[2]
-
-    @property
-    def group(self) -> str:
-        """The path without its last part: "labels/resnet50"."""
-        return self.path.rpartition("/")[0]
 
     @property
     def grid(self) -> tuple[int, ...]:

@@ -25,6 +25,8 @@ def slabs(labels: LabelSet, columns: range | None = None) -> tuple[range | None,
         width = min(max(prod(field.shape) for field in fields), labels.num_classes)
     else:
         width = max(prod(field.shape) for field in fields if field.per == "crop")
+        # with an image's tail a recovered label lists more than a crop stores
+        width = max(width, labels.codec.kept(labels.num_classes) or 0)
     column = layout.images_per_shard * layout.crops_per_chunk * width
     together = max(1, SLAB_VALUES // column)
     if columns is None and together >= layout.num_columns:

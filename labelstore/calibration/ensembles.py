@@ -250,6 +250,25 @@ class Ensemble:
             return _mean_dense(calibrated, shares, self.num_classes), together
         return _mean_sparse(calibrated, shares, self.num_classes), together
 
+    @cached_property
+    def num_tail_classes(self) -> int:
+        """L of a single label set with tails of images; 0 otherwise: a mean of several lists all classes itself."""
+        return self.members[0].labels.num_tail_classes if len(self.members) == 1 else 0
+
+    def tailed(
+        self, block: int, columns: range | None = None, temperature: float | None = None
+    ) -> tuple[SparseLabels, Regions, NDArray[np.float32]]:
+        """As `labels`, of one label set with tails of images, and the scale (n, m) of the tails: `LabelSet.tailed`."""
+        (member,), (codes,) = self.members, self._member_regions(block, columns)
+        labels, scale = member.labels.tailed(block, columns, temperature)
+        if member.mask is None:
+            return labels, codes, scale
+        rows = self.block_rows(block)
+        truth = self._hardened[rows.start : rows.stop, None]
+        calibrated = _without_discarded(_calibrated(member, labels, codes, truth), codes)
+        assert isinstance(calibrated, SparseLabels)
+        return calibrated, codes, np.where(codes == Region.HARD, np.float32(0), scale)
+
     def sparse(
         self, block: int, columns: range | None = None, temperature: float | None = None
     ) -> SparseLabels:

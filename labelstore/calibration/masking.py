@@ -7,27 +7,25 @@ is not computed again, several processes share the blocks, and a killed one leav
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.shipping import BlockMap, MapBlocks
+from labelstore.blocks.shipping import MapBlocks
 from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.probability import check_unmixed
 from labelstore.calibration.queries import rule_from_record
 from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
 from labelstore.catalogue.identities import mask_identity
-from labelstore.catalogue.records import Lease, MaskRow
-from labelstore.commit.block_work import fill_blocks
-from labelstore.commit.filling import fill_in_parts
+from labelstore.catalogue.records import MaskRow
 from labelstore.commit.lease_keeper import Progress
 from labelstore.commit.mask_origin import origin_mark, refuse_dropped_origin
-from labelstore.commit.staging import BlockArrays, StagedBlock, stage_block
+from labelstore.commit.source import BlockSource, LeasedBlock, MadeBlock
+from labelstore.commit.staging import BlockArrays
+from labelstore.commit.worker import work_through
 from labelstore.errors import ConflictError, IncompleteError, UsageError
 from labelstore.store import Mask
 from labelstore.store.coverage import covered_labels
@@ -150,37 +148,20 @@ def check_update(store: Store, name: str, labels: LabelSet | None = None) -> Lab
 def _fill(
     labels: LabelSet, rule: Rule, row: MaskRow, progress: Progress | None, map_blocks: MapBlocks
 ) -> None:
-    told = progress or (lambda done, total: None)
+    """Commit the region codes of every committed block."""
     made_from = {held.name: held.uuid for held in labels.store.catalogue.label_sets.all()}
     made_from[labels.name] = labels.row.uuid
-    identity = mask_identity(row, made_from.get(row.label_set, ""))
-    if isinstance(map_blocks, BlockMap):
-        total = sum(len(labels.layout.rows(block)) for block in labels.blocks) * labels.num_crops
-        work = partial(_fill_part, labels, rule, row.name, identity)
-        fill_in_parts(map_blocks, work, labels.blocks, total, told)
-        return
-    _fill_blocks(labels, rule, row.name, identity, labels.blocks, told)
-
-
-def _fill_part(
-    labels: LabelSet, rule: Rule, name: str, identity: str, blocks: Sequence[int]
-) -> int:
-    """In a worker: commit some image blocks; how many crops they have."""
-    _fill_blocks(labels, rule, name, identity, blocks, lambda done, total: None)
-    return sum(len(labels.layout.rows(block)) for block in blocks) * labels.num_crops
-
-
-def _fill_blocks(
-    labels: LabelSet,
-    rule: Rule,
-    name: str,
-    identity: str,
-    blocks: Sequence[int],
-    progress: Progress,
-) -> None:
-    group = f"masks/{name}"
-    job = _Job(labels, rule, group)
-    fill_blocks(labels.store, group, blocks, labels.layout, job.mask, progress, identity=identity)
+    job = _Calibrating(
+        store=labels.store,
+        group=f"masks/{row.name}",
+        identity=mask_identity(row, made_from.get(row.label_set, "")),
+        layout=labels.layout,
+        blocks=labels.blocks,
+        map_blocks=map_blocks,
+        labels=labels,
+        rule=rule,
+    )
+    work_through(job, progress=progress or (lambda done, total: None))
 
 
 def _settled(
@@ -210,18 +191,17 @@ def _looked_at(labels: LabelSet, held: MaskRow | None) -> dict[str, float]:
     return {} if begun_without or labels.temperature == 1 else {"temperature": labels.temperature}
 
 
-class _Job:
-    """One process's share of a mask."""
+@dataclass(kw_only=True)
+class _Calibrating(BlockSource):
+    """The blocks of a mask: region codes of a label set's crops."""
 
-    def __init__(self, labels: LabelSet, rule: Rule, group: str) -> None:
-        self.labels, self.rule, self.group = labels, rule, group
-        self.layout = labels.layout
-        self.columns = slabs(labels)
+    labels: LabelSet
+    rule: Rule
 
-    def mask(self, lease: Lease, missing: Sequence[int]) -> StagedBlock:
-        """Compute and stage the missing crop shards of one leased block."""
+    def arrays(self, leased: LeasedBlock) -> MadeBlock:
+        """Compute the missing crop shards of one block."""
         started = time.monotonic()
-        codes = self._codes(lease.block)
+        codes = self._codes(leased.block)
         width = self.layout.crops_per_shard
         shards = [
             BlockArrays(
@@ -229,12 +209,11 @@ class _Job:
                 crop_shard=shard,
                 arrays={"region": codes[:, shard * width : (shard + 1) * width]},
             )
-            for shard in missing
+            for shard in leased.missing
         ]
-        return stage_block(
-            self.labels.store,
-            lease,
-            shards,
+        return MadeBlock(
+            leased=leased,
+            shards=lambda: shards,
             num_images=int((codes != Region.MISSING).any(axis=1).sum()),
             seconds=time.monotonic() - started,
             device=origin_mark(self.labels.row),
@@ -243,7 +222,7 @@ class _Job:
     def _codes(self, block: int) -> NDArray[np.uint8]:
         codes = np.empty((len(self.layout.rows(block)), self.layout.num_crops), np.uint8)
         start = 0
-        for columns in self.columns:
+        for columns in slabs(self.labels):
             found = self.rule.block_regions(self.labels, block, columns)
             codes[:, start : start + found.shape[1]] = found
             start += found.shape[1]

@@ -22,19 +22,20 @@ from numpy.typing import NDArray
 from labelstore.care.map_audit import DrawnCrops, StoredMaps, decoded_image, fresh_maps
 from labelstore.care.relabelling import Relabeller
 from labelstore.catalogue.records import LabelSetRow
-from labelstore.codecs import codec_from_record, is_map
+from labelstore.codecs import MarginalSmoothing, codec_from_record, is_map
 from labelstore.codecs.base import LabelCodec, TopK
 from labelstore.codecs.tolerances import tolerance_of
+from labelstore.codecs.topk import first_classes
 from labelstore.commit.lease_keeper import Progress
 from labelstore.cropping.crop_augmentation import Operations, planned_augmentation
 from labelstore.cropping.replay import replay
 from labelstore.errors import NotGenerated, UsageError, check_seed
 from labelstore.images import ImageSource, open_images
 from labelstore.labelling.device_crops import crops_on_device
-from labelstore.labelling.generate import default_workers
 from labelstore.labelling.image_check import check_images
 from labelstore.labelling.label_facts import recorded_images
 from labelstore.labelling.mixed_crops import MixedCrops, Mixes, mixed_crops
+from labelstore.labelling.options import GenerationOptions
 from labelstore.store import LabelSet, Store
 from labelstore.teachers.labeller import Autocast
 from labelstore.teachers.teacher import Teacher, load_recorded_teacher
@@ -116,18 +117,17 @@ def audit(
     held = store.teacher(row.teacher)
     if not isinstance(teacher, Teacher):
         teacher = load_recorded_teacher(held, teacher)
-    asker = Relabeller.of(
-        store,
-        row,
-        folder,
-        teacher,
-        class_map=None,
+    options = GenerationOptions(
+        temperature=row.temperature,
         batch_size=batch_size,
         device=device,
         autocast=autocast,
-        workers=workers or default_workers(),
+        workers=workers,
     )
+    asker = Relabeller.of(store, row, folder, teacher, options)
     codec = codec_from_record(row.codec)
+    if isinstance(codec, MarginalSmoothing):
+        codec = dataclasses.replace(codec, tail_classes=0)  # see `_Stored.of`
     exact = codec
     if getattr(codec, "dtype", "float32") != "float32":
         exact = dataclasses.replace(codec, dtype="float32")  # type: ignore[type-var]
@@ -211,9 +211,20 @@ class _Stored:
         if labels.codec.kept(labels.num_classes) is None:
             dense = labels.dense(cell.block, cell.columns)[at]
             return cls(class_ids=None, probs=dense, num_classes=labels.num_classes)
-        sparse = labels.sparse(cell.block, cell.columns)
-        probs = np.concatenate([sparse.probs[at], sparse.rest[at][:, None]], axis=1)
-        return cls(class_ids=sparse.class_ids[at], probs=probs, num_classes=labels.num_classes)
+        sparse, codec = labels.sparse(cell.block, cell.columns), labels.codec
+        listed = sparse.probs.shape[-1]
+        kept = first_classes(
+            TopK(
+                class_ids=sparse.class_ids[at],
+                probs=sparse.probs[at],
+                tail=sparse.rest[at] * np.float32(labels.num_classes - listed),
+            ),
+            codec.k if isinstance(codec, MarginalSmoothing) else listed,
+        )
+        # how a tail is spread over an image's table is no label of the crop: its mass is
+        rest = kept.tail / np.float32(max(labels.num_classes - kept.probs.shape[-1], 1))
+        probs = np.concatenate([kept.probs, rest[:, None]], axis=1)
+        return cls(class_ids=kept.class_ids, probs=probs, num_classes=labels.num_classes)
 
     def through(self, codec: LabelCodec, fresh: NDArray[np.float32]) -> NDArray[np.float32]:
         """Fresh outputs or probabilities (s, C) as the codec gives them back, in the form of `probs`."""
@@ -299,12 +310,12 @@ def _fresh(asker: Relabeller, labels: LabelSet, cell: DrawnCrops) -> NDArray[np.
     at = (cell.rows - labels.block_rows(cell.block).start, cell.offsets)
     boxes, flips, crops = boxes[at], flips[at], cell.first_crop + cell.offsets
     per_image = [np.flatnonzero(cell.rows == image) for image in np.unique(cell.rows)]
-    size = asker.teacher.row.input_size
+    size = asker.labelling.teacher.row.input_size
     pixels = torch.empty(
-        (len(cell.rows), 3, size, size), dtype=torch.uint8, device=asker.crop_device
+        (len(cell.rows), 3, size, size), dtype=torch.uint8, device=asker.labelling.crop_device
     )
-    mixed = mixed_crops(asker.store, asker.store.plan(asker.row.plan), asker.folder)
-    with ThreadPoolExecutor(asker.workers, thread_name_prefix="audit") as pool:
+    mixed = mixed_crops(asker.store, asker.store.plan(asker.row.plan), asker.labelling.images)
+    with ThreadPoolExecutor(asker.labelling.threads, thread_name_prefix="audit") as pool:
         jobs = [
             pool.submit(
                 _fill, asker, int(cell.rows[these[0]]), these, crops, boxes, flips, pixels, mixed
@@ -314,8 +325,10 @@ def _fresh(asker: Relabeller, labels: LabelSet, cell: DrawnCrops) -> NDArray[np.
         for job in jobs:
             job.result()
     parts = []
-    for start in range(0, len(pixels), asker.batch_size):
-        outputs = asker.labeller.logits(pixels[start : start + asker.batch_size])
+    for start in range(0, len(pixels), asker.labelling.options.batch_size):
+        outputs = asker.labelling.labeller.logits(
+            pixels[start : start + asker.labelling.options.batch_size]
+        )
         if labels.codec.takes == "probabilities":
             outputs = torch.softmax(outputs / labels.row.temperature, dim=1)
         parts.append(outputs.cpu().numpy())
@@ -335,11 +348,11 @@ def _fill(
     """Pixels of the drawn crops of one image."""
     key = str(asker.store.image_columns["key"][image])
     decoded = decoded_image(asker, image)
-    interpolation = asker.teacher.row.interpolation
+    interpolation = asker.labelling.teacher.row.interpolation
     augmentation = planned_augmentation(asker.store.plan(asker.row.plan).parameters)
     mixes = {} if mixed is None else _mixes(asker, mixed, image)
     for at in these:
-        if asker.crop_device is None:
+        if asker.labelling.crop_device is None:
             size = pixels.shape[-1]
             todo: Operations = ()
             if augmentation is not None:
@@ -350,7 +363,7 @@ def _fill(
                 mixed.mix_in(pixels[at][None], crops[at : at + 1], one, interpolation)
         else:
             here = slice(int(at), int(at) + 1)
-            on_device = decoded.to(asker.crop_device)
+            on_device = decoded.to(asker.labelling.crop_device)
             crops_on_device(on_device, boxes[here], flips[here], interpolation, pixels[here])
 
 

@@ -25,6 +25,7 @@ from labelstore.arrays.durable import (
 )
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.connection import write_locked
+from labelstore.catalogue.engines import sqlite_url
 from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import ConflictError, DamagedShard, IncompleteError
 from labelstore.store import Store
@@ -244,7 +245,7 @@ class _Freezing:
         with storage_errors(path):
             self.store.catalogue.copy_to(path)
             fsync_path(path)
-        with Catalogue.open(f"sqlite:///{path.absolute()}", readonly=True) as copied:
+        with Catalogue.open(sqlite_url(path), readonly=True) as copied:
             copied.verify_digests()
         return file_digest(path)
 

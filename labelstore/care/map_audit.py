@@ -115,28 +115,33 @@ class StoredMaps:
 def fresh_maps(asker: Relabeller, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """(u, H, W, C) outputs of the dense head for the u images of these rows, ascending."""
     images = np.unique(rows)
-    size, interpolation = asker.teacher.row.input_size, asker.teacher.row.interpolation
+    size, interpolation = (
+        asker.labelling.teacher.row.input_size,
+        asker.labelling.teacher.row.interpolation,
+    )
     shape = (len(images), 3, size, size)
-    pixels = torch.empty(shape, dtype=torch.uint8, device=asker.crop_device)
+    pixels = torch.empty(shape, dtype=torch.uint8, device=asker.labelling.crop_device)
     flip = np.zeros(1, bool)
     for place, image in enumerate(images.tolist()):
         decoded = decoded_image(asker, image)
         box = np.array([[0, 0, *decoded.shape[-2:]]], np.uint16)
-        if asker.crop_device is None:
+        if asker.labelling.crop_device is None:
             replay(decoded, box[0], False, size, interpolation, pixels[place])
         else:
             here = pixels[place : place + 1]
-            crops_on_device(decoded.to(asker.crop_device), box, flip, interpolation, here)
+            crops_on_device(decoded.to(asker.labelling.crop_device), box, flip, interpolation, here)
     parts = [
-        asker.labeller.logits(pixels[start : start + asker.batch_size]).cpu().numpy()
-        for start in range(0, len(pixels), asker.batch_size)
+        asker.labelling.labeller.logits(pixels[start : start + asker.labelling.options.batch_size])
+        .cpu()
+        .numpy()
+        for start in range(0, len(pixels), asker.labelling.options.batch_size)
     ]
     return np.concatenate(parts)
 
 
 def decoded_image(asker: Relabeller, image: int) -> torch.Tensor:
     """An image's pixels; RejectedInput where its file is not the one that was labelled."""
-    path = asker.folder.file(str(asker.store.image_columns["key"][image]))
+    path = asker.labelling.images.file(str(asker.store.image_columns["key"][image]))
     data = path.read_bytes()
     if asker.store.image_digest(image) not in (None, digest(data)):
         raise RejectedInput(

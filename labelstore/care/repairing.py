@@ -6,9 +6,8 @@ rule, labels from the images and the teacher, whose weights must be the recorded
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.arrays.durable import StagedFiles, storage_errors
+from labelstore.arrays.base import EncodedFile
+from labelstore.arrays.durable import StagedFiles
 from labelstore.calibration import rule_from_record
 from labelstore.care.relabelling import Relabeller
 from labelstore.care.verification import verify
 from labelstore.care.verify_report import Problem, VerifyReport
 from labelstore.catalogue.records import ShardRow
-from labelstore.commit.lease_keeper import LeaseKeeper, Progress
+from labelstore.commit.lease_keeper import Progress
 from labelstore.commit.mask_origin import origins, refuse_dropped_origin
+from labelstore.commit.source import BlockSource, LeasedBlock, MadeBlock
+from labelstore.commit.staging import BlockArrays, StagedBlock
+from labelstore.commit.worker import part_of, work_through
 from labelstore.cropping.crop_mixing import Partner, planned_mixing
 from labelstore.cropping.crop_plan import is_imported
 from labelstore.errors import ConflictError, UsageError
 from labelstore.images import ImageSource, open_images
 from labelstore.labelling.image_check import check_images
 from labelstore.labelling.label_facts import recorded_images
+from labelstore.labelling.options import GenerationOptions
 from labelstore.store import Store
 from labelstore.store.group import Group
 from labelstore.store.layout import plan_fields
@@ -105,13 +109,13 @@ def repair(
         dry_run=dry_run,
         progress=progress or (lambda done, total: None),
         note=note,
-        options={
-            "class_map": class_map,
-            "batch_size": batch_size,
-            "device": device,
-            "autocast": autocast,
-            "workers": workers or min(16, os.cpu_count() or 1),
-        },
+        options=GenerationOptions(
+            class_map=class_map,
+            batch_size=batch_size,
+            device=device,
+            autocast=autocast,
+            workers=workers,
+        ),
     )
     if not dry_run:
         job.refuse_what_is_missing()
@@ -139,7 +143,7 @@ class _Repair:
     dry_run: bool
     progress: Progress
     note: Callable[[str], None]
-    options: Mapping[str, Any]
+    options: GenerationOptions
 
     def refuse_what_is_missing(self) -> None:
         """Everything that can be refused is refused before anything is written."""
@@ -164,7 +168,11 @@ class _Repair:
         for name in dict.fromkeys(group.partition("/")[2] for group, _, _ in damaged):
             row = self.store.label_set_row(name)
             self.relabellers[name] = Relabeller.of(
-                self.store, row, folder, self._teacher(row.teacher), **self.options
+                self.store,
+                row,
+                folder,
+                self._teacher(row.teacher),
+                replace(self.options, temperature=row.temperature),
             )
 
     def _refuse_imported(self) -> None:
@@ -199,21 +207,45 @@ class _Repair:
 
     def shards(self) -> tuple[RepairedShard, ...]:
         """Every damaged shard, in the order in which one follows from the other."""
-        damaged = sorted(
+        damaged: dict[str, dict[int, list[int]]] = {}
+        for name, block, crop_shard in sorted(
             self.report.damaged_shards, key=lambda s: (ORDER[s[0].partition("/")[0]], *s)
-        )
-        repaired = []
-        self.progress(0, len(damaged))
-        for done, shard in enumerate(damaged, 1):
-            repaired.append(self._shard(*shard))
-            self.progress(done, len(damaged))
+        ):
+            damaged.setdefault(name, {}).setdefault(block, []).append(crop_shard)
+        if self.dry_run:
+            return tuple(
+                self._described(name, block, crop_shard)
+                for name, blocks in damaged.items()
+                for block, crop_shards in blocks.items()
+                for crop_shard in crop_shards
+            )
+        total, repaired = len(self.report.damaged_shards), list[RepairedShard]()
+        for name, blocks in damaged.items():
+            before = len(repaired)
+            job = _DamagedBlocks(
+                store=self.store,
+                group=name,
+                identity=self.identities.get(name),
+                layout=self.store.group(name).layout,
+                blocks=list(blocks),
+                map_blocks=map,
+                damaged=blocks,
+                repair=self,
+            )
+            self.progress(before, total)
+            found = work_through(
+                job,
+                progress=part_of(self.progress, before, total),
+                waits=False,
+            )
+            repaired += [shard for shards in found for shard in shards]
         self.store.refresh()
         return tuple(repaired)
 
-    def _shard(self, name: str, block: int, crop_shard: int) -> RepairedShard:
-        group = self.store.group(name)
-        rows = group.layout.rows(block)
-        made = RepairedShard(
+    def _described(self, name: str, block: int, crop_shard: int) -> RepairedShard:
+        """A damaged shard as it was found."""
+        rows = self.store.group(name).layout.rows(block)
+        return RepairedShard(
             group=name,
             block=block,
             crop_shard=crop_shard,
@@ -225,82 +257,45 @@ class _Repair:
             ),
             same_bytes=False,
         )
-        if self.dry_run:
-            return made
-        # one shard more than there can be: a lease is granted on a block that is complete
-        whole = group.layout.num_crop_shards + 1
-        keeper = LeaseKeeper(
-            self.store.catalogue, name, [block], whole, identity=self.identities.get(name)
-        )
-        try:
-            lease = keeper.acquire()
-            if lease is None:
-                raise ConflictError(
-                    f"another worker writes image block {block} of {name}: run the command again when it is done"
-                )
-            group.refresh()
-            row = group.shard(block, crop_shard)
-            arrays = self._arrays(group, row, lambda: keeper.current(lease))
-            return self._replace(group, row, arrays, lambda: keeper.current(lease), made)
-        finally:
-            keeper.close()
 
-    def _replace(
-        self,
-        group: Group,
-        row: ShardRow,
-        arrays: Mapping[str, NDArray[Any]],
-        current: Callable[[], Any],
-        made: RepairedShard,
-    ) -> RepairedShard:
-        specs, index = list(group.specs.values()), (row.block, row.crop_shard)
-        root = self.store.arrays.root
-        found = self.store.arrays.verify(specs, index, row.files, "digest")
-        damaged = {problem.key for problem in found if problem.in_ledger}
-        new = {
-            file.record.key: file for file in self.store.arrays.encode_shard(specs, index, arrays)
-        }
-        old = {file.key: file for file in row.files}
-        others = {
-            key
-            for key in (old.keys() | new.keys()) - damaged
-            if key not in new or key not in old or new[key].record.sha256 != old[key].sha256
-        }
-        if others and not self.whole_shards:
-            raise ConflictError(
-                f"{root / min(others)}: intact, but the teacher does not make it again bit for bit here "
-                f"(made on {row.device or 'another device'}), so that new files would not fit it: repair "
-                "where it was made, or give --whole-shards to replace all files of the damaged shard"
-            )
-        replaced = damaged | others
-        with StagedFiles() as staged:
-            for key in sorted(replaced & new.keys()):
-                staged.stage(root / key, new[key].data)
-
-            def publish() -> None:
-                staged.publish()
-                for key in replaced - new.keys():
-                    with storage_errors(root / key):
-                        (root / key).unlink(missing_ok=True)
-
-            files = tuple(file.record for file in new.values())
-            self.store.catalogue.ledger.replace_shard(current(), replace(row, files=files), publish)
-        same = {key: file.record.sha256 for key, file in new.items()} == {
-            key: file.sha256 for key, file in old.items()
-        }
-        return replace(made, files=tuple(sorted(replaced)), same_bytes=same)
-
-    # -- what a shard holds ------------------------------------------------------------------------
-
-    def _arrays(
+    def arrays(
         self, group: Group, row: ShardRow, alive: Callable[[], object]
     ) -> dict[str, NDArray[Any]]:
+        """What a shard holds."""
         kind, _, name = group.name.partition("/")
         if kind == "crops":
             return self._crops(group, name, row)
         if kind == "masks":
             return self._regions(group, name, row)
-        return self.relabellers[name].arrays(row, alive)
+        return self.relabellers[name].arrays(row.block, row.crop_shard, alive)
+
+    def files(
+        self, group: Group, row: ShardRow, arrays: Mapping[str, NDArray[Any]]
+    ) -> tuple[list[EncodedFile], set[str], RepairedShard]:
+        """A shard's new files, the keys of those that are written or removed, and what is told of it."""
+        specs, index = list(group.specs.values()), (row.block, row.crop_shard)
+        found = self.store.arrays.verify(specs, index, row.files, "digest")
+        damaged = {problem.key for problem in found if problem.in_ledger}
+        encoded = self.store.arrays.encode_shard(specs, index, arrays)
+        new = {file.record.key: file.record.sha256 for file in encoded}
+        old = {file.key: file.sha256 for file in row.files}
+        others = {
+            key for key in (old.keys() | new.keys()) - damaged if new.get(key) != old.get(key)
+        }
+        if others and not self.whole_shards:
+            raise ConflictError(
+                f"{self.store.arrays.root / min(others)}: intact, but the teacher does not make it again bit for bit "
+                f"here (made on {row.device or 'another device'}), so that new files would not fit it: repair "
+                "where it was made, or give --whole-shards to replace all files of the damaged shard"
+            )
+        told = replace(
+            self._described(group.name, *index),
+            files=tuple(sorted(damaged | others)),
+            same_bytes=new == old,
+        )
+        return encoded, damaged | others, told
+
+    # -- what a shard holds ------------------------------------------------------------------------
 
     def _crops(self, group: Group, plan: str, row: ShardRow) -> dict[str, NDArray[Any]]:
         """Boxes, flips and mixtures, a function of the plan and of what is recorded of each image."""
@@ -369,3 +364,76 @@ class _Repair:
             for column in range(first, first + layout.columns_per_shard)
         ]
         return {"region": np.concatenate(parts, axis=1)}
+
+
+@dataclass(kw_only=True)
+class _DamagedBlocks(BlockSource):
+    """The damaged shards of one group; files that still match their ledger row stay."""
+
+    damaged: Mapping[int, Sequence[int]]
+    """Image block -> crop shards."""
+    repair: _Repair
+
+    def __post_init__(self) -> None:
+        self._repaired: set[int] = set()
+
+    @property
+    def most_shards(self) -> int:
+        """One more than there can be: blocks that are complete are leased, too."""
+        return self.layout.num_crop_shards + 1
+
+    def missing(self, block: int, committed: Collection[int]) -> Sequence[int]:
+        """What is damaged until it is repaired, although it is committed."""
+        return () if block in self._repaired else self.damaged[block]
+
+    def size(self, block: int) -> int:
+        """Shards."""
+        return len(self.damaged[block])
+
+    def arrays(self, leased: LeasedBlock) -> MadeBlock:
+        """Make the damaged shards again."""
+        group = self.store.group(self.group)
+        group.refresh()
+        shards = [
+            BlockArrays(
+                group=self.group,
+                crop_shard=crop_shard,
+                arrays=self.repair.arrays(
+                    group, group.shard(leased.block, crop_shard), leased.current
+                ),
+            )
+            for crop_shard in leased.missing
+        ]
+        return MadeBlock(leased=leased, shards=lambda: shards, result=[])
+
+    def stage(self, made: MadeBlock) -> StagedBlock:
+        """Write what is to be replaced; what is told of each shard becomes the block's result."""
+        assert made.shards is not None
+        lease = made.leased.current()
+        group, root = self.store.group(self.group), self.store.arrays.root
+        rows, removes, staged = [], [], StagedFiles()
+        try:
+            for shard in made.shards():
+                row = group.shard(made.leased.block, shard.crop_shard)
+                encoded, keys, told = self.repair.files(group, row, shard.arrays)
+                new = {file.record.key: file for file in encoded}
+                for key in sorted(keys & new.keys()):
+                    staged.stage(root / key, new[key].data)
+                removes += [root / key for key in keys - new.keys()]
+                rows.append(replace(row, files=tuple(file.record for file in encoded)))
+                made.result.append(told)
+        except BaseException:
+            staged.discard()
+            raise
+        return StagedBlock(
+            lease=lease,
+            rows=rows,
+            files=staged,
+            facts=made.facts,
+            replaces=True,
+            removes=removes,
+        )
+
+    def committed(self, made: MadeBlock) -> None:
+        """Its shards are whole."""
+        self._repaired.add(made.leased.block)

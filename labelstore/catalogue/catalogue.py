@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from sqlalchemy import Connection, insert, inspect, select
+from sqlalchemy import URL, Connection, insert, inspect, select
 
 from labelstore.catalogue import server
 from labelstore.catalogue.connection import OLDER, Database
@@ -45,6 +45,7 @@ from labelstore.errors import (
 )
 
 Clock = Callable[[], float]
+T = TypeVar("T")
 
 
 class Catalogue:
@@ -53,11 +54,11 @@ class Catalogue:
     What it holds is in its parts: `images`; `teachers`, `plans`, `label_sets`, `masks`, `runs` and `results`;
     `groups`, their `leases` and the `ledger` of committed shards; digests of the `metadata` files.
 
-    Every method, the parts' too, is one transaction of its own, except those that take a connection:
-    they belong into `with catalogue.transaction() as conn`, inside which a method that writes by itself
-    would wait for its own caller, and one that reads sees the state before. Nothing is cached and no
-    connection stays open, so an instance may be used from threads and after a fork. Reads are checked
-    against the tables' digests: DamagedShard where the database holds something else than was written.
+    Every method, the parts' too, is one transaction, except those that take a connection. Inside `with
+    catalogue.reading()`, `with catalogue.transaction()` or `catalogue.together(work)` all calls of this thread are
+    that one transaction: they see one state, and what they write is there at once or not at all. Nothing is
+    cached and no connection stays open, so an instance may be used from threads and after a fork. Reads are
+    checked against the tables' digests: DamagedShard where the database holds something else than was written.
     """
 
     def __init__(self, database: Database, *, uuid: str, format_version: int) -> None:
@@ -101,13 +102,14 @@ class Catalogue:
     @classmethod
     def create(
         cls,
-        url: str,
+        url: str | URL,
         *,
         uuid: str,
         format_version: int = FORMAT_VERSION,
         clock: Clock | None = None,
+        fill: Callable[[Self], None] = lambda catalogue: None,
     ) -> Self:
-        """Make an empty catalogue; ConflictError if there is one already."""
+        """Make a catalogue with what `fill` writes into it; ConflictError if there is one already."""
         database = Database(url, creating=True, clock=clock)
         try:
             with database.creating() as conn:
@@ -123,14 +125,15 @@ class Catalogue:
                     store,
                     [{"uuid": uuid, "format_version": format_version, "created": created}],
                 )
+                fill(cls(database, uuid=uuid, format_version=format_version))
         finally:
             database.close()
-        return cls.open(url, clock=clock)
+        return cls(Database(url, clock=clock), uuid=uuid, format_version=format_version)
 
     @classmethod
     def open(
         cls,
-        url: str,
+        url: str | URL,
         *,
         readonly: bool = False,
         frozen_mark: Path | None = None,
@@ -156,13 +159,14 @@ class Catalogue:
                 "is a frozen store's, which never changes: "
                 "work on the store that it was frozen from"
             )
-        foreign = database.foreign_schema()
-        if foreign is not None:
-            raise RejectedInput(
-                f"{database.name}: holds {foreign[:100]!r}, which labelstore does not make there: "
-                "get the store from somebody you trust"
-            )
+        rows: Sequence[tuple[object, ...]] = ()
         with database.reading() as conn:
+            foreign = database.foreign_schema()
+            if foreign is not None:
+                raise RejectedInput(
+                    f"{database.name}: holds {foreign[:100]!r}, which labelstore does not make there: "
+                    "get the store from somebody you trust"
+                )
             tables = set(inspect(conn).get_table_names())
             if store.name not in tables:
                 if tables & metadata.tables.keys():
@@ -178,13 +182,14 @@ class Catalogue:
                 raise FormatVersionError(
                     f"{database.name}: format {version}, this version reads up to {FORMAT_VERSION}: update labelstore"
                 )
+            if not lacking:
+                rows = verified_rows(conn, store)
         if lacking:
             database = database.older_copy()
             with database.creating() as conn:
                 migrate(conn, database.name, now=math.inf)
+                rows = verified_rows(conn, store)
             database.readonly = True
-        with database.reading() as conn:
-            rows = verified_rows(conn, store)
         if len(rows) != 1:
             raise DamagedShard(
                 f"{database.name}: table store has {len(rows)} rows: restore the catalogue from a copy"
@@ -200,7 +205,7 @@ class Catalogue:
 
     @classmethod
     def migrate(
-        cls, url: str, *, frozen_mark: Path | None = None, dry_run: bool = False
+        cls, url: str | URL, *, frozen_mark: Path | None = None, dry_run: bool = False
     ) -> tuple[str, ...]:
         """Bring an older catalogue up to date in one transaction; returns the revisions that it lacked.
 
@@ -245,8 +250,15 @@ class Catalogue:
         return self._database.transaction()
 
     def reading(self) -> AbstractContextManager[Connection]:
-        """A transaction that sees one state of all tables."""
+        """A transaction that sees one state of all tables; writers wait for its end."""
         return self._database.reading()
+
+    def together(self, work: Callable[[], T]) -> T:
+        """The calls that `work` makes as one writing transaction.
+
+        `work` is called again where PostgreSQL asks for it, so it changes nothing but the catalogue.
+        """
+        return self._database.write(lambda conn: work())
 
     def verify_digests(self) -> None:
         """Read every row; DamagedShard names the first table that does not hold what was written."""
@@ -292,7 +304,7 @@ class Catalogue:
             there = [row[1] for row in verified_rows(conn, classes)]
             if not there:
                 insert_rows(
-                    conn, classes, ({"class_id": at, "name": name} for at, name in enumerate(names))
+                    conn, classes, [{"class_id": at, "name": name} for at, name in enumerate(names)]
                 )
             elif there != list(names):
                 differs = next(

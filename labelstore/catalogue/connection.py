@@ -6,7 +6,8 @@ their first statement: a lock taken before the snapshot makes writers strictly s
 are, so that the renames inside a commit are not run against a snapshot that is doomed.
 
 Connections are opened per transaction and never kept: nothing is left over to cross a fork or a
-thread.
+thread. A transaction that begins inside another one of the same thread joins it, so that several
+calls see one state of the catalogue, or are written together.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import Connection, text
+from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from labelstore.catalogue import engines
@@ -34,9 +36,10 @@ from labelstore.catalogue.engines import (
     parse_url,
     postgresql_engine,
     sqlite_engine,
+    sqlite_url,
 )
-from labelstore.catalogue.failures import is_serialization_failure, translated
-from labelstore.catalogue.plain_schema import MAX_CHARACTERS, MAX_STATEMENTS, is_plain
+from labelstore.catalogue.failures import is_serialization_failure, translated, translation
+from labelstore.catalogue.plain_schema import MAX_CHARACTERS, MAX_STATEMENTS, first_foreign
 from labelstore.errors import (
     ConflictError,
     FormatVersionError,
@@ -63,7 +66,7 @@ class Database:
 
     def __init__(
         self,
-        url: str,
+        url: str | URL,
         *,
         readonly: bool = False,
         creating: bool = False,
@@ -72,6 +75,7 @@ class Database:
     ) -> None:
         parsed = parse_url(url)
         self._clock = clock
+        self._under_way = threading.local()
         self._frozen_mark = frozen_mark
         self.is_sqlite = parsed.drivername == "sqlite"
         self.name = parsed.database if self.is_sqlite else parsed.render_as_string()
@@ -111,34 +115,55 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """A transaction that writes; commits at the end, rolls back on any error.
 
-        Other writers wait (ConflictError after a minute). Not to be nested, and not to be entered
-        by a method that opens its own.
+        Other writers wait (ConflictError after a minute). Inside another transaction of this thread it is part of
+        that one, which must be one that writes.
         """
         self._refuse_if_frozen()
         if self.readonly:
             raise StorageError(
                 f"{self.name}: the catalogue {self.why_readonly}; nothing was written"
             )
-        with translated(self.name), self._engine.connect() as conn:
-            conn = conn.execution_options(**{WRITE: True})
-            with conn.begin():
-                # again: it may have been frozen while this transaction waited for the lock
-                self._refuse_if_frozen()
-                yield conn
+        with self._begun(WRITE) as conn:
+            # again: it may have been frozen while this transaction waited for the lock
+            self._refuse_if_frozen()
+            yield conn
 
     @contextmanager
     def creating(self) -> Iterator[Connection]:
         """A transaction that makes the tables: as `transaction`, before there is a table to lock."""
-        with translated(self.name), self._engine.connect() as conn:
-            conn = conn.execution_options(**{CREATE: True})
-            with conn.begin():
-                yield conn
+        with self._begun(CREATE) as conn:
+            yield conn
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the catalogue and writes nothing."""
-        with translated(self.name), self._engine.connect() as conn, conn.begin():
+        """A transaction that sees one state of the catalogue and writes nothing.
+
+        Inside another transaction of this thread it is part of that one. Keep it short: it holds up writers.
+        """
+        with self._begun(None) as conn:
             yield conn
+
+    @contextmanager
+    def _begun(self, purpose: str | None) -> Iterator[Connection]:
+        """The transaction of this thread that is under way, or a new one for this purpose."""
+        current: Connection | None = getattr(self._under_way, "connection", None)
+        if current is not None:
+            # it would wait for the transaction around it
+            assert purpose is None or current.get_execution_options().keys() & {WRITE, CREATE}
+            yield current
+            return
+        try:
+            with self._engine.connect() as conn:
+                if purpose is not None:
+                    conn = conn.execution_options(**{purpose: True})
+                with conn.begin():
+                    self._under_way.connection = conn
+                    try:
+                        yield conn
+                    finally:
+                        self._under_way.connection = None
+        except DBAPIError as error:
+            raise translation(self.name, error) from error
 
     def foreign_schema(self) -> str | None:
         """The name of a view, trigger, virtual table, computed column, ... in a SQLite file.
@@ -155,8 +180,7 @@ class Database:
             statements = conn.exec_driver_sql(query).all()
         if len(statements) > MAX_STATEMENTS:
             return f"{MAX_STATEMENTS} tables and more"
-        foreign = (str(name) for kind, name, sql in statements if not is_plain(kind, sql))
-        return next(foreign, None)
+        return first_foreign(statements)
 
     def structure_problem(self) -> str | None:
         """What SQLite itself says about its pages and indexes; None when all is well, or on PostgreSQL."""
@@ -181,7 +205,8 @@ class Database:
                 )
                 try:
                     connection.execute(f"PRAGMA busy_timeout={engines.BUSY_SECONDS * 1000}").close()
-                    connection.execute("VACUUM INTO ?", (str(path),)).close()
+                    # a relative path that begins with `file:` would be read as a URL
+                    connection.execute("VACUUM INTO ?", (str(path.absolute()),)).close()
                 finally:
                     connection.close()
             except sqlite3.Error as error:
@@ -197,7 +222,7 @@ class Database:
         folder = Path(tempfile.mkdtemp(prefix="labelstore-"))
         try:
             self.copy_to(folder / "catalogue.db")
-            copy = Database(f"sqlite:///{folder / 'catalogue.db'}", clock=self._clock)
+            copy = Database(sqlite_url(folder / "catalogue.db"), clock=self._clock)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -213,7 +238,13 @@ class Database:
             )
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """`work` in a writing transaction, again from the start where PostgreSQL asks for it."""
+        """`work` in a writing transaction, again from the start where PostgreSQL asks for it.
+
+        Inside another transaction of this thread it is that one that is begun again.
+        """
+        if getattr(self._under_way, "connection", None) is not None:
+            with self.transaction() as conn:
+                return work(conn)
         for attempt in range(_ATTEMPTS):
             try:
                 with self.transaction() as conn:

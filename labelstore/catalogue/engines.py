@@ -37,7 +37,12 @@ CREATE = "labelstore_create"
 """Execution options that say what a transaction is for; one without either only reads."""
 
 
-def parse_url(url: str) -> URL:
+def sqlite_url(path: Path) -> URL:
+    """The URL of a SQLite file, whatever characters its path has: as text, `?` and `%` would mean something else."""
+    return URL.create("sqlite", database=str(path.absolute()))
+
+
+def parse_url(url: str | URL) -> URL:
     """The URL, if it is one of the two databases and holds no password; UsageError otherwise."""
     try:
         parsed = make_url(url)

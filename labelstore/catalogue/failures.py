@@ -77,6 +77,11 @@ def translated(name: str | None) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        kind = _kind(error)
-        said = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
-        raise kind(f"{name}: {said[0]}: {_ADVICE[kind]}") from error
+        raise translation(name, error) from error
+
+
+def translation(name: str | None, error: DBAPIError) -> LabelStoreError:
+    """The driver's error as one of ours, naming the database."""
+    kind = _kind(error)
+    said = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+    return kind(f"{name}: {said[0]}: {_ADVICE[kind]}")

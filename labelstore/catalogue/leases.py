@@ -61,12 +61,7 @@ class Leases:
 
         def work(conn: Connection) -> list[Lease]:
             now = self._database.now(conn)
-            now_is = identity(conn, group)
-            if of is not None and of != now_is:
-                raise ConflictError(
-                    f"{group} was {'made anew' if now_is else 'dropped'} while this process was at work on it: "
-                    "what it made since is not committed; run the command again if it is still wanted"
-                )
+            now_is = identity(conn, group) if of is None else _same_identity(conn, group, of)
             committed = _num_committed(conn, group)
             fences = {}
             live = set()
@@ -94,6 +89,16 @@ class Leases:
             return granted
 
         return self._database.write(work)
+
+    def check(self, lease: Lease) -> None:
+        """LeaseLost unless the lease is still its owner's, has not expired, and its group is there."""
+        with self._database.reading() as conn:
+            check_lease(conn, lease, now=self._database.now(conn))
+
+    def check_identity(self, group: str, of: str) -> None:
+        """ConflictError where `of` is not the group's `identity`: it was dropped, or another got its name."""
+        with self._database.reading() as conn:
+            _same_identity(conn, group, of)
 
     def renew(self, lease: Lease, ttl_s: float) -> Lease:
         """The same lease until `ttl_s` seconds from now; LeaseLost if it expired or was taken over."""
@@ -173,6 +178,16 @@ def live_leases(conn: Connection, group: str | None, *, now: float) -> list[Leas
         for row in verified_rows(conn, leases, group)
         if row[3] > now
     ]
+
+
+def _same_identity(conn: Connection, group: str, of: str) -> str:
+    now_is = identity(conn, group)
+    if now_is != of:
+        raise ConflictError(
+            f"{group} was {'made anew' if now_is else 'dropped'} while this process was at work on it: "
+            "what it made since is not committed; run the command again if it is still wanted"
+        )
+    return now_is
 
 
 def _check_seconds(ttl_s: float) -> None:

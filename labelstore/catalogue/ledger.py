@@ -57,6 +57,8 @@ class Ledger:
         blocks: Sequence[tuple[Lease, Sequence[ShardRow]]],
         publish: Callable[[Sequence[int]], None],
         extra: Callable[[Connection, int], None] | None = None,
+        *,
+        replace_rows: bool = False,
     ) -> list[LeaseLost | ConflictError | None]:
         """`commit` of several blocks in one transaction; per block None, or why it was not committed.
 
@@ -67,7 +69,8 @@ class Ledger:
         Rows belong to the lease's block, and to its group or to a group "crops/..."; the fencing number
         and the time of the commit are filled in. A row of a crops group that is committed already with
         the same digests is dropped, since label sets of one plan share their crops; any other row that
-        exists is a ConflictError.
+        exists is a ConflictError. `replace_rows`, for `repair` only: all rows exist, and get new bytes since their
+        files no longer match them.
         """
         published: set[int] = set()
 
@@ -77,14 +80,14 @@ class Ledger:
             admitted: dict[int, list[ShardRow]] = {}
             for number, (lease, rows) in enumerate(blocks):
                 try:
-                    admitted[number] = _admitted(conn, lease, rows, now=now)
+                    admitted[number] = _admitted(conn, lease, rows, now=now, there=replace_rows)
                     outcomes.append(None)
                 except (LeaseLost, ConflictError) as refused:
                     outcomes.append(refused)
             new = [number for number in admitted if number not in published]
             publish(new)
             published.update(new)
-            insert_rows(
+            (update_rows if replace_rows else insert_rows)(
                 conn,
                 shards,
                 [
@@ -103,13 +106,11 @@ class Ledger:
     def replace_shard(self, lease: Lease, row: ShardRow, publish: Callable[[], None]) -> None:
         """`repair` only: new bytes for a committed shard whose files no longer match its row."""
 
-        def work(conn: Connection) -> None:
-            now = self._database.now(conn)
-            check_lease(conn, lease, now=now)
-            publish()
-            update_rows(conn, shards, [to_columns(replace(row, fence=lease.fence, committed=now))])
-
-        self._database.write(work)
+        (refused,) = self.commit_blocks(
+            [(lease, [row])], lambda admitted: publish() if admitted else None, replace_rows=True
+        )
+        if refused is not None:
+            raise refused
 
     def shards(self, group: str) -> list[ShardRow]:
         """A group's committed shards by (block, crop shard), checked against their digest."""
@@ -168,7 +169,7 @@ def labelled_elsewhere(conn: Connection, group: str, image: int) -> str | None:
 
 
 def _admitted(
-    conn: Connection, lease: Lease, rows: Sequence[ShardRow], *, now: float
+    conn: Connection, lease: Lease, rows: Sequence[ShardRow], *, now: float, there: bool
 ) -> list[ShardRow]:
     """The rows of one block that are to be written; LeaseLost or ConflictError where it may not be.
 
@@ -183,7 +184,7 @@ def _admitted(
                 f"on block {lease.block} of {lease.group}"
             )
     check_lease(conn, lease, now=now)
-    return [row for row in rows if not _is_committed(conn, row)]
+    return [row for row in rows if there or not _is_committed(conn, row)]
 
 
 def _is_committed(conn: Connection, row: ShardRow) -> bool:

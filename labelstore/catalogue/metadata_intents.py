@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from labelstore.catalogue.digests import insert_rows, verified_rows
 from labelstore.catalogue.tables import metadata_files, metadata_intents
 from labelstore.errors import ConflictError, DamagedShard
-from labelstore.shard_files import check_file_key
+from labelstore.shard_files import check_file_keys
 
 ABSENT = ""
 """Digest of a file that is not there."""
@@ -35,10 +35,10 @@ def announce(conn: Connection, files: Mapping[str, tuple[str | None, str | None]
     insert_rows(
         conn,
         metadata_intents,
-        (
+        [
             {"token": token, "key": key, "old_digest": old or ABSENT, "new_digest": new or ABSENT}
             for key, (old, new) in files.items()
-        ),
+        ],
     )
     return token
 
@@ -58,8 +58,9 @@ def acceptable_digests(conn: Connection) -> dict[str, frozenset[str]]:
         found.setdefault(key, set()).update((old, new))
     try:
         # files of these names are written, copied and removed
-        return {check_file_key(key): frozenset(values) for key, values in found.items()}
+        check_file_keys(found)
     except ValueError as error:
         raise DamagedShard(
             f"catalogue table metadata_files: {error}: restore the catalogue from a copy"
         ) from None
+    return {key: frozenset(values) for key, values in found.items()}

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Table, select
 from labelstore.catalogue import metadata_intents
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import insert_rows, update_rows, verified_rows
-from labelstore.catalogue.record_columns import from_columns, json_text, to_columns
+from labelstore.catalogue.record_columns import from_columns, json_text, records, to_columns
 from labelstore.catalogue.records import ResultRow, TeacherRow
 from labelstore.catalogue.tables import results, teachers
 from labelstore.errors import ConflictError, UsageError
@@ -63,6 +63,8 @@ class NamedRows(Generic[R]):
         def work(conn: Connection) -> R:
             held = held_record(conn, self._table, row)
             if held is None:
+                if self._described is not None:
+                    self._refuse_other_case(conn, given["name"])
                 insert_rows(conn, self._table, [given])
                 if self._described is not None and self._described(row):
                     metadata_intents.mark(conn)
@@ -71,6 +73,17 @@ class NamedRows(Generic[R]):
             return held
 
         return self._database.write(work)
+
+    def _refuse_other_case(self, conn: Connection, name: str) -> None:
+        """ConflictError for a name whose folder is another row's on a disk that does not tell A from a."""
+        names = conn.execute(select(self._table.c.name)).scalars()
+        same = next((held for held in names if held.casefold() == name.casefold()), None)
+        if same is not None:
+            noun = self._table.name.removesuffix("s").replace("_", " ")
+            raise ConflictError(
+                f"{noun} {name!r} differs from {same!r}, which is in the store, in upper and lower case alone: on many "
+                "disks they are one folder; choose another name"
+            )
 
     def change(self, conn: Connection, name: str, **values: object) -> None:
         """Change of one row what may change: more crops of a plan or a mask, a label set's codec, a teacher's
@@ -145,7 +158,7 @@ def check_name(name: str) -> None:
 
 def all_records(conn: Connection, table: Table, kind: type[R]) -> tuple[R, ...]:
     """Every record of a table by name, checked against the table's digest."""
-    return tuple(from_columns(kind, table, row) for row in verified_rows(conn, table))
+    return records(kind, table, verified_rows(conn, table))
 
 
 def held_record(conn: Connection, table: Table, record: R) -> R | None:

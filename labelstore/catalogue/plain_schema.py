@@ -8,6 +8,7 @@ can be evaded (`CREATE/**/VIRTUAL TABLE`); so every word and sign has to be one 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 MAX_STATEMENTS = 1000
 MAX_CHARACTERS = 20_000
@@ -21,6 +22,11 @@ _TOKEN = re.compile(
 _COMPUTING = {"AS", "CHECK", "COLLATE", "GENERATED", "REFERENCES", "SELECT", "WHERE"}
 # of tables: a list of columns, and inside it PRIMARY KEY (...), UNIQUE (...), VARCHAR(20)
 _MOST_DEEPLY = {"table": 2, "index": 1}
+
+
+def first_foreign(statements: Iterable[Sequence[object]]) -> str | None:
+    """Name of the first of these rows of `sqlite_master` (type, name, sql) that is not plain; None where all are."""
+    return next((str(name) for kind, name, sql in statements if not is_plain(kind, sql)), None)
 
 
 def is_plain(kind: object, sql: object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -44,6 +44,11 @@ def to_columns(table: Table, record: object) -> dict[str, Any]:
             value = values[column.name]
             values[column.name] = json_text(dict(value) if isinstance(value, Mapping) else value)
     return values
+
+
+def records(kind: type[R], table: Table, rows: Iterable[Row]) -> tuple[R, ...]:
+    """`from_columns` of several rows."""
+    return tuple(from_columns(kind, table, row) for row in rows)
 
 
 def from_columns(kind: type[R], table: Table, row: Row) -> R:

@@ -12,7 +12,7 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import insert_tuples
-from labelstore.catalogue.engines import parse_url
+from labelstore.catalogue.engines import parse_url, sqlite_url
 from labelstore.catalogue.named_servers import name_servers
 from labelstore.catalogue.tables import metadata
 from labelstore.errors import UsageError
@@ -83,7 +83,7 @@ def catalogue_bytes(conn: Connection) -> int:
 
 def copy_to_file(conn: Connection, path: Path) -> None:
     """Every row of the catalogue behind `conn` in a new SQLite file; digests go along, and hold there too."""
-    target = Database(f"sqlite:///{path.absolute()}", creating=True)
+    target = Database(sqlite_url(path), creating=True)
     try:
         with target.creating() as copy:
             metadata.create_all(copy)

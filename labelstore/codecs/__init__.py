@@ -77,19 +77,23 @@ def codec_from_record(record: Mapping[str, Any]) -> LabelCodec:
 
 
 def codec_from_options(
-    compression: str, k: int | None = None, dtype: str | None = None
+    compression: str,
+    k: int | None = None,
+    dtype: str | None = None,
+    tail_classes: int | None = None,
 ) -> LabelCodec:
-    """The codec that `--compression`, `--k` and `--dtype` ask for; K is 5 and dtype float16 where not said.
+    """The codec of that name; K is 5, dtype float16 and tail_classes 0 where not said.
 
-    UsageError for an unknown name or dtype, and for a K or dtype given to a codec that has none.
+    UsageError for an unknown name or dtype, and for a parameter given to a codec that does not have it.
 
-    >>> codec_from_options("ms", 10, "uint8")
-    MarginalSmoothing(class_ids='plain', dtype='uint8', k=10)
+    >>> codec_from_options("ms", 3, "uint8", tail_classes=100)
+    MarginalSmoothing(class_ids='plain', dtype='uint8', k=3, tail_classes=100)
     """
     cls = _codec_class(compression)
     options: dict[str, Any] = {
         "k": DEFAULT_K if k is None else k,
         "dtype": DEFAULT_DTYPE if dtype is None else dtype,
+        "tail_classes": tail_classes or 0,
     }
     parameters = {field.name for field in fields(cls)}
     if k is not None and "k" not in parameters:
@@ -99,6 +103,10 @@ def codec_from_options(
     if dtype is not None and "dtype" not in parameters:
         raise UsageError(
             f"dtype {dtype} with {compression!r} labels, which hold classes and no probabilities: leave --dtype out"
+        )
+    if tail_classes and "tail_classes" not in parameters:
+        raise UsageError(
+            f"tail_classes={tail_classes} with {compression!r} labels: only ms has a tail of the image, leave it out"
         )
     return cls.from_record({name: value for name, value in options.items() if name in parameters})
 

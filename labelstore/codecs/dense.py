@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs.base import Arrays, Field, MapTopK, SparseLabels, Takes, TopK
+from labelstore.codecs.possible import CLOSE
 from labelstore.codecs.probabilities import check_dtype
 from labelstore.codecs.records import codec_from_parameters
 from labelstore.codecs.recovery import check_temperature, powers
 from labelstore.codecs.rows import row_sum
+from labelstore.codecs.sides import keep_sides
 from labelstore.errors import UsageError
 
 UNDERFLOW = np.float32(2**-26)
@@ -61,7 +63,15 @@ class Full:
             raise UsageError(
                 f"labels of {labels.shape[-1]} classes for C={num_classes}: the teacher and the store differ"
             )
-        return {"probability": labels.astype(_DTYPES[self.dtype])}
+        stored = labels.astype(_DTYPES[self.dtype], order="C")
+        if self.dtype == "float16":
+            flat = stored.reshape(-1, num_classes)
+
+            def largest(rows: NDArray[np.intp]) -> NDArray[np.float32]:
+                return self.max_probability({"probability": flat[rows]}, num_classes)
+
+            keep_sides(flat, labels.max(-1).reshape(-1), largest)
+        return {"probability": stored}
 
     def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
         """Refused with UsageError: nothing is left out, so there is no sparse form; use `recover`."""
@@ -78,7 +88,9 @@ class Full:
             # float16 made it zero, the teacher did not
             np.maximum(probs, UNDERFLOW if self.dtype == "float16" else 0, out=probs)
             probs = powers(probs, probs.max(-1, keepdims=True), temperature)
-        probs /= row_sum(probs)[..., None]
+        total = row_sum(probs)[..., None]
+        # a sum that is one already stays: a probability that a threshold names comes back to the last bit
+        np.divide(probs, total, out=probs, where=np.abs(total - 1) > CLOSE)
         return probs.astype(np.float32, copy=False)
 
     def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:

@@ -8,13 +8,16 @@ One minus a rounded sum is no tail: float16 loses it in nearly all labels of a s
   tail's logarithm in steps of a fifth of an octave (7 % either way), from 1 at code 2 to 2^-50 at code 254. 255 is
   a missing crop.
 
+To recover a float32 label: probabilities and tail divided by their sum, unless that is one to 1e-6.
 To recover a float16 label with code 0: tail = 1 - sum(p). Any other:
 
     p = sqrt(2^-25 * tail / (C - K)) where p is 0               float16 has nothing that small
     factor = max((1 - tail) / sum(p), 1 / (sum(p) + (C - K) * p_K))
     tail = min(tail, (C - K) * p_K * factor);  p = factor * p   so that no kept class is below one that is not
 
-Kept probabilities and tail sum to one, and nothing is ever negative.
+Kept probabilities and tail sum to one, and nothing is ever negative. The largest probability is exact in float32,
+right to 2^-11 in float16, and there on the same side of every multiple of 0.05 as the teacher's: the bins of FerKD
+Table 1 and the usual thresholds (FerKD Eq. 4) say the same of stored and of teacher labels.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs.base import Arrays, Field
+from labelstore.codecs.possible import CLOSE, possible
 from labelstore.codecs.rows import float32_of, is_missing, row_sum, scale_rows
+from labelstore.codecs.sides import keep_sides
 
 Float = NDArray[np.float32]
 
@@ -68,14 +73,18 @@ class FloatProbs:
 
     def encode(self, probs: Float, tail: Float, outcomes: int) -> dict[str, NDArray[Any]]:
         """Probabilities (n, m, K), sorted descending, and tail (n, m) -> arrays; NaN rows are missing."""
-        stored = probs.astype(self.dtype)
-        if probs.shape[-1] == outcomes:
-            return {"probability": stored}
+        stored = probs.astype(self.dtype, order="C")
         if self.dtype == "<f4":
-            return {"probability": stored, "tail": tail.astype("<f4", copy=False)}
-        rounded = stored.astype(np.float32)
-        most = rounded[..., -1] * np.float32(outcomes - probs.shape[-1])
-        return {"probability": stored, "tail_code": _tail_code(tail, 1 - row_sum(rounded), most)}
+            arrays = {"probability": stored, "tail": tail.astype("<f4")}
+        else:
+            flat, by_row = stored.reshape(-1, stored.shape[-1]), tail.reshape(-1)
+
+            def largest(rows: NDArray[np.intp]) -> Float:
+                return self.largest(_half_arrays(flat[rows], by_row[rows], outcomes), outcomes)
+
+            keep_sides(flat, probs[..., 0].reshape(-1), largest)
+            arrays = _half_arrays(stored, tail, outcomes)
+        return {field.name: arrays[field.name] for field in self.fields(probs.shape[-1], outcomes)}
 
     def decode(self, arrays: Arrays, outcomes: int) -> tuple[Float, Float]:
         """Arrays -> probabilities (n, m, K) and tail (n, m), all >= 0 and summing to one; NaN where missing."""
@@ -83,12 +92,11 @@ class FloatProbs:
         total = row_sum(probs)
         if probs.shape[-1] == outcomes:
             total[is_missing(total)] = np.nan
+            total[np.abs(total - 1) <= CLOSE] = 1
             scale_rows(probs, np.float32(1) / total)
             return probs, total * np.float32(0)
         if self.dtype == "<f4":
-            tail: Float = arrays["tail"]
-            scale_rows(probs, (np.float32(1) - tail) / total)
-            return probs, tail
+            return possible(probs, arrays["tail"], outcomes)
         tail = (np.float32(1) - total).clip(0, 1)
         code = arrays["tail_code"].ravel()
         rows = np.flatnonzero(code != AS_SUM)
@@ -119,6 +127,19 @@ class FloatProbs:
         return float32_of(np.ascontiguousarray(probability))
 
 
+def _half_arrays(stored: NDArray[Any], tail: Float, outcomes: int) -> dict[str, NDArray[Any]]:
+    """float16 probabilities (..., K), the last rounded up where it fell below the rest, and the code of the tail."""
+    others = np.float32(max(outcomes - stored.shape[-1], 1))
+    last = stored[..., -1]
+    below = (last > 0) & (last.astype(np.float32) < tail / others)
+    if below.any():
+        last = np.where(below, np.nextafter(last, np.float16(1)), last)
+        stored = np.maximum(stored, last[..., None])
+    rounded = stored.astype(np.float32)
+    code = _tail_code(tail, 1 - row_sum(rounded), rounded[..., -1] * others)
+    return {"probability": stored, "tail_code": code}
+
+
 def _tail_code(tail: Float, by_sum: Float, most: Float) -> NDArray[np.uint8]:
     """Codes of tails (...), given one minus the rounded sums and the most that the last kept class allows."""
     missing = np.isnan(tail)
@@ -127,7 +148,7 @@ def _tail_code(tail: Float, by_sum: Float, most: Float) -> NDArray[np.uint8]:
     steps = np.rint(octaves * STEPS_PER_OCTAVE) + FIRST_STEP
     code: NDArray[np.uint8] = steps.clip(FIRST_STEP, LAST_STEP).astype(np.uint8)
     close = np.abs(by_sum - tail) <= CLOSE_ENOUGH * tail
-    code[close] = np.where(by_sum[close] <= most[close], AS_SUM, FIRST_STEP)
+    code[close & (by_sum <= most)] = AS_SUM
     code[tail == 0] = NOTHING
     code[missing] = MISSING
     return code

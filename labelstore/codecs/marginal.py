@@ -2,7 +2,8 @@
 
 hard        Eq. 3    the top-1 class, probability 1
 smoothing   Eq. 4    the top-1 probability; what is left spread evenly over the C - 1 others
-ms          Eq. 5    the top-K probabilities; what is left spread evenly over the C - K others
+ms          Eq. 5    the top-K probabilities; what is left spread evenly over the C - K others, or as the tails of
+                     all crops of the image are spread (`tail_classes`, see `image_tail`)
 mr          Eq. 6-7  the top-K probabilities scaled to sum to one; the others zero
 """
 
@@ -18,11 +19,22 @@ from numpy.typing import NDArray
 
 from labelstore.codecs.base import Arrays, Field, MapTopK, SparseLabels, Takes, TopK
 from labelstore.codecs.class_ids import ClassIdForm, check_form, decode_ids, encode_ids, id_fields
+from labelstore.codecs.image_tail import (
+    TailedLabels,
+    encode_tails,
+    listed,
+    read_tails,
+    spread_tails,
+    tail_fields,
+)
+from labelstore.codecs.possible import possible
 from labelstore.codecs.probabilities import FORMS, check_dtype
 from labelstore.codecs.records import codec_from_parameters
 from labelstore.codecs.recovery import densify, relative_temperature, temper
-from labelstore.codecs.topk import check_kept, missing_id
+from labelstore.codecs.topk import check_kept, first_classes, missing_id
 from labelstore.errors import UsageError
+
+Float = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +53,10 @@ class _Kept:
     @abstractmethod
     def kept(self, num_classes: int) -> int:
         """K: how many of the C probabilities `encode` wants. UsageError where K > C."""
+
+    def _num_kept(self, num_classes: int) -> int:
+        """K, classes that are kept of every crop."""
+        return self.kept(num_classes)
 
     @abstractmethod
     def fields(self, num_classes: int) -> tuple[Field, ...]:
@@ -91,7 +107,7 @@ class _KeptProbs(_Kept):
 
     def fields(self, num_classes: int) -> tuple[Field, ...]:
         """Class ids and probabilities, (K,) per crop."""
-        k = self.kept(num_classes)
+        k = self._num_kept(num_classes)
         return id_fields(self.class_ids, k, num_classes) + FORMS[self.dtype].fields(
             k, self._outcomes(num_classes)
         )
@@ -100,17 +116,29 @@ class _KeptProbs(_Kept):
         self, labels: TopK | MapTopK | NDArray[np.float32], num_classes: int
     ) -> dict[str, NDArray[Any]]:
         """TopK (n, m, K) of one whole shard -> arrays by field name; NaN rows are missing crops."""
-        kept = _checked(labels, self.kept(num_classes))
-        probs = FORMS[self.dtype].encode(kept.probs, kept.tail, self._outcomes(num_classes))
+        kept = _checked(labels, self._num_kept(num_classes))
+        outcomes = self._outcomes(num_classes)
+        probs = FORMS[self.dtype].encode(*possible(kept.probs, kept.tail, outcomes), outcomes)
         return encode_ids(_ids_of(kept), self.class_ids, num_classes) | probs
 
     def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
         """Arrays (n, m, ...) -> recovered labels at `temperature` T / T0; missing crops are NaN."""
-        k = self.kept(num_classes)
-        probs, tail = FORMS[self.dtype].decode(arrays, self._outcomes(num_classes))
-        rest = tail / np.float32(max(num_classes - k, 1))
-        labels = SparseLabels(class_ids=decode_ids(arrays, self.class_ids), probs=probs, rest=rest)
+        labels = self._spread(arrays, *self._top_k(arrays, num_classes), num_classes)
         return temper(labels, num_classes, temperature)
+
+    def _top_k(self, arrays: Arrays, num_classes: int) -> tuple[NDArray[Any], Float, Float]:
+        """Arrays (n, m, ...) -> class ids and probabilities (n, m, K), and the tail (n, m)."""
+        probs, tail = FORMS[self.dtype].decode(arrays, self._outcomes(num_classes))
+        return decode_ids(arrays, self.class_ids), probs, tail
+
+    def _spread(
+        self, arrays: Arrays, ids: NDArray[Any], probs: Float, tail: Float, num_classes: int
+    ) -> SparseLabels:
+        """The label: the tail spread evenly over the classes that are not kept."""
+        others = max(num_classes - probs.shape[-1], 1)
+        # to the last bit, too, no kept class is below one that is not
+        rest = np.minimum(tail / np.float32(others), probs[..., -1])
+        return SparseLabels(class_ids=ids, probs=probs, rest=rest)
 
     def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
         """Arrays (n, m, ...) -> largest entry of every recovered label (n, m); class ids are not looked at."""
@@ -120,7 +148,8 @@ class _KeptProbs(_Kept):
         """Names of the arrays that `max_probability` reads: all but the class ids."""
         form = FORMS[self.dtype]
         return tuple(
-            field.name for field in form.fields(self.kept(num_classes), self._outcomes(num_classes))
+            field.name
+            for field in form.fields(self._num_kept(num_classes), self._outcomes(num_classes))
         )
 
 
@@ -138,14 +167,71 @@ class MarginalSmoothing(_KeptProbs):
     name: ClassVar[str] = "ms"
     k: int = 5
     """K, kept classes."""
+    tail_classes: int = 0
+    """L, classes of each image's table of how its crops' tails spread; 0: evenly, as in Eq. 5."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_k(self.k)
+        if self.tail_classes < 0:
+            raise UsageError(
+                f"tail_classes={self.tail_classes}: give the number of classes of each image's tail, or 0 for none"
+            )
 
     def kept(self, num_classes: int) -> int:
-        """K; UsageError where K > C."""
+        """K, and with an image's tail K + L, of which the tables are made; at most C. UsageError where K > C."""
+        return self._num_kept(num_classes) + self.num_tail_classes(num_classes)
+
+    def _num_kept(self, num_classes: int) -> int:
         return check_kept(self.k, num_classes)
+
+    def num_tail_classes(self, num_classes: int) -> int:
+        """L: classes of each image's table, at most those that are not kept; 0 where the tail is spread evenly."""
+        return min(self.tail_classes, num_classes - self._num_kept(num_classes))
+
+    def fields(self, num_classes: int) -> tuple[Field, ...]:
+        """Class ids and probabilities, (K,) per crop; the tail's classes and shares, (L,) and (1 + L,) per image."""
+        entries = self.num_tail_classes(num_classes)
+        return super().fields(num_classes) + (tail_fields(entries, num_classes) if entries else ())
+
+    def encode(
+        self, labels: TopK | MapTopK | NDArray[np.float32], num_classes: int
+    ) -> dict[str, NDArray[Any]]:
+        """TopK (n, m, K + L) of one whole shard -> arrays by field name; NaN rows are missing crops.
+
+        The image's tail is that of all its crops in the shard. Labels of fewer than K + L classes, but K or more, name
+        fewer in the table.
+        """
+        entries = self.num_tail_classes(num_classes)
+        if not entries:
+            return super().encode(labels, num_classes)
+        k = self._num_kept(num_classes)
+        given = _checked(labels, k, at_least=True)
+        kept = first_classes(given, k)
+        return super().encode(kept, num_classes) | encode_tails(given, k, entries, num_classes)
+
+    def _spread(
+        self, arrays: Arrays, ids: NDArray[Any], probs: Float, tail: Float, num_classes: int
+    ) -> SparseLabels:
+        if not self.num_tail_classes(num_classes):
+            return super()._spread(arrays, ids, probs, tail, num_classes)
+        return listed(spread_tails(ids, probs, tail, read_tails(arrays), num_classes))
+
+    def decode_tailed(
+        self, arrays: Arrays, num_classes: int, temperature: float = 1.0
+    ) -> TailedLabels:
+        """Arrays (n, m, ...) with an image's tail -> the labels that `decode` gives, the table apart from the crops."""
+        kept = self._top_k(arrays, num_classes)
+        return spread_tails(*kept, read_tails(arrays), num_classes, temperature)
+
+    def to_record(self) -> dict[str, Any]:
+        """Name and parameters as JSON values; without a tail of images as versions write it that know of none."""
+        record = super().to_record()
+        return (
+            record
+            if self.tail_classes
+            else {n: v for n, v in record.items() if n != "tail_classes"}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,17 +315,16 @@ def _check_k(k: int) -> None:
         raise UsageError(f"K={k}: keep at least one class with --k")
 
 
-def _checked(labels: TopK | MapTopK | NDArray[np.float32], k: int) -> TopK:
-    if not isinstance(labels, TopK) or labels.class_ids.shape[-1] != k:
-        given = (
-            f"{labels.class_ids.shape[-1]} kept classes"
-            if isinstance(labels, TopK)
-            else "dense labels"
-        )
-        raise UsageError(
-            f"{given} given to a codec that keeps K={k}: make them with top_k(probs, {k})"
-        )
-    return labels
+def _checked(
+    labels: TopK | MapTopK | NDArray[np.float32], k: int, *, at_least: bool = False
+) -> TopK:
+    given = "dense labels"
+    if isinstance(labels, TopK):
+        width = labels.class_ids.shape[-1]
+        if width == k or (at_least and width > k):
+            return labels
+        given = f"{width} kept classes"
+    raise UsageError(f"{given} given to a codec that keeps K={k}: make them with top_k(probs, {k})")
 
 
 def _ids_of(labels: TopK) -> NDArray[Any]:

@@ -11,9 +11,9 @@ _SHORT = 16
 
 
 def row_sum(probs: Float) -> Float:
-    """(..., K) -> (...) sums, the same however rows are grouped."""
+    """(..., K) -> (...) sums, the same however rows are grouped and laid out."""
     if probs.shape[-1] > _SHORT:
-        sums: Float = probs.sum(-1)
+        sums: Float = np.ascontiguousarray(probs).sum(-1)
         return sums
     total: Float = probs[..., 0].copy()
     for rank in range(1, probs.shape[-1]):

@@ -62,6 +62,17 @@ def top_k(probs: NDArray[np.float32], k: int) -> TopK:
     return TopK(class_ids=class_ids, probs=kept, tail=np.where(missing, np.float32(np.nan), tail))
 
 
+def first_classes(labels: TopK, k: int) -> TopK:
+    """The first K classes of labels (..., W), W >= K; what the others have joins the tail."""
+    if labels.class_ids.shape[-1] == k:
+        return labels
+    return TopK(
+        class_ids=np.ascontiguousarray(labels.class_ids[..., :k]),
+        probs=np.ascontiguousarray(labels.probs[..., :k]),
+        tail=(labels.tail + labels.probs[..., k:].sum(-1, dtype=np.float64)).astype(np.float32),
+    )
+
+
 def _largest(probs: NDArray[np.float32], k: int) -> NDArray[np.intp]:
     """Indices (..., K) of the K largest, descending, the lower index first among equals."""
     num_classes = probs.shape[-1]

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from labelstore.catalogue import Catalogue
@@ -80,27 +80,43 @@ class LeaseKeeper:
 
     def acquire_blocks(self, count: int) -> list[Lease]:
         """The next blocks that are neither committed nor leased to somebody alive, at most `count`."""
-        self._free_the_dead()
-        with self._lock:
+        return [lease for lease, _ in self.acquire_of(self._blocks, count)]
+
+    def acquire_of(
+        self, blocks: int | Sequence[int], count: int
+    ) -> list[tuple[Lease, Collection[int]]]:
+        """`acquire_blocks` among these, each with its committed crop shards."""
+
+        def work() -> list[tuple[Lease, Collection[int]]]:
+            self._free_the_dead()
             leases = self._catalogue.leases.acquire_blocks(
                 self._group,
-                self._blocks,
+                blocks,
                 self.owner,
                 self._seconds,
                 done=self._shards_per_block,
                 count=count,
                 of=self._identity,
             )
-            for lease in leases:
+            committed = self._catalogue.ledger.committed(self._group) if leases else {}
+            return [(lease, committed.get(lease.block, ())) for lease in leases]
+
+        with self._lock:
+            granted = self._catalogue.together(work)
+            for lease, _ in granted:
                 self._held[lease.block] = lease
                 self._lost.pop(lease.block, None)
-            return leases
+            return granted
 
-    def forget(self, *blocks: int) -> None:
-        """Let go of blocks that were committed, or lost."""
+    def check_identity(self) -> None:
+        """ConflictError once the group was dropped, or another got its name."""
+        self._catalogue.leases.check_identity(self._group, self._identity)
+
+    def forget(self, *blocks: int, released: bool = False) -> None:
+        """Let go of blocks that were committed, or lost; `released` where the catalogue knows it already."""
         with self._lock:
             leases = [self._held.pop(block) for block in blocks if block in self._held]
-        if leases:
+        if leases and not released:
             # not left to expire: who grows or drops the group next need not wait for them
             self._catalogue.leases.release(*leases)
 
@@ -143,11 +159,12 @@ class LeaseKeeper:
 
 
 class Patience:
-    """Of a process that has nothing left to lease, while others finish what they hold."""
+    """Waits for other workers to finish their blocks; `waits` False: not at all."""
 
-    def __init__(self, catalogue: Catalogue, group: str) -> None:
+    def __init__(self, catalogue: Catalogue, group: str, *, waits: bool = True) -> None:
         self._catalogue = catalogue
         self._group = group
+        self._waits = waits
         self._seen: object = None
         self._waited = 0.0
 
@@ -160,10 +177,10 @@ class Patience:
         seen = len(blocks), [lease for lease in held if lease.block in set(blocks)]
         if seen != self._seen:
             self._seen, self._waited = seen, 0.0
-        if self._waited > most:
+        if self._waited > most or not self._waits:
             raise ConflictError(
-                f"{self._group}: another process holds image block {blocks[0]} and does not finish it; "
-                "run the command again later"
+                f"{self._group}: another worker holds image block {blocks[0]} and does not finish it: "
+                "run the command again when it is done"
             )
         time.sleep(seconds)
         self._waited += seconds

@@ -84,7 +84,7 @@ class Spool:
         if len(payload) > MAX_RECORD_BYTES:
             return  # a cache: a stop costs this image's teacher time
         record = _HEADER.pack(len(payload), google_crc32c.value(payload)) + payload
-        with storage_errors(self.path):
+        try:
             if self._descriptor < 0:
                 raise OSError(errno.EBADF, "closed after a write that failed")
             try:
@@ -97,6 +97,9 @@ class Spool:
             self._size += len(record)
             if time.monotonic() - self._synced >= SYNC_SECONDS:
                 self.sync()
+        except OSError:
+            with storage_errors(self.path):
+                raise
 
     def sync(self) -> None:
         """fsync."""

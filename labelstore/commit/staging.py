@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from labelstore.arrays.durable import StagedFiles, publish_together
+from labelstore.arrays.durable import StagedFiles, publish_together, storage_errors
 from labelstore.catalogue.records import Lease, ShardRow
 from labelstore.errors import ConflictError, LeaseLost
 
@@ -51,6 +52,10 @@ class StagedBlock:
     rows: Sequence[ShardRow]
     files: StagedFiles
     facts: ImageFacts
+    replaces: bool = False
+    """`repair` only: the shards are committed already, and their damaged files are replaced."""
+    removes: Sequence[Path] = ()
+    """`repair` only: files that the shards have no more."""
 
 
 def write_block(
@@ -86,13 +91,20 @@ def stage_block(
     seconds: float = 0.0,
     device: str = "",
 ) -> StagedBlock:
-    """Everything of `write_block` but the commit: encoded, written and fsynced under temporary names."""
+    """Everything of `write_block` but the commit: encoded, written and fsynced under temporary names.
+
+    LeaseLost if the lease is lost already; the commit looks again.
+    """
     rows: list[ShardRow] = []
     own = sum(shard.group == lease.group for shard in shards)  # they share the seconds
+    with store.catalogue.reading():
+        # arrays are of the group that was leased, and not of another that got its name
+        store.catalogue.leases.check(lease)
+        specs_of = {group: store.group_specs(group)[0] for group in {s.group for s in shards}}
     staged = StagedFiles()
     try:
         for shard in shards:
-            specs = list(store.group(shard.group).specs.values())
+            specs = specs_of[shard.group]
             files = store.arrays.encode_shard(specs, (lease.block, shard.crop_shard), shard.arrays)
             for file in files:
                 # temporary name in the final folder, length checked, fsync; no rename yet
@@ -116,27 +128,35 @@ def stage_block(
 
 
 def commit_blocks(
-    store: Store, blocks: Sequence[StagedBlock]
+    store: Store, blocks: Sequence[StagedBlock], *, release: bool = False
 ) -> list[LeaseLost | ConflictError | None]:
     """Commit staged blocks in one transaction; per block None, or why it was not committed.
 
     A block whose lease was lost holds up no other. After any error that is raised nothing was committed.
-    What is not committed leaves no file.
+    What is not committed leaves no file. `release` gives up the leases of the blocks that are committed.
     """
 
     def publish(admitted: Sequence[int]) -> None:
         publish_together([blocks[number].files for number in admitted])
+        for path in (path for number in admitted for path in blocks[number].removes):
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
 
-    def record_facts(connection: Connection, number: int) -> None:
+    def record(connection: Connection, number: int) -> None:
         facts = blocks[number].facts
         store.catalogue.images.record_facts(connection, facts.decoded)
         for image, reason in facts.bad.items():
             store.catalogue.images.mark_bad(connection, image, reason, blocks[number].lease.group)
+        if release:  # not left to expire: who grows or drops the group next need not wait for it
+            store.catalogue.leases.release(blocks[number].lease)
 
     try:
         # renames inside the transaction: after leases were found to be ours and shards not to exist yet
         return store.catalogue.ledger.commit_blocks(
-            [(block.lease, block.rows) for block in blocks], publish, record_facts
+            [(block.lease, block.rows) for block in blocks],
+            publish,
+            record,
+            replace_rows=any(block.replaces for block in blocks),
         )
     finally:
         for block in blocks:

@@ -44,6 +44,8 @@ LAW = "random-resized-crop/philox4x32-10/1"
 """Name of the arithmetic above, as recorded with a plan; it changes whenever a box would."""
 IMPORTED_LAW = "imported/1"
 """Stands in the place of a law for crops that came with imported labels: they are stored, and follow from nothing."""
+BLENDED_LAW = "imported/2"
+"""The same, of crops that may be both blended with another and partly replaced by it (`is_blended`)."""
 MAX_SIDE = 65_534
 """Longest image side in pixels: 65,535 in a stored box means that it is missing."""
 
@@ -190,7 +192,7 @@ class CropPlan:
         # these decide what becomes of a crop's pixels, and nothing about its box
         for other in ("augmentation", "mixing", "mixed"):
             parameters.pop(other, None)
-        if law == IMPORTED_LAW:
+        if law in (IMPORTED_LAW, BLENDED_LAW):
             raise UsageError(
                 "these crops were imported with their labels: they are stored and follow from no seed, so that no "
                 "further ones can be drawn and none made again"
@@ -214,14 +216,23 @@ class PlannedCrops(Protocol):
         """Boxes (m, 4) uint16 as top, left, height, width in pixels, and flips (m,), of one image."""
 
 
-def imported_record(origin: str, *, mixed: bool = False) -> dict[str, Any]:
-    """Parameters of a plan whose crops came with imported labels; `mixed`: beside them is how they were mixed."""
-    return {"law": IMPORTED_LAW, "format": origin, **({"mixed": True} if mixed else {})}
+def imported_record(origin: str, *, mixed: bool = False, blended: bool = False) -> dict[str, Any]:
+    """Parameters of a plan whose crops came with imported labels.
+
+    `mixed`: beside them is how they were mixed; `blended`: a crop may be blended and then partly replaced.
+    """
+    law = BLENDED_LAW if blended else IMPORTED_LAW
+    return {"law": law, "format": origin, **({"mixed": True} if mixed else {})}
 
 
 def is_imported(record: Mapping[str, Any]) -> bool:
-    """Whether a plan's crops came with imported labels: stored, and a function of nothing."""
-    return record.get("law") == IMPORTED_LAW
+    """Whether a plan's crops came with imported labels: they are stored and follow from no seed."""
+    return record.get("law") in (IMPORTED_LAW, BLENDED_LAW)
+
+
+def is_blended(record: Mapping[str, Any]) -> bool:
+    """Whether `mix_share` counts outside of `mix_box` too: crops may be blended and then partly replaced."""
+    return record.get("law") == BLENDED_LAW
 
 
 def _pair(name: str, bounds: Sequence[float], least: float, most: float) -> tuple[float, float]:

@@ -87,8 +87,6 @@ def change_colour(picture: Picture, which: int, value: float) -> Picture:
 
 def apply_operations(crop: torch.Tensor, operations: Operations) -> None:
     """Change one uint8 crop (3, S, S) in place."""
-    if not operations:
-        return
     picture = Image.fromarray(crop.permute(1, 2, 0).contiguous().numpy())
     for name, value, sign, bicubic in operations:
         if name in COLOURS:

@@ -11,33 +11,22 @@ Images and crops are uint8 RGB tensors (3, H, W); whatever is made here lies in 
 
 from __future__ import annotations
 
-import io
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from labelstore.cropping.crop_augmentation import Operations
+from labelstore.cropping.pictures import decode_rgb
 from labelstore.cropping.pixel_operations import apply_operations
 from labelstore.errors import RejectedInput, StorageError, UsageError
-from labelstore.images import ImageFile, jpeg_frame, sniff
-
-# torchvision's Python wrapper of its JPEG decoder is deprecated since 0.29 and warns at every call; the
-# operator is the same. Where a later torchvision has none, Pillow decodes: equal pixels, more slowly.
-with suppress(ImportError):
-    import torchvision.io  # noqa: F401
-DECODE_JPEG = getattr(torch.ops.image, "decode_jpeg", None)
-READ_AS_RGB = 3
-
-MAX_PIXELS = 178_956_970
-"""Largest image that is decoded, in pixels: where Pillow, too, takes an image for a decompression bomb."""
+from labelstore.images import ImageFile
 
 PILLOW_FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -74,25 +63,13 @@ def read_image(path: ImageFile) -> torch.Tensor:
 
 
 def decode(data: bytes, name: str) -> torch.Tensor:
-    """Pixels (3, H, W) of an encoded image, as torchvision's ImageFolder would load it.
+    """Pixels (3, H, W) of an encoded image, as torchvision's ImageFolder would load it: see `pictures.decode_rgb`.
 
-    Grey becomes RGB, transparency is dropped, the EXIF orientation is ignored. `name` is what the
-    RejectedInput for a damaged, truncated or oversized image calls it.
+    `name` is what the RejectedInput for an image that cannot be used calls it.
     """
-    frame = jpeg_frame(data) if sniff(data) == "jpeg" else None
-    if frame is not None:
-        height, width, components = frame
-        _check_pixels(height, width, name)
-        # Pillow knows Adobe's inverted CMYK
-        if components != 4 and DECODE_JPEG is not None:
-            try:
-                encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                pixels: torch.Tensor = DECODE_JPEG(encoded, READ_AS_RGB)
-                return pixels
-            except RuntimeError:
-                # Pillow has the last word, so that an image ImageFolder loads is not lost
-                pass
-    return _decode_with_pillow(data, name)
+    pixels = decode_rgb(data, name)
+    # Pillow's own memory is read-only
+    return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)
 
 
 def replay(
@@ -125,7 +102,8 @@ def replay(
     if flip:
         # a new tensor, so that the mirrored pixels may go where the others lie
         resized = resized.flip(2)
-    apply_operations(resized, operations)
+    if operations:
+        apply_operations(resized, operations)
     return resized if resized is target else target.copy_(resized)
 
 
@@ -318,33 +296,3 @@ def _resize(crop: NDArray[np.uint8], target: torch.Tensor, interpolation: str) -
     size = (target.shape[2], target.shape[1])
     resized = Image.fromarray(crop).resize(size, PILLOW_FILTERS[interpolation])
     target.copy_(torch.from_numpy(np.array(resized)).permute(2, 0, 1))
-
-
-def _check_pixels(height: int, width: int, name: str) -> None:
-    if height * width > MAX_PIXELS:
-        raise RejectedInput(
-            f"{name} has {width} x {height} pixels, {MAX_PIXELS} are allowed: resize or remove it"
-        )
-
-
-def _decode_with_pillow(data: bytes, name: str) -> torch.Tensor:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            _check_pixels(image.height, image.width, name)
-            # By way of RGBA, Pillow does not warn about transparent palettes; the colours are the same
-            through = "transparency" in image.info and image.mode == "P"
-            rgb = (image.convert("RGBA") if through else image).convert("RGB")
-            return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
-    except RejectedInput:
-        raise
-    except UnidentifiedImageError:
-        # Pillow's own text names an object in memory
-        raise RejectedInput(
-            f"{name} cannot be decoded (no image by its first bytes): replace it, or leave it out"
-        ) from None
-    except Exception as error:  # noqa: BLE001
-        # Pillow's decoders raise whatever they stumble over: struct.error, KeyError, SyntaxError, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RejectedInput(
-            f"{name} cannot be decoded ({reason}): replace it, or leave it out"
-        ) from None

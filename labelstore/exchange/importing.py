@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labelstore.arrays.durable import check_new_place
 from labelstore.blocks.shipping import MapBlocks
 from labelstore.catalogue.records import LabelSetRow
-from labelstore.commit.lease_keeper import LEASE_SECONDS, Patience, Progress
+from labelstore.commit.lease_keeper import Progress
+from labelstore.commit.worker import work_through
 from labelstore.errors import RejectedInput, UsageError, check_utf8
-from labelstore.exchange.block_import import BlockImport, BlockResult
+from labelstore.exchange.block_import import BlockResult, ImportedBlocks
 from labelstore.exchange.formats import open_source
 from labelstore.exchange.labels import Conversion
 from labelstore.exchange.registering import Target, existing_plan, prepared, target_of
 from labelstore.exchange.source import BadFile, LabelSource, Stated
-from labelstore.images import ImageSource, open_images
+from labelstore.images import ImageSource, ignored_words, open_images, torchvision_classes
 from labelstore.store import Store
 from labelstore.store.layout import label_layout
 from labelstore.store.opening import exists
 from labelstore.store.outputs import Outputs
-
-POLL_SECONDS = 0.5
-"""How often a block that another process holds is asked for again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +113,7 @@ def plan_import(
     if not exists(path):
         check_new_place(Path(path))
     check_utf8(str(source))
-    folder = open_images(images)
+    folder = torchvision_classes(open_images(images))
     found = open_source(format, Path(source), folder, stated)
     target = target_of(
         found,
@@ -168,23 +166,24 @@ def import_labels(
         plan_name=plan_name,
     )
     stated, found, target = stated or Stated(), planned.source, planned.target
+    if words := ignored_words(planned.folder.ignored):
+        note(f"{planned.folder.root}: {words}")
     report = progress or (lambda done, total: None)
     try:
-        before = found.contents
         found.prepare(scratch, report)
         if found.bad and not stated.skip_bad:
             raise _rejected(found.bad, None, target, started, found)
-        if found.contents != before:  # what could not be used was left out
-            target = target_of(
-                found,
-                planned.folder,
-                stated,
-                format_name=format,
-                source=str(source),
-                dtype=dtype,
-                name=name,
-                plan_name=plan_name,
-            )
+        # how many crops there are, and how many were left out, is known only now
+        target = target_of(
+            found,
+            planned.folder,
+            stated,
+            format_name=format,
+            source=str(source),
+            dtype=dtype,
+            name=name,
+            plan_name=plan_name,
+        )
         with prepared(
             Path(path),
             planned.folder,
@@ -223,21 +222,19 @@ class _Run:
     progress: Progress
     note: Callable[[str], None]
     started: float
-    results: list[BlockResult] = field(default_factory=list)
 
     def run(self) -> ImportReport:
         """Import every open block."""
         target, store, row = self.target, self.store, self.row
-        layout = label_layout(row, store.plan(row.plan), store.num_rows)
-        group = f"labels/{target.name}"
-
-        def open_blocks() -> list[int]:
-            there = store.catalogue.ledger.committed(group)
-            whole = layout.num_crop_shards
-            return [b for b in range(layout.num_blocks) if len(there.get(b, ())) < whole]
-
-        worker = BlockImport(
+        plan = store.plan(row.plan)
+        layout = label_layout(row, plan, store.num_rows)
+        blocks = ImportedBlocks(
             store=store,
+            group=f"labels/{row.name}",
+            identity=row.uuid,
+            layout=layout,
+            blocks=range(layout.num_blocks),
+            map_blocks=self.map_blocks,
             source=self.source,
             folder=self.folder,
             conversion=Conversion(
@@ -246,57 +243,41 @@ class _Run:
                 num_classes=target.num_classes,
                 temperature=target.temperature,
             ),
-            label_set=target.name,
-            uuid=row.uuid,
+            row=row,
+            plan=plan,
             skip_bad=self.skip_bad,
             has_truth=Outputs.of(row, len(store.class_names)).kind == "classes",
         )
-        total = store.num_rows  # progress counts rows, of which a few may have no image
-        before = layout.num_blocks - len(open_blocks())
-        rejected: set[int] = set()
-        patience = Patience(store.catalogue, group)
-        while todo := [b for b in open_blocks() if b not in rejected]:
-            done = total - sum(len(layout.rows(b)) for b in todo)
-            self.progress(done, total)
-            busy = 0
-            for result in self.map_blocks(worker, todo):
-                if result.outcome == "busy":
-                    busy += 1
-                    continue
-                self.results.append(result)
-                if result.outcome == "rejected":
-                    rejected.add(result.block)
-                done += len(layout.rows(result.block))
-                self.progress(done, total)
-            if busy == len(todo):
-                patience.wait(todo, seconds=POLL_SECONDS, most=2 * LEASE_SECONDS)
-        self.progress(total, total)
+        committed = store.catalogue.ledger.committed(blocks.group)
+        before = sum(len(shards) == layout.num_crop_shards for shards in committed.values())
+        results: list[BlockResult] = work_through(blocks, progress=self.progress)
         store.refresh()
-        report = self._report(before, layout.num_blocks, len(rejected))
-        if rejected:
+        report = self._report(results, before, layout.num_blocks)
+        if report.rejected_blocks:
             raise _rejected(report.bad, report, target, self.started, self.source)
         self._judge(report)
         return report
 
-    def _report(self, before: int, blocks: int, rejected: int) -> ImportReport:
-        bad = [*self.source.bad, *(file for result in self.results for file in result.bad)]
-        truth = [result.truth for result in self.results]
-        crops = sum(count for _, count in truth)
+    def _report(self, results: Sequence[BlockResult], before: int, blocks: int) -> ImportReport:
+        bad = [*self.source.bad, *(file for result in results for file in result.bad)]
+        crops = sum(result.truth[1] for result in results)
         return ImportReport(
             format=self.target.format,
             label_set=self.target.name,
             plan=self.target.plan,
-            num_images=sum(r.num_images for r in self.results if r.outcome == "committed"),
+            num_images=sum(result.num_images for result in results),
             num_crops=self.target.num_crops,
             blocks=blocks,
             already_committed=before,
-            rejected_blocks=rejected,
+            rejected_blocks=sum(result.is_rejected for result in results),
             num_bad=len(bad),
             bad=tuple(bad),
             unmatched=tuple(self.source.unmatched),
             lost=tuple(self.source.lost),
             facts=self.source.facts,
-            ground_truth_probability=sum(p for p, _ in truth) / crops if crops else None,
+            ground_truth_probability=sum(result.truth[0] for result in results) / crops
+            if crops
+            else None,
             seconds=time.monotonic() - self.started,
         )
 

@@ -53,6 +53,10 @@ class Contents:
     temperature: float | None = None
     """Of the softmax that made the probabilities, where the format or its files say it; None where they do not, and
     for outputs."""
+    blended: bool = False
+    """Whether a mixed crop may have been both blended with the other and partly replaced by it."""
+    input_size: int | None = None
+    """Side of the teacher's input in pixels, where the files prove it."""
 
 
 @dataclass(frozen=True, kw_only=True)

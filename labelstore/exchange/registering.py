@@ -19,6 +19,7 @@ from labelstore.codecs import codec_from_options
 from labelstore.codecs.base import LabelCodec
 from labelstore.codecs.labelmap import LabelMap
 from labelstore.codecs.recovery import check_temperature
+from labelstore.commit.registration import register, unsettled
 from labelstore.commit.same_labels import refuse_differences, teacher_differences
 from labelstore.cropping.crop_plan import CropPlan, imported_record
 from labelstore.errors import ConflictError, UsageError
@@ -34,8 +35,6 @@ PLAN = "plan"
 MAP_CROPS = 200
 """Crops of a plan for label maps where none are asked for: they cost nothing, being computed."""
 MAX_CLASSES = 1 << 24
-ATTEMPTS = 3
-"""Processes that start together register together; whoever comes second finds the first one's rows."""
 _COMPARED = frozenset({"compression", "k", "num_classes", "temperature"})
 """Stated values that are compared as what they led to, so that a default may be said or not."""
 _DEFAULTS = {
@@ -68,8 +67,7 @@ class Target:
     @property
     def record(self) -> dict[str, Any]:
         """The codec as a new label set has it: how class ids are kept is decided on the first shard."""
-        record = self.codec.to_record()
-        return {**record, "class_ids": None} if "class_ids" in record else record
+        return unsettled(self.codec.to_record())
 
 
 def target_of(
@@ -100,7 +98,7 @@ def target_of(
     is_map = contents.kind == "map"
     num_crops = (stated.num_crops or MAP_CROPS) if is_map else contents.num_crops
     check_num_crops(num_crops)
-    teacher = _teacher(stated, format_name, num_classes, name or format_name)
+    teacher = _teacher(stated, format_name, num_classes, name or format_name, contents.input_size)
     return Target(
         format=format_name,
         name=name or teacher.name,
@@ -112,11 +110,12 @@ def target_of(
         teacher=teacher,
         plan_parameters=_map_plan(stated).to_record()
         if is_map
-        else imported_record(format_name, mixed=contents.mixed),
+        else imported_record(format_name, mixed=contents.mixed, blended=contents.blended),
         stored=not is_map,
         stated=stated.said(),
         facts={
             "images": str(images.root),
+            "ignored": dict(images.ignored),
             "imported_from": {"format": format_name, "source": source},
             "stated": stated.said(),
             "found": dict(found.facts),
@@ -163,20 +162,8 @@ def prepared(
             if not exists(path):
                 raise
     with open_store(path) as store:
-        for attempt in range(ATTEMPTS):
-            row = _check(store, target, images)
-            try:
-                row = _register(store, target, row, images_per_shard, crops_per_shard)
-                if row is not None:
-                    break
-            except ConflictError:
-                if attempt == ATTEMPTS - 1:
-                    raise
-        else:
-            raise ConflictError(
-                f"label set {target.name} in {store.path} comes and goes: run the command again"
-            )
-        yield store, row
+        _check(store, target, images)
+        yield store, _registered(store, target, images_per_shard, crops_per_shard)
 
 
 def _codec(contents: Contents, stated: Stated, dtype: str | None) -> LabelCodec:
@@ -226,7 +213,9 @@ def _map_plan(stated: Stated) -> CropPlan:
     )
 
 
-def _teacher(stated: Stated, format_name: str, num_classes: int, label_set: str) -> TeacherRow:
+def _teacher(
+    stated: Stated, format_name: str, num_classes: int, label_set: str, proved_size: int | None
+) -> TeacherRow:
     """The teacher as far as it is known: what was not said has a usual value, and no weights stand behind it."""
     said = stated.teacher or "unknown"
     if stated.teacher is not None and not (
@@ -248,7 +237,7 @@ def _teacher(stated: Stated, format_name: str, num_classes: int, label_set: str)
         architecture=stated.teacher or "unknown",
         digest=hashlib.sha256(identity.encode()).hexdigest(),
         num_classes=num_classes,
-        input_size=stated.input_size or 224,
+        input_size=stated.input_size or proved_size or 224,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         interpolation=stated.interpolation or "bilinear",
@@ -256,7 +245,12 @@ def _teacher(stated: Stated, format_name: str, num_classes: int, label_set: str)
         facts={
             "imported": True,
             "assumed": [
-                field for field in ("input_size", "interpolation") if getattr(stated, field) is None
+                field
+                for field, known in (
+                    ("input_size", stated.input_size or proved_size),
+                    ("interpolation", stated.interpolation),
+                )
+                if known is None
             ]
             + ["mean", "std", "crop_pct"],
         },
@@ -278,14 +272,22 @@ def _bytes_per_crop(target: Target) -> float:
     return per_crop + crops
 
 
-def _check(store: Store, target: Target, images: ImageSource) -> LabelSetRow | None:
-    """The label set's row, where it is there and is of the same labels as far as anybody said; ConflictError
-    otherwise."""
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _check(store: Store, target: Target, images: ImageSource) -> None:
+    """ConflictError unless the store has these images, and under the target's names nothing else."""
     keys = store.image_columns["key"][~store.free]
     if len(keys) != len(images) or any(a != b for a, b in zip(keys, images.keys, strict=True)):
         raise ConflictError(
             f"{store.path} holds {len(keys)} images, {images.root} {len(images)}, and they are not the same in the "
             "same order: give the folder that the store was made from, or another STORE"
+        )
+    if images.classes != store.class_names and target.num_classes == len(store.class_names):
+        raise ConflictError(
+            f"{store.path} numbers its classes in the order {_first(store.class_names)}, labels from elsewhere number "
+            f"them as torchvision sorts the folders, {_first(images.classes)}: import them into another STORE"
         )
     plan = next((row for row in store.catalogue.plans.all() if row.name == target.plan), None)
     if plan is not None and (plan.num_crops != target.num_crops and target.stored):
@@ -305,15 +307,18 @@ def _check(store: Store, target: Target, images: ImageSource) -> LabelSetRow | N
             "another --plan-name"
         )
     row = store.find_label_set(target.name)
-    if row is None:
-        return None
-    held = {**row.codec, "class_ids": None} if "class_ids" in row.codec else dict(row.codec)
+    if row is not None:
+        _compare(store, target, row)
+
+
+def _compare(store: Store, target: Target, row: LabelSetRow) -> None:
+    """ConflictError unless the label set is of the same labels, as far as anybody said."""
     origin = dict(row.facts.get("imported_from", {})).get(
         "format", "labelling images with a teacher"
     )
     differences = {
         "come from": (origin, target.format),
-        "compression": (held, target.record),
+        "compression": (unsettled(dict(row.codec)), target.record),
         "crop plan": (row.plan, target.plan),
         "classes": (row.num_classes, target.num_classes),
         "temperature": (row.temperature, target.temperature),
@@ -324,51 +329,38 @@ def _check(store: Store, target: Target, images: ImageSource) -> LabelSetRow | N
         differences[flag] = (stated.get(key, "left out"), given.get(key, "left out"))
     differences |= teacher_differences(store.teacher(row.teacher), target.teacher)
     refuse_differences(row, store.path, differences)
-    return row
 
 
-def _register(
-    store: Store,
-    target: Target,
-    row: LabelSetRow | None,
-    images_per_shard: int | None,
-    crops_per_shard: int | None,
-) -> LabelSetRow | None:
-    """The label set's row, new where there was none; None where somebody else was faster: compare theirs first."""
-    catalogue = store.catalogue
-    if target.plan not in {row.name for row in catalogue.plans.all()}:
-        layout = choose_layout(
-            store.num_rows,
-            target.num_crops,
-            _bytes_per_crop(target),
-            images_per_shard=images_per_shard,
-            crops_per_shard=crops_per_shard,
-        )
-        catalogue.plans.add(
-            PlanRow(
-                name=target.plan,
-                num_crops=target.num_crops,
-                images_per_shard=layout.images_per_shard,
-                crops_per_shard=layout.crops_per_shard,
-                crops_per_chunk=layout.crops_per_chunk,
-                stored=target.stored,
-                parameters=target.plan_parameters,
-            )
-        )
-    if row is None:
-        new = LabelSetRow(
-            name=target.name,
-            plan=target.plan,
-            teacher=store.catalogue.teachers.register(target.teacher, target.name),
-            num_classes=target.num_classes,
-            codec=target.record,
-            uuid=uuid.uuid4().hex,
-            temperature=target.temperature,
-            facts=target.facts,
-        )
-        outputs = Outputs.of(new, len(store.class_names))
-        new = replace(new, facts={**new.facts, **outputs.to_record()})
-        held = catalogue.label_sets.add(new)
-        row = held if held.uuid == new.uuid else None
-    store.finish_metadata()
-    return row
+def _registered(
+    store: Store, target: Target, images_per_shard: int | None, crops_per_shard: int | None
+) -> LabelSetRow:
+    """The label set's row, new where there was none."""
+    layout = choose_layout(
+        store.num_rows,
+        target.num_crops,
+        _bytes_per_crop(target),
+        images_per_shard=images_per_shard,
+        crops_per_shard=crops_per_shard,
+    )
+    plan = PlanRow(
+        name=target.plan,
+        num_crops=target.num_crops,
+        images_per_shard=layout.images_per_shard,
+        crops_per_shard=layout.crops_per_shard,
+        crops_per_chunk=layout.crops_per_chunk,
+        stored=target.stored,
+        parameters=target.plan_parameters,
+    )
+    new = LabelSetRow(
+        name=target.name,
+        plan=target.plan,
+        teacher=target.teacher.name,
+        num_classes=target.num_classes,
+        codec=target.record,
+        uuid=uuid.uuid4().hex,
+        temperature=target.temperature,
+        facts=target.facts,
+    )
+    outputs = Outputs.of(new, len(store.class_names))
+    new = replace(new, facts={**new.facts, **outputs.to_record()})
+    return register(store, new, target.teacher, lambda row: _compare(store, target, row), plan=plan)

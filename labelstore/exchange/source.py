@@ -42,7 +42,10 @@ class Stated:
     """Import labels of crops that were augmented or mixed further, without what was done to them."""
     batch_size: int | None = None
     """Images per batch of the sampler that wrote the files."""
-    sampler_seed: int = 42
+    sampler_seed: int | None = None
+    """Of the sampler that wrote the files; None: 42, where that is proved."""
+    order: str | None = None
+    """Order of the data set that wrote the files (`image_orders`, or how the sampler drew), or a file that lists it."""
     scale: tuple[float, float] | None = None
     ratio: tuple[float, float] | None = None
     flip_prob: float | None = None

@@ -165,13 +165,19 @@ def _load(root: Path) -> Any:  # noqa: ANN401 - a datasets.Dataset
         raise UsageError(
             f"{root} is a data set of Hugging Face: pip install 'labelstore[datasets]'"
         ) from None
+    place = str(root.absolute())
+    if "::" in place:
+        # it would be split there, and the data set of the shorter path be read
+        raise RejectedInput(
+            f"{root}: `datasets` reads '::' in a path as a chain of URLs: rename the folder, or give a link to it"
+        )
     try:
         state = json.loads((root / STATE_FILE).read_text(encoding="utf-8"))
         if state.get("_indices_data_files"):
             raise RejectedInput(
                 f"{root} was saved with a selection of rows beside it: save it again with a current `datasets`"
             )
-        return load_from_disk(str(root), keep_in_memory=False)
+        return load_from_disk(place, keep_in_memory=False)
     except RejectedInput:
         raise
     except Exception as error:  # noqa: BLE001

@@ -13,18 +13,24 @@ import re
 import stat
 import unicodedata
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.errors import RejectedInput, StorageError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """File name endings, in lower case, that make a file an image: torchvision's IMG_EXTENSIONS."""
+NO_IMAGE_NAME, HIDDEN, OUTSIDE = "not an image's ending", "hidden", "beside the class folders"
+"""Why a file is ignored, as `ImageSource.ignored` counts it."""
 MAX_KEY_BYTES = 255
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
@@ -33,6 +39,8 @@ HEADER_BYTES = 16_384
 # Start of frame, baseline to lossless: 0xC4, 0xC8 and 0xCC mean something else
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+JPEG_BASELINE = frozenset({0xC0, 0xC1})
+PPM_KINDS = frozenset({b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"})
 
 
 class EncodedImage(ABC):
@@ -70,6 +78,20 @@ class ImageSource(ABC):
     """(N,) bytes, or -1 where only the keys were asked for."""
     mtimes_ns: NDArray[np.int64]
     """(N,) nanoseconds since 1970, or -1 where only the keys were asked for."""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """Reason -> files that are there and are no images of this source."""
+
+    def with_classes(self, classes: Sequence[str]) -> Self:
+        """The same images with their classes numbered in this order; RejectedInput for a class that is not in it."""
+        number = {name: at for at, name in enumerate(classes)}
+        strange = [name for name in self.classes if name not in number]
+        if strange:
+            raise RejectedInput(
+                f"{self.root} has a class {strange[0]!r} that is none of {len(number)} ({len(strange)} such): give "
+                "images of these classes"
+            )
+        renumbered = np.array([number[name] for name in self.classes], np.int64)
+        return replace(self, classes=tuple(classes), class_ids=renumbered[self.class_ids])
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -83,7 +105,8 @@ class ImageSource(ABC):
 class ImageFolder(ImageSource):
     """The images of one folder with one subfolder per class, in torchvision's ImageFolder order.
 
-    `classes` are the subfolders, sorted; `keys` are relative to the root.
+    `classes` are the subfolders, sorted: as numbers where all are numbers ("2" before "10"), otherwise as text.
+    `keys` are relative to the root.
     """
 
     kind = "folder"
@@ -94,6 +117,10 @@ class ImageFolder(ImageSource):
     def file(self, key: str) -> Path:
         """Where the image of that key lies."""
         return self.root / self.spellings.get(key, key)
+
+    def with_hidden(self) -> ImageFolder:
+        """Hidden files and folders too, as stores that were made before they were ignored may have them."""
+        return scan_folder(self.root, hidden=True)
 
 
 def check_key(key: str) -> str:
@@ -138,28 +165,44 @@ def check_keys(keys: Sequence[str]) -> None:
             check_key(key)
 
 
-def scan_folder(root: Path, *, keys_only: bool = False) -> ImageFolder:
+def scan_folder(root: Path, *, keys_only: bool = False, hidden: bool = False) -> ImageFolder:
     """All images below `root`, one class per subfolder, ordered as torchvision's ImageFolder orders them.
 
-    Links are followed. `keys_only` skips file sizes and times. Raises RejectedInput for a folder that
+    Links are followed; files and folders whose name begins with a dot are ignored, unless `hidden`. `keys_only`
+    skips file sizes and times. Raises RejectedInput for a folder that
     does not exist, has no class folders or has a class without images, and for keys that `check_key`
     refuses or that fall together in NFC.
     """
     if not root.is_dir():
         raise RejectedInput(f"{root} is not a folder: give a folder with one subfolder per class")
-    classes = tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir()))
-    if not classes:
+    ignored: Counter[str] = Counter()
+    names: list[str] = []
+    for entry in _entries(root):
+        if not hidden and entry.name.startswith("."):
+            ignored[HIDDEN] += _num_files(entry)
+        elif entry.is_dir():
+            names.append(entry.name)
+        else:
+            ignored[OUTSIDE] += 1
+    if not names:
         raise RejectedInput(f"{root} has no subfolders: give a folder with one subfolder per class")
     keys: list[str] = []
-    class_ids: list[int] = []
+    owners: list[str] = []
     facts: list[tuple[int, int]] = []
     spellings: dict[str, str] = {}
-    for class_id, name in enumerate(classes):
+    # rows stay in torchvision's order whatever the classes are called: files of other programs count in it
+    for name in sorted(names):
         before = len(keys)
         # torchvision sorts whole folder paths, so "a-b" comes before the subfolders of "a"
-        for folder in sorted(_folders(root, name, ancestors=())):
+        for folder in sorted(_folders(root, name, ancestors=(), hidden=hidden)):
             for entry in sorted(_entries(root / folder), key=lambda entry: entry.name):
-                if not is_image_name(entry.name) or entry.is_dir():
+                if not hidden and entry.name.startswith("."):
+                    ignored[HIDDEN] += _num_files(entry)
+                    continue
+                if entry.is_dir():
+                    continue
+                if not is_image_name(entry.name):
+                    ignored[NO_IMAGE_NAME] += 1
                     continue
                 spelling = f"{folder}/{entry.name}"
                 key = check_key(spelling)
@@ -172,20 +215,62 @@ def scan_folder(root: Path, *, keys_only: bool = False) -> ImageFolder:
                 f"class folder {root / name} holds no image ({', '.join(sorted(EXTENSIONS))}): "
                 "remove it or add its images"
             )
-        class_ids.extend([class_id] * (len(keys) - before))
+        owners.extend([name] * (len(keys) - before))
     if spellings and len(set(keys)) < len(keys):
         twice = next(key for key in spellings if keys.count(key) > 1)
         raise RejectedInput(f"two files are both {twice!r} after Unicode normalisation: rename one")
     columns = np.array(facts, np.int64).reshape(-1, 2)
+    classes = sorted_classes(names)
+    number = {name: at for at, name in enumerate(classes)}
     return ImageFolder(
         root=root,
         classes=classes,
         keys=tuple(keys),
-        class_ids=np.array(class_ids, np.int64),
+        class_ids=np.array([number[name] for name in owners], np.int64),
         sizes=columns[:, 0].copy(),
         mtimes_ns=columns[:, 1].copy(),
+        ignored=dict(+ignored),
         spellings=spellings,
     )
+
+
+def ignored_words(ignored: Mapping[str, int]) -> str:
+    """What `ImageSource.ignored` counts, in words; empty where that is nothing.
+
+    >>> ignored_words({"hidden": 2, "not an image's ending": 1})
+    "3 files ignored (2 hidden, 1 not an image's ending)"
+    """
+    total = sum(ignored.values())
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in ignored.items() if count)
+    return f"{total:,} file{'s' if total > 1 else ''} ignored ({reasons})" if total else ""
+
+
+def sorted_classes(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names in the order of their ids: as numbers where all are whole numbers, otherwise as text.
+
+    >>> sorted_classes(["10", "2", "1"]), sorted_classes(["10", "2", "x"])
+    (('1', '2', '10'), ('10', '2', 'x'))
+    """
+    if all(name.isascii() and name.isdigit() for name in names):
+        # without leading zeros, shorter is less: no int() of a thousand digits
+        key = {name: name.lstrip("0") for name in names}
+        return tuple(sorted(names, key=lambda name: (len(key[name]), key[name], name)))
+    return tuple(sorted(names))
+
+
+def is_hidden(key: str) -> bool:
+    """Whether a file or folder in this relative path has a name that begins with a dot."""
+    return key.startswith(".") or "/." in key
+
+
+def torchvision_classes(images: ImageSource) -> ImageSource:
+    """The images with a folder's classes numbered as torchvision's ImageFolder sorts them: as text.
+
+    So labels that other programs made from the folder number them.
+    """
+    if not isinstance(images, ImageFolder):
+        return images
+    return images.with_classes(sorted(images.classes))
 
 
 def is_image_name(name: str) -> bool:
@@ -194,7 +279,7 @@ def is_image_name(name: str) -> bool:
 
 
 def sniff(data: bytes) -> str | None:
-    """Format by the first bytes, never by the name: jpeg, png, webp, gif, bmp, tiff, or None.
+    """Format by the first bytes, never by the name: jpeg, png, webp, gif, bmp, tiff, ppm, or None.
 
     >>> sniff(b"GIF89a...")
     'gif'
@@ -208,9 +293,34 @@ def sniff(data: bytes) -> str | None:
         return "webp"
     if head.startswith((b"GIF87a", b"GIF89a")):
         return "gif"
-    if head.startswith((b"II*\0", b"MM\0*")):
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "tiff"
+    if head[:2] in PPM_KINDS and head[2:3].isspace():
+        return "ppm"
     return "bmp" if head.startswith(b"BM") else None
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """Pillow's reader of a picture of a format that `sniff` knows; UnidentifiedImageError for any other.
+
+    Pillow would try all its formats otherwise, and give PostScript to Ghostscript.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    kind = sniff(data)
+    if kind is None:
+        raise UnidentifiedImageError("no format that is read here")
+    return Image.open(io.BytesIO(data), formats=[kind])
+
+
+class JpegFrame(NamedTuple):
+    """What a JPEG says of its picture before the first scan."""
+
+    height: int
+    width: int
+    components: int
+    is_baseline: bool
+    """False for progressive and rarer processes, which keep all coefficients in memory."""
 
 
 def image_size(data: bytes | ImageFile) -> tuple[int, int]:
@@ -233,8 +343,8 @@ def image_size(data: bytes | ImageFile) -> tuple[int, int]:
         raise StorageError(f"cannot read {data}: {error.strerror}") from error
 
 
-def jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
-    """Height, width and number of components of a JPEG's first frame, or None if it is not in `data`."""
+def jpeg_frame(data: bytes) -> JpegFrame | None:
+    """The first frame of a JPEG, or None if it is not in `data`."""
     at, end = 2, len(data)
     while at + 10 <= end and data[at] == 0xFF:
         marker = data[at + 1]
@@ -243,8 +353,8 @@ def jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
         elif marker in JPEG_ALONE:
             at += 2
         elif marker in JPEG_FRAMES:
-            height = int.from_bytes(data[at + 5 : at + 7], "big")
-            return height, int.from_bytes(data[at + 7 : at + 9], "big"), data[at + 9]
+            height, width = (int.from_bytes(data[i : i + 2], "big") for i in (at + 5, at + 7))
+            return JpegFrame(height, width, data[at + 9], marker in JPEG_BASELINE)
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
@@ -261,7 +371,7 @@ def _quick_size(head: bytes) -> tuple[int, int] | None:
     if kind == "jpeg":
         frame = jpeg_frame(head)
         # A height of 0 is given later in the file (DNL); Pillow refuses such a file, so it decides
-        return frame[:2] if frame and frame[0] and frame[1] else None
+        return (frame.height, frame.width) if frame and frame.height and frame.width else None
     if kind == "png" and head[12:16] == b"IHDR" and len(head) >= 24:
         width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
         return (height, width) if height and width else None
@@ -272,11 +382,11 @@ def _size_of_bytes(data: bytes, name: str) -> tuple[int, int]:
     size = _quick_size(data)
     if size:
         return size
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
+        with open_picture(data) as picture:
+            width, height = picture.size
     except UnidentifiedImageError:
         raise RejectedInput(f"{name} is not an image that can be read: remove it") from None
     except Exception as error:  # noqa: BLE001
@@ -294,8 +404,17 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         raise StorageError(f"cannot list {folder}: {error.strerror}") from error
 
 
-def _folders(root: Path, folder: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """The folder and all below it, as POSIX paths below `root`."""
+def _num_files(entry: os.DirEntry[str]) -> int:
+    """Files that an ignored entry is or holds; what cannot be listed counts as none."""
+    if not entry.is_dir(follow_symlinks=False):
+        return 1
+    return sum(len(files) for _, _, files in os.walk(entry.path))
+
+
+def _folders(
+    root: Path, folder: str, ancestors: tuple[tuple[int, int], ...], *, hidden: bool
+) -> Iterator[str]:
+    """The folder and all below it, hidden ones only if asked for, as POSIX paths below `root`."""
     status = (root / folder).stat()
     identity = (status.st_dev, status.st_ino)
     if identity in ancestors:
@@ -305,8 +424,9 @@ def _folders(root: Path, folder: str, ancestors: tuple[tuple[int, int], ...]) ->
         )
     yield folder
     for entry in _entries(root / folder):
-        if entry.is_dir():
-            yield from _folders(root, f"{folder}/{entry.name}", (*ancestors, identity))
+        if entry.is_dir() and (hidden or not entry.name.startswith(".")):
+            below = f"{folder}/{entry.name}"
+            yield from _folders(root, below, (*ancestors, identity), hidden=hidden)
 
 
 def _size_and_time(entry: os.DirEntry[str], keys_only: bool) -> tuple[int, int]:

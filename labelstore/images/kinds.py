@@ -33,7 +33,7 @@ def open_images(images: str | Path | ImageSource, *, keys_only: bool = False) ->
     check_utf8(text)
     if path.is_dir():
         return _open_folder(path, keys_only=keys_only)
-    if BRACES.search(text):
+    if _is_pattern(text):
         return read_shards(path, expand(text))
     if path.suffix.lower() == ".tar":
         return read_shards(path, [path])
@@ -47,10 +47,15 @@ def open_images(images: str | Path | ImageSource, *, keys_only: bool = False) ->
     )
 
 
+def _is_pattern(text: str) -> bool:
+    """Whether `{000..009}` in a path counts shards: not where a folder or file really is called so."""
+    return BRACES.search(text) is not None and not split_list(Path(text))[0].exists()
+
+
 def are_there(images: str | Path) -> bool:
     """Whether something is where these images were."""
     text = os.fspath(images)
-    first = expand(text)[0] if BRACES.search(text) else split_list(Path(text))[0]
+    first = expand(text)[0] if _is_pattern(text) else split_list(Path(text))[0]
     return first.exists()
 
 
@@ -111,7 +116,7 @@ def _open_folder(path: Path, *, keys_only: bool) -> ImageSource:
         return read_saved(path)
     if found is None:
         return scan_folder(path, keys_only=keys_only)
-    return read_shards(path, found)
+    return read_shards(path, found, beside=sum(1 for _ in path.iterdir()) - len(found))
 
 
 def _kind_of_folder(path: Path) -> Literal["datasets"] | list[Path] | None:
@@ -125,6 +130,8 @@ def _kind_of_folder(path: Path) -> Literal["datasets"] | list[Path] | None:
     try:
         with os.scandir(path) as entries:
             for entry in entries:
+                if entry.name.startswith("."):
+                    continue
                 if entry.is_dir():
                     return None
                 if entry.name.lower().endswith(".tar"):

@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 from labelstore.errors import RejectedInput, StorageError
 
 BLOCK = 512
+SKIPPED_AT_ONCE = 2048 * BLOCK
 MAX_NAME_BYTES = 1 << 16
 """Longest record that renames a member."""
 REGULAR = (b"0", b"\0", b"7")
@@ -37,8 +38,8 @@ class Member(NamedTuple):
 def members(path: Path, *, wanted: tuple[str, ...] = (), most: int = 1 << 20) -> Iterator[Member]:
     """All members but folders, in order; the contents too of those whose names end with one of `wanted`.
 
-    RejectedInput for what is no tar file, is compressed, is cut off, or has a header or a wanted member that cannot
-    be.
+    Archives that were appended to one another (`cat a.tar b.tar`) are read to the end of the last. RejectedInput for
+    what is no tar file, is compressed, is cut off, or has a header or a wanted member that cannot be.
     """
     try:
         # a page holds the header and the next small member, and not much of a photograph
@@ -55,11 +56,20 @@ def _members(file: BinaryIO, path: Path, wanted: tuple[str, ...], most: int) -> 
     at = 0
     name: str | None = None
     size: int | None = None
+    ended = False  # an end mark was the last thing read
     while True:
         file.seek(at)
         header = file.read(BLOCK)
         if header.count(0) == BLOCK == len(header):
+            at, ended = _skip_zeros(file, at + BLOCK), True
+            continue
+        if ended and not header:
             return
+        if ended and (len(header) < BLOCK or not _is_header(header)):
+            raise RejectedInput(
+                f"{path} goes on at byte {at:,}, after its end mark, with what is no tar member: make or copy it again"
+            )
+        ended = False
         if len(header) < BLOCK:
             _refuse_compressed(header, path, at)
             raise RejectedInput(
@@ -107,11 +117,26 @@ def _refuse_compressed(head: bytes, path: Path, at: int) -> None:
             )
 
 
-def _check(header: bytes, path: Path, at: int) -> None:
+def _skip_zeros(file: BinaryIO, at: int) -> int:
+    """Where the next block begins that is not all zeros, or the end of the file."""
+    file.seek(at)
+    while part := file.read(SKIPPED_AT_ONCE):
+        kept = part.lstrip(b"\0")
+        if kept:
+            return at + (len(part) - len(kept)) // BLOCK * BLOCK
+        at += len(part)
+    return at
+
+
+def _is_header(header: bytes) -> bool:
     stated = header[148:156].rstrip(b" \0").lstrip(b" ")
     # the sum counts its own field as blanks
     found = _sum(header[:256]) + _sum(header[256:]) - sum(header[148:156]) + 8 * 32
-    if not stated.isdigit() or any(digit > 55 for digit in stated) or int(stated, 8) != found:
+    return stated.isdigit() and all(digit <= 55 for digit in stated) and int(stated, 8) == found
+
+
+def _check(header: bytes, path: Path, at: int) -> None:
+    if not _is_header(header):
         _refuse_compressed(header, path, at)
         what = "is no tar file" if at == 0 else f"is damaged at byte {at:,}"
         raise RejectedInput(f"{path} {what}: no member's header is there; make or copy it again")

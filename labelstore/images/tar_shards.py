@@ -1,13 +1,15 @@
 """Tar shards as webdataset lays them out: members `KEY.jpg` and `KEY.cls` or `KEY.json`, read at random by offset.
 
-A sample is what comes before the first dot of the file name. Its class is the text of `.cls`, or `cls`, `label` or
-`class` in `.json`. The image key is the member's name; where members of different shards have the same name, all keys
-begin with the shard's name.
+The class of `a.b.jpg` is in `a.b.cls` or, as webdataset ends a sample's name at the first dot, in `a.cls`: the text of
+`.cls`, or `cls`, `label` or `class` in `.json`; where no sample has one, it is the folder that the image lies in, as
+timm's readers have it. The image key is the member's name; where members of different shards have the same name, all
+keys begin with the shard's name.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +19,20 @@ from numpy.typing import NDArray
 
 from labelstore.errors import RejectedInput
 from labelstore.images.class_names import number_classes
-from labelstore.images.image_source import EXTENSIONS, EncodedImage, ImageSource, check_key
+from labelstore.images.image_source import (
+    EXTENSIONS,
+    HIDDEN,
+    NO_IMAGE_NAME,
+    EncodedImage,
+    ImageSource,
+    check_key,
+    is_hidden,
+)
 from labelstore.images.tar_members import Member, members
 
 CLASS_ENDINGS = (".cls", ".json")
+BESIDE = "beside the tar files"
+OTHER_PART = "another part of a sample"
 JSON_CLASSES = ("cls", "label", "class")
 MAX_CLASS_BYTES = 1 << 20
 """Longest `.cls` or `.json` that is read."""
@@ -85,22 +97,23 @@ class TarShards(ImageSource):
         )
 
 
-def read_shards(root: Path, shards: Sequence[Path]) -> TarShards:
-    """The images of these tar files; `root` is how they were given.
+def read_shards(root: Path, shards: Sequence[Path], *, beside: int = 0) -> TarShards:
+    """The images of these tar files; `root` is how they were given, `beside` how many other files lie there.
 
     RejectedInput, naming shard and member, for an image without a class, a class without an image, two images of one
     sample, an image that is a link, a name that `check_key` refuses or that comes twice in a shard, and for a file
     that is no tar, is compressed or is cut off.
     """
     names: list[str] = []
-    values: list[str | int] = []
+    stated: list[str | int | None] = []
     shard_of: list[int] = []
     places: list[tuple[int, int, int]] = []
+    ignored = Counter({BESIDE: beside})
     for number, shard in enumerate(shards):
         mtime = shard.stat().st_mtime_ns if shard.exists() else -1
-        for member, name, value in _samples(shard):
+        for member, name, value in _samples(shard, ignored):
             names.append(name)
-            values.append(value)
+            stated.append(value)
             shard_of.append(number)
             # a member's own time is often 0 or the same for all; the file's changes whenever it is written
             places.append((member.offset, member.size, mtime))
@@ -108,6 +121,7 @@ def read_shards(root: Path, shards: Sequence[Path]) -> TarShards:
         raise RejectedInput(
             f"{root} holds no image ({', '.join(sorted(EXTENSIONS))}): give other shards"
         )
+    values = _classes_of(stated, names, shards, shard_of)
     prefixed = len(set(names)) < len(names)
     if prefixed:
         names = [
@@ -131,6 +145,7 @@ def read_shards(root: Path, shards: Sequence[Path]) -> TarShards:
         class_ids=class_ids,
         sizes=columns[:, 1].copy(),
         mtimes_ns=columns[:, 2].copy(),
+        ignored=dict(+ignored),
         shards=tuple(shards),
         shard_of=np.array(shard_of, np.int32),
         offsets=columns[:, 0].copy(),
@@ -139,41 +154,96 @@ def read_shards(root: Path, shards: Sequence[Path]) -> TarShards:
     )
 
 
-def _samples(shard: Path) -> Iterator[tuple[Member, str, str | int]]:
-    """The images of one shard, each with its key and its class."""
-    images: dict[str, tuple[Member, str]] = {}
-    values: dict[str, str | int] = {}
+@dataclass(frozen=True, slots=True)
+class _Image:
+    member: Member
+    name: str
+    own: str
+    """Folder and file name up to the last dot."""
+    first: str
+    """And up to the first, which is where webdataset ends a sample's name."""
+
+
+def _classes_of(
+    stated: Sequence[str | int | None],
+    names: Sequence[str],
+    shards: Sequence[Path],
+    shard_of: Sequence[int],
+) -> list[str | int]:
+    """The stated class of each image, or, where none of them has one, its folder; RejectedInput for neither."""
+    folders = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
+    if all(value is None for value in stated) and all(folders):
+        return list(folders)
+    found: list[str | int] = []
+    for value, name, shard in zip(stated, names, shard_of, strict=True):
+        if value is None:
+            raise RejectedInput(
+                f"{shards[shard]}: {name} has no class: add a member {Path(name).stem}.cls with its number or name, or "
+                ".json with `label`; or pack all images in folders that are called by their classes, without either"
+            )
+        found.append(value)
+    return found
+
+
+def _samples(shard: Path, ignored: Counter[str]) -> Iterator[tuple[Member, str, str | int | None]]:
+    """The images of one shard, each with its key and its class (None: not stated); what is no image is counted."""
+    images: list[_Image] = []
+    stated: dict[str, dict[str, Member]] = {}
     for member in members(shard, wanted=CLASS_ENDINGS, most=MAX_CLASS_BYTES):
         name = member.name.removeprefix("./")
         folder, _, file = name.rpartition("/")
-        stem, _, ending = file.partition(".")
-        sample, ending = f"{folder}/{stem}", f".{ending.lower()}"
-        if ending in EXTENSIONS:
-            if not member.regular:
-                raise RejectedInput(f"{shard}: {name} is a link or a device: pack the image itself")
-            try:
-                name = check_key(name)
-            except RejectedInput as error:
-                raise RejectedInput(f"{shard}: {error}") from None
-            if sample in images:
-                raise RejectedInput(
-                    f"{shard}: {images[sample][1]} and {name} are two images of one sample: keep one"
-                )
-            images[sample] = (member, name)
-        elif ending in CLASS_ENDINGS and member.regular:
-            value = _class_of(member, shard, ending)
-            # .cls says the class and nothing else, so it goes before .json
-            if value is not None and (ending == ".cls" or sample not in values):
-                values[sample] = value
-    for sample, (member, name) in images.items():
-        if sample not in values:
+        stem, dot, ending = file.rpartition(".")
+        own, ending = f"{folder}/{stem}", f".{ending.lower()}"
+        if is_hidden(name) and ".." not in name.split("/"):
+            ignored[HIDDEN] += 1
+        elif dot and ending in EXTENSIONS:
+            images.append(_image(member, name, own, shard))
+        elif dot and ending in CLASS_ENDINGS and member.regular:
+            stated.setdefault(own, {})[ending] = member
+        else:
+            ignored[NO_IMAGE_NAME] += 1
+    own_names = {image.own for image in images}
+    values = {
+        sample: value
+        for sample, files in stated.items()
+        # names with a dot may be other parts of a sample, which are read only where an image has that name
+        if "." not in sample.rpartition("/")[2] or sample in own_names
+        if (value := _stated_class(files, shard)) is not None
+    }
+    chosen: dict[str, list[_Image]] = {}
+    for image in images:
+        sample = image.first if image.own not in values and image.first in values else image.own
+        chosen.setdefault(sample, []).append(image)
+    for sample, found in chosen.items():
+        # beside 7.jpg, 7.depth.png is another part of sample 7
+        plain = [image for image in found if image.own == sample] or found
+        ignored[OTHER_PART] += len(found) - len(plain)
+        if len(plain) > 1:
             raise RejectedInput(
-                f"{shard}: {name} has no class: add a member {Path(name).stem}.cls with its number or name, or "
-                ".json with `label`"
+                f"{shard}: {plain[0].name} and {plain[1].name} are two images of one sample: keep one"
             )
-        yield member, name, values[sample]
-    if left := values.keys() - images.keys():
+        yield plain[0].member, plain[0].name, values.get(sample)
+    if left := values.keys() - chosen.keys():
         raise RejectedInput(f"{shard}: {min(left).lstrip('/')} has a class and no image: remove it")
+
+
+def _image(member: Member, name: str, own: str, shard: Path) -> _Image:
+    if not member.regular:
+        raise RejectedInput(f"{shard}: {name} is a link or a device: pack the image itself")
+    try:
+        name = check_key(name)
+    except RejectedInput as error:
+        raise RejectedInput(f"{shard}: {error}") from None
+    folder, _, stem = own.rpartition("/")
+    return _Image(member, name, own, f"{folder}/{stem.partition('.')[0]}")
+
+
+def _stated_class(files: Mapping[str, Member], shard: Path) -> str | int | None:
+    """The class of one sample's files; .cls says the class and nothing else, so it goes before .json."""
+    for ending in CLASS_ENDINGS:
+        if ending in files and (value := _class_of(files[ending], shard, ending)) is not None:
+            return value
+    return None
 
 
 def _class_of(member: Member, shard: Path, ending: str) -> str | int | None:

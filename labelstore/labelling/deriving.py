@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.shipping import BlockMap, MapBlocks
+from labelstore.blocks.shipping import MapBlocks
 from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
-from labelstore.catalogue.records import LabelSetRow, Lease
-from labelstore.codecs import (
-    codec_from_record,
-    top_k,
-)
+from labelstore.catalogue.records import LabelSetRow
+from labelstore.codecs import codec_from_record, top_k
 from labelstore.codecs.base import LabelCodec, SparseLabels, TopK
-from labelstore.commit.block_work import fill_blocks
-from labelstore.commit.filling import fill_in_parts
+from labelstore.codecs.topk import first_classes
 from labelstore.commit.lease_keeper import Progress
 from labelstore.commit.settling import settled_codec
-from labelstore.commit.staging import BlockArrays, StagedBlock, stage_block
+from labelstore.commit.source import BlockSource, LeasedBlock, MadeBlock
+from labelstore.commit.staging import BlockArrays
+from labelstore.commit.worker import work_through
 from labelstore.labelling.variant_choice import (
     check_derivable,
     check_name,
@@ -32,9 +29,6 @@ from labelstore.labelling.variant_choice import (
     variant_name,
 )
 from labelstore.store import LabelSet
-
-if TYPE_CHECKING:
-    from labelstore.store import Store
 
 
 def derive(
@@ -56,29 +50,19 @@ def derive(
     name = name or variant_name(source, codec)
     identity = _register(source, codec, name)
     store.finish_metadata()
-    told = progress or (lambda done, total: None)
-    if isinstance(map_blocks, BlockMap):
-        total = sum(len(source.block_rows(block)) for block in source.blocks) * source.num_crops
-        work = partial(_derive_part, source, name, identity)
-        fill_in_parts(map_blocks, work, source.blocks, total, told)
-    else:
-        _derive_blocks(source, name, identity, source.blocks, told)
+    job = _Deriving(
+        store=store,
+        group=f"labels/{name}",
+        identity=identity,
+        layout=source.layout,
+        blocks=source.blocks,
+        map_blocks=map_blocks,
+        labels=source,
+        name=name,
+    )
+    work_through(job, progress=progress or (lambda done, total: None))
     store.refresh(images=False)
     return store.label_set(name)
-
-
-def _derive_blocks(
-    source: LabelSet, name: str, identity: str, blocks: Sequence[int], progress: Progress
-) -> None:
-    job = _Job(source, name, identity)
-    group = f"labels/{name}"
-    fill_blocks(source.store, group, blocks, source.layout, job.derive, progress, identity=identity)
-
-
-def _derive_part(source: LabelSet, name: str, identity: str, blocks: Sequence[int]) -> int:
-    """In a worker: commit some image blocks; how many crops they have."""
-    _derive_blocks(source, name, identity, blocks, lambda done, total: None)
-    return sum(len(source.block_rows(block)) for block in blocks) * source.num_crops
 
 
 def _register(source: LabelSet, codec: LabelCodec, name: str) -> str:
@@ -103,49 +87,46 @@ def _register(source: LabelSet, codec: LabelCodec, name: str) -> str:
     return source.store.catalogue.label_sets.add(row).uuid
 
 
-class _Job:
-    """One process's share of a variant."""
+@dataclass(kw_only=True)
+class _Deriving(BlockSource):
+    """The blocks of a variant: recovered labels of the source, encoded by the variant's codec."""
 
-    def __init__(self, source: LabelSet, name: str, identity: str) -> None:
-        self.source, self.name, self.uuid = source, name, identity
-        self.store: Store = source.store
+    labels: LabelSet
+    name: str
 
-    def derive(self, lease: Lease, missing: Sequence[int]) -> StagedBlock:
-        """Recover, encode and stage the missing crop shards of one leased block."""
+    def arrays(self, leased: LeasedBlock) -> MadeBlock:
+        """Recover and encode the missing crop shards of one block."""
         started = time.monotonic()
-        num_classes = self.source.num_classes
         codec: LabelCodec | None = None
-        labelled = np.zeros(len(self.source.block_rows(lease.block)), bool)
+        labelled = np.zeros(len(leased.rows), bool)
         shards = []
-        for crop_shard in missing:
+        for crop_shard in leased.missing:
             row = self.store.label_set_row(self.name)
-            labels = self._labels(lease.block, crop_shard, codec_from_record(_plain(row.codec)))
+            labels = self._labels(leased.block, crop_shard, codec_from_record(_plain(row.codec)))
             first = labels.probs[..., 0] if isinstance(labels, TopK) else labels[..., 0]
             labelled |= ~np.isnan(first).all(axis=1)
             codec = codec or self._codec(row, labels, empty=not labelled.any())
-            arrays = codec.encode(labels, num_classes)
-            shards.append(
-                BlockArrays(group=f"labels/{self.name}", crop_shard=crop_shard, arrays=arrays)
-            )
-        return stage_block(
-            self.store,
-            lease,
-            shards,
+            arrays = codec.encode(labels, row.num_classes)
+            shards.append(BlockArrays(group=self.group, crop_shard=crop_shard, arrays=arrays))
+        return MadeBlock(
+            leased=leased,
+            shards=lambda: shards,
             num_images=int(labelled.sum()),
             seconds=time.monotonic() - started,
-            device=derived_from(self.source.name),
+            device=derived_from(self.labels.name),
         )
 
     def _labels(self, block: int, crop_shard: int, codec: LabelCodec) -> TopK | NDArray[np.float32]:
         """What `codec` keeps of one crop shard: TopK (n, m, K) or dense (n, m, C), NaN where missing."""
-        source, layout = self.source, self.source.layout
+        source, layout = self.labels, self.labels.layout
         kept = codec.kept(source.num_classes)
         first = crop_shard * layout.columns_per_shard
         whole = range(first, first + layout.columns_per_shard)
         if kept is None:
             return source.dense(block, whole)
-        if source.codec.kept(source.num_classes) is not None:
-            return _fewer(source.sparse(block, whole), kept, source.num_classes)
+        held = source.codec.kept(source.num_classes)
+        if held is not None:
+            return _fewer(source.sparse(block, whole), min(kept, held), source.num_classes)
         # dense labels a few chunk columns at a time: the whole shard need not fit in memory three times
         (some, *_) = slabs(source)
         step = len(whole) if some is None else min(len(some), len(whole))
@@ -163,7 +144,7 @@ class _Job:
         self, row: LabelSetRow, labels: TopK | NDArray[np.float32], *, empty: bool
     ) -> LabelCodec:
         first = labels if isinstance(labels, TopK) and not empty else None
-        return settled_codec(self.store, row, lambda: first, uuid=self.uuid)
+        return settled_codec(self.store, row, lambda: first, uuid=self.identity or row.uuid)
 
 
 def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a JSON object
@@ -173,9 +154,7 @@ def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a JSON object
 def _fewer(labels: SparseLabels, kept: int, num_classes: int) -> TopK:
     """The first `kept` classes of recovered labels (n, m, K); the others join the tail."""
     unlisted = num_classes - labels.probs.shape[-1]
-    tail = labels.probs[..., kept:].sum(axis=-1) + labels.rest * np.float32(unlisted)
-    return TopK(
-        class_ids=np.ascontiguousarray(labels.class_ids[..., :kept]),
-        probs=np.ascontiguousarray(labels.probs[..., :kept]),
-        tail=tail.astype(np.float32),
+    whole = TopK(
+        class_ids=labels.class_ids, probs=labels.probs, tail=labels.rest * np.float32(unlisted)
     )
+    return first_classes(whole, kept)

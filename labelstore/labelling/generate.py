@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from labelstore.catalogue.records import LabelSetRow, PlanRow
 from labelstore.codecs.base import LabelCodec
 from labelstore.commit.lease_keeper import Progress
+from labelstore.commit.worker import work_through
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.crop_mixing import planned_mixing
-from labelstore.errors import UsageError
+from labelstore.errors import IncompleteError
 from labelstore.images import ImageSource, open_images
-from labelstore.labelling.device_crops import CropDevice, check_augmented, check_crop_device
+from labelstore.labelling.committed_files import check_committed_files
+from labelstore.labelling.device_crops import check_augmented
 from labelstore.labelling.image_check import check_images
-from labelstore.labelling.label_facts import facts_for, recorded_images, with_lost_mass
-from labelstore.labelling.lost_mass import LostMass
-from labelstore.labelling.output_names import with_output_names
-from labelstore.labelling.registration import register
-from labelstore.labelling.worker import GenerationReport, Worker
+from labelstore.labelling.label_facts import recorded_images
+from labelstore.labelling.labelling import Labelling
+from labelstore.labelling.options import GenerationOptions
+from labelstore.labelling.registration import registered
+from labelstore.labelling.worker import TeacherBlocks
 from labelstore.store import Store
-from labelstore.teachers.class_map import LabelClasses
-from labelstore.teachers.dense_head import with_dense_head
-from labelstore.teachers.labeller import Autocast, Labeller, check_temperature
+from labelstore.store.layout import label_layout
 from labelstore.teachers.teacher import Teacher, load_teacher
 from labelstore.teachers.teacher_check import TeacherCheck, TeacherEvaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationReport:
+    """What a call of `generate` found and did."""
+
+    label_set: str
+    num_images: int
+    num_crops: int
+    """Crops that this call labelled; 0 when everything was there."""
+    already_committed: int
+    """Crops that were committed before."""
+    bad: dict[str, str]
+    """Images left out: key -> reason."""
+    seconds: float
+    crops_per_second: float
 
 
 def generate(
@@ -37,160 +52,146 @@ def generate(
     teacher: str | Teacher,
     codec: LabelCodec,
     images: str | Path | ImageSource | None = None,
-    name: str | None = None,
     plan: str | None = None,
-    temperature: float = 1.0,
-    class_map: str | Path | None = None,
-    classes: LabelClasses | None = None,
-    class_names: str | Path | None = None,
-    allow_lost_mass: bool = False,
-    lost_mass: LostMass | None = None,
-    check: TeacherCheck | TeacherEvaluation | None = None,
-    batch_size: int = 64,
-    device: str | None = None,
-    autocast: Autocast | None = None,
-    crop_device: CropDevice | None = None,
-    compile_teacher: bool = False,
-    workers: int | None = None,
-    skip_bad: bool = False,
-    max_seconds: float | None = None,
-    progress: Progress | None = None,
+    check: TeacherCheck | None = None,
+    progress: Progress = lambda done, total: None,
     note: Callable[[str], None] = lambda message: None,
     begin: Callable[[], None] | None = None,
+    **options: Any,  # noqa: ANN401 - the fields of GenerationOptions, which checks them
 ) -> GenerationReport:
     """Label every crop of the store's plan with one teacher, or finish what was begun.
 
-    `images` is what the store was made from (`images.open_images` says what it may be); where it,
+    `images` is what the store was made from (`images.open_images` says what it may be); `options` are `name`,
+    `temperature`, `class_map`, `batch_size`, `device` and what else `GenerationOptions` has. Where `images`,
     `class_map`, `classes`, `autocast` or `crop_device` is not given, it is as the label set recorded it. A class map
     leaves out outputs of the teacher, and with them some of its probability: how much is measured on centre crops
-    before anything is written (or given as `lost_mass`), noted and recorded, and more than a quarter on average is
-    refused with RejectedInput without `allow_lost_mass`. `classes="teacher"` keeps all outputs: a network of as many
-    learns from them, and the ground truth goes through the map. `class_names` names the teacher's outputs: a file of
-    one name per line, or timm's name of a variant of ImageNet. A label set of the
-    same name is resumed when teacher weights, codec, temperature, classes, autocast and crop device are the same,
-    and refused with ConflictError when not. Workers that run this on the same store share the blocks. `check`
-    measures the teacher before anything is written. RejectedInput for a teacher that fails it, and names an image
-    that cannot be decoded (`skip_bad` leaves it out and records it), has changed, or got NaN from the teacher.
-    IncompleteError after `max_seconds`; what was labelled until then is kept. `begin` is called when nothing
-    speaks against the labels any more and before the first is made: crops and images that it adds to the store are
-    labelled too.
+    before anything is written, noted and recorded, and more than a quarter on average is refused with RejectedInput
+    without `allow_lost_mass`. `classes="teacher"` keeps all outputs: a network of as many learns from them, and the
+    ground truth goes through the map. A label set of the same name is resumed when teacher weights, codec, temperature,
+    classes, autocast and crop device are the same, and refused with ConflictError when not. Workers that run this on
+    the same store share the blocks. `check` measures the teacher before anything is written. RejectedInput for a
+    teacher that fails it, and names an image that cannot be decoded (`skip_bad` leaves it out and records it), has
+    changed, or got NaN from the teacher. IncompleteError after `max_seconds`; what was labelled until then is kept.
+    `begin` is called when nothing speaks against the labels any more and before the first is made: crops and images
+    that it adds to the store are labelled too.
     """
-    _check_sizes(batch_size, workers)
-    check_temperature(temperature)
-    if codec.takes != "probabilities" and temperature != 1:
-        raise UsageError(
-            f"--temperature {temperature} with {codec.name} labels: they are outputs before softmax, and a run "
-            "chooses its own temperature; leave it out"
-        )
+    asked = GenerationOptions(**options)
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
-    teacher = with_output_names(teacher, class_names, class_map)
-    name = name or teacher.row.name
-    held = store.find_label_set(name)
-    if images is None:
-        images = recorded_images(store, held)
-    folder = open_images(images)
+    with store.catalogue.reading():
+        row, plan_row = store.find_label_set(asked.name or teacher.row.name), store.plan(plan)
+    folder = open_images(recorded_images(store, row) if images is None else images)
     # images that are new may be about to join
     told = note if begin is None else lambda message: None
-    gone = check_images(store, folder, told, skip_bad=skip_bad)
-    facts = facts_for(
+    gone = check_images(store, folder, told, skip_bad=asked.skip_bad)
+    labelling = Labelling.of(teacher, codec, asked, folder, store=store, row=row)
+    check_on_plan(labelling, plan_row)
+    evaluation = evaluated(store, labelling, row, check, note)
+    if row is None:
+        labelling = labelling.with_lost_mass(note)
+    return label(
         store,
-        held,
-        teacher,
-        codec,
-        images=folder,
-        class_map=class_map,
-        classes=classes,
-        autocast=autocast,
-        crop_device=crop_device,
-        compile_teacher=compile_teacher,
+        labelling,
+        plan_row,
+        gone=gone,
+        evaluation=evaluation,
+        progress=progress,
+        note=note,
+        begin=begin,
     )
-    check_crop_device(facts.crop_device, teacher.row.interpolation)
-    parameters = store.plan(plan).parameters
-    changed = planned_augmentation(parameters) or planned_mixing(parameters)
-    check_augmented(changed, codec, facts.crop_device)
-    num_classes = teacher.row.num_classes if facts.outputs is None else len(facts.outputs)
-    settings: dict[str, Any] = {
-        "device": device or default_device(),
-        "autocast": facts.autocast,
-        "temperature": temperature,
-        "class_map": facts.outputs,
-        "compile_teacher": facts.compile,
-    }
-    classifier = teacher
-    teacher, codec = with_dense_head(teacher, codec)
-    labeller = Labeller(teacher, codec.kept(num_classes), takes=codec.takes, **settings)
-    threads = workers or default_workers()
-    if isinstance(check, TeacherCheck):
-        known = (
-            None if held is None else check.recorded(store.teacher(held.teacher), classifier.row)
-        )
-        if known is None:
-            checked = labeller if teacher is classifier else Labeller(classifier, None, **settings)
-            check = check.run(classifier, checked, store.class_names, workers=threads, note=note)
-        else:
-            check.judge(teacher, known)
-            check = known
-    if held is None:
-        facts = with_lost_mass(
-            facts,
-            classifier,
-            folder,
-            {**settings, "class_map": None},
-            known=lost_mass,
-            allowed=allow_lost_mass,
-            skip_bad=skip_bad,
-            workers=threads,
-            note=note,
-        )
-    row = register(
-        store,
-        teacher.row,
-        codec,
-        name,
-        store.plan(plan).name,
-        num_classes,
-        temperature,
-        facts,
-        check,
-        class_names is not None,
-        note,
+
+
+def check_on_plan(labelling: Labelling, plan: PlanRow) -> None:
+    """UsageError where the teacher would not see the crops as the plan changes them."""
+    changed = planned_augmentation(plan.parameters) or planned_mixing(plan.parameters)
+    check_augmented(changed, labelling.codec, labelling.facts.crop_device)
+
+
+def evaluated(
+    store: Store,
+    labelling: Labelling,
+    row: LabelSetRow | None,
+    check: TeacherCheck | None,
+    note: Callable[[str], None],
+) -> TeacherEvaluation | None:
+    """The teacher measured on the images of `check`, or as it was when the label set was begun."""
+    if check is None:
+        return None
+    known = (
+        None
+        if row is None
+        else check.recorded(store.teacher(row.teacher), labelling.classifier.row)
     )
+    return labelling.measured(check, store.class_names, known, note)
+
+
+def label(
+    store: Store,
+    labelling: Labelling,
+    plan: PlanRow,
+    *,
+    gone: frozenset[int],
+    evaluation: TeacherEvaluation | None,
+    progress: Progress,
+    note: Callable[[str], None],
+    begin: Callable[[], None] | None = None,
+) -> GenerationReport:
+    """`generate` once everything is checked; `gone` are image rows that `check_images` found missing."""
+    row = registered(store, labelling, plan, evaluation, note)
     if begin is not None:
         begin()
-        gone = check_images(store, folder, note, skip_bad=skip_bad)
-    worker = Worker(
+        gone = check_images(store, labelling.images, note, skip_bad=labelling.options.skip_bad)
+        plan = store.plan(row.plan)
+    with store.catalogue.reading():
+        layout = label_layout(row, plan, store.num_rows)
+        shards = store.catalogue.ledger.shards(f"labels/{row.name}")
+    blocks = TeacherBlocks(
         store=store,
-        folder=folder,
-        plan=store.plan(row.plan),
-        label_set=row.name,
-        uuid=row.uuid,
-        labeller=labeller,
-        teacher=teacher,
-        num_classes=num_classes,
-        batch_size=batch_size,
-        threads=threads,
-        crop_device=None if facts.crop_device == "cpu" else labeller.device,
-        skip_bad=skip_bad,
+        group=f"labels/{row.name}",
+        identity=row.uuid,
+        layout=layout,
+        blocks=range(layout.num_blocks),
+        labelling=labelling,
+        plan=plan,
+        row=row,
         gone=gone,
-        deadline=None if max_seconds is None else time.monotonic() + max_seconds,
-        progress=progress or (lambda done, total: None),
     )
-    return worker.run()
+    started = time.monotonic()
+    before = [
+        shard
+        for shard in shards
+        if shard.crop_shard < layout.num_crop_shards and shard.block < layout.num_blocks
+    ]
+    keys, num_images = store.image_columns["key"], store.num_images
+    if len(before) == layout.num_blocks * layout.num_crop_shards:
+        total = sum(map(blocks.size, blocks.blocks))
+        progress(total, total)
+        check_committed_files(store, blocks.group)
+    else:
+        _work_through(blocks, started, progress)
+        store.refresh()
+    seconds = time.monotonic() - started
+    return GenerationReport(
+        label_set=row.name,
+        num_images=num_images,
+        num_crops=blocks.num_labelled,
+        already_committed=sum(shard.num_images for shard in before) * layout.crops_per_shard,
+        bad={str(keys[image]): why for image, why in sorted(blocks.bad.items())},
+        seconds=seconds,
+        crops_per_second=blocks.num_labelled / seconds if seconds else 0.0,
+    )
 
 
-def _check_sizes(batch_size: int, workers: int | None) -> None:
-    for flag, value in (("--batch-size", batch_size), ("--workers", workers)):
-        if value is not None and value < 1:
-            raise UsageError(f"{flag} {value}: give 1 or more")
+def _work_through(blocks: TeacherBlocks, started: float, progress: Progress) -> None:
+    """Label what is missing. IncompleteError at the deadline."""
+    most = blocks.labelling.options.max_seconds
 
+    def told(done: int, total: int) -> None:
+        progress(done, total)
+        late = most is not None and time.monotonic() >= started + most
+        if late and blocks.has_begun and done < total:
+            raise IncompleteError(
+                f"stopped after max_seconds with {done} of {total} crops of {blocks.row.name} labelled: "
+                "run the same command again to go on"
+            )
 
-def default_device() -> str:
-    """Cuda where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def default_workers() -> int:
-    """Decoding threads of one process: one per core, at most 16; processes that torchrun started share the cores."""
-    together = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    share = int(together) if together.isdecimal() and int(together) > 0 else 1
-    return max(1, min(16, (os.cpu_count() or 1) // share))
+    work_through(blocks, progress=told)

@@ -18,10 +18,9 @@ from labelstore.codecs import codec_from_record
 from labelstore.cropping.crop_plan import is_imported
 from labelstore.errors import UsageError
 from labelstore.images import ImageSource, open_images
-from labelstore.labelling.generate import generate
+from labelstore.labelling.generate import GenerationReport, generate
 from labelstore.labelling.label_facts import recorded_images
 from labelstore.labelling.new_images import add_images
-from labelstore.labelling.worker import GenerationReport
 from labelstore.store import Store
 from labelstore.store.layout import check_num_crops
 from labelstore.teachers.teacher import Teacher, load_teacher

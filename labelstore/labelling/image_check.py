@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from labelstore.commit.spool import read_spools
 from labelstore.errors import RejectedInput
-from labelstore.images import ImageSource, digest
+from labelstore.images import ImageFolder, ImageSource, digest, ignored_words, is_hidden
 from labelstore.store import Store
 from labelstore.store.layout import label_layout
 
@@ -32,6 +32,10 @@ def check_images(
     be made (`skip_bad` False), and its row is returned where it is to be left out (True).
     Images that are new in the folder are only noted: they have no labels and are not drawn.
     """
+    if words := ignored_words(folder.ignored):
+        note(f"{folder.root}: {words}")
+    if isinstance(folder, ImageFolder) and any(map(is_hidden, store.image_columns["key"])):
+        folder = folder.with_hidden()
     rows = np.flatnonzero(~store.free)
     columns = {name: column[rows] for name, column in store.image_columns.items()}
     used = ~store.bad[rows]

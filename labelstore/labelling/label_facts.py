@@ -17,7 +17,7 @@ from labelstore.codecs.base import LabelCodec
 from labelstore.errors import ConflictError, UsageError
 from labelstore.images import ImageSource, are_there
 from labelstore.labelling.device_crops import CropDevice
-from labelstore.labelling.lost_mass import LostMass, checked_lost_mass
+from labelstore.labelling.lost_mass import checked_lost_mass
 from labelstore.store import Store
 from labelstore.store.outputs import OUTPUT_OF_CLASS, Outputs
 from labelstore.teachers.class_map import LabelClasses, OutputChoice, check_label_classes
@@ -43,6 +43,8 @@ class LabelFacts:
     """Where the images are, as it was given."""
     images_kind: str
     """What they lie in: folder, list, tar or datasets."""
+    ignored: Mapping[str, int]
+    """Reason -> files that are no images, where the images are."""
     interpolation: str
     versions: Mapping[str, str]
 
@@ -54,7 +56,12 @@ class LabelFacts:
     def to_record(self) -> dict[str, Any]:
         """As JSON values."""
         record = {name: value for name, value in vars(self).items() if name != "meaning"}
-        return {**record, **self.meaning.to_record(), "versions": dict(self.versions)}
+        return {
+            **record,
+            **self.meaning.to_record(),
+            "ignored": dict(self.ignored),
+            "versions": dict(self.versions),
+        }
 
 
 def versions() -> dict[str, str]:
@@ -69,7 +76,7 @@ def versions() -> dict[str, str]:
 
 
 def facts_for(
-    store: Store,
+    store: Store | None,
     row: LabelSetRow | None,
     teacher: Teacher,
     codec: LabelCodec,
@@ -83,11 +90,17 @@ def facts_for(
 ) -> LabelFacts:
     """The facts of a label set that is there (`row`) or to be made: what is not given is as recorded.
 
+    `store` None: it is not made yet, and gets the classes of `images`.
+
     Where the label set is new, the class map of another one by the same teacher is taken; "wnid", which
     fits any teacher, of any. `classes` says whether labels have the data set's classes, or all outputs of the teacher.
     """
     held: Mapping[str, Any] = {} if row is None else row.facts
-    choice, chosen_map = _output_choice(store, row, teacher, codec, class_map, classes)
+    if store is None:
+        choice = OutputChoice.of(teacher, codec, images.classes, class_map, classes or "data")
+        chosen_map = choice.to_record()
+    else:
+        choice, chosen_map = _output_choice(store, row, teacher, codec, class_map, classes)
     return LabelFacts(
         autocast=cast("Autocast", autocast or held.get("autocast", "none")),
         crop_device=cast("CropDevice", crop_device or held.get("crop_device", "cpu")),
@@ -96,6 +109,7 @@ def facts_for(
         compile=compile_teacher or bool(held.get("compile", False)),
         images=str(images.root),
         images_kind=images.kind,
+        ignored=images.ignored,
         interpolation=teacher.row.interpolation,
         versions=versions(),
     )
@@ -107,13 +121,12 @@ def with_lost_mass(
     folder: ImageSource,
     settings: Mapping[str, Any],
     *,
-    known: LostMass | None = None,
     allowed: bool = False,
     skip_bad: bool = False,
     workers: int | None = None,
     note: Callable[[str], None] = lambda message: None,
 ) -> LabelFacts:
-    """The facts with what the class map leaves out: measured now, unless it is `known` or recorded.
+    """The facts with what the class map leaves out: measured now, unless it is recorded.
 
     `settings` make a `Labeller` of all outputs. RejectedInput where too much is lost and that is not allowed.
     """
@@ -121,19 +134,18 @@ def with_lost_mass(
     kept = facts.outputs
     if held is None or kept is None or "lost_mass" in held:
         return facts
-    if known is None:
-        known = checked_lost_mass(
-            teacher,
-            kept,
-            folder,
-            settings,
-            allowed=allowed,
-            skip_bad=skip_bad,
-            workers=workers,
-            note=note,
-        )
+    lost = checked_lost_mass(
+        teacher,
+        kept,
+        folder,
+        settings,
+        allowed=allowed,
+        skip_bad=skip_bad,
+        workers=workers,
+        note=note,
+    )
     return replace(
-        facts, class_map={**held, "lost_mass": None if known is None else known.to_record()}
+        facts, class_map={**held, "lost_mass": None if lost is None else lost.to_record()}
     )
 
 

@@ -15,29 +15,30 @@ import numpy as np
 
 from labelstore.arrays.durable import check_new_place
 from labelstore.catalogue.named_rows import check_name
+from labelstore.catalogue.records import PlanRow
 from labelstore.catalogue.server import (
     check_server_url,
     drop_catalogue,
     name_server,
     same_server,
 )
+from labelstore.codecs import MarginalSmoothing
 from labelstore.codecs.base import LabelCodec
+from labelstore.commit.lease_keeper import Progress
 from labelstore.commit.spool import spooled_crops
 from labelstore.cropping.crop_augmentation import CropAugmentation
 from labelstore.cropping.crop_mixing import CropMixing
 from labelstore.errors import ConflictError, LabelStoreError
-from labelstore.images import ImageSource, open_images
-from labelstore.labelling.device_crops import check_augmented, check_crop_device
-from labelstore.labelling.generate import default_device, generate
-from labelstore.labelling.lost_mass import checked_lost_mass
+from labelstore.images import ImageSource, open_images, torchvision_classes
+from labelstore.labelling.device_crops import check_augmented
+from labelstore.labelling.generate import GenerationReport, check_on_plan, evaluated, label
+from labelstore.labelling.image_check import check_images
+from labelstore.labelling.labelling import Labelling
+from labelstore.labelling.options import GenerationOptions
 from labelstore.labelling.plan_choice import PlanChoice, PlanOptions, own_plan, plan_from
-from labelstore.labelling.worker import GenerationReport
 from labelstore.store import Store, create, open_store
 from labelstore.store.layout import PLAN_FIELDS
 from labelstore.store.opening import catalogue_server, exists
-from labelstore.teachers.class_map import OutputChoice
-from labelstore.teachers.dense_head import with_dense_head
-from labelstore.teachers.labeller import Labeller, check_temperature
 from labelstore.teachers.teacher import Teacher, load_teacher
 from labelstore.teachers.teacher_check import TeacherCheck, TeacherEvaluation
 
@@ -62,10 +63,10 @@ def label_images(
     crops_per_shard: int | None = None,
     backend: str = "zarr",
     catalogue: str | None = None,
-    class_map: str | Path | None = None,
     check: TeacherCheck | None = None,
+    progress: Progress = lambda done, total: None,
     note: Callable[[str], None] = lambda message: None,
-    **generation: Any,  # noqa: ANN401 - passed on to generate(), which names and checks them
+    **generation: Any,  # noqa: ANN401 - the fields of GenerationOptions, which checks them
 ) -> GenerationReport:
     """Plan `num_crops` crops of every image, register the teacher, label every crop.
 
@@ -76,7 +77,8 @@ def label_images(
     """
     path = Path(path)
     # everything that can be refused is refused before the teacher is loaded and the store appears
-    options = PlanOptions(
+    options = GenerationOptions(**generation)
+    plan_options = PlanOptions(
         num_crops=num_crops,
         seed=seed,
         scale=scale,
@@ -88,62 +90,54 @@ def label_images(
         augmentation=augmentation,
         mixing=mixing,
     )
-    check_temperature(generation.get("temperature", 1.0))
     check_name(plan_name)
-    if not exists(path):
+    is_new = not exists(path)
+    if is_new:
         check_new_place(path)
-    _check_catalogue(path, catalogue)
+    _check_catalogue(path, catalogue, is_new=is_new)
     folder = open_images(images)
     choice = (
-        own_plan(options)
+        own_plan(plan_options)
         if plan_of is None
-        else plan_from(Path(plan_of), options, folder, name=plan_name, note=note)
+        else plan_from(Path(plan_of), plan_options, folder, name=plan_name, note=note)
     )
-    check_augmented(choice.augmentation or choice.mixing, codec, generation.get("crop_device"))
+    check_augmented(choice.augmentation or choice.mixing, codec, options.crop_device)
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
     if choice.mixing is not None:
         choice = replace(choice, mixing=replace(choice.mixing, side=teacher.row.input_size))
-    made, lost_mass = False, None
-    measured: TeacherCheck | TeacherEvaluation | None = check
-    if not exists(path):
-        check_name(generation.get("name") or teacher.row.name)
-        _, codec = with_dense_head(teacher, codec)
-        outputs = OutputChoice.of(
-            teacher, codec, folder.classes, class_map, generation.get("classes") or "data"
-        )
-        settings = _settings(teacher, generation)
-        labeller = Labeller(teacher, None, **settings, class_map=outputs.columns)
-        lost_mass = checked_lost_mass(
-            teacher,
-            outputs.columns,
-            folder,
-            settings,
-            allowed=generation.get("allow_lost_mass", False),
-            skip_bad=generation.get("skip_bad", False),
-            workers=generation.get("workers"),
-            note=note,
-        )
+    evaluation: TeacherEvaluation | None = None
+    store: Store | None = None
+    if is_new:
+        check_name(options.name or teacher.row.name)
+        labelling = Labelling.of(teacher, codec, options, folder)
+        _note_numbered_classes(labelling, note)
+        labelling = labelling.with_lost_mass(note)
         if check is not None:
-            measured = check.run(
-                teacher, labeller, folder.classes, workers=generation.get("workers"), note=note
-            )
-        num_classes = teacher.row.num_classes if outputs.columns is None else len(outputs.columns)
-        made = _make(path, folder, choice, plan_name, backend, catalogue, codec, num_classes)
-    store = open_store(path)
+            evaluation = labelling.measured(check, folder.classes, None, note)
+        store = _make(path, folder, choice, plan_name, backend, catalogue, labelling)
+    made = store is not None
     try:
-        with store:
-            _same_plan(store, plan_name, choice)
-            return generate(
+        with store or open_store(path) as store:
+            gone = frozenset[int]()
+            if made:
+                plan = store.plan(plan_name)
+            else:
+                plan = _same_plan(store, plan_name, choice)
+                row = store.find_label_set(options.name or teacher.row.name)
+                gone = check_images(store, folder, note, skip_bad=options.skip_bad)
+                labelling = Labelling.of(teacher, codec, options, folder, store=store, row=row)
+                check_on_plan(labelling, plan)
+                evaluation = evaluation or evaluated(store, labelling, row, check, note)
+                if row is None:
+                    labelling = labelling.with_lost_mass(note)
+            return label(
                 store,
-                teacher=teacher,
-                codec=codec,
-                images=folder,
-                plan=plan_name,
-                class_map=class_map,
-                lost_mass=lost_mass,
-                check=measured,
+                labelling,
+                plan,
+                gone=gone,
+                evaluation=evaluation,
+                progress=progress,
                 note=note,
-                **generation,
             )
     except BaseException:
         if made:
@@ -152,14 +146,16 @@ def label_images(
         raise
 
 
-def _settings(teacher: Teacher, generation: dict[str, Any]) -> dict[str, Any]:
-    """Of a Labeller that generate() will make again: here a device or an option is refused before there is a store."""
-    check_crop_device(generation.get("crop_device") or "cpu", teacher.row.interpolation)
-    return {
-        "device": generation.get("device") or default_device(),
-        "autocast": generation.get("autocast") or "none",
-        "temperature": generation.get("temperature", 1.0),
-    }
+def _note_numbered_classes(labelling: Labelling, note: Callable[[str], None]) -> None:
+    """Say how class folders that are called by numbers are counted, where nothing else says what an output is."""
+    folder = labelling.images
+    is_named = labelling.options.class_map is not None or labelling.teacher.class_names is not None
+    if not is_named and folder.classes != torchvision_classes(folder).classes:
+        note(
+            f"the class folders of {folder.root} are called by numbers and counted as numbers: output k of the "
+            "teacher is taken for the k-th number. Where the teacher was trained with torchvision's ImageFolder, "
+            "which sorts them as text, give class_map"
+        )
 
 
 def _make(
@@ -169,17 +165,21 @@ def _make(
     plan_name: str,
     backend: str,
     catalogue: str | None,
-    codec: LabelCodec,
-    num_classes: int,
-) -> bool:
-    """Make the store; False where another process was faster."""
+    labelling: Labelling,
+) -> Store | None:
+    """The new store; None where another process was faster."""
     raw = sum(
         np.dtype(field.dtype).itemsize * math.prod(field.shape)
-        for field in (*codec.fields(num_classes), *PLAN_FIELDS)
+        for field in (*labelling.codec.fields(labelling.num_classes), *PLAN_FIELDS)
         if field.per == "crop"
     )
+    crops_per_shard = choice.crops_per_shard
+    codec = labelling.codec
+    if isinstance(codec, MarginalSmoothing) and codec.tail_classes and choice.num_crops <= 200:
+        # an image has a table in every crop shard: one shard, one table
+        crops_per_shard = crops_per_shard or choice.num_crops
     try:
-        create(
+        return create(
             path,
             images=folder,
             num_crops=choice.num_crops,
@@ -192,24 +192,23 @@ def _make(
             plan_name=plan_name,
             stored_crops=choice.stored_crops,
             images_per_shard=choice.images_per_shard,
-            crops_per_shard=choice.crops_per_shard,
+            crops_per_shard=crops_per_shard,
             bytes_per_crop=raw,
             backend=backend,
             catalogue=catalogue,
-        ).close()
+        )
     except ConflictError:
         if not exists(path):
             raise
-        return False
-    return True
+        return None
 
 
-def _check_catalogue(path: Path, url: str | None) -> None:
+def _check_catalogue(path: Path, url: str | None, *, is_new: bool) -> None:
     """UsageError for a URL that names no server; ConflictError for a store whose catalogue is elsewhere."""
     if url is None:
         return
     check_server_url(url)
-    if not exists(path):
+    if is_new:
         return  # whoever makes the store names its server
     held = catalogue_server(path)
     if held is None or not same_server(held, url):
@@ -220,7 +219,8 @@ def _check_catalogue(path: Path, url: str | None) -> None:
     name_server(url)
 
 
-def _same_plan(store: Store, name: str, choice: PlanChoice) -> None:
+def _same_plan(store: Store, name: str, choice: PlanChoice) -> PlanRow:
+    """The plan of a store that is there; ConflictError where another one was asked for."""
     held = {row.name: row for row in store.catalogue.plans.all()}
     if name not in held:
         raise ConflictError(
@@ -242,6 +242,7 @@ def _same_plan(store: Store, name: str, choice: PlanChoice) -> None:
                 + ("use the same, `labelstore grow`," if what == "num_crops" else "use the same,")
                 + " or give another STORE"
             )
+    return row
 
 
 def _remove_if_empty(path: Path) -> None:

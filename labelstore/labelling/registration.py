@@ -1,4 +1,4 @@
-"""The rows of a teacher and of a label set: new ones, or those that are there where nothing differs."""
+"""The row of a label set that a teacher is to make, or to go on with."""
 
 from __future__ import annotations
 
@@ -6,96 +6,57 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from labelstore.catalogue.records import LabelSetRow, TeacherRow
-from labelstore.codecs.base import LabelCodec
+from labelstore.catalogue.records import LabelSetRow, PlanRow, TeacherRow
+from labelstore.commit.registration import register, unsettled
 from labelstore.commit.same_labels import refuse_differences, teacher_differences
-from labelstore.errors import ConflictError
-from labelstore.labelling.label_facts import LabelFacts, check_same
+from labelstore.labelling.label_facts import check_same
+from labelstore.labelling.labelling import Labelling
 from labelstore.store import Store
 from labelstore.store.outputs import OUTPUT_NAMES
 from labelstore.teachers.teacher_check import TeacherEvaluation
 
-ATTEMPTS = 3
-"""Workers that start together register together; whoever comes second finds the first one's row."""
 
-
-def register(
+def registered(
     store: Store,
-    teacher: TeacherRow,
-    codec: LabelCodec,
-    name: str,
-    plan: str,
-    num_classes: int,
-    temperature: float,
-    facts: LabelFacts,
-    evaluation: TeacherEvaluation | None = None,
-    stated_names: bool = False,
-    note: Callable[[str], None] = lambda message: None,
+    labelling: Labelling,
+    plan: PlanRow,
+    evaluation: TeacherEvaluation | None,
+    note: Callable[[str], None],
 ) -> LabelSetRow:
-    """The label set's row: a new one, or the existing one when nothing about it differs (ConflictError).
+    """A new row, or the one that is there when nothing about it differs (ConflictError).
 
     A measured top-1 goes into the teacher's row, and so do the names of its outputs where it has none; those that a
-    user stated take the place of others.
+    user stated take the place of others. What is returned is the row that was compared: the name may be given to
+    another label set meanwhile.
     """
-    codec.fields(num_classes)  # K > C and the like are refused before anything is written
-    wanted = codec.to_record()
-    if "class_ids" in wanted:
-        wanted["class_ids"] = None  # decided on the first shard
-    for attempt in range(ATTEMPTS):
-        row = store.find_label_set(name)
-        if row is not None:
-            _check_row(store, row, teacher, wanted, plan, num_classes, temperature)
-            check_same(row, facts, store.path, note, num_classes=len(store.class_names))
-            break
-        new = LabelSetRow(
-            name=name,
-            plan=plan,
-            teacher=store.catalogue.teachers.register(teacher, name),
-            num_classes=num_classes,
-            codec=wanted,
-            uuid=uuid.uuid4().hex,
-            temperature=temperature,
-            facts=facts.to_record(),
-        )
-        try:
-            row = store.catalogue.label_sets.add(new)
-            if row.uuid == new.uuid:
-                break
-            # somebody was faster: the next turn also compares what the catalogue lets differ
-        except ConflictError:
-            if attempt == ATTEMPTS - 1:
-                raise
-    else:
-        raise ConflictError(
-            f"label set {name} in {store.path} comes and goes: run the command again"
-        )
-    store.finish_metadata()
-    _record_about_teacher(store, row.teacher, teacher, evaluation, stated_names=stated_names)
-    # not read again: the worker must know which one was compared, should the name be given to another
+    teacher, temperature = labelling.teacher.row, labelling.options.temperature
+    wanted = unsettled(labelling.codec.to_record())
+
+    def compare(row: LabelSetRow) -> None:
+        differences = {
+            **teacher_differences(store.teacher(row.teacher), teacher),
+            "compression": (_codec_words(unsettled(dict(row.codec))), _codec_words(wanted)),
+            "crop plan": (row.plan, plan.name),
+            "classes": (row.num_classes, labelling.num_classes),
+            "temperature": (row.temperature, temperature),
+        }
+        refuse_differences(row, store.path, differences)
+        check_same(row, labelling.facts, store.path, note, num_classes=len(store.class_names))
+
+    new = LabelSetRow(
+        name=labelling.name,
+        plan=plan.name,
+        teacher=teacher.name,
+        num_classes=labelling.num_classes,
+        codec=wanted,
+        uuid=uuid.uuid4().hex,
+        temperature=temperature,
+        facts=labelling.facts.to_record(),
+    )
+    row = register(store, new, teacher, compare)
+    stated = labelling.options.class_names is not None
+    _record_about_teacher(store, row.teacher, teacher, evaluation, stated_names=stated)
     return row
-
-
-def _check_row(
-    store: Store,
-    row: LabelSetRow,
-    teacher: TeacherRow,
-    wanted: dict[str, Any],
-    plan: str,
-    num_classes: int,
-    temperature: float,
-) -> None:
-    held = store.teacher(row.teacher)
-    settled = dict(row.codec)
-    if "class_ids" in settled:
-        settled["class_ids"] = None
-    differences = {
-        **teacher_differences(held, teacher),
-        "compression": (_codec_words(settled), _codec_words(wanted)),
-        "crop plan": (row.plan, plan),
-        "classes": (row.num_classes, num_classes),
-        "temperature": (row.temperature, temperature),
-    }
-    refuse_differences(row, store.path, differences)
 
 
 def _record_about_teacher(

@@ -8,6 +8,7 @@ from typing import Any
 from labelstore.catalogue.records import DERIVED, LabelSetRow
 from labelstore.codecs import (
     CODECS,
+    MarginalSmoothing,
     codec_from_options,
     keeps_max_probability,
 )
@@ -24,7 +25,7 @@ def check_derivable(source: LabelSet, codec: LabelCodec) -> None:
             f"{codec.name} labels cannot be derived: only the teacher has its outputs before softmax; "
             f"make them with `labelstore add-teacher --compression {codec.name}`"
         )
-    asked = codec.kept(num_classes)
+    asked = fewest_classes(codec, num_classes)
     held = source.codec.kept(num_classes)
     available = num_classes if held is None else held
     said = f"label set {source.name} ({codec_words(source.codec)})"
@@ -45,10 +46,21 @@ def check_derivable(source: LabelSet, codec: LabelCodec) -> None:
         raise UsageError(f"{said} is just that already: choose another codec, K or dtype")
 
 
+def fewest_classes(codec: LabelCodec, num_classes: int) -> int | None:
+    """How many classes of each label `codec` needs; None for all of them. An image's tail takes what more there is."""
+    if isinstance(codec, MarginalSmoothing):
+        return min(codec.k, codec.kept(num_classes))
+    return codec.kept(num_classes)
+
+
 def codec_for(
-    source: LabelSet, compression: str | None, k: int | None, dtype: str | None
+    source: LabelSet,
+    compression: str | None,
+    k: int | None,
+    dtype: str | None,
+    tail_classes: int | None = None,
 ) -> LabelCodec:
-    """The codec that `--compression`, `--k` and `--dtype` ask for; what is not said is as in the source."""
+    """The codec that these parameters ask for; what is not said is as in the source."""
     held = source.codec.to_record()
     name = compression or source.codec.name
     parameters = {field.name for field in fields(CODECS[name])} if name in CODECS else set()
@@ -56,13 +68,16 @@ def codec_for(
         k = held.get("k")
     if dtype is None and "dtype" in parameters:
         dtype = held.get("dtype")
-    return codec_from_options(name, k, dtype)
+    if tail_classes is None and "tail_classes" in parameters:
+        tail_classes = held.get("tail_classes")
+    return codec_from_options(name, k, dtype, tail_classes)
 
 
 def variant_name(source: LabelSet, codec: LabelCodec) -> str:
     """A name that says what it is: resnet50-mr3-uint8."""
     record = codec.to_record()
-    parts = [source.name, f"{record['name']}{record.get('k', '')}"]
+    tail = f"tail{record['tail_classes']}" if "tail_classes" in record else ""
+    parts = [source.name, f"{record['name']}{record.get('k', '')}{tail}"]
     return "-".join([*parts, *([record["dtype"]] if "dtype" in record else [])])
 
 
@@ -70,7 +85,8 @@ def codec_words(codec: LabelCodec) -> str:
     """A codec in words: `ms K=5 float16`."""
     record = codec.to_record()
     kept = f" K={record['k']}" if "k" in record else ""
-    return f"{record['name']}{kept} {record.get('dtype', '')}".rstrip()
+    tail = f" tail_classes={record['tail_classes']}" if "tail_classes" in record else ""
+    return f"{record['name']}{kept}{tail} {record.get('dtype', '')}".rstrip()
 
 
 def check_name(source: LabelSet, codec: LabelCodec, name: str) -> LabelSetRow | None:

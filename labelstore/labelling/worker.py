@@ -1,221 +1,191 @@
-"""One worker's share of a label set: images of leased blocks become crops, crops labels, and labels go to their blocks.
+"""A label set's blocks as its teacher makes them: images become crops, crops labels, and labels go to their blocks.
 
-The teacher runs in a thread of its own, so that it sees the next batch while this one's labels are put where they
-belong. What is leased, spooled and committed is in `leased_blocks`.
+Finished images go to the spool: whatever stops the worker, the next holder of the block goes on from there.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from labelstore.catalogue.records import PlanRow
-from labelstore.codecs import is_map
-from labelstore.commit.lease_keeper import Progress
-from labelstore.cropping.crop_augmentation import planned_augmentation
-from labelstore.errors import IncompleteError, RejectedInput
-from labelstore.images import ImageSource
-from labelstore.labelling.committed_files import check_committed_files
-from labelstore.labelling.crop_batches import ImageJob, OpenedImage, TeacherBatch, TeacherBatches
-from labelstore.labelling.image_block import ImageBlock, Stopwatch
-from labelstore.labelling.leased_blocks import LeasedBlocks
-from labelstore.labelling.mixed_crops import mixed_crops
-from labelstore.labelling.whole_images import WholeImages
-from labelstore.store import Store
-from labelstore.store.layout import label_layout
-from labelstore.teachers.labeller import Labeller
-from labelstore.teachers.teacher import Teacher
-
-POLL_SECONDS = 2.0
-"""How often a worker with nothing to lease looks whether another one died."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationReport:
-    """What a call of `generate` found and did."""
-
-    label_set: str
-    num_images: int
-    num_crops: int
-    """Crops that this call labelled; 0 when everything was there."""
-    already_committed: int
-    """Crops that were committed before."""
-    bad: dict[str, str]
-    """Images left out: key -> reason."""
-    seconds: float
-    crops_per_second: float
+from labelstore.catalogue.records import LabelSetRow, PlanRow
+from labelstore.codecs.base import LabelCodec
+from labelstore.commit.source import BlockStream, LeasedBlock, MadeBlock
+from labelstore.commit.spool import Spool, read_spools, remove_spools
+from labelstore.commit.staging import BlockArrays
+from labelstore.errors import LeaseLost, RejectedInput
+from labelstore.labelling.crop_batches import ImageJob, OpenedImage
+from labelstore.labelling.image_block import ImageBlock
+from labelstore.labelling.labelling import LabelledCrops, Labelling
+from labelstore.labelling.whole_images import crop_shards_of
 
 
 @dataclass(kw_only=True)
-class Worker:
-    """One process at work on a label set; `run` returns when every block is committed, by whomever."""
+class TeacherBlocks(BlockStream):
+    """The blocks of one label set; a batch may hold crops of several."""
 
-    store: Store
-    folder: ImageSource
+    labelling: Labelling
     plan: PlanRow
-    label_set: str
-    uuid: str
-    """Of the label set that the teacher was compared with: one that gets its name later is another."""
-    labeller: Labeller
-    teacher: Teacher
-    num_classes: int
-    batch_size: int
-    threads: int
-    """That decode and crop."""
-    crop_device: torch.device | None
-    """Where crops are made; None: on the CPU."""
-    skip_bad: bool
+    row: LabelSetRow
+    """That the labelling was compared with."""
     gone: frozenset[int]
     """Image rows that are left out because their images are not in the folder."""
-    deadline: float | None
-    """`time.monotonic()` at which to stop."""
-    progress: Progress
+    bad: dict[int, str] = field(default_factory=dict)
+    """Left out by this worker: image row -> reason."""
+    num_labelled: int = 0
+    """Crops labelled by this worker."""
+    has_begun: bool = False
+    """Whether a batch was labelled, or every block was another worker's."""
 
     def __post_init__(self) -> None:
-        row = self.store.label_set_row(self.label_set)
-        self._layout = label_layout(row, self.plan, self.store.num_rows)
-        self._is_map = is_map(row.codec)
-        self._group = f"labels/{self.label_set}"
-        self._blocks = LeasedBlocks(
-            store=self.store,
-            plan=self.plan,
-            label_set=self.label_set,
-            uuid=self.uuid,
-            layout=self._layout,
-            is_map=self._is_map,
-            num_classes=self.num_classes,
-            device=self.labeller.device_name,
-        )
-        self._bad: dict[int, str] = {}
-        self._done: dict[int, int] = {}
-        self._labelled = 0
-        # rows that no image has are no crops to label
-        blocks = range(self._layout.num_blocks)
-        self._images = [self.store.num_images_in(self._layout.rows(block)) for block in blocks]
-        self._total = sum(self._images) * self._layout.num_crops
+        self._spools = self.store.path / "spool" / self.row.name
+        self._held: dict[int, tuple[LeasedBlock, ImageBlock]] = {}
+        self._complete: list[tuple[LeasedBlock, ImageBlock]] = []
+        self._labelled: dict[int, int] = {}
+        self._codec: LabelCodec | None = None
 
-    def run(self) -> GenerationReport:
-        """Label what is free until every block is committed. IncompleteError at the deadline."""
-        started = time.monotonic()
-        complete = self._is_complete()
-        before = self._labelled_before()
-        self._show_progress()
-        if complete:
-            check_committed_files(self.store, self._group)
-            return self._report(started, before)
-        with self._blocks:
-            while True:
-                self._label_what_is_free()
-                self._blocks.finish()
-                complete = self._is_complete()
-                self._show_progress()
-                if complete:
-                    self._blocks.own_row()
-                    break
-                self._check_deadline()
-                time.sleep(POLL_SECONDS)  # others are at work; one of them may die
-        self.store.refresh()
-        return self._report(started, before)
+    @property
+    def under_way(self) -> int:
+        """Crops with labels in blocks that are not committed yet."""
+        return sum(self._labelled.values())
 
-    def _label_what_is_free(self) -> None:
-        batches = TeacherBatches(
-            self._jobs(),
-            WholeImages() if self._is_map else self.store.planned_crops(self.plan.name),
-            num_crops=self._layout.num_crops,
-            batch_size=self.batch_size,
-            input_size=self.teacher.row.input_size,
-            interpolation=self.teacher.row.interpolation,
-            workers=self.threads,
+    def size(self, block: int) -> int:
+        """Crops of the block's images: rows that no image has are none to label."""
+        return self.store.num_images_in(self.layout.rows(block)) * self.layout.num_crops
+
+    def make(self, leased: Iterator[LeasedBlock]) -> Iterator[MadeBlock | None]:
+        """Label the images of leased blocks, batch by batch."""
+        self._labelled.clear()
+        batches = self.labelling.label(
+            self.store,
+            self.plan,
+            self._jobs(leased),
+            num_crops=self.layout.num_crops,
             check=self._check_unchanged,
-            pin_memory=self.labeller.device.type == "cuda",
-            crop_device=self.crop_device,
-            # no more than a block: what is leased ahead, nobody else can take
-            most_ahead=self._layout.images_per_shard,
-            augmentation=planned_augmentation(self.plan.parameters),
-            mixed=mixed_crops(self.store, self.plan, self.folder),
+            # no more than a block: what is leased ahead, no other worker can take
+            most_ahead=self.layout.images_per_shard,
         )
-        watch = Stopwatch()
-        with closing(iter(batches)) as ready, closing(self._labelled_batches(ready)) as labelled:
-            for batch, labels in labelled:
-                self._take(batch, labels, watch.lap())
-                self._show_progress()
-                self._blocks.keep_up()
-                self._check_deadline()
+        try:
+            with closing(batches):
+                for batch in batches:
+                    self._drop_lost()
+                    for crops in batch:
+                        self._take(crops)
+                    self.has_begun = True
+                    yield from self._made()
+                    yield None
+            self.has_begun = True
+            yield from self._made()
+        finally:
+            for _, block in self._held.values():
+                block.close()
+            self._held.clear()
 
-    def _labelled_batches(
-        self, batches: Iterator[TeacherBatch]
-    ) -> Generator[tuple[TeacherBatch, dict[str, NDArray[Any]]], None, None]:
-        """Each batch with its labels, while the teacher is at the next."""
-        with ThreadPoolExecutor(1, thread_name_prefix="teacher") as teacher:
-            behind: tuple[TeacherBatch, Future[dict[str, NDArray[Any]]]] | None = None
-            for batch in batches:
-                labels = teacher.submit(self.labeller, batch.pixels[: batch.size])
-                if behind is not None:
-                    yield behind[0], behind[1].result()
-                behind = batch, labels
-            if behind is not None:
-                yield behind[0], behind[1].result()
+    def committed(self, made: MadeBlock) -> None:
+        """What was spooled of the block is in the store now."""
+        self._labelled.pop(made.leased.block, None)
+        remove_spools(self._spools, made.leased.block)
 
-    def _take(self, batch: TeacherBatch, labels: dict[str, NDArray[Any]], seconds: float) -> None:
-        """Put a batch's labels where they belong; its seconds are shared by its crops."""
-        self._blocks.drop_lost()
-        for segment in batch.segments:
-            opened = segment.opened.result()
-            block = self._blocks.block_of(opened.job.image)
-            if block is None or opened.job.image not in block.pending:
-                continue  # the lease of its block was lost, or the image was left out
-            count = segment.last - segment.first
-            part = slice(segment.at, segment.at + count)
-            values = {name: array[part] for name, array in labels.items()}
-            if opened.bad is not None:
-                self._leave_out(block, opened)
-                self._done[block.lease.block] += block.num_new
-            else:
-                self._refuse_nan(
-                    opened, segment.first, values["probs" if "probs" in values else "logits"]
-                )
-                share = seconds * count / batch.size
-                block.add(opened, segment.first, segment.last, values, share)
-                self._labelled += count
-                self._done[block.lease.block] += count
-            if block.is_complete:
-                self._blocks.hand_over(block)
-
-    def _jobs(self) -> Iterator[ImageJob]:
+    def _jobs(self, leased: Iterator[LeasedBlock]) -> Iterator[ImageJob]:
         """Images to label, block after block, each leased when its first image is asked for."""
-        while (lease := self._blocks.lease()) is not None:
-            keys = self.store.image_columns["key"]
-            images = self._images[lease.block]
-            block = self._blocks.open(lease, self._committed().get(lease.block, ()))
+        keys = self.store.image_columns["key"]
+        for lease in leased:
+            block = ImageBlock(
+                rows=lease.rows,
+                missing=lease.missing,
+                num_crops=self.layout.num_crops,
+                crops_per_shard=self.layout.crops_per_shard,
+                pending={i for i in lease.rows if not self.store.bad[i]},
+                spool=Spool(self._spools, lease.lease, self.row.uuid),
+            )
+            block.take(read_spools(self._spools, lease.block, self.row.uuid))
             for image in sorted(block.pending & self.gone):
-                self._bad[image] = f"{keys[image]} was not in {self.folder.root}"
-                block.leave_out(image, self._bad[image])
-            self._done[lease.block] = images * block.first_crop
-            self._done[lease.block] += (images - len(block.pending)) * block.num_new
-            self._blocks.hold(block)
-            wanted = sorted(block.pending)
-            if block.is_complete:
-                self._blocks.hand_over(block)
+                self.bad[image] = f"{keys[image]} was not in {self.labelling.images.root}"
+                block.leave_out(image, self.bad[image])
+            self._labelled[lease.block] = (
+                self.size(lease.block) - len(block.pending) * block.num_new
+            )
+            self._held[lease.block] = lease, block
+            wanted, number = sorted(block.pending), lease.block
+            self._hand_over_if_complete(number)
             for image in wanted:
-                if self._blocks.block_of(image) is not block:
+                if number not in self._held:
                     break  # lost meanwhile: its next holder labels the rest
                 yield ImageJob(
                     image=image,
                     key=keys[image],
-                    path=self.folder.file(keys[image]),
+                    path=self.labelling.images.file(keys[image]),
                     first_crop=block.first_crop,
                 )
 
+    def _take(self, crops: LabelledCrops) -> None:
+        """Put the labels of one image's crops where they belong."""
+        image, opened = crops.opened.job.image, crops.opened
+        number = image // self.layout.images_per_shard
+        _, block = self._held.get(number, (None, None))
+        if block is None or image not in block.pending:
+            return  # the lease of its block was lost, or the image was left out
+        if opened.bad is not None:
+            self._leave_out(block, opened)
+            self._labelled[number] += block.num_new
+        else:
+            self._refuse_nan(crops)
+            block.add(opened, crops.first, crops.last, crops.labels, crops.seconds)
+            self.num_labelled += crops.last - crops.first
+            self._labelled[number] += crops.last - crops.first
+        self._hand_over_if_complete(number)
+
+    def _hand_over_if_complete(self, number: int) -> None:
+        if not self._held[number][1].pending:
+            self._complete.append(self._held.pop(number))
+
+    def _drop_lost(self) -> None:
+        """Let go of blocks that another worker took; what is in their spools serves that one."""
+        for number, (lease, block) in list(self._held.items()):
+            try:
+                lease.current()
+            except LeaseLost:
+                block.close()
+                del self._held[number], self._labelled[number]
+
+    def _made(self) -> Iterator[MadeBlock]:
+        while self._complete:
+            lease, block = self._complete.pop(0)
+            known = self.store.bad
+            yield MadeBlock(
+                leased=lease,
+                shards=partial(self._shards, block),
+                num_images=len(block.done),
+                facts=block.facts({i: why for i, why in block.bad.items() if not known[i]}),
+                seconds=block.seconds,
+                device=self.labelling.labeller.device_name,
+            )
+
+    def _shards(self, block: ImageBlock) -> list[BlockArrays]:
+        """In the thread that commits: labels, and the plan's crops that no label set has committed yet."""
+        block.close()
+        self._codec = self._codec or block.codec(self.store, self.row)
+        shards = block.label_shards(self.row.name, self._codec, self.row.num_classes)
+        if not self.plan.stored:
+            return shards
+        number = block.rows.start // self.layout.images_per_shard
+        there = self.store.catalogue.ledger.committed(f"crops/{self.plan.name}").get(number, ())
+        if len(there) * self.plan.crops_per_shard >= self.plan.num_crops:
+            return shards
+        if self._codec.takes == "map":
+            sizes = {image: (one.height, one.width) for image, one in block.done.items()}
+            made = crop_shards_of(self.store, self.plan, block.rows, sizes)
+        else:
+            made = block.crop_shards(self.plan)
+        return shards + [shard for shard in made if shard.crop_shard not in there]
+
     def _check_unchanged(self, opened: OpenedImage) -> None:
-        if self.store.image_digest(opened.job.image) not in (None, opened.digest):
+        image, columns = opened.job.image, self.store.image_columns
+        if columns["has_digest"][image] and columns["digest"][image].tobytes() != opened.digest:
             raise RejectedInput(
                 f"{opened.job.path} changed since the store was made: restore the file, or make a new store"
             )
@@ -227,65 +197,17 @@ class Worker:
             raise RejectedInput(
                 f"{opened.bad}; it could be when other labels were made: restore the file, or make a new store"
             )
-        if not self.skip_bad:
+        if not self.labelling.options.skip_bad:
             raise RejectedInput(f"{opened.bad}; --skip-bad leaves such images out and records them")
         block.leave_out(opened.job.image, opened.bad)
-        self._bad[opened.job.image] = opened.bad
+        self.bad[opened.job.image] = opened.bad
 
-    def _refuse_nan(self, opened: OpenedImage, first: int, values: NDArray[Any]) -> None:
+    def _refuse_nan(self, crops: LabelledCrops) -> None:
+        values = crops.labels["probs" if "probs" in crops.labels else "logits"]
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
         if not finite.all():
-            crop = first + int(np.flatnonzero(~finite)[0])
+            crop = crops.first + int(np.flatnonzero(~finite)[0])
             raise RejectedInput(
-                f"the teacher returned NaN for crop {crop} of {opened.job.key}: nothing of its block was committed; "
-                "check the weights, or try --amp none"
+                f"the teacher returned NaN for crop {crop} of {crops.opened.job.key}: nothing of its block was "
+                "committed; check the weights, or try --amp none"
             )
-
-    def _check_deadline(self) -> None:
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise IncompleteError(
-                f"stopped after --max-time with {sum(self._done.values())} of {self._total} crops of "
-                f"{self.label_set} labelled: run the same command again to go on"
-            )
-
-    def _committed(self) -> dict[int, list[int]]:
-        """Per block the committed crop shards that the plan had when this began; others may have grown it since.
-
-        What others have committed since counts as done.
-        """
-        found = {
-            block: [shard for shard in shards if shard < self._layout.num_crop_shards]
-            for block, shards in self.store.catalogue.ledger.committed(self._group).items()
-            if block < self._layout.num_blocks
-        }
-        for block, shards in found.items():
-            crops = self._images[block] * len(shards) * self._layout.crops_per_shard
-            self._done[block] = max(crops, self._done.get(block, 0))
-        return found
-
-    def _labelled_before(self) -> int:
-        """Committed crops of images that were not left out."""
-        shards = self.store.catalogue.ledger.shards(self._group)
-        inside = [row for row in shards if row.crop_shard < self._layout.num_crop_shards]
-        return sum(row.num_images for row in inside) * self._layout.crops_per_shard
-
-    def _is_complete(self) -> bool:
-        committed = self._committed()
-        whole = self._layout.num_crop_shards
-        return sum(len(shards) == whole for shards in committed.values()) == self._layout.num_blocks
-
-    def _show_progress(self) -> None:
-        self.progress(sum(self._done.values()), self._total)
-
-    def _report(self, started: float, before: int) -> GenerationReport:
-        seconds = time.monotonic() - started
-        keys = self.store.image_columns["key"]
-        return GenerationReport(
-            label_set=self.label_set,
-            num_images=self.store.num_images,
-            num_crops=self._labelled,
-            already_committed=before,
-            bad={str(keys[image]): why for image, why in sorted(self._bad.items())},
-            seconds=seconds,
-            crops_per_second=self._labelled / seconds if seconds else 0.0,
-        )

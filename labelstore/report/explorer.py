@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from labelstore.images import ImageFile, digest
+from labelstore.cropping.pictures import to_rgb
+from labelstore.images import ImageFile, digest, open_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,11 +95,11 @@ def thumbnail(
             data = find(key).read_bytes()
             if due is not None and digest(data) != due:
                 return None
-            with Image.open(io.BytesIO(data)) as opened:
+            with open_picture(data) as opened:
                 if opened.size != size or size[0] * size[1] > MAX_PIXELS:
                     return None
                 opened.draft("RGB", (2 * EDGE, 2 * EDGE))
-                small = opened.convert("RGB")
+                small = Image.fromarray(to_rgb(opened, key))
                 small.thumbnail((EDGE, EDGE))
             held = io.BytesIO()
             small.save(held, "JPEG", quality=70)

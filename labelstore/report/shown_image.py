@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labelstore.cropping.pictures import decode_rgb
 from labelstore.errors import NotGenerated, RejectedInput, UsageError
 from labelstore.images import digest
 
@@ -99,15 +99,13 @@ def draw_image(
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
-    from PIL import Image
 
     data = file.read_bytes()
     if due is not None and digest(data) != due:
         raise RejectedInput(
             f"{file} is not the image that was labelled: give what the store was made from"
         )
-    with Image.open(io.BytesIO(data)) as opened:
-        pixels = np.asarray(opened.convert("RGB"))
+    pixels = decode_rgb(data, str(file))
     rows = max(sum(crop.kind == kind for crop in shown) for kind in ("hardest", "easiest"))
     bars = max((len(crop.classes) for crop in shown), default=0)
     height = min(max(3.6, max(1.5, 0.2 * bars) * rows), MOST_INCHES)

@@ -6,7 +6,7 @@ translated: class ids, where two stores keep them in different forms, and the ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.catalogue.records import DERIVED, Lease
+from labelstore.catalogue.records import DERIVED
 from labelstore.codecs import codec_from_record, is_map
 from labelstore.codecs.class_ids import decode_ids, encode_ids
-from labelstore.commit.lease_keeper import LeaseKeeper, Progress
+from labelstore.commit.lease_keeper import Progress
 from labelstore.commit.mask_origin import origin_mark, origins
-from labelstore.commit.staging import BlockArrays, write_block
-from labelstore.errors import ConflictError, LeaseLost
+from labelstore.commit.source import BlockSource, LeasedBlock, MadeBlock
+from labelstore.commit.staging import BlockArrays
+from labelstore.commit.worker import part_of, work_through
 from labelstore.sharing.union import NOWHERE, Union, available, layout_of
 from labelstore.store import Store
 from labelstore.store.group import Group
@@ -70,18 +71,27 @@ class Copying:
         """
         work = {group: self.wanted(group) for group in self.chosen if self._has_labels(group)}
         total = sum(len(shards) for blocks in work.values() for shards in blocks.values())
-        done = before = 0
+        passed = done = 0
         for group, blocks in work.items():
-            committed = self.target.catalogue.ledger.committed(group)
-            for block, shards in blocks.items():
-                there = len(set(shards) & set(committed.get(block, ())))
-                if there < len(shards):
-                    self._fill_block(group, block, shards)
-                before += there
-                done += len(shards)
-                progress(done, total)
+            job = _CopiedBlocks(
+                store=self.target,
+                group=group,
+                layout=layout_of(self.target, group),
+                blocks=list(blocks),
+                map_blocks=map,
+                copying=self,
+                wanted=blocks,
+            )
+            done += sum(
+                work_through(
+                    job,
+                    progress=part_of(progress, passed, total),
+                    waits=False,
+                )
+            )
+            passed += sum(map(job.size, job.blocks))
         self.target.refresh()
-        return done - before, before
+        return done, total - done
 
     def _has_labels(self, group: str) -> bool:
         """False for a label set of which no store has a shard: how it keeps class ids is not decided."""
@@ -91,23 +101,6 @@ class Copying:
             or self.target.label_set_row(name).codec.get("class_ids", "") is not None
         )
 
-    def _fill_block(self, group: str, block: int, wanted: Sequence[int]) -> None:
-        whole = self.target.group_specs(group)[1].num_crop_shards
-        keeper = LeaseKeeper(self.target.catalogue, group, [block], whole)
-        try:
-            lease = keeper.acquire()
-            # another process may have committed it since
-            committed = self.target.catalogue.ledger.committed(group).get(block, ())
-            missing = [shard for shard in wanted if shard not in committed]
-            if missing and lease is not None:
-                self._copy(lease, group, missing, keeper)
-            elif missing:
-                raise self._busy(group, block)
-        except LeaseLost:
-            raise self._busy(group, block) from None
-        finally:
-            keeper.close()
-
     def _from(
         self, chosen: NDArray[np.int16], rows: range, images: NDArray[np.int64]
     ) -> NDArray[np.int16]:
@@ -115,31 +108,26 @@ class Copying:
         left_out = self.target.bad[rows.start : rows.stop]
         return np.where(left_out, NOWHERE, chosen[images]).astype(np.int16)
 
-    def _busy(self, group: str, block: int) -> ConflictError:
-        return ConflictError(
-            f"image block {block} of {group} in {self.target.path} is being written by another process: run the "
-            "command again when it is done"
-        )
-
-    def _copy(self, lease: Lease, group: str, missing: Sequence[int], keeper: LeaseKeeper) -> None:
-        rows = self.target.group_specs(group)[1].rows(lease.block)
+    def copied(self, leased: LeasedBlock, group: str) -> MadeBlock:
+        """The missing shards of one block, and the crops that go with them."""
+        rows = leased.rows
         images = self.images[rows.start : rows.stop]
         shards, seconds, devices = [], 0.0, set()
-        for crop_shard in missing:
+        for crop_shard in leased.missing:
             stores = self._from(self.chosen[group][:, crop_shard], rows, images)
             arrays, spent, made_by = self._arrays(group, crop_shard, images, stores)
             shards.append(BlockArrays(group=group, crop_shard=crop_shard, arrays=arrays))
             seconds += spent
             devices |= made_by
         if group.startswith("labels/"):
-            shards += self._crops(group, lease.block, images, missing)
-        write_block(
-            self.target,
-            keeper.current(lease),
-            shards,
+            shards += self._crops(group, leased.block, images, leased.missing)
+        return MadeBlock(
+            leased=leased,
+            shards=lambda: shards,
             num_images=int(np.count_nonzero(~self.target.bad[rows.start : rows.stop])),
             seconds=seconds,
             device=", ".join(sorted(devices)),
+            result=len(leased.missing),
         )
 
     def _crops(
@@ -273,3 +261,24 @@ class Copying:
                 table[row] = row_of[self.union.place[keys[row]]]
             tables.append(table)
         return tables
+
+
+@dataclass(kw_only=True)
+class _CopiedBlocks(BlockSource):
+    """The blocks of one group of the merged store."""
+
+    copying: Copying
+    wanted: Mapping[int, Sequence[int]]
+    """Image block -> crop shards that the stores have."""
+
+    def missing(self, block: int, committed: Collection[int]) -> Sequence[int]:
+        """Those that the stores have and the merged store has not."""
+        return [shard for shard in self.wanted[block] if shard not in committed]
+
+    def size(self, block: int) -> int:
+        """Shards."""
+        return len(self.wanted[block])
+
+    def arrays(self, leased: LeasedBlock) -> MadeBlock:
+        """Copy them."""
+        return self.copying.copied(leased, self.group)

@@ -5,9 +5,10 @@ All of it is there before the store has its name, so that a store that exists la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,20 +132,22 @@ def num_lacking(target: Store, label_set: str) -> int:
 
 def _add(store: Store, matched: Matched) -> None:
     catalogue = store.catalogue
-    plans = {row.name for row in catalogue.plans.all()}
-    for plan in matched.plans:
-        if plan.name not in plans:
-            catalogue.plans.add(plan)
-    teachers = {row.name for row in catalogue.teachers.all()}
-    for teacher in matched.teachers:
-        if teacher.name not in teachers:
-            catalogue.teachers.add(teacher)
-    label_sets = {row.name for row in catalogue.label_sets.all()}
-    for row in matched.label_sets:
-        if row.name not in label_sets:
-            catalogue.label_sets.add(row)
-    for mask in matched.masks:
-        catalogue.masks.add(mask)
+
+    def add() -> None:
+        tables: tuple[tuple[Any, Sequence[Any]], ...] = (
+            (catalogue.plans, matched.plans),
+            (catalogue.teachers, matched.teachers),
+            (catalogue.label_sets, matched.label_sets),
+        )
+        for table, rows in tables:
+            held = {row.name for row in table.all()}
+            for row in rows:
+                if row.name not in held:
+                    table.add(row)
+        for mask in matched.masks:
+            catalogue.masks.add(mask)
+
+    catalogue.together(add)
 
 
 def _record_facts(store: Store, union: Union, rows: NDArray[np.int64]) -> None:

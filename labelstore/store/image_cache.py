@@ -47,8 +47,9 @@ def image_columns(
     catalogue: Catalogue, *, min_rows: int = MIN_ROWS, cache: Path | None = None
 ) -> dict[str, NDArray[Any]]:
     """`ImageTable.columns`, from the cache where the same table was read before."""
-    if catalogue.images.num_images() < min_rows:
-        return catalogue.images.columns()
+    with catalogue.reading():
+        if catalogue.images.num_images() < min_rows:
+            return catalogue.images.columns()
     digest = catalogue.images.digest()
     folder = (cache or default_cache()) / "images"
     path = folder / f"{catalogue.uuid}-{digest}.npz"

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import LabelSetRow, PlanRow
-from labelstore.codecs import LabelMap, codec_from_record, relative_temperature
+from labelstore.codecs import LabelMap, MarginalSmoothing, codec_from_record, relative_temperature
 from labelstore.codecs.base import Field, LabelCodec, SparseLabels
+from labelstore.codecs.image_tail import tail_fields
 from labelstore.errors import NotGenerated
 from labelstore.store.chosen_images import crop_numbers
 from labelstore.store.group import Group
@@ -199,6 +200,40 @@ class LabelSet:
             probs=np.concatenate([p.probs for p in parts], axis=1),
             rest=np.concatenate([p.rest for p in parts], axis=1),
         )
+
+    @cached_property
+    def num_tail_classes(self) -> int:
+        """L, classes of each image's table of how its crops' tails are spread; 0 where labels have none."""
+        if not isinstance(self.codec, MarginalSmoothing):
+            return 0
+        return self.codec.num_tail_classes(self.num_classes)
+
+    def tailed(
+        self, block: int, columns: range | None = None, temperature: float | None = None
+    ) -> tuple[SparseLabels, NDArray[np.float32]]:
+        """As `sparse` without the images' tables: labels (n, m, K), and the scale (n, m) of their tails.
+
+        With `tail_tables` they say the same as `sparse`; see `labelstore.codecs.image_tail`.
+        """
+        assert isinstance(self.codec, MarginalSmoothing)
+        relative = relative_temperature(self.codec, temperature, self.temperature)
+        parts = [
+            self.codec.decode_tailed(part, self.num_classes, relative)
+            for part in self._parts(block, columns)
+        ]
+        labels = SparseLabels(
+            class_ids=np.concatenate([p.labels.class_ids for p in parts], axis=1),
+            probs=np.concatenate([p.labels.probs for p in parts], axis=1),
+            rest=np.concatenate([p.labels.rest for p in parts], axis=1),
+        )
+        return labels, np.concatenate([p.scale for p in parts], axis=1)
+
+    def tail_tables(self, block: int, crop_shard: int) -> dict[str, NDArray[Any]]:
+        """The images' tables of one crop shard of one image block, (n, ...) each, by field."""
+        fields = tail_fields(self.num_tail_classes, self.num_classes)
+        first = crop_shard * self.layout.columns_per_shard
+        (found,) = self._labels.parts(block, range(first, first + 1), [f.name for f in fields])
+        return found
 
     def dense(
         self, block: int, columns: range | None = None, temperature: float | None = None

@@ -53,14 +53,21 @@ def replace_metadata(
 
 
 def metadata_problems(
-    catalogue: Catalogue, root: Path, keys: Iterable[str] | None = None
+    catalogue: Catalogue,
+    root: Path,
+    keys: Iterable[str] | None = None,
+    accepted: Mapping[str, frozenset[str]] | None = None,
 ) -> dict[str, str]:
-    """Metadata files (all, or the given ones) that are not what the catalogue says: key -> what is wrong."""
+    """Metadata files (all, or the given ones) that are not what the catalogue says: key -> what is wrong.
+
+    `accepted` are the digests that it said just now.
+    """
     problems: dict[str, str] = {}
     for look in range(LOOKS):
         if look:
             time.sleep(0.05 * look)
-        accepted = catalogue.metadata.digests()
+        if look or accepted is None:
+            accepted = catalogue.metadata.digests()
         wanted = accepted if keys is None else [key for key in keys if key in accepted]
         problems = {}
         for key in wanted:
@@ -106,8 +113,9 @@ def check_metadata(catalogue: Catalogue, arrays: ArrayBackend, store: Path) -> N
     DamagedShard where not, RejectedInput for one that this package never writes. Looks at the file in the array
     folder itself only; `verify` at all of them.
     """
-    top = [key for key in catalogue.metadata.digests() if "/" not in key]
-    problems = metadata_problems(catalogue, arrays.root, top)
+    accepted = catalogue.metadata.digests()
+    top = [key for key in accepted if "/" not in key]
+    problems = metadata_problems(catalogue, arrays.root, top, accepted)
     for key, what in problems.items():
         try:
             held = arrays.attributes().get("uuid")

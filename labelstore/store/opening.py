@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import URL
+
 from labelstore.arrays import open_arrays
 from labelstore.arrays.base import ArrayBackend
 from labelstore.arrays.durable import (
@@ -19,7 +21,7 @@ from labelstore.arrays.durable import (
 )
 from labelstore.arrays.object_storage import storage_url
 from labelstore.catalogue import Catalogue
-from labelstore.catalogue.engines import parse_url
+from labelstore.catalogue.engines import parse_url, sqlite_url
 from labelstore.catalogue.records import PlanRow
 from labelstore.catalogue.server import (
     check_server_url,
@@ -79,9 +81,12 @@ def open_store(
     path = Path(path)
     refuse_links(path)
     catalogue = _catalogue(path, readonly=readonly)
-    refuse_rows(catalogue, path)
+    with catalogue.reading():
+        refuse_rows(catalogue, path)
+        interrupted = not catalogue.readonly and bool(catalogue.metadata.pending())
     store = Store(path, catalogue, _backend(path))
-    store.finish_metadata()  # a change of metadata may have been interrupted
+    if interrupted:
+        store.finish_metadata()
     if checked:
         check_metadata(catalogue, store.arrays, path)
     return store
@@ -157,27 +162,31 @@ def create(
         if url is not None:
             make_schema(url)
             write_file(building / CATALOGUE_URL_FILE, f"{url}\n".encode())
+        row = plan_row or PlanRow(
+            name=plan_name,
+            num_crops=num_crops,
+            images_per_shard=layout.images_per_shard,
+            crops_per_shard=layout.crops_per_shard,
+            crops_per_chunk=layout.crops_per_chunk,
+            stored=stored_crops,
+            parameters=plan_record(plan, augmentation, mixing, rows=len(folder.keys))
+            if plan_parameters is None
+            else plan_parameters,
+        )
+
+        def register(catalogue: Catalogue) -> None:
+            catalogue.add_classes(folder.classes)
+            catalogue.images.add(folder.keys, folder.class_ids, folder.sizes, folder.mtimes_ns)
+            catalogue.plans.add(row)
+
         held = Catalogue.create(
-            url or _sqlite_url(building), uuid=identity, format_version=FORMAT_VERSION
+            url or sqlite_url(building / CATALOGUE_FILE),
+            uuid=identity,
+            format_version=FORMAT_VERSION,
+            fill=register,
         )
         made = url
         with Store(building, held, _backend(building)) as store:
-            held.add_classes(folder.classes)
-            held.images.add(folder.keys, folder.class_ids, folder.sizes, folder.mtimes_ns)
-            held.plans.add(
-                plan_row
-                or PlanRow(
-                    name=plan_name,
-                    num_crops=num_crops,
-                    images_per_shard=layout.images_per_shard,
-                    crops_per_shard=layout.crops_per_shard,
-                    crops_per_chunk=layout.crops_per_chunk,
-                    stored=stored_crops,
-                    parameters=plan_record(plan, augmentation, mixing, rows=len(folder.keys))
-                    if plan_parameters is None
-                    else plan_parameters,
-                )
-            )
             if fill is not None:
                 fill(store)
             store.write_metadata()
@@ -248,7 +257,7 @@ def _array_folder(path: Path) -> Path | None:
     return next((f for f in folders if any((f / name).is_file() for name in described)), None)
 
 
-def catalogue_url(path: Path) -> str:
+def catalogue_url(path: Path) -> str | URL:
     """Where the catalogue of the store at `path` is; StoreNotFound if there is none."""
     refuse_remote(path, "its catalogue cannot be changed")
     check_utf8(str(path.absolute()))
@@ -263,7 +272,7 @@ def catalogue_url(path: Path) -> str:
         raise StoreNotFound(
             f"{path} is not a store: it has no {CATALOGUE_FILE}; give the folder that `labelstore create` made"
         )
-    return _sqlite_url(path)
+    return sqlite_url(path / CATALOGUE_FILE)
 
 
 def _url_in_file(path: Path) -> str:
@@ -285,10 +294,6 @@ def _url_in_file(path: Path) -> str:
 def _is_frozen_with_catalogue(path: Path) -> bool:
     # freezing in place ends with the removal of catalogue.url; a kill before that must not matter
     return (path / MANIFEST_FILE).exists() and (path / CATALOGUE_FILE).exists()
-
-
-def _sqlite_url(path: Path) -> str:
-    return f"sqlite:///{(path / CATALOGUE_FILE).absolute()}"
 
 
 def _backend(path: Path) -> ArrayBackend:

@@ -22,6 +22,7 @@ from labelstore.arrays.durable import (
 )
 from labelstore.arrays.object_storage import Bucket, BucketFolder, Missing, storage_url
 from labelstore.catalogue import Catalogue
+from labelstore.catalogue.engines import sqlite_url
 from labelstore.errors import DamagedShard, StoreNotFound, UsageError
 from labelstore.store.cache_folder import default_cache
 from labelstore.store.manifest import (
@@ -74,7 +75,7 @@ def open_remote(url: str, *, cache: Path | None = None) -> Store:
     _fetch(bucket, manifest, (CATALOGUE_KEY, described), folder)
     write_once(folder / MANIFEST_KEY, data)
     catalogue = Catalogue.open(
-        f"sqlite:///{(folder / CATALOGUE_KEY).absolute()}", readonly=True, frozen_at=bucket.url
+        sqlite_url(folder / CATALOGUE_KEY), readonly=True, frozen_at=bucket.url
     )
     refuse_rows(catalogue, Path(bucket.url))
     arrays = Path(described).parent

@@ -175,10 +175,12 @@ class Store:
         """The function that gives every crop's box and flip."""
         return CropPlan.from_record(self.plan(name).parameters)
 
-    def planned_crops(self, name: str | None = None) -> PlannedCrops:
+    def planned_crops(self, plan: PlanRow | None = None) -> PlannedCrops:
         """Every crop's box and flip: computed, or read where they came with imported labels."""
-        plan = self.plan(name)
-        return StoredCrops(self, plan) if is_imported(plan.parameters) else self.crop_plan(name)
+        plan = self.plan() if plan is None else plan
+        if is_imported(plan.parameters):
+            return StoredCrops(self, plan)
+        return CropPlan.from_record(plan.parameters)
 
     def label_set_row(self, name: str | None = None, *, flag: str = "--label-set") -> LabelSetRow:
         """The row of a label set: the only one, if no name is given; `flag` is what a message calls the choice."""
@@ -332,13 +334,18 @@ class Store:
         ConflictError where the label set of that name has another `uuid`: it was made anew meanwhile.
         """
         with self.catalogue.transaction() as connection:
-            row = self.label_set_row(label_set)
-            if uuid is not None and row.uuid != uuid:
-                raise ConflictError(f"label set {label_set} of {self.path} was made anew meanwhile")
+            row = self.find_label_set(label_set)
+            if row is None or (uuid is not None and row.uuid != uuid):
+                raise ConflictError(
+                    f"label set {label_set} of {self.path} was {'made anew' if row else 'dropped'} while this process "
+                    "was at work on it: what it made since is not committed; run the command again if it is still "
+                    "wanted"
+                )
             if not row.is_settled:
                 self.catalogue.label_sets.change(connection, label_set, codec=record)
+                row = self.label_set_row(label_set)
         self.write_metadata()
-        return self.label_set_row(label_set).codec
+        return row.codec
 
 
 def _pick(rows: Sequence[Row], name: str | None, what: str, flag: str) -> Row:

@@ -107,3 +107,22 @@ def test_what_json_cannot_hold_is_refused(catalogue):
     for value in (float("nan"), object()):
         with pytest.raises(UsageError, match="JSON"):
             catalogue.masks.add(replace(MASK, rule={"low": value}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"), [("plans", PLAN), ("label_sets", LABEL_SET), ("masks", MASK)]
+)
+def test_names_of_folders_differ_in_more_than_case(catalogue, kind, row):
+    rows = getattr(catalogue, kind)
+    rows.add(row)
+    other = replace(row, name=row.name.upper())
+    with pytest.raises(ConflictError, match=f"differs from '{row.name}'.* in upper and lower case"):
+        rows.add(other)
+    assert rows.all() == (row,)
+    catalogue.verify_digests()
+
+
+def test_names_that_are_no_folders_may_differ_in_case(catalogue):
+    catalogue.teachers.add(TEACHER)
+    catalogue.teachers.add(replace(TEACHER, name="ResNet50", digest="cd" * 32))
+    assert len(catalogue.teachers.all()) == 2

@@ -10,11 +10,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import text, update
 
 from labelstore.catalogue import FORMAT_VERSION, Catalogue
 from labelstore.catalogue import tables as t
 from labelstore.catalogue.digests import insert_rows
+from labelstore.catalogue.engines import parse_url, sqlite_url
 from labelstore.errors import (
     ConflictError,
     DamagedShard,
@@ -24,6 +27,12 @@ from labelstore.errors import (
     StoreNotFound,
     UsageError,
 )
+
+
+@given(st.text(st.characters(exclude_characters="\0/", codec="utf-8"), min_size=1, max_size=40))
+def test_a_path_is_not_url_text(name):
+    path = Path("/folder") / name / "catalogue.db"
+    assert parse_url(sqlite_url(path)).database == str(path)
 
 
 def test_what_is_created_can_be_opened(url):

@@ -23,6 +23,8 @@ ALL = [
     if CODECS[name].takes == "probabilities"
     for dtype in (["float16", "float32"] if name == "full" else ["float16", "float32", "uint8"])
     for ids in ([{}] if name == "full" else [{"class_ids": "plain"}, {"class_ids": "table"}])
+] + [
+    MarginalSmoothing(k=2, tail_classes=6, dtype=dtype) for dtype in ("float16", "float32", "uint8")
 ]
 
 
@@ -61,6 +63,8 @@ def test_options():
     assert codec_from_options("ms") == MarginalSmoothing(k=5, dtype="float16")
     assert codec_from_options("ms", 10, "uint8") == MarginalSmoothing(k=10, dtype="uint8")
     assert codec_from_options("full", dtype="float32") == Full(dtype="float32")
+    assert codec_from_options("ms", 3, tail_classes=9) == MarginalSmoothing(k=3, tail_classes=9)
+    assert codec_from_options("mr", tail_classes=0) == codec_from_options("mr")
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,8 @@ def test_options():
     [
         (("zip",), "choose one of full, hard, smoothing, ms, mr"),
         (("ms", 0), "K=0: keep at least one class"),
+        (("ms", 3, None, -1), "tail_classes=-1: give the number of classes"),
+        (("mr", 3, None, 9), "only ms has a tail of the image"),
         (("hard", 5), "only ms, mr and labelmap keep K classes"),
         (("ms", 5, "float64"), "choose one of float32, float16, uint8"),
         (("full", None, "uint8"), "choose one of float32, float16"),

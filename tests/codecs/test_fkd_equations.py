@@ -39,7 +39,7 @@ def softmax(logits):
 
 def kept_codecs(k, dtype):
     codecs = [MarginalSmoothing(k=k, dtype=dtype), MarginalRenorm(k=k, dtype=dtype)]
-    codecs += [Smoothing(dtype=dtype)]
+    codecs += [Smoothing(dtype=dtype), MarginalSmoothing(k=k, tail_classes=4, dtype=dtype)]
     return codecs + [type(c).from_record(c.to_record() | {"class_ids": "table"}) for c in codecs]
 
 

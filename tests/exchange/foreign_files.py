@@ -182,11 +182,13 @@ def write_batches(
     return folder, orders
 
 
-def write_ml_dr(made: Made, folder: Path, *, k=3, mixing=False, augment=False) -> Path:
-    """ml-dr's files; with `mixing`, odd crops were cut into from the next image."""
+def write_ml_dr(
+    made: Made, folder: Path, *, k=3, mixing=False, augment=False, blend=None, size=224
+) -> Path:
+    """ml-dr's files; with `mixing`, odd crops were cut into from the next image, blended with it before by `blend`."""
     augmentation = {
         "uint8": {"enable": True},
-        "random_resized_crop": {"enable": True, "size": 224},
+        "random_resized_crop": {"enable": True, "size": size},
         "random_horizontal_flip": {"enable": True},
         "to_tensor": {},
         "rand_augment": {"enable": augment},
@@ -211,7 +213,7 @@ def write_ml_dr(made: Made, folder: Path, *, k=3, mixing=False, augment=False) -
                 other = (row + 1) % n
                 theirs = tuple(int(e) for e in made.boxes[other, 0])
                 params = [[mine, theirs], [params[1], bool(made.flips[other, 0])]]
-                params = [other, *params, *[[p, p] for p in more], None]
+                params = [other, *params, *[[p, p] for p in more], blend]
                 params.append([0.3, np.int64(2), np.int64(3), np.int64(12), np.int64(23)])
             elif mixing:
                 params = [None, *params, *more, None, None]

@@ -180,6 +180,8 @@ def samples(child, folder):
     maps = np.random.default_rng(1).normal(size=(2, malformed.C, 3, 3)).astype("f4")
     named = {"axis_order": "rows-first", **classes}
     dropped = {**classes, "drop_augmentations": True}
+    folder_order = {"order": "folder"}
+    drawn = {"order": "two-permutations", "sampler_seed": 42, "input_size": 32}
     found = {}
     for name, form in {
         "fkd": {},
@@ -191,13 +193,18 @@ def samples(child, folder):
     source = foreign.write_maps(made, folder / "maps", maps, k=2)
     found["maps"] = ("relabel", source, source / "b/other.pt", named)
     source, _ = foreign.write_batches(made, folder / "sre2l", batch=2, mix="cutmix")
-    found["sre2l"] = ("sre2l", source, source / "epoch_1/batch_0.tar", {})
+    found["sre2l"] = ("sre2l", source, source / "epoch_1/batch_0.tar", drawn)
     source, _ = foreign.write_batches(made, folder / "lpqld", "lpqld", batch=2, k=2)
     found["lpqld"] = ("lpqld", source, source / "batch_1.tar", classes)
     found["lpqld-json"] = ("lpqld", source, source / "sampler_indices_batch.json", classes)
     source = foreign.write_ml_dr(made, folder / "dr", k=2, mixing=True)
-    found["ml-dr"] = ("ml-dr", source, source / "1.pth.tar", classes)
-    found["ml-dr-config"] = ("ml-dr", source, source / "config.pth.tar", classes)
+    found["ml-dr"] = ("ml-dr", source, source / "1.pth.tar", {**classes, **folder_order})
+    found["ml-dr-config"] = (
+        "ml-dr",
+        source,
+        source / "config.pth.tar",
+        {**classes, **folder_order},
+    )
     seeds = np.arange(8).reshape(2, 4)
     source = foreign.write_tinyvit(made, folder / "tv", seeds, k=2, ranks=1)
     for file in ("rank0-values.bin", "rank0-keys.txt"):
@@ -207,7 +214,7 @@ def samples(child, folder):
         "torchdistill",
         source,
         source / "0001/0001.pt",
-        {"whole_images": True},
+        {"whole_images": True, **folder_order},
     )
     for compressed in (False, True):
         path = folder / f"n{compressed}.npz"
@@ -218,6 +225,12 @@ def samples(child, folder):
     path = foreign.write_parquet(made, folder / "l.parquet", k=2)
     found["parquet"] = ("parquet", path, path, classes)
     return found
+
+
+def test_every_sample_is_read_before_it_is_damaged(child, tmp_path):
+    for name, (format_name, source, _, stated) in samples(child, tmp_path).items():
+        code, lines = child.ask("read", format_name, source, json.dumps(stated))
+        assert code == 0, f"{name}: {lines}"
 
 
 def test_crafted_archives_of_numpy(child, tmp_path):

@@ -294,7 +294,8 @@ def test_hdf5_keeps_what_crops_were_mixed_with(made, tmp_path):
         partners = file["mix_key"].asstr()[...]
         assert partners[0].tolist() == [made.keys[0], made.keys[1]] * 3
         np.testing.assert_array_equal(file["mix_from"][0, 1], made.boxes[1, 0])
-        assert file["mix_share"][0].tolist() == [1, np.float32(0.3)] * 3
+        assert file["mix_share"][0].tolist() == [1] * 6  # cut into, and not blended
+        assert json.loads(file.attrs["crop_plan"])["law"] == "imported/2"
         assert file["mix_box"][0, 1].tolist() == [2, 3, 10, 20]
 
 

@@ -25,7 +25,7 @@ from labelstore.care.verification import verify
 from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import ConflictError, NotGenerated, RejectedInput, UsageError
 from labelstore.exchange import RejectedFiles, Stated, import_labels
-from labelstore.exchange.block_import import BlockImport
+from labelstore.exchange.block_import import ImportedBlocks
 from labelstore.exchange.readers.boxes import BoxShares
 from labelstore.exchange.readers.fkd import open_fkd
 from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
@@ -214,7 +214,7 @@ def test_the_same_command_again_changes_nothing(made, labels, imported, command)
 
 def test_a_stopped_import_goes_on(made, labels, imported, tmp_path, monkeypatch):
     """Whatever it had committed stays, and in the end all is as if it had not been stopped."""
-    original, calls = BlockImport.__call__, []
+    original, calls = ImportedBlocks.arrays, []
 
     def stops(self, block):
         calls.append(block)
@@ -222,10 +222,10 @@ def test_a_stopped_import_goes_on(made, labels, imported, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return original(self, block)
 
-    monkeypatch.setattr(BlockImport, "__call__", stops)
+    monkeypatch.setattr(ImportedBlocks, "arrays", stops)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "s", made, labels)
-    monkeypatch.setattr(BlockImport, "__call__", original)
+    monkeypatch.setattr(ImportedBlocks, "arrays", original)
     report = run(tmp_path / "s", made, labels)
     assert (report.already_committed, report.num_images) == (1, 6)
     with labelstore.open(tmp_path / "s") as one, labelstore.open(imported) as other:
@@ -511,7 +511,8 @@ def test_imported_labels_are_not_repaired_by_a_teacher(imported, tmp_path):
 def test_labels_of_mixed_crops_have_no_one_ground_truth(tmp_path):
     made = foreign.make(tmp_path / "images", num_images=6, num_crops=2)
     source, _ = foreign.write_batches(made, tmp_path / "b", mix="cutmix")
-    import_labels(tmp_path / "s", format="sre2l", source=source, images=made.root)
+    stated = Stated(input_size=32, order="two-permutations", sampler_seed=42)
+    import_labels(tmp_path / "s", format="sre2l", source=source, images=made.root, stated=stated)
     with labelstore.open(tmp_path / "s") as store:
         config = TrainConfig(data=str(made.root), store=str(tmp_path / "s"), labels="ssl")
         assert chosen_labels(store, config).blocks

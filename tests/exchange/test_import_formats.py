@@ -203,7 +203,7 @@ def test_batches(made, tmp_path, store_of, flavour, compression):
 def test_what_crops_were_mixed_with_is_kept(made, tmp_path, store_of, flavour, mix):
     source, orders = foreign.write_batches(made, tmp_path / "b", flavour, mix=mix, k=3)
     stated = {"num_classes": 12, "compression": "mr"} if flavour == "lpqld" else {}
-    with store_of(flavour, source, **stated) as store:
+    with store_of(flavour, source, input_size=32, **stated) as store:
         row = store.plan()
         assert row.parameters["mixed"] is True
         group = store.group(f"crops/{row.name}")
@@ -254,7 +254,7 @@ def test_an_order_with_one_permutation_per_epoch_is_found(made, tmp_path, store_
     report = import_labels(
         tmp_path / "s", format="sre2l", source=source, images=small.root, stated=Stated()
     )
-    assert report.facts["permutations_per_epoch"] == 1
+    assert (report.facts["order"], report.facts["order_is"]) == ("one-permutation", "proved")
     assert report.ground_truth_probability > 0.4
     np.testing.assert_array_equal(
         labelstore.open(tmp_path / "s").label_set().boxes(range(24)), small.boxes
@@ -327,7 +327,9 @@ def test_torchdistill(made, tmp_path, store_of):
     source = foreign.write_torchdistill(made, tmp_path / "td")
     with pytest.raises(UsageError, match="--whole-images is needed"):
         store_of("torchdistill", source)
-    with store_of("torchdistill", source, whole_images=True) as store:
+    with pytest.raises(RejectedInput, match="state order: folder"):
+        store_of("torchdistill", source, whole_images=True)
+    with store_of("torchdistill", source, whole_images=True, order="folder") as store:
         np.testing.assert_allclose(
             store.label_set().recover(range(8))[:, 0], made.probs[:, 0], atol=1e-6
         )

@@ -9,7 +9,7 @@ from PIL import Image
 import labelstore
 from labelstore.errors import ConflictError
 from labelstore.exchange import Stated
-from labelstore.exchange.block_import import BlockImport
+from labelstore.exchange.block_import import ImportedBlocks
 
 KEYS = [f"c{c}/{i}.png" for c in range(2) for i in range(2)]
 
@@ -37,7 +37,7 @@ def labels_of(folder, says):
 def begun(tmp_path, images, monkeypatch, **stated):
     """A store in which an import was stopped after its first block."""
     source = labels_of(tmp_path / "first", 0)
-    call, calls = BlockImport.__call__, []
+    call, calls = ImportedBlocks.arrays, []
 
     def stop(self, block):
         if calls:
@@ -46,7 +46,7 @@ def begun(tmp_path, images, monkeypatch, **stated):
         return call(self, block)
 
     with monkeypatch.context() as patch:
-        patch.setattr(BlockImport, "__call__", stop)
+        patch.setattr(ImportedBlocks, "arrays", stop)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, source, images, **stated)
     return source
@@ -92,17 +92,20 @@ def test_the_same_statements_and_defaults_that_are_said_go_on(tmp_path, images, 
 
 
 def test_a_label_set_that_is_made_anew_meanwhile_gets_nothing(tmp_path, images, monkeypatch):
-    source, call = labels_of(tmp_path / "first", 0), BlockImport.__call__
+    source, call = labels_of(tmp_path / "first", 0), ImportedBlocks.arrays
 
     def made_anew(self, block):
-        if block == 1 and self.store.label_set_row("soft").uuid == self.uuid:
+        if block.block == 1 and self.store.label_set_row("soft").uuid == self.row.uuid:
             with monkeypatch.context() as patch:
-                patch.setattr(BlockImport, "__call__", call)
+                patch.setattr(ImportedBlocks, "arrays", call)
+                # as where the owner of the lease is taken for dead
+                leases = self.store.catalogue.leases
+                leases.release(*leases.live("labels/soft"))
                 self.store.catalogue.groups.drop("labels/soft")
                 run(tmp_path, labels_of(tmp_path / "then", 1), images, teacher="timm:b")
         return call(self, block)
 
-    monkeypatch.setattr(BlockImport, "__call__", made_anew)
+    monkeypatch.setattr(ImportedBlocks, "arrays", made_anew)
     with pytest.raises(ConflictError, match="made anew"):
         run(tmp_path, source, images, teacher="timm:a")
     with labelstore.open(tmp_path / "s") as store:

@@ -83,14 +83,18 @@ def test_a_map_means_what_the_dense_head_says(images, teacher, tmp_path):
     """The stored label of a crop is the one that is pooled from a map made by hand."""
     from labelstore.care.map_audit import decoded_image, fresh_maps
     from labelstore.care.relabelling import Relabeller
+    from labelstore.labelling.options import GenerationOptions
     from labelstore.teachers.dense_head import dense_head
 
     with make(tmp_path / "s", images, teacher, "float32") as store:
         row = store.label_set_row()
         asker = Relabeller.of(
-            store, row, labelstore.images.open_images(images), teacher, class_map=None,
-            batch_size=2, device="cpu", autocast=None, workers=1,
-        )  # fmt: skip
+            store,
+            row,
+            labelstore.images.open_images(images),
+            teacher,
+            GenerationOptions(batch_size=2, device="cpu", workers=1),
+        )
         maps = fresh_maps(asker, np.array([3, 0, 3]))
         (held,) = store.group("labels/map").parts(0, None)
         assert maps.shape == (2, *held["map_class"].shape[1:3], 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,12 @@ import torch
 import labelstore
 from labelstore import MarginalSmoothing
 from labelstore.care.dropping import drop
-from labelstore.catalogue.records import LabelSetRow, TeacherRow
+from labelstore.catalogue.records import TeacherRow
 from labelstore.errors import ConflictError, RejectedInput, StorageError
 from labelstore.images import digest
 from labelstore.labelling.generate import generate
 from labelstore.labelling.image_block import ImageBlock
-from labelstore.labelling.worker import Worker
+from labelstore.labelling.worker import TeacherBlocks
 from labelstore.store import Store
 from labelstore.teachers.teacher import Teacher
 from tests.generation.conftest import write_photographs
@@ -121,7 +122,7 @@ def test_the_spool_of_the_same_label_set_is_taken(store: Store, images: Path) ->
 def test_a_worker_whose_label_set_is_made_anew_stops_and_commits_nothing(
     store: Store, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labelstore.labelling.worker.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("labelstore.commit.worker.POLL_SECONDS", 0.0)
 
     def made_anew() -> None:
         with labelstore.open(store.path) as other:
@@ -140,16 +141,16 @@ def test_a_worker_whose_label_set_is_made_anew_stops_and_commits_nothing(
 def test_a_worker_that_finds_another_label_set_complete_does_not_report_success(
     store: Store, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labelstore.labelling.worker.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("labelstore.commit.worker.POLL_SECONDS", 0.0)
 
     def another() -> None:
         with labelstore.open(store.path) as other:
             drop_at_once(other)
             label(other, images, teacher(1))
 
-    jobs = Worker._jobs
+    jobs = TeacherBlocks._jobs
     # the last look for a free block is over when the other label set is made
-    monkeypatch.setattr(Worker, "_jobs", lambda self: [*jobs(self)])
+    monkeypatch.setattr(TeacherBlocks, "_jobs", lambda self, leased: [*jobs(self, leased)])
     with pytest.raises(ConflictError, match="made anew"):
         label(store, images, teacher(0, 6, another))
     with labelstore.open(store.path) as again:
@@ -186,18 +187,18 @@ def test_the_same_weights_shown_other_pixels_are_another_teacher(
 def test_two_that_register_at_once_compare_all_facts(
     store: Store, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from labelstore.catalogue.named_rows import NamedRows
+    from labelstore.catalogue import Catalogue
 
-    add, begun = NamedRows.add, []
+    together, begun = Catalogue.together, []
 
-    def slower(self: NamedRows[object], row: object) -> object:
-        if isinstance(row, LabelSetRow) and not begun:
+    def slower(self: Catalogue, work: Callable[[], object]) -> object:
+        if not begun:  # it looked, nothing was there, and it is about to register
             begun.append(1)
             with pytest.raises(KeyboardInterrupt), labelstore.open(store.path) as other:
                 label(other, images, teacher(0, STOP), autocast="bf16")
-        return add(self, row)
+        return together(self, work)
 
-    monkeypatch.setattr(NamedRows, "add", slower)
+    monkeypatch.setattr(Catalogue, "together", slower)
     with pytest.raises(ConflictError, match="autocast bf16, asked for none"):
         label(store, images, teacher(0))
 

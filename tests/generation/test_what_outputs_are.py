@@ -16,7 +16,12 @@ import torch
 import labelstore
 import trainer
 from cli import errors, labelstore_app
-from labelstore import Full, Logits, MarginalSmoothing, RegionThresholds, analysis, report, stats
+from labelstore import Full, Logits, MarginalSmoothing, RegionThresholds, report
+from labelstore.analysis.comparison import compare
+from labelstore.analysis.histogram import histogram
+from labelstore.analysis.noise import label_noise
+from labelstore.analysis.profile import profile
+from labelstore.analysis.summary import summary
 from labelstore.errors import ConflictError, LabelStoreError, RejectedInput
 from labelstore.images import wordnet
 from labelstore.labelling.generate import generate
@@ -102,30 +107,30 @@ def test_a_derived_label_set_is_no_more_classes_than_its_source(store):
         labels = store.label_set(name)
         assert labels.row.facts["outputs_are"] == "not classes"
         assert not labels.outputs_are_classes
-        for compare in (
+        for asking in (
             lambda labels: labels.true_output,
             lambda labels: labels.ground_truth_probability(0),
             lambda labels: labelstore.calibrate(
                 labels, RegionThresholds(low=0.1, middle=0.2, top=0.9), name="m"
             ),
-            analysis.label_noise,
+            label_noise,
             lambda labels: labelstore.crops(labels, ["agrees"]),
             lambda labels: labelstore.crops(labels, where="ground_truth_probability > 0.5"),
-            lambda labels: stats.histogram(labels, criterion="ground_truth_probability"),
+            lambda labels: histogram(labels, criterion="ground_truth_probability"),
         ):
             with pytest.raises(LabelStoreError, match="say which output is which class") as refused:
-                compare(labels)
+                asking(labels)
             assert refused.value.exit_code == 7
         assert store.masks == ()
         # shown without what the ground truth would say
-        found = stats.profile(labels)
+        found = profile(labels)
         assert (found.top1, found.top5) == (None, None)
         assert all(
             row.top1 is None and row.ground_truth_probability is None for row in found.classes
         )
-        assert stats.summary(labels).mean_ground_truth_probability is None
+        assert summary(labels).mean_ground_truth_probability is None
         assert "ground_truth_probability" not in labelstore.crops(labels)
-        assert "ground truth" not in analysis.distances([labels]).kinds
+        assert "ground truth" not in compare([labels], ground_truth=True).kinds
         page = report.page_data.sections(
             report.page_data.Wanted(labels=labels, mask=None, sample=20, counted=None, seed=0)
         )
@@ -173,7 +178,7 @@ def test_the_ground_truth_goes_through_the_map(store):
     )
     hard, _ = labelstore.ensemble([labels], [mask]).labels(0)
     np.testing.assert_array_equal(hard.argmax(-1), np.broadcast_to(truth[..., 0], dense.shape[:2]))
-    mean = analysis.distances([labels]).mean("all", "ground truth")
+    mean = compare([labels], ground_truth=True).distance("all", "ground truth")
     assert mean == pytest.approx(float(-np.log(gives).mean()), rel=1e-5)
 
 
@@ -341,7 +346,7 @@ def test_names_are_the_teachers_and_shown_everywhere(store):
     assert {name for crop in report.shown_crops(labels, 0) for name, _ in crop.classes} <= set(
         titles
     )
-    noise = analysis.label_noise(labels, confidence=0.0, min_share=0.0)
+    noise = label_noise(labels, confidence=0.0, min_share=0.0)
     assert set(noise.images["suggested_name"]) <= set(titles)
     assert (noise.images["class"] != noise.images["suggested"]).all()
 

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelstore.errors import LabelStoreError, RejectedInput
-from labelstore.images import check_key, scan_folder
+from labelstore.images import (
+    HIDDEN,
+    NO_IMAGE_NAME,
+    OUTSIDE,
+    check_key,
+    ignored_words,
+    is_hidden,
+    scan_folder,
+    torchvision_classes,
+)
 
 FILES = [
     "b/2.JPEG",
@@ -41,11 +50,48 @@ def folder(tmp_path):
 def test_order_equals_torchvision(folder):
     datasets = pytest.importorskip("torchvision.datasets")
     theirs = datasets.ImageFolder(str(folder))
-    ours = scan_folder(folder)
+    ours = scan_folder(folder, hidden=True)
     assert list(ours.classes) == theirs.classes
     assert [str(ours.file(key)) for key in ours.keys] == [path for path, _ in theirs.samples]
     assert ours.class_ids.tolist() == theirs.targets
     assert len(ours) == len(theirs) == 10
+
+
+def test_every_file_is_an_image_or_counted(folder):
+    (folder / ".cache" / "deep").mkdir(parents=True)
+    (folder / "a" / "sub" / ".thumbs").mkdir()
+    for copy in (".cache/deep/x.jpg", ".cache/y.bin", "a/sub/.thumbs/z.jpg", "b/._2.JPEG"):
+        (folder / copy).write_bytes(b"copy")
+    ours = scan_folder(folder)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(ours) + sum(ours.ignored.values()) == len(files)
+    # readme.jpg; notes.txt and jpg; a/.hidden.jpg and the copies
+    assert ours.ignored == {OUTSIDE: 1, NO_IMAGE_NAME: 2, HIDDEN: 5}
+    assert not any(map(is_hidden, ours.keys))
+    seen = ours.with_hidden()
+    assert set(ours.keys) < set(seen.keys)
+    assert ignored_words(ours.ignored).startswith("8 files ignored (")
+
+
+@given(st.sets(st.from_regex(r"0?[0-9]{1,4}", fullmatch=True), min_size=1, max_size=12))
+def test_numbers_are_sorted_as_numbers(tmp_path_factory, names):
+    root = tmp_path_factory.mktemp("numbers")
+    for name in names:
+        (root / name).mkdir()
+        (root / name / "1.jpg").write_bytes(b"")
+    ours = scan_folder(root, keys_only=True)
+    assert list(ours.classes) == sorted(names, key=lambda name: (int(name), name))
+    # the rows stay in torchvision's order, and each image is of its folder's class
+    assert list(ours.keys) == sorted(f"{name}/1.jpg" for name in names)
+    assert [f"{ours.classes[i]}/1.jpg" for i in ours.class_ids] == list(ours.keys)
+    theirs = torchvision_classes(ours)
+    assert list(theirs.classes) == sorted(names)
+    assert [f"{theirs.classes[i]}/1.jpg" for i in theirs.class_ids] == list(ours.keys)
+
+
+def test_a_class_that_the_order_lacks(folder):
+    with pytest.raises(RejectedInput, match="class 'B' that is none of 2"):
+        scan_folder(folder).with_classes(("a", "b"))
 
 
 def test_sizes_and_times(folder):

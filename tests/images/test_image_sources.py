@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 import sys
 import tarfile
 import threading
@@ -256,6 +257,63 @@ def test_a_shard_that_cannot_be(tmp_path, written, message):
     assert "\n" not in str(raised.value)
 
 
+def test_a_dot_in_a_name_is_no_end(tmp_path):
+    written = [
+        ("c/a.b.1.jpg", b"1"), ("c/a.b.1.cls", b"x"),
+        ("c/a.b.2.jpg", b"2"), ("c/a.b.2.json", b'{"label": "y"}'),
+        ("7.jpg", b"3"), ("7.cls", b"x"), ("7.depth.png", b"4"), ("7.meta.json", b"no JSON"),
+        ("8.left.jpg", b"5"), ("8.cls", b"y"),
+        ("._9.jpg", b"6"), ("readme.txt", b"7"), ("jpg", b"8"),
+    ]  # fmt: skip
+    found = open_images(write_tar(tmp_path / "a.tar", written))
+    assert found.keys == ("c/a.b.1.jpg", "c/a.b.2.jpg", "7.jpg", "8.left.jpg")
+    assert [found.classes[i] for i in found.class_ids] == ["x", "y", "x", "y"]
+    assert found.ignored == {"hidden": 1, "not an image's ending": 2, "another part of a sample": 1}
+    for more, message in (
+        ([("9.a.jpg", b"1"), ("9.b.jpg", b"2"), ("9.cls", b"x")], "two images of one sample"),
+        ([("9.a.jpg", b"1"), ("9.b.cls", b"x")], r"9.a.jpg has no class: add a member 9.a.cls"),
+    ):
+        with pytest.raises(RejectedInput, match=message):
+            open_images(write_tar(tmp_path / "b.tar", [*written, *more]))
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=4), st.integers(0, 5))
+def test_appended_archives_are_read_to_the_end(tmp_path_factory, sizes, padding):
+    folder = tmp_path_factory.mktemp("appended")
+    data, expected = b"", []
+    for number, size in enumerate(sizes):
+        written = [(f"{number}-{i}", bytes([i]) * 700) for i in range(size)]
+        expected += written
+        data += write_tar(folder / "one.tar", written).read_bytes() + bytes(512 * padding)
+    (folder / "all.tar").write_bytes(data)
+    ours = [(m.name, data[m.offset : m.offset + m.size]) for m in members(folder / "all.tar")]
+    assert ours == expected
+    (folder / "all.tar").write_bytes(data + b"more" * 200)
+    with pytest.raises(RejectedInput, match="after its end mark"):
+        list(members(folder / "all.tar"))
+
+
+def test_a_folder_of_shards_counts_what_lies_beside(tmp_path):
+    write_tar(tmp_path / "s.tar", [("0.jpg", b"1"), ("0.cls", b"3")])
+    (tmp_path / "s2.tar.gz").write_bytes(b"")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "._s.tar").write_bytes(b"")
+    assert open_images(tmp_path).ignored == {"beside the tar files": 3}
+
+
+def test_a_path_that_looks_like_a_pattern(tmp_path, pictures):
+    place = tmp_path / "s{0..3}"
+    place.mkdir()
+    shard = write_tar(place / "a.tar", [("a.jpg", pictures["cat/cat0.jpg"]), ("a.cls", b"1")])
+    (place / "cat").mkdir()
+    (place / "cat" / "1.jpg").write_bytes(b"")
+    write_list(place / "list.csv", [("cat/1.jpg", "cat")], HEADER)
+    assert open_images(shard).keys == ("a.jpg",)
+    assert open_images(place).keys == open_images(place / "list.csv").keys == ("cat/1.jpg",)
+    assert are_there(place)
+    assert are_there(shard)
+
+
 def test_links_and_packed_shards_are_refused(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         link = tarfile.TarInfo("a.jpg")
@@ -345,6 +403,20 @@ def test_a_data_set_that_cannot_be(tmp_path, pictures):
     (whole / "state.json").write_text(json.dumps([1]))
     with pytest.raises(RejectedInput, match="cannot be read by `datasets`"):
         open_images(whole)
+
+
+def test_a_path_that_looks_like_a_url(kinds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keys = open_images(kinds["datasets"]).keys
+    for name in ("file:x", "q?x", "a#b", "100%20", "*"):
+        shutil.copytree(kinds["datasets"], name)
+        for path in (Path(name), tmp_path / name):
+            assert open_images(path).keys == keys
+    shutil.copytree(kinds["datasets"], "a::b")
+    with pytest.raises(RejectedInput, match="chain of URLs"):
+        open_images("a::b")
+    Path("link").symlink_to("a::b")
+    assert open_images("link").keys == keys
 
 
 def test_the_extra_is_named(kinds, monkeypatch):

@@ -12,7 +12,7 @@ from cli import errors, labelstore_app, trainer_app
 from labelstore.calibration import masking
 from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.exchange import Stated, import_labels
+from labelstore.exchange import Stated, export_labels, import_labels
 from tests.exchange import foreign_files as foreign
 from tests.generation.conftest import OPTIONS
 from trainer.loader import CropDataset, CropLoader, StoredPasses, collate_crops
@@ -204,3 +204,59 @@ def test_nothing_pasted_is_nothing_blended(made, tmp_path):
         plain = replay(image, made.boxes[row, crop], bool(made.flips[row, crop]), SIDE)
         assert torch.equal(item["pixels"][0], plain)
         dataset.close()
+
+
+def test_a_crop_that_was_blended_and_then_cut_into(made, tmp_path):
+    """ml-dr's `mixing`: cutmix(mixup(x, y), y), both with the same crop y."""
+    source = foreign.write_ml_dr(made, tmp_path / "dr", mixing=True, blend=0.25, size=SIDE)
+    import_labels(
+        tmp_path / "s",
+        format="ml-dr",
+        source=source,
+        images=made.root,
+        stated=Stated(num_classes=C, order="folder"),
+    )
+    with labelstore.open(tmp_path / "s") as store:
+        assert store.plan().parameters["law"] == "imported/2"
+        dataset = CropDataset(
+            store.label_set(), made.root, M, input_size=SIDE, scratch=tmp_path, passes=1
+        )
+        whole = collate_crops([dataset[i] for i in range(len(dataset))])
+        dataset.close()
+    images = [read_image(made.root / key) for key in made.keys]
+    crops = whole["crops"].view(-1, M).tolist()
+    seen = whole["pixels"].view(-1, M, 3, SIDE, SIDE)
+    for row, numbers, pixels in zip(whole["image"].tolist(), crops, seen, strict=True):
+        for crop, found in zip(numbers, pixels, strict=True):
+            mine, other = (
+                replay(images[r], made.boxes[r, c], bool(made.flips[r, c]), SIDE)
+                for r, c in ((row, crop), ((row + 1) % N, 0))
+            )
+            if crop % 2:
+                mine = (0.25 * mine.float() + 0.75 * other.float()).round().to(torch.uint8)
+                mine[:, 2:12, 3:23] = other[:, 2:12, 3:23]
+            assert torch.equal(found, mine)
+
+
+def test_blended_crops_go_out_to_ml_dr_as_they_came_in(made, tmp_path):
+    source = foreign.write_ml_dr(made, tmp_path / "dr", mixing=True, blend=0.25, size=SIDE)
+    import_labels(
+        tmp_path / "s",
+        format="ml-dr",
+        source=source,
+        images=made.root,
+        stated=Stated(num_classes=C, order="folder"),
+        dtype="float32",
+    )
+    with labelstore.open(tmp_path / "s") as store:
+        export_labels(store.label_set(), format="ml-dr", target=tmp_path / "out")
+    for row in range(N):
+        one, two = (
+            torch.load(folder / f"{row}.pth.tar", weights_only=False)
+            for folder in (source, tmp_path / "out")
+        )
+        for was, now in zip(one[1], two[1], strict=True):
+            assert was["params"][-2] == now["params"][-2]
+            assert list(map(repr, was["params"][:-1])) == list(map(repr, now["params"][:-1]))
+            if was["params"][-1] is not None:
+                assert list(was["params"][-1][1:]) == list(now["params"][-1][1:])

@@ -45,6 +45,7 @@ def row(table, kind, dtype):
         (MarginalRenorm(k=5, dtype="float16"), "mr-5", "float16"),
         (MarginalSmoothing(k=10, dtype="uint8"), "ms-10", "uint8"),
         (MarginalSmoothing(k=5, dtype="float32"), "ms-5", "float32"),
+        (MarginalSmoothing(k=3, tail_classes=100, dtype="uint8"), "ms-3-tail100", "uint8"),
     ],
 )
 def test_a_prediction_is_what_the_variant_then_weighs(store, codec, kind, dtype):

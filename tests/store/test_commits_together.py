@@ -16,9 +16,11 @@ from labelstore import MarginalSmoothing
 from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration import RegionThresholds, calibrate
 from labelstore.care.verification import verify
-from labelstore.commit import block_work
 from labelstore.commit import staging as writing
+from labelstore.commit import worker
+from labelstore.commit.source import BlockSource, MadeBlock
 from labelstore.commit.staging import BlockArrays, commit_blocks, stage_block
+from labelstore.commit.worker import work_through
 from labelstore.errors import DamagedShard, LeaseLost, StorageError
 from labelstore.testing.filled_store import filled_store
 from tests.store.conftest import mask_row
@@ -38,11 +40,14 @@ def template(tmp_path_factory):
     return path
 
 
+def regions(value=1):
+    return BlockArrays(
+        group=GROUP, crop_shard=0, arrays={"region": np.full((4, 6), value, np.uint8)}
+    )
+
+
 def staged(store, lease, value=1):
-    shards = [
-        BlockArrays(group=GROUP, crop_shard=0, arrays={"region": np.full((4, 6), value, np.uint8)})
-    ]
-    return stage_block(store, lease, shards, num_images=4)
+    return stage_block(store, lease, [regions(value)], num_images=4)
 
 
 def acquire(store, count=3, owner="one", seconds=60.0):
@@ -66,11 +71,11 @@ def assert_ledger_is_disk(store):
 
 
 def test_a_lost_lease_takes_nobody_with_it(store):
-    leases = acquire(store, 3, seconds=0.3)
+    leases = acquire(store, 3, seconds=3.0)
     blocks = [staged(store, lease) for lease in leases]
     others = [store.catalogue.leases.renew(lease, 60) for lease in (leases[0], leases[2])]
     assert [lease.block for lease in others] == [0, 2]
-    time.sleep(0.35)
+    time.sleep(3.05)
     (taken,) = store.catalogue.leases.acquire_blocks(GROUP, [1], "two", 60.0, count=1)
     first, lost, third = commit_blocks(store, blocks)
     assert (first, third) == (None, None)
@@ -122,15 +127,15 @@ def before(module, name, kill):
 
 
 POINTS = {
-    "one block staged": lambda: before(block_work, "commit_blocks", kills(2)),
-    "before the transaction": lambda: before(block_work, "commit_blocks", kills(1)),
+    "one block staged": lambda: before(worker, "commit_blocks", kills(2)),
+    "before the transaction": lambda: before(worker, "commit_blocks", kills(1)),
     "before the renames": lambda: before(writing, "publish_together", kills(2)),
     "between two renames": lambda: before(labelstore.arrays.durable, "publish", kills(4)),
     "before the folder's fsync": lambda: before(
         labelstore.arrays.durable, "fsync_folder", kills(2)
     ),
     "before the rows": lambda: before(labelstore.catalogue.ledger, "insert_rows", kills(2)),
-    "after the commit": lambda: before(block_work.LeaseKeeper, "forget", kills(2)),
+    "after the commit": lambda: before(worker.LeaseKeeper, "forget", kills(2)),
 }
 
 
@@ -159,11 +164,11 @@ def test_a_kill_leaves_ledger_and_disk_equal(store, point):
 
 def test_blocks_share_transactions(store, monkeypatch):
     sizes = []
-    commit = block_work.commit_blocks
+    commit = worker.commit_blocks
     monkeypatch.setattr(
-        block_work,
+        worker,
         "commit_blocks",
-        lambda here, blocks: (sizes.append(len(blocks)), commit(here, blocks))[1],
+        lambda here, blocks, **how: (sizes.append(len(blocks)), commit(here, blocks, **how))[1],
     )
     calibrate(store.label_set(), RULE, name="together")
     assert sum(sizes) == BLOCKS
@@ -173,14 +178,15 @@ def test_blocks_share_transactions(store, monkeypatch):
 
 
 def test_an_error_in_one_block_keeps_the_others_of_its_group(store):
-    def work(lease, missing):
-        if lease.block == 3:
-            raise DamagedShard("block 3 is damaged")
-        return staged(store, lease)
+    class OneIsDamaged(BlockSource):
+        def arrays(self, leased):
+            if leased.block == 3:
+                raise DamagedShard("block 3 is damaged")
+            return MadeBlock(leased=leased, shards=lambda: [regions()], num_images=4)
 
     layout = store.group_specs(GROUP)[1]
     with pytest.raises(DamagedShard, match="block 3"):
-        block_work.fill_blocks(store, GROUP, range(BLOCKS), layout, work, lambda done, total: None)
+        work_through(OneIsDamaged(store=store, group=GROUP, layout=layout, blocks=range(BLOCKS)))
     assert {0, 1, 2} <= set(committed(store))
     assert 3 not in committed(store)
     assert len(mask_files(store)) == len(committed(store)), "a temporary file was left"

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 import labelstore
-from labelstore.calibration import RegionThresholds, calibrate, masking
+from labelstore.calibration import RegionThresholds, calibrate
 from labelstore.care import dropping
 from labelstore.care.dropping import drop
 from labelstore.catalogue.identities import mask_identity
 from labelstore.codecs import MarginalRenorm, MarginalSmoothing, top_k
+from labelstore.commit import source
 from labelstore.commit.lease_keeper import LeaseKeeper
 from labelstore.commit.spool import LabelledImage, Spool, read_spools, remove_spools, spooled_crops
 from labelstore.commit.staging import BlockArrays, write_block
 from labelstore.errors import ConflictError, LeaseLost
-from labelstore.labelling import deriving
 from labelstore.labelling.deriving import derive
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
 from tests.store.conftest import mask_row
@@ -149,7 +149,7 @@ def test_a_mask_that_is_made_anew_during_calibration_gets_no_codes_of_the_old_ru
     store, monkeypatch
 ):
     fill_blocks(store, OLD, name="teacher")
-    stage, other = masking.stage_block, RegionThresholds(low=0.4, middle=0.5, top=0.6)
+    stage, other = source.stage_block, RegionThresholds(low=0.4, middle=0.5, top=0.6)
 
     def while_it_is_made_anew(here, lease, *args, **options):
         if here.catalogue.groups.identity("masks/m") == lease.identity:
@@ -158,23 +158,23 @@ def test_a_mask_that_is_made_anew_during_calibration_gets_no_codes_of_the_old_ru
         return stage(here, lease, *args, **options)
 
     first = mask_row("m", RULE, num_crops=4)
-    monkeypatch.setattr(masking, "stage_block", while_it_is_made_anew)
-    monkeypatch.setattr("labelstore.commit.block_work.POLL_SECONDS", 0.0)
+    monkeypatch.setattr(source, "stage_block", while_it_is_made_anew)
+    monkeypatch.setattr("labelstore.commit.worker.POLL_SECONDS", 0.0)
     with pytest.raises(ConflictError, match="made anew"):
         calibrate(store.label_set(), RULE, name="m")
     assert store.catalogue.ledger.shards("masks/m") == []
 
 
 def test_a_variant_that_is_dropped_while_it_is_derived_stays_dropped(store, monkeypatch):
-    stage = deriving.stage_block
+    stage = source.stage_block
 
     def while_it_is_dropped(here, *args, **options):
         found = stage(here, *args, **options)
         here.catalogue.groups.drop("labels/mr")
         return found
 
-    monkeypatch.setattr(deriving, "stage_block", while_it_is_dropped)
-    monkeypatch.setattr("labelstore.commit.block_work.POLL_SECONDS", 0.0)
+    monkeypatch.setattr(source, "stage_block", while_it_is_dropped)
+    monkeypatch.setattr("labelstore.commit.worker.POLL_SECONDS", 0.0)
     with pytest.raises(ConflictError, match="dropped"):
         derive(store.label_set(), MarginalRenorm(k=3), name="mr")
     assert store.catalogue.ledger.shards("labels/mr") == []

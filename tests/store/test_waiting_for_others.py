@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from labelstore import MarginalSmoothing
-from labelstore.calibration import RegionThresholds, calibrate, masking
-from labelstore.commit import block_work
+from labelstore.calibration import RegionThresholds, calibrate
 from labelstore.commit import lease_keeper as leases
+from labelstore.commit import source, worker
 from labelstore.commit.lease_keeper import LeaseKeeper, Patience, is_dead, owner_name
-from labelstore.commit.staging import commit_blocks
+from labelstore.commit.staging import BlockArrays, write_block
 from labelstore.errors import ConflictError
 from labelstore.testing.filled_store import filled_store
 from tests.store.conftest import mask_row
@@ -31,7 +31,7 @@ def template(tmp_path_factory):
 
 
 def test_a_lease_that_was_lost_does_not_end_the_work(store, monkeypatch):
-    stage, lost = masking.stage_block, []
+    stage, lost = source.stage_block, []
 
     def while_the_lease_is_lost(here, lease, *args, **options):
         if not lost:
@@ -40,8 +40,8 @@ def test_a_lease_that_was_lost_does_not_end_the_work(store, monkeypatch):
             here.catalogue.leases.release(*lost)  # and the other one gave it up
         return stage(here, lease, *args, **options)
 
-    monkeypatch.setattr(masking, "stage_block", while_the_lease_is_lost)
-    monkeypatch.setattr(block_work, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(source, "stage_block", while_the_lease_is_lost)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.0)
     assert calibrate(store.label_set(), RULE, name="m").is_complete
     assert lost
 
@@ -54,17 +54,19 @@ def test_a_helper_waits_as_long_as_the_other_gets_on(store, monkeypatch):
     store.write_metadata()
     keeper = LeaseKeeper(store.catalogue, "masks/m", BLOCKS, 1)
     held = keeper.acquire_blocks(BLOCKS)
-    job, slept = masking._Job(labels, RULE, "masks/m"), []
+    slept = []
 
     def sleep(seconds):
         slept.append(seconds)
         if len(slept) % 3 == 0 and held:
             lease = held.pop(0)
-            assert commit_blocks(store, [job.mask(lease, [0])]) == [None]
+            codes = RULE.regions(labels.max_probability(lease.block))
+            shard = BlockArrays(group="masks/m", crop_shard=0, arrays={"region": codes})
+            write_block(store, lease, [shard], num_images=2)
             keeper.forget(lease.block)
 
     monkeypatch.setattr(leases.time, "sleep", sleep)
-    monkeypatch.setattr(block_work, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(worker, "LEASE_SECONDS", 0.5)
     mask = calibrate(labels, RULE, name="m")
     keeper.close()
     assert mask.is_complete

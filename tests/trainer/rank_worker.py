@@ -32,7 +32,7 @@ load = CropBatches.__next__
 look, largest, end_pass = StudentView.__call__, Ranks.largest, trainer.engine.end_pass
 
 
-def watch(self, crops, rng):
+def watch(self, crops, rng, **named):
     """Write down which crops this rank is shown; rank 1 may die there."""
     if len(seen) == die_at and RANK == "1":
         os._exit(9)
@@ -40,7 +40,7 @@ def watch(self, crops, rng):
     drawn = [[int(crops.images[i // m]), int(crop)] for i, crop in enumerate(crops.crops.tolist())]
     # a blank part has crops, but no images of its own
     seen.append(drawn if len(crops.images) else [])
-    return look(self, crops, rng)
+    return look(self, crops, rng, **named)
 
 
 def exchange(self, value):

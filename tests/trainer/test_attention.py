@@ -100,6 +100,92 @@ def test_grad_cam_is_its_formula_and_captums():
     assert model.act1.inplace
 
 
+class Rectified(nn.Module):
+    """Two convolutions with a rectifier between them, as a layer or as a function."""
+
+    def __init__(self, act):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.act = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3), act
+
+    def forward(self, x):
+        return self.last(self.act(self.first(x))).mean((2, 3))
+
+
+def by_hand(model, x, class_id, top):
+    """The guided gradient of `Rectified`, one layer after the other."""
+    before = model.first(x)
+    after = before.clamp(0, top).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.last(after).mean((2, 3))[0, class_id], after)
+    passed = gradient.relu() * ((before > 0) & (before < top))
+    return torch.autograd.grad(before, x, passed)[0]
+
+
+@pytest.mark.parametrize(
+    ("act", "top"),
+    [
+        (nn.ReLU(inplace=True), torch.inf),
+        (nn.ReLU6(inplace=True), 6),
+        (nn.Hardtanh(0, 3), 3),
+        (torch.relu, torch.inf),
+        (torch.Tensor.relu, torch.inf),
+        (lambda x: torch.nn.functional.relu(x, inplace=True), torch.inf),
+        (lambda x: x.clone().relu_(), torch.inf),
+        (lambda x: torch.nn.functional.hardtanh(x, max_val=6.0, min_val=0.0), 6),
+        (torch.nn.functional.relu6, 6),
+    ],
+)
+def test_every_rectifier_is_guided(act, top):
+    """Layers and functions, cut off at the top or not: the gradient passes on the slope, where it is positive."""
+    model = Rectified(act).eval()
+    with torch.no_grad():
+        # some values beyond any top
+        model.first.weight *= 10
+    found = attend(model, (crop := torch.randint(0, 256, (3, 12, 12)).byte()), CONFIG, class_id=1)
+    x = Normalise(CONFIG.mean, CONFIG.std)(crop[None]).requires_grad_()
+    expected = by_hand(model, x, 1, top)[0].permute(1, 2, 0).detach()
+    np.testing.assert_allclose(found.guided, expected, rtol=1e-5, atol=1e-6)
+    assert (found.rectifiers, found.others) == (1, ())
+    plain = torch.autograd.grad(model(x.detach().requires_grad_())[0, 1], model.first.weight)
+    assert plain[0].abs().max() > 0  # outside, the network's own gradient is untouched
+
+
+@pytest.mark.parametrize(
+    ("name", "rectifiers", "others", "words"),
+    [
+        ("tf_efficientnet_lite0", True, (), "guided backpropagation"),
+        ("mobilenetv3_small_050", True, ("Hardswish",), "guided backpropagation, Hardswish plain"),
+        ("efficientnet_b0", False, ("SiLU",), "gradient (SiLU is no ReLU)"),
+    ],
+)
+def test_the_picture_names_what_is_not_guided(name, rectifiers, others, words):
+    """EfficientNet-Lite has ReLU6 alone; where others are, their gradient is the plain one, and it is said."""
+    model = timm.create_model(name, num_classes=3).eval()
+    found = attend(model, torch.randint(0, 256, (3, 64, 64)).byte(), CONFIG)
+    assert (found.rectifiers > 0, found.others) == (rectifiers, others)
+    looked = Looked(network=name, crop=np.zeros((64, 64, 3), np.uint8), attention=found)
+    figure = draw_attention([("a", looked.crop)], [[looked]])
+    assert words in [text.get_text() for text in figure.texts]
+
+
+@pytest.mark.parametrize("networks", [1, 2, 4])
+def test_no_words_are_cut_off(networks):
+    found = attend(Colours(), patched(0, 0, 0), CONFIG, class_id=0)
+    looked = Looked(
+        network="runs/tf_efficientnet_lite0.in1k-seed" * 3,
+        crop=np.zeros((16, 16, 3), np.uint8),
+        attention=found,
+    )
+    figure = draw_attention([("i" * 99, looked.crop)], [[looked] * networks])
+    figure.canvas.draw()
+    edges = figure.bbox
+    for text in figure.texts:
+        box = text.get_window_extent()
+        assert box.x0 >= edges.x0, text
+        assert box.x1 <= edges.x1, text
+        assert box.y0 >= edges.y0, text
+
+
 def test_tokens_are_reshaped_where_they_still_count():
     torch.manual_seed(0)
     options = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -108,7 +194,7 @@ def test_tokens_are_reshaped_where_they_still_count():
     found = attend(model, crop, CONFIG, class_id=3)
     # later patch tokens reach no class: only the class token is read
     assert found.feature_map.layer == "blocks.1.norm1"
-    assert not found.has_relu
+    assert (found.rectifiers, found.others) == (0, ("GELU",))
     kept = {}
     hooked = plain_copy(model)
     hooked.blocks[1].norm1.register_forward_hook(lambda m, i, o: kept.update(out=o))
@@ -184,6 +270,28 @@ def test_command_draws_and_tells(data, tmp_path, capsys):
     assert told.out == f"wrote {out}\n"
     assert told.err.count(": cat 0.") == 4
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_weights_of_a_network_by_name(data, tmp_path, capsys):
+    """One name with two files is two networks, told apart by their files."""
+    files = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = timm.create_model("mobilenetv3_small_050", num_classes=3)
+        files.append(tmp_path / f"w{seed}.pth")
+        torch.save(model.state_dict(), files[-1])
+    image = data / "data" / "val" / "dog" / "0.jpg"
+    arguments = ["--image", image, "--input-size", "64", "--out", tmp_path / "a.png", "--json"]
+    named = ["timm:mobilenetv3_small_050"] * 2
+    weights = [word for file in files for word in ("--checkpoint", file)]
+    assert trainer_attention(data / "one", *named, *weights, *arguments, "--dry-run") == 0
+    first, *rows = json.loads(capsys.readouterr().out)["images"][0]["networks"]
+    assert [first["network"], *(row["network"] for row in rows)] == ["one", "w0.pth", "w1.pth"]
+    assert rows[0]["probability"] != rows[1]["probability"]
+    assert rows[0]["other_activations"] == ["Hardswish"]
+    for runs in ((data / "one",), named[:1]):
+        assert trainer_attention(*runs, *weights, *arguments) == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

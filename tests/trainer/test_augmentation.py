@@ -7,10 +7,14 @@ from torchvision.transforms import v2
 
 from labelstore.cropping.pixel_operations import ARGUMENTS
 from trainer.augmentation import (
+    PRINCIPAL_COLOURS,
+    PRINCIPAL_DEVIATIONS,
     Augmentation,
+    _happens,
     augmentation_of,
     color_jitter,
     erase,
+    light,
     rand_augment,
 )
 from trainer.config import TrainConfig
@@ -95,6 +99,56 @@ def test_colours_are_jittered_within_torchvisions_bounds():
     all_of_it = color_jitter(picture(crops(1)[0]), rng, (0.4, 0.4, 0.4, 0.1))
     assert all_of_it.size == (32, 32)
     assert v2.functional.adjust_hue(grey, 0.1).getpixel((0, 0)) == (100, 100, 100)
+
+
+@pytest.mark.parametrize("name", ["grayscale_prob", "blur_prob", "color_jitter_prob"])
+def test_a_probability_is_the_share_of_the_crops(name):
+    """MoCo v2's choices: 0.2 of the crops are grey, 0.2 blurred, 0.6 jittered; the others stay as they are."""
+    prob = 0.6 if name == "color_jitter_prob" else 0.2
+    plain = {"color_jitter": (0, 0, 0, 0), "rand_augment": 0, "erasing_prob": 0}
+    strength = {"color_jitter": (0.4, 0.4, 0.4, 0.1)} if name == "color_jitter_prob" else {}
+    change = augmentation(**{**plain, **strength, name: prob})
+    before = crops(1, side=16).repeat(400, 1, 1, 1)
+    after = before.clone()
+    change(after, 1, range(400))
+    changed = (after != before).flatten(1).any(1)
+    assert prob - 0.1 < float(changed.float().mean()) < prob + 0.1
+    if name == "grayscale_prob":
+        grey = after[changed]
+        expected = Image.fromarray(before[0].permute(1, 2, 0).contiguous().numpy()).convert("L")
+        assert torch.equal(grey[0, 1], torch.from_numpy(np.array(expected)))
+        assert torch.equal(grey[:, :1].expand_as(grey), grey)
+    if name == "blur_prob":
+        # a blur moves light, and adds none
+        assert float(after[changed].float().std()) < float(before.float().std())
+        assert float(after[changed].float().mean()) == pytest.approx(
+            float(before.float().mean()), abs=1
+        )
+
+
+def test_lighting_has_the_covariance_that_it_says():
+    """sigma^2 V diag(lambda^2) V^T of pixels in [0, 1], the same colour everywhere (Krizhevsky et al. 2012)."""
+    shifts = []
+    for seed in range(2000):
+        crop = torch.full((3, 2, 2), 128, dtype=torch.uint8)
+        light(crop, np.random.default_rng(seed), 0.3)
+        assert len(torch.unique(crop.flatten(1), dim=1)[0]) == 1
+        shifts.append((crop[:, 0, 0].double() - 128) / 255)
+    found = torch.stack(shifts).T.cov().numpy()
+    expected = 0.3**2 * (PRINCIPAL_COLOURS * PRINCIPAL_DEVIATIONS**2) @ PRINCIPAL_COLOURS.T
+    np.testing.assert_allclose(found, expected, atol=0.15 * expected.max())
+    np.testing.assert_allclose(PRINCIPAL_COLOURS.T @ PRINCIPAL_COLOURS, np.eye(3), atol=2e-3)
+    white = torch.full((3, 2, 2), 255, dtype=torch.uint8)
+    light(white, np.random.default_rng(1), 1.0)
+    assert int(white.max()) <= 255
+
+
+def test_what_is_certain_draws_nothing():
+    """A run from before the probabilities existed goes on with the crops that it would have had."""
+    rng, again = np.random.default_rng(0), np.random.default_rng(0)
+    assert _happens(rng, 1.0)
+    assert not _happens(rng, 0.0)
+    assert rng.random() == again.random()
 
 
 def test_an_erased_box_has_the_datas_mean_and_deviation():

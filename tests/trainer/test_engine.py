@@ -26,6 +26,7 @@ from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write
 from trainer import TrainConfig
 from trainer.checkpoint import read_checkpoint, save_checkpoint
 from trainer.loader import StoredPasses
+from trainer.mixing import Mixture, mixture
 from trainer.models import Normalise, create_model
 from trainer.sampler import Deal, DrawingOrder, PassSchedule, image_order
 from trainer.student_view import StudentView
@@ -143,7 +144,7 @@ def test_resuming_equals_not_stopping(
         "mixing": "selfmix",
     }
     if supervision == "fkd":
-        options |= {"store": store, "label_set": "ms"}
+        options |= {"store": store, "label_set": "ms", "discriminator": stop_at == 7}
     whole = trainer.run(config(data, **options))
 
     def stop(step: int, steps: int) -> None:
@@ -157,6 +158,7 @@ def test_resuming_equals_not_stopping(
     left = read_checkpoint(tmp_path / "run" / "last.pth.tar")
     assert (left.step, left.epoch) == (stop_at, 2 * (stop_at // 6))
     resumed = trainer.run(dataclasses.replace(halves, resume=True))
+    assert (left.state_dict_discriminator is not None) == (stop_at == 7)
     assert resumed.train_loss == whole.train_loss
     for name, tensor in weights(whole.model).items():
         assert torch.equal(tensor, weights(resumed.model)[name]), name
@@ -237,8 +239,8 @@ def test_the_network_sees_the_memory_format_that_was_asked_for(
     seen = []
     look = StudentView.__call__
 
-    def watch(*given: Any) -> Any:
-        seen.append(look(*given)[0])
+    def watch(*given: Any, **named: Any) -> Any:
+        seen.append(look(*given, **named)[0])
         raise LookupError("seen enough")
 
     monkeypatch.setattr(StudentView, "__call__", watch)
@@ -246,6 +248,24 @@ def test_the_network_sees_the_memory_format_that_was_asked_for(
         trainer.run(config(data, channels_last=channels_last))
     assert seen[0].is_contiguous() is not channels_last
     assert seen[0].is_contiguous(memory_format=torch.channels_last) is channels_last
+
+
+def test_mixing_ends_with_the_passes_that_it_is_off_in(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes begin with epochs 0, 2 and 4 of 5: with one epoch off, the single-crop pass at 4 is not mixed."""
+    mixed: dict[int, set[bool]] = {}
+
+    def spied(settings: TrainConfig, *given: Any, epoch: int, **named: Any) -> Mixture | None:
+        found = mixture(settings, *given, epoch=epoch, **named)
+        mixed.setdefault(epoch, set()).add(found is not None)
+        return found
+
+    monkeypatch.setattr("trainer.student_view.mixture", spied)
+    trainer.run(
+        config(data, epochs=5, single_crop_last=1, mixing="cutmix", mixing_off_epochs=1, val=None)
+    )
+    assert mixed == {0: {True}, 2: {True}, 4: {False}}
 
 
 def test_a_run_folder_is_a_teacher(data: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from hypothesis.extra.numpy import arrays
 
 from tests.trainer.dense_reference import dense_labels, soft_cross_entropy
 from trainer.losses import (
+    Discriminator,
     DistillationLoss,
     SparseSoftCrossEntropy,
     label_entropy,
@@ -117,3 +118,38 @@ def test_labels_that_share_a_row_of_ids_are_read_like_any_others():
     shared = loss(logits, ids.expand(4, 3), probs, torch.zeros(4))
     torch.testing.assert_close(shared, loss(logits, ids.repeat(4, 1), probs, torch.zeros(4)))
     torch.testing.assert_close(shared, soft_cross_entropy(logits, probs[:, ids.argsort()]))
+
+
+def test_the_discriminator_is_meal_v2s():
+    """BCE of both outputs against (1, 0) for the student's and (0, 1) for the labels' probabilities, added to the loss."""
+    torch.manual_seed(0)
+    batch, classes = 6, 128
+    labels = sparse_labels(1, batch, 5, classes)
+    logits = torch.randn(batch, classes).requires_grad_()
+    discriminator = Discriminator(classes)
+    shapes = [tuple(p.shape) for p in discriminator.parameters() if p.ndim == 2]
+    assert shapes == [(16, 128), (2, 16), (2, 2)]
+    for bias in (p for p in discriminator.parameters() if p.ndim == 1):
+        # the last layer's ReLU is as likely shut as open
+        torch.nn.init.constant_(bias, 0.5)
+    one, two, three = (
+        layer for layer in discriminator.layers if isinstance(layer, torch.nn.Linear)
+    )
+    total = torch.zeros(())
+    for probs, truth in (
+        (logits.softmax(-1), (1.0, 0.0)),
+        (dense_labels(*labels, classes).float(), (0.0, 1.0)),
+    ):
+        told = three(two(one(probs).relu()).relu()).relu()
+        for output, is_it in zip(told.T, truth, strict=True):
+            q = output.sigmoid()
+            total = total - (is_it * q.log() + (1 - is_it) * (1 - q).log()).sum()
+    expected = total / (2 * batch * 2)
+    torch.testing.assert_close(discriminator(logits, *labels), expected)
+    soft = SparseSoftCrossEntropy()
+    loss = DistillationLoss(soft, 0.0, discriminator)(logits, labels, None)
+    torch.testing.assert_close(loss, soft(logits, *labels) + expected)
+    (by_logits,) = torch.autograd.grad(expected, logits, retain_graph=True)
+    (added,) = torch.autograd.grad(loss - soft(logits, *labels), logits)
+    assert by_logits.abs().max() > 0
+    torch.testing.assert_close(added, by_logits, rtol=1e-3, atol=1e-6)

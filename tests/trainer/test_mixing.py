@@ -198,3 +198,18 @@ def test_single_crop_passes_have_nothing_to_selfmix():
     mixed, same = mix(config("selfmix"), pixels, labels, mixing_rng(0, 0), crops_per_image=1)
     assert mixed is pixels
     assert same is labels
+
+
+def test_the_last_epochs_are_not_mixed():
+    """ReLabel's release: no CutMix in the last 5 of 300 epochs; a pass of m epochs counts by its first one."""
+    off = config("cutmix", epochs=12, mixing_off_epochs=4)
+    pixels, _ = batch()
+    drawn = [
+        mixture(
+            off, mixing_rng(0, epoch), epoch=epoch, size=len(pixels), side=SIDE, crops_per_image=M
+        )
+        for epoch in range(12)
+    ]
+    assert [each is None for each in drawn] == [False] * 8 + [True] * 4
+    always = config("cutmix", epochs=12)
+    assert mixture(always, mixing_rng(0, 0), epoch=11, size=8, side=SIDE, crops_per_image=M)

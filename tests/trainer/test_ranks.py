@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import trainer
 from labelstore.errors import RejectedInput, StorageError, UsageError
 from labelstore.images import open_images
-from tests.generation.conftest import OPTIONS, write_photographs
+from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
 from trainer.ranks import Ranks, join_ranks
 from trainer.sampler import Deal, PassSchedule
 
@@ -38,6 +38,11 @@ SETTINGS = {
     "device": "cpu",
     "workers": 1,
 }
+
+
+def told_by(teacher: Path) -> dict[str, object]:
+    """A teacher's labels, and a discriminator, whose weights are learnt by all ranks too."""
+    return {"labels": "teacher", "teacher": str(teacher), "discriminator": True}
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,7 @@ def out(data, tmp_path_factory) -> Path:
         {**failing, "name": "mended", "resume": True},
         {**VIT, "name": "unseen", "epochs": 2, "val": str(broken_for_rank_1(data, out / "val"))},
         {**VIT, "name": "vit-synced", "sync_batchnorm": True},
+        {**VIT, "name": "vit-told", **told_by(write_teacher(out / "teacher"))},
         {**VIT, "name": "lost", "lost_at": 3},
         # 6 steps are a pass
         {**VIT, "name": "ended", "end_at": 6, "output": str(out / "ended-run")},
@@ -118,9 +124,11 @@ def weights(out: Path, name: str, rank: int) -> dict[str, torch.Tensor]:
     return torch.load(out / f"{name}.{rank}.pth", weights_only=True)
 
 
-@pytest.mark.parametrize("name", ["vit", "vit-single", "vit-synced"])
+@pytest.mark.parametrize("name", ["vit", "vit-single", "vit-synced", "vit-told"])
 def test_two_ranks_train_what_one_trains(data, out, name):
     more = {"single_crop_first": 1, "single_crop_last": 1} if name == "vit-single" else {}
+    if name == "vit-told":
+        more = told_by(out / "teacher")
     one = trainer.run(trainer.TrainConfig.from_mapping({**SETTINGS, "data": data, **VIT, **more}))
     both = record(out, name, 0), record(out, name, 1)
     assert both[0]["loss"] == both[1]["loss"] == pytest.approx(one.train_loss, rel=1e-6)

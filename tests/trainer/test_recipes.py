@@ -7,6 +7,7 @@ import shutil
 import pytest
 import timm
 import torch
+import torchvision
 from PIL import Image
 
 import labelstore
@@ -18,6 +19,7 @@ from labelstore.labelling.label_images import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
 from trainer.recipes import RECIPES, card
 from trainer.recipes.finding import recipe_named
+from trainer.registration import RunRegister
 
 M = 8
 
@@ -151,6 +153,7 @@ def test_a_recipe_trains_for_the_epochs_that_it_says(name):
     [
         (("fkd_resnet50", "fkd_resnet50_plain", "fkd_resnet101"), (0, 74, 4)),
         (("fkd_deit_tiny", "fkd_fbnetc", "fkd_efficientnetv2_b0"), (5, 73, 3)),
+        (("ferkd_resnet50", "ferkd_vit_small", "curriculum_easy_to_hard"), (5, 73, 3)),
         (("meal_v2_resnet50", "ferkd_finetune_resnet50"), (0, None, 0)),
     ],
 )
@@ -192,13 +195,15 @@ def test_pretrained_weights_are_named_and_not_the_default_of_the_day(name):
 @pytest.mark.parametrize("model", sorted({RECIPES[name](**given(name)).model for name in RECIPES}))
 def test_networks_exist_and_take_their_arguments(model):
     """Built on no memory, with the very arguments of the recipe."""
-    if ":" in model:
+    if model.startswith("trainer."):
         return  # ours: built by the test below and by its own
     for name, recipe in RECIPES.items():
         config = recipe(**given(name))
         if config.model == model:
             with torch.device("meta"):
-                timm.create_model(model, num_classes=1000, **config.model_kwargs)
+                source, _, network = model.rpartition(":")
+                create = torchvision.models.get_model if source else timm.create_model
+                create(network, num_classes=1000, **config.model_kwargs)
             return
 
 
@@ -245,7 +250,7 @@ def test_recipes_are_listed(capsys):
     assert "80.68" in json.loads(out)["expected"]
 
 
-def test_probe_export_and_evaluate_of_a_run(data, tmp_path, capsys):
+def test_probe_export_and_evaluate_of_a_run(data, tmp_path, capsys, monkeypatch):
     """The commands on one small run, and one line for what they cannot use."""
     run, with_names, data = tmp_path / "run", data, tmp_path / "data"
     for part in ("train", "val"):
@@ -269,7 +274,32 @@ def test_probe_export_and_evaluate_of_a_run(data, tmp_path, capsys):
     found = json.loads(out)
     assert code == 0
     assert found["real"]["top1"] == 100
-    assert found["v2"]["images"] == 3
+    assert [each["images"] for each in found["v2"]] == [3]
+    # folders of one name, and of a name of ours; the first one once more, by another path
+    others = [tmp_path / name for name in ("a/val", "b/val", "c/top1")]
+    for count, other in enumerate(others, 1):
+        for number in range(count):
+            shutil.copytree(tmp_path / "v2" / str(number), other / str(number))
+    listed = {}
+    monkeypatch.setattr(RunRegister, "add", lambda self, epoch, figures: listed.update(figures))
+    asked = [arg for each in (*others, others[0] / ".." / "val") for arg in ("--v2", each)]
+    code, out, _ = run_command(capsys, "evaluate", run, *asked, "--workers", 1, "--json")
+    again = json.loads(out)
+    assert code == 0
+    assert {name: again[name] for name in ("top1", "images")} == {
+        name: found[name] for name in ("top1", "images")
+    }
+    assert [each["images"] for each in again["v2"]] == [1, 2, 3]
+    assert [each["folder"] for each in again["v2"]] == [str(each) for each in others]
+    assert {name for name in listed if name.startswith("v2/")} == {
+        f"v2/{each.resolve()}/{top}" for each in others for top in ("top1", "top5")
+    }
+    code, out, _ = run_command(capsys, "evaluate", run, *asked, "--workers", 1, "--per-class")
+    lines = out.splitlines()
+    assert sum(line.startswith("top1 ") for line in lines) == 1
+    for name in ("b/val", "top1"):
+        assert sum(line.startswith(f"v2 {name} top1 ") for line in lines) == 1
+    assert sum(line.startswith("class n0") for line in lines) == 3
     code, out, _ = run_command(capsys, "evaluate", run / "model_ema.safetensors", "--json")
     assert code == 0
     code, out, _ = run_command(capsys, "probe", run, "--data", data, "--workers", 1, "--json")

@@ -1,10 +1,13 @@
+import dataclasses
 import itertools
 import math
 
 import pytest
 import torch
+from timm.optim import AdamP
 from torch import nn
 
+from labelstore.errors import UsageError
 from trainer.config import TrainConfig
 from trainer.schedule import LearningRate, create_optimizer
 
@@ -57,6 +60,37 @@ def test_warm_up_rises_with_every_step_also_when_serrated(scheduler):
     assert got[10] > 0.9
 
 
+def test_a_schedule_begins_after_warm_up_where_it_is_asked_to():
+    """ReLabel's release: from 0 up over w epochs, then a cosine over the E - w that are left, step by step."""
+    got = rates(8, serrated=False, warmup_epochs=5.0, warmup_lr=0.0, warmup_prefix=True, min_lr=0.1)
+    for step, rate in enumerate(got):
+        epoch = step / 2
+        cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (epoch - 5) / 35))
+        assert rate == pytest.approx(epoch / 5 if epoch < 5 else cosine)
+    straight = rates(8, scheduler="linear", warmup_epochs=5.0, warmup_prefix=True, serrated=False)
+    assert straight[10:] == pytest.approx([1 - (step / 2 - 5) / 35 for step in range(10, 80)])
+
+
+def test_a_serrated_warm_up_is_a_stair_per_pass():
+    """FKD's train_ViT_FKD.py: timm's schedule, set once per epoch, from 1e-5 on, in single-crop passes."""
+    config = TrainConfig(
+        labels="ground-truth",
+        epochs=13,
+        crops_per_image=4,
+        lr=1.0,
+        single_crop_first=5,
+        warmup_epochs=5.0,
+        warmup_lr=0.1,
+        warmup_serrated=True,
+    )
+    passes = [(1, 3)] * 5 + [(4, 12)] * 2
+    learning_rate = LearningRate(config, create_optimizer(config, nn.Linear(2, 2)), passes)
+    got = [learning_rate.set(step) for step in range(15)]
+    assert got == pytest.approx([0.1 + 0.9 * (step // 3) / 5 for step in range(15)])
+    with pytest.raises(UsageError, match="warmup_serrated"):
+        dataclasses.replace(config, serrated=False)
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"scheduler": "step", "warmup_epochs": 3.0}, {"serrated": False}]
 )
@@ -83,6 +117,12 @@ def test_optimisers_are_what_their_names_say():
     adamw = made("adamw")
     assert isinstance(adamw, torch.optim.AdamW)
     assert adamw.defaults["betas"] == (0.8, 0.9)
+    adamp = made("adamp")
+    assert isinstance(adamp, AdamP)
+    # as ReLabel's release makes it: Nesterov's momentum, decay of biases and norms too
+    assert adamp.defaults["nesterov"] is True
+    assert adamp.defaults["betas"] == (0.8, 0.9)
+    assert {group["weight_decay"] for group in adamp.param_groups} == {0.05}
     decay = {id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
     assert decay[id(model[0].weight)] == 0.05
     assert decay[id(model[0].bias)] == decay[id(model[1].weight)] == 0

@@ -61,6 +61,13 @@ def test_yaml_has_what_a_teacher_needs_as_flat_plain_values():
         ({"std": (0.1, 0.0, 0.1)}, "std"),
         ({"model_kwargs": {"num_classes": 5}}, "follows from the labels"),
         ({"workers": 0}, "workers"),
+        ({"blur_sigma": (2.0, 0.1)}, "blur_sigma"),
+        ({"blur_sigma": (0.0, 0.1)}, "blur_sigma"),
+        ({"grayscale_prob": 1.5}, "grayscale_prob"),
+        ({"lighting": -0.1}, "lighting"),
+        ({"mixing_off_epochs": -1}, "mixing_off_epochs"),
+        ({"warmup_serrated": True, "serrated": False}, "warmup_serrated"),
+        ({"discriminator": True}, "discriminator with labels='ground-truth'"),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused_in_one_line(changes, expected):

@@ -12,8 +12,8 @@ import labelstore
 from cli import errors, labelstore_app
 from labelstore.analysis.comparison import compare
 from labelstore.codecs import Full, Hard, MarginalRenorm, MarginalSmoothing, Smoothing, top_k
+from labelstore.commit import source as source_of_blocks
 from labelstore.errors import ConflictError, UsageError
-from labelstore.labelling import deriving as module
 from labelstore.labelling.deriving import derive
 from labelstore.labelling.variant_choice import codec_for, variant_name
 from labelstore.testing.filled_store import fill_blocks, filled_store
@@ -59,6 +59,7 @@ def kl(source, variant):
 CHEAPER = [
     MarginalSmoothing(k=5, dtype="float16"),
     MarginalSmoothing(k=2, dtype="uint8"),
+    MarginalSmoothing(k=2, tail_classes=3, dtype="uint8"),
     MarginalRenorm(k=3, dtype="uint8"),
     Smoothing(dtype="float32"),
     Hard(),
@@ -69,13 +70,15 @@ CHEAPER = [
 def test_a_variant_is_what_the_teacher_would_have_stored(make_store, probabilities, backend):
     store = make_store(backend=backend)
     source = store.label_set()
+    is_bad = np.arange(N)[:, None, None] == BAD
     for codec in [*CHEAPER, Full(dtype="float16")]:
         variant = derive(source, codec)
         assert variant.is_complete
-        kept = codec.kept(C)
-        stored = codec.encode(probabilities if kept is None else top_k(probabilities, kept), C)
-        expected = codec.recover(stored, C)
-        expected[BAD] = np.nan
+        kept, shards = codec.kept(C), np.split(np.where(is_bad, np.nan, probabilities), 2, axis=1)
+        stored = [
+            codec.encode(shard if kept is None else top_k(shard, kept), C) for shard in shards
+        ]
+        expected = np.concatenate([codec.recover(shard, C) for shard in stored], axis=1)
         np.testing.assert_allclose(everything(variant), expected, atol=2e-6)
         assert variant.row.teacher == source.row.teacher
         np.testing.assert_array_equal(variant.boxes([1]), source.boxes([1]))
@@ -122,6 +125,7 @@ def test_eight_bits_cost_little(make_store):
         (MarginalRenorm(k=3), MarginalSmoothing(k=2), "does not keep the teacher's probabilities"),
         (MarginalRenorm(k=3), Smoothing(), "does not keep the teacher's probabilities"),
         (MS, MarginalSmoothing(k=6), "keeps 5 of 12 classes"),
+        (MS, MarginalSmoothing(k=6, tail_classes=2), "keeps 5 of 12 classes"),
         (MS, Full(), "needs all 12 probabilities"),
         (MS, MarginalSmoothing(k=5, dtype="float32"), "just that already"),
         (FULL, MarginalSmoothing(k=13), "K=13 of C=12"),
@@ -138,7 +142,7 @@ def test_what_the_source_lacks_is_refused_and_nothing_written(make_store, source
 
 def test_a_stopped_derivation_goes_on_where_it_was(make_store, monkeypatch):
     store = make_store()
-    stage, written = module.stage_block, []
+    stage, written = source_of_blocks.stage_block, []
 
     def stops(store, lease, *args, **options):
         if len(written) == 1:
@@ -146,7 +150,7 @@ def test_a_stopped_derivation_goes_on_where_it_was(make_store, monkeypatch):
         written.append(lease.block)
         return stage(store, lease, *args, **options)
 
-    monkeypatch.setattr(module, "stage_block", stops)
+    monkeypatch.setattr(source_of_blocks, "stage_block", stops)
     with pytest.raises(KeyboardInterrupt):
         derive(store.label_set("teacher"), Hard(), name="hard")
     assert len({row.block for row in store.catalogue.ledger.shards("labels/hard")}) == 1
@@ -155,10 +159,10 @@ def test_a_stopped_derivation_goes_on_where_it_was(make_store, monkeypatch):
         written.append(lease.block)
         return stage(store, lease, *args, **options)
 
-    monkeypatch.setattr(module, "stage_block", goes_on)
+    monkeypatch.setattr(source_of_blocks, "stage_block", goes_on)
     assert derive(store.label_set("teacher"), Hard(), name="hard").is_complete
     assert sorted(written) == [0, 1, 2], "a block was derived twice, or its lease was not let go"
-    monkeypatch.setattr(module, "stage_block", None)
+    monkeypatch.setattr(source_of_blocks, "stage_block", None)
     assert derive(store.label_set("teacher"), Hard(), name="hard").is_complete
 
 

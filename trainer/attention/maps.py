@@ -1,7 +1,7 @@
-"""Grad-CAM (Selvaraju et al., ICCV 2017) and guided backpropagation (Springenberg et al., 2015) of one crop, by captum.
+"""Grad-CAM (Selvaraju et al., ICCV 2017, by captum) and guided backpropagation of one crop.
 
 Grad-CAM: ReLU(sum over channels of the mean gradient times the activation) at one feature map. Guided
-backpropagation: the gradient by the pixels, where ReLU layers pass only what is positive.
+backpropagation: the gradient by the pixels, where rectifiers pass only what is positive.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from labelstore.errors import RejectedInput, UsageError
 from trainer.attention.feature_maps import AsMap, FeatureMap, choose_map, feature_maps, plain_copy
+from trainer.attention.guided import guided_gradient
 from trainer.config import TrainConfig
 from trainer.models import Normalise
 
@@ -36,8 +37,10 @@ class Attention:
     """(h, w) Grad-CAM, not negative; all zero where nothing speaks for the class."""
     guided: NDArray[np.float32]
     """(S, S, 3) guided backpropagation, by normalised pixels."""
-    has_relu: bool
-    """False: without ReLU layers guided backpropagation is the plain gradient."""
+    rectifiers: int
+    """Calls of ReLU and ReLU6; with none, guided backpropagation is the plain gradient."""
+    others: tuple[str, ...]
+    """Other activations that the network calls, by name; the gradient passes them as it is."""
 
 
 def attend(
@@ -75,9 +78,7 @@ def attend(
     cam = attributions.LayerGradCam(bare, wrapped.map).attribute(
         x, target=target, relu_attributions=True
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
-        guided = attributions.GuidedBackprop(bare).attribute(x.requires_grad_(), target=target)
+    guided, activations = guided_gradient(bare, x, target)
     return Attention(
         class_id=target,
         probability=float(probs[target]),
@@ -86,7 +87,8 @@ def attend(
         feature_map=chosen,
         cam=cam[0, 0].detach().float().cpu().numpy(),
         guided=guided[0].detach().float().permute(1, 2, 0).cpu().numpy(),
-        has_relu=any(isinstance(module, nn.ReLU) for module in bare.modules()),
+        rectifiers=activations.rectifiers,
+        others=tuple(activations.others),
     )
 
 

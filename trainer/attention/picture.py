@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,14 @@ CELL = 1.9
 """Inches of one picture."""
 LETTERS = 24
 """Of a name above a picture of that size."""
+HEAD_LETTERS = 38
+"""Of a network's name, above two pictures."""
+FOOTER = (
+    "Each map has its own scale. Above it: class of the map and its probability, red where the network predicts "
+    "another class."
+)
+FOOTER_LETTER = 0.058
+"""Inches of a letter of the footer, at 7 points, with some room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +53,14 @@ def draw_attention(
     from matplotlib.figure import Figure
 
     networks = [found.network for found in looked[0]]
-    width, height = CELL * (1 + 2 * len(networks)), (CELL + 0.3) * len(images) + 0.85
+    width = CELL * (1 + 2 * len(networks))
+    footer = fill(FOOTER, int(width / FOOTER_LETTER))
+    bottom = 0.18 + 0.14 * (footer.count("\n") + 1)
+    height = (CELL + 0.3) * len(images) + 0.53 + bottom
     figure = Figure(figsize=(width, height), dpi=120)
     columns = figure.add_gridspec(
         len(images), 1 + 2 * len(networks), left=0.01, right=0.99, wspace=0.05,
-        hspace=0.16, top=1 - 0.78 / height, bottom=0.32 / height,
+        hspace=0.16, top=1 - 0.78 / height, bottom=bottom / height,
     )  # fmt: skip
     for at, ((name, pixels), row) in enumerate(zip(images, looked, strict=True)):
         _cell(figure, columns[at, 0], pixels, _short(name, end=True), "black")
@@ -59,12 +71,8 @@ def draw_attention(
             _overlay(axes, found)
             axes = _cell(figure, columns[at, 2 + 2 * nth], _saliency(found.attention), "", "black")
             if at == 0:
-                _heads(figure, axes, found, nth, 1 + 2 * len(networks), height)
-    figure.text(
-        0.01, 0.08 / height, "Each map has its own scale. Above it: class of the map and its probability, red where "
-        "the network predicts another class.",
-        fontsize=7, color="#555555",
-    )  # fmt: skip
+                _heads(figure, axes, found, nth, bottom, height)
+    figure.text(0.01, 0.08 / height, footer, fontsize=7, color="#555555", linespacing=1.3)
     return figure
 
 
@@ -73,7 +81,7 @@ def _heads(
     axes: Any,  # noqa: ANN401 - matplotlib axes
     found: Looked,
     nth: int,
-    columns: int,
+    bottom: float,
     height: float,
 ) -> None:
     """A network's name over its two columns, and what these are."""
@@ -81,15 +89,24 @@ def _heads(
     left = box.x0 - (box.width + 0.05 * box.width)
     seen, attention = found.attention.feature_map, found.attention
     figure.text(
-        left, 1 - 0.2 / height, _short(found.network, 2 * LETTERS), fontsize=10, weight="bold"
+        left, 1 - 0.2 / height, _short(found.network, HEAD_LETTERS), fontsize=10, weight="bold"
     )
     words = f"Grad-CAM, {_short(seen.layer, 14)} {seen.height} x {seen.width}"
     figure.text(left, 1 - 0.42 / height, words, fontsize=7, color="#555555")
-    other = "guided backpropagation" if attention.has_relu else "gradient (it has no ReLU)"
-    figure.text(box.x0, 1 - 0.42 / height, other, fontsize=7, color="#555555")
+    figure.text(
+        box.x0, 1 - 0.42 / height, _short(_method(attention), 40), fontsize=7, color="#555555"
+    )
     if nth:
         x = left - 0.012 * box.width
-        figure.add_artist(_line(x, 0.3 / height, 1 - 0.05 / height))
+        figure.add_artist(_line(x, bottom / height, 1 - 0.05 / height))
+
+
+def _method(found: Attention) -> str:
+    """What the gradients are, and which activations they pass as they are."""
+    others = ", ".join(found.others)
+    if not found.rectifiers:
+        return f"gradient ({others} is no ReLU)" if others else "gradient (it has no ReLU)"
+    return f"guided backpropagation, {others} plain" if others else "guided backpropagation"
 
 
 def _line(x: float, low: float, high: float) -> Any:  # noqa: ANN401 - a matplotlib line

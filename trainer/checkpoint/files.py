@@ -48,6 +48,8 @@ class Checkpoint:
     """State dict of the gradient scaler, with fp16."""
     state_dict_ema: Mapping[str, Tensor] | None = None
     """Moving average of weights and buffers (timm's word), of a run with one."""
+    state_dict_discriminator: Mapping[str, Tensor] | None = None
+    """Of MEAL V2's discriminator, of a run with one."""
     metric: float | None = None
     """Best top-1 so far, percent."""
     metric_ema: float | None = None

@@ -21,9 +21,12 @@ from labelstore.errors import UsageError
 from labelstore.images import ImageSource
 from trainer.loader.crop_pixels import CropPixels
 from trainer.loader.image_files import named_errors, path_by_key
-from trainer.loader.planes import PassLabels, Records, labels_of
+from trainer.loader.pass_labels import PassLabels
+from trainer.loader.planes import Records, labels_of
 from trainer.loader.ring import BatchRing
 from trainer.loader.source import PassSource
+from trainer.loader.tails import BatchTails
+from trainer.recover import LabelTensors
 from trainer.sampler import Deal, check_seed, image_order
 
 Augment = Callable[[Tensor, int, range], None]
@@ -61,10 +64,18 @@ class CropBatch:
     """Inside the pass."""
     crops_of_step: int
     """Crops of this step over all ranks: what a mean over the whole batch divides by."""
+    tails: BatchTails | None = None
+    """What spreads the tails of labels that keep that once per image; `labels` has it in."""
     _copied: list[torch.cuda.Event] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def labels(self) -> LabelTensors:
+        """class_ids, probs (b * m, K) and rest (b * m,), where the batch is; with tails of images K + L classes."""
+        labels = self.class_ids, self.probs, self.rest
+        return labels if self.tails is None else self.tails.listed(labels)
 
     def part(self, first: int, last: int, *, number: int) -> CropBatch:
         """Images [first, last) of the batch as views, for gradient accumulation; `number` becomes its step."""
@@ -84,6 +95,7 @@ class CropBatch:
                 )
             },
             images=self.images[first:last],
+            tails=None if self.tails is None else self.tails.part(crops),
             step=number,
         )
 
@@ -97,6 +109,7 @@ class CropBatch:
                 for name in ("probs", "rest", "ground_truth", "regions", "crops", "images")
             },
             class_ids=_ids_on(device, self.class_ids),
+            tails=None if self.tails is None else self.tails.to(device),
             pixels=self.pixels.to(device, non_blocking=True, copy=True),
             _copied=[],
         )
@@ -251,6 +264,7 @@ class CropBatches:
             raise
         step = self._first + self._at
         labels = labels_of(opened.records.reshape(-1), self._labels.num_classes)
+        tails = self._labels.tails
         deal, m = self._loader.deal, self._labels.crops_per_image
         self._held = CropBatch(
             pixels=opened.pixels,
@@ -269,6 +283,7 @@ class CropBatches:
             pass_index=self._pass_index,
             step=step,
             crops_of_step=deal.images_of_step(self._pass_index, step) * m,
+            tails=None if tails is None else tails.of_batch(opened.records, opened.indices),
         )
         self._at += 1
         return self._held

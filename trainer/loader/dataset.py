@@ -29,7 +29,7 @@ from labelstore.errors import UsageError
 from labelstore.images import ImageSource
 from trainer.loader.crop_pixels import CropPixels
 from trainer.loader.image_files import path_by_key
-from trainer.loader.planes import PassLabels, labels_of
+from trainer.loader.pass_labels import PassLabels
 from trainer.loader.stored import EVERYTHING, StoredPasses
 from trainer.sampler import PassSchedule
 
@@ -105,7 +105,7 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         self.num_classes = labels.num_classes
         self.images = self._source.table.images
         self._keys, self._sizes = self._source.table.keys, self._source.table.sizes
-        self._planes = self._source.planes
+        self._planes, self._tails = self._source.planes, self._source.tails
         folder = data if isinstance(data, ImageSource) else Path(data)
         self._pixels = CropPixels(
             path_of=path_by_key(folder, self._keys[0]),
@@ -143,17 +143,19 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         place = index % len(self)
-        records = self._pass_labels().take(np.array([place]))[0]
+        found = np.array([place])
+        taken = self._pass_labels().take(found)
+        (records,) = taken
         size = self._pixels.input_size
         pixels = torch.empty((len(records), 3, size, size), dtype=torch.uint8)
         self._pixels.write(self._keys[place], self._sizes[place], records, pixels)
-        labels = labels_of(records, self.num_classes)
+        labels = self._pass_labels().labels_of(taken, found)
         return {
             "pixels": pixels,
             # dense labels share one row of ids, which torch would not take
-            "class_ids": torch.from_numpy(np.require(labels.class_ids, requirements="W")),
-            "probs": torch.from_numpy(labels.probs),
-            "rest": torch.from_numpy(labels.rest),
+            "class_ids": torch.from_numpy(np.require(labels.class_ids[0], requirements="W")),
+            "probs": torch.from_numpy(labels.probs[0]),
+            "rest": torch.from_numpy(labels.rest[0]),
             "crops": torch.from_numpy(records["crop"].astype(np.int64)),
             "image": torch.tensor(int(self.images[place])),
         }
@@ -176,7 +178,12 @@ class CropDataset(Dataset[dict[str, Tensor]]):
             positions = self._schedule.positions(pass_index)
             self._planes.forget(positions.start, remove=False)
             planes = tuple(self._planes.plane(position) for position in positions)
-            labels = PassLabels(images=self.images, num_classes=self.num_classes, planes=planes)
+            labels = PassLabels(
+                images=self.images,
+                num_classes=self.num_classes,
+                planes=planes,
+                tails=self._tails,
+            )
             self._labels = (pass_index, labels)
         return self._labels[1]
 

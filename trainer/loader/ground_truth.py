@@ -104,6 +104,7 @@ class GroundTruthPasses(PassSource):
             flips=flips,
             regions=int(Region.IMPORTANT),
             crops=crops,
+            further={},
         )
 
 

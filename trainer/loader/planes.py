@@ -10,7 +10,6 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,11 +26,12 @@ Records = NDArray[np.void]
 
 
 def record_dtype(
-    num_kept: int | None, num_classes: int, *, mixed: bool = False
+    num_kept: int | None, num_classes: int, *, mixed: bool = False, tailed: bool = False
 ) -> np.dtype[np.void]:
     """One crop of one image; `num_kept` None is a dense label, which needs no class ids.
 
-    `mixed` crops have the fields of `labelstore.store.layout.MIX_FIELDS` too.
+    `mixed` crops have the fields of `labelstore.store.layout.MIX_FIELDS` too, `tailed` ones what spreads their tail
+    over their image's table.
     """
     kept = num_classes if num_kept is None else num_kept
     ids = "<u2" if num_classes <= 65_535 else "<u4"
@@ -39,6 +39,8 @@ def record_dtype(
     if num_kept is not None:
         fields.append(("class_ids", ids, (kept,)))
     fields += [("box", "<u2", (4,)), ("flip", "?"), ("region", "u1")]
+    if tailed:
+        fields += [("scale", "<f4"), ("shard", "<u2")]
     if mixed:
         fields += [(field.name, field.dtype, field.shape) for field in MIX_FIELDS]
     return np.dtype(fields, align=True)
@@ -52,9 +54,9 @@ def make_records(
     flips: NDArray[np.bool_],
     regions: NDArray[np.uint8] | int,
     crops: NDArray[Any],
-    mixes: Mapping[str, NDArray[Any]] | None = None,
+    further: Mapping[str, NDArray[Any] | int],
 ) -> Records:
-    """Records (n, m) of labels (n, m, ...), sparse or dense as the dtype says; `mixes` if it has their fields."""
+    """Records (n, m) of labels (n, m, ...), sparse or dense as the dtype says; `further` fields where it has any."""
     records = np.empty(boxes.shape[:-1], dtype)
     if isinstance(labels, SparseLabels):
         records["class_ids"] = labels.class_ids
@@ -67,7 +69,7 @@ def make_records(
     records["flip"] = flips
     records["region"] = regions
     records["crop"] = crops
-    for name, values in (mixes or {}).items():
+    for name, values in further.items():
         records[name] = values
     return records
 
@@ -84,6 +86,8 @@ class PlaneFolder:
     path: Path
     num_images: int
     dtype: np.dtype[np.void]
+    prefix: str = "plane"
+    """What the files' names begin with."""
     _open: dict[int, Records] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -91,7 +95,7 @@ class PlaneFolder:
 
     def file(self, position: int) -> Path:
         """Where the plane of a position is."""
-        return self.path / f"plane-{position:06d}.npy"
+        return self.path / f"{self.prefix}-{position:06d}.npy"
 
     def has(self, position: int) -> bool:
         """Whether the plane is there, whole."""
@@ -116,8 +120,8 @@ class PlaneFolder:
         for position in [p for p in list(self._open) if p < before]:
             self._open.pop(position, None)
         if remove:
-            for path in self.path.glob("plane-*.npy"):
-                if int(path.stem.removeprefix("plane-")) < before:
+            for path in self.path.glob(f"{self.prefix}-*.npy"):
+                if int(path.stem.removeprefix(f"{self.prefix}-")) < before:
                     path.unlink(missing_ok=True)
 
 
@@ -177,75 +181,6 @@ class PlaneWriter:
                     path.rename(self.folder.file(position))
             else:
                 path.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassLabels:
-    """Labels, boxes and flips of one pass: m crops of n images."""
-
-    images: NDArray[np.int64]
-    """(n,) image rows of the store, or of the folder; the others have no crop to draw."""
-    num_classes: int
-    planes: tuple[Records, ...]
-    """m planes of (n,) records."""
-
-    @property
-    def crops_per_image(self) -> int:
-        """m."""
-        return len(self.planes)
-
-    def take(self, indices: NDArray[np.intp] | slice = slice(None)) -> Records:
-        """Records (b, m) of b images, as indices into `images`: a copy."""
-        planes = self._opaque
-        if not isinstance(indices, slice):
-            # "clip" spares NumPy a copy that it keeps for when an index is outside
-            _check_inside(indices, len(planes[0]))
-            chosen = [np.take(plane, indices, mode="clip") for plane in planes]
-        else:
-            chosen = [plane[indices] for plane in planes]
-        records = np.empty((len(chosen[0]), len(chosen)), self.planes[0].dtype)
-        opaque = as_bytes(records)
-        for nth, column in enumerate(chosen):
-            opaque[:, nth] = column
-        return records
-
-    @cached_property
-    def _opaque(self) -> tuple[NDArray[Any], ...]:
-        # plain arrays over the same memory: NumPy's maps are slow to index
-        return tuple(as_bytes(np.asarray(plane)) for plane in self.planes)
-
-    @property
-    def crops(self) -> NDArray[np.uint32]:
-        """(n, m) crop numbers."""
-        return self._field("crop")
-
-    @property
-    def boxes(self) -> NDArray[np.uint16]:
-        """(n, m, 4) top, left, height, width in pixels."""
-        return self._field("box")
-
-    @property
-    def flips(self) -> NDArray[np.bool_]:
-        """(n, m)."""
-        return self._field("flip")
-
-    @property
-    def regions(self) -> NDArray[np.uint8]:
-        """(n, m) region codes; IMPORTANT everywhere without a mask."""
-        return self._field("region")
-
-    @property
-    def labels(self) -> SparseLabels:
-        """(n, m, K) final labels: re-tempered, and calibrated where a mask says so."""
-        return labels_of(self.take(), self.num_classes)
-
-    def _field(self, name: str) -> NDArray[Any]:
-        return np.stack([plane[name] for plane in self.planes], axis=1)
-
-
-def _check_inside(indices: NDArray[np.intp], count: int) -> None:
-    if len(indices) and not (indices.min() >= 0 and indices.max() < count):
-        raise IndexError(f"image {indices.max()} of {count}")
 
 
 def labels_of(records: Records, num_classes: int) -> SparseLabels:

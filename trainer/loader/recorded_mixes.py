@@ -3,8 +3,8 @@ the same mixtures.
 
 Imported labels come with which image and box was mixed in, how much of it, and where (`MIX_FIELDS` of `store.layout`).
 The partner's crop is cut out of its own image, one more decode per partner, and replaces the recorded box (CutMix)
-or is blended with the recorded share (Mixup, rounded to the nearest of 256 values). The box is in pixels of the
-teacher's input: for a student of another input size it is scaled, edges rounded.
+or is blended with the recorded share (Mixup, rounded to the nearest of 256 values), or both, the box last. The box is
+in pixels of the teacher's input: for a student of another input size it is scaled, edges rounded.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from labelstore.cropping.crop_augmentation import (
     planned_augmentation,
 )
 from labelstore.cropping.crop_mixing import planned_mixing
+from labelstore.cropping.crop_plan import is_blended
 from labelstore.cropping.replay import mix_pixels, replay
 from labelstore.errors import RejectedInput
 from labelstore.images import ImageFile
@@ -45,6 +46,8 @@ class Partners:
     """(rows, 2) height and width in pixels, below 1 where unknown."""
     side: int
     """Of the teacher's input, pixels: what recorded boxes are measured in."""
+    blended: bool = False
+    """Whether shares hold outside of boxes too: a crop may be blended and then partly replaced (ml-dr)."""
     augmentation: PlannedAugmentation | None = None
     """What the plan does to the pixels of a partner's crop, too."""
 
@@ -61,6 +64,7 @@ class Partners:
             keys=columns["key"],
             sizes=np.stack(sides, 1),
             side=teacher.input_size if planned is None else planned.settings.side,
+            blended=is_blended(labels.plan.parameters),
             augmentation=planned_augmentation(labels.plan.parameters),
         )
 
@@ -84,7 +88,10 @@ class Partners:
             if row not in images:  # crops of one image often share their partner's
                 images[row] = self._image(row, path_of)
             partner = self._crop(record, images[row], crop.shape[-1], interpolation)
-            mix_pixels(crop, partner, share, self._box(record), self.side)
+            if self.blended and share < 1:
+                mix_pixels(crop, partner, share, (0, 0, 0, 0), self.side)
+            if height or not self.blended:
+                mix_pixels(crop, partner, share, self._box(record), self.side)
 
     def _image(self, row: int, path_of: PathOf) -> Tensor:
         if row >= len(self.keys):

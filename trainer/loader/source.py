@@ -21,10 +21,12 @@ from labelstore.calibration import too_many_left_out
 from labelstore.cropping.crop_augmentation import PlannedAugmentation
 from labelstore.errors import IncompleteError, LabelStoreError, RejectedInput
 from trainer.loader.draws import DrawFolder, KeptPlanes
-from trainer.loader.planes import PassLabels, PlaneFolder
+from trainer.loader.pass_labels import PassLabels
+from trainer.loader.planes import PlaneFolder
 from trainer.loader.recorded_mixes import Partners
 from trainer.loader.room import check_room
 from trainer.loader.scratch import ScratchFolder
+from trainer.loader.tails import TailFiles
 from trainer.loader.threads import Stopped
 from trainer.sampler import U64, PassSchedule
 
@@ -78,6 +80,8 @@ class PassSource(ABC):
     """What crops were mixed with before the teacher saw them."""
     augmentation: PlannedAugmentation | None = None
     """What the plan does to the pixels of its crops."""
+    tails: TailFiles | None = None
+    """How the tails of labels are spread that keep that once per image."""
 
     def _set_up(
         self,
@@ -115,6 +119,7 @@ class PassSource(ABC):
             images=self.table.images,
             num_classes=self.num_classes,
             planes=tuple(self.planes.plane(position) for position in positions),
+            tails=self.tails,
         )
         # the pass before stays: another process may be about to map it
         keep = self.schedule.positions(max(pass_index - 1, 0)).start
@@ -192,7 +197,7 @@ class PassSource(ABC):
             self._write(positions)
             return
         with kept.alone():
-            if not all(kept.has(position) for position in positions):
+            if not all(self._has(position) for position in positions):
                 check_room(self.folder, size)
                 self._write(positions)
                 kept.seal(positions)

@@ -14,6 +14,7 @@ appear.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -23,17 +24,19 @@ from numpy.typing import NDArray
 from labelstore.blocks.slabs import slabs
 from labelstore.calibration import Region
 from labelstore.calibration.ensembles import Ensemble, ensemble
-from labelstore.codecs import SparseLabels, widen
+from labelstore.codecs import SparseLabels, relative_temperature, widen
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.crop_plan import image_streams
 from labelstore.errors import NotGenerated, UsageError
 from trainer.config import Order
 from trainer.curriculum import ranked_crops
-from trainer.loader.draws import DrawFolder
+from trainer.loader.draws import DrawFolder, KeptPlanes
 from trainer.loader.planes import PlaneWriter, Records, as_bytes, make_records, record_dtype
 from trainer.loader.reach import as_far_as_labelled, check_complete, check_mixed
 from trainer.loader.recorded_mixes import Partners, recorded_mixes
+from trainer.loader.room import check_room
 from trainer.loader.source import DrawCounts, ImageTable, PassSource, check_left_out
+from trainer.loader.tails import TailFiles, tail_dtype
 from trainer.loader.threads import for_each
 from trainer.recover import ground_truth_labels
 from trainer.sampler import DrawingOrder, PassSchedule
@@ -106,6 +109,9 @@ class StoredPasses(PassSource):
         made_at = {member.labels.temperature for member in self.labels.members}
         self._ranked_at = self.temperature if len(made_at) > 1 else None
         self._listed = self.labels.listed if ground_truth is None else 1
+        tail_classes = self.labels.num_tail_classes if ground_truth is None else 0
+        if tail_classes and self._listed is not None:
+            self._listed -= tail_classes  # which are in the images' tables
         self.order = DrawingOrder(
             seed=seed,
             num_crops=self.labels.num_crops,
@@ -140,16 +146,39 @@ class StoredPasses(PassSource):
         )
         self.partners = Partners.of(self.labels)
         self.augmentation = planned_augmentation(labels.plan.parameters)
-        dtype = record_dtype(self._listed, self.num_classes, mixed=self.partners is not None)
+        dtype = record_dtype(
+            self._listed,
+            self.num_classes,
+            mixed=self.partners is not None,
+            tailed=tail_classes > 0,
+        )
         draws = None
         if self.is_drawn and scratch is not None and attach is None:
             size = schedule.epochs * len(drawn) * dtype.itemsize
+            if tail_classes:
+                tables = len(drawn) * tail_dtype(tail_classes, self.num_classes).itemsize
+                size += self.labels.layout.num_crop_shards * tables
             draws = DrawFolder.open(scratch, self._described(dtype), size=size, keep=keep_draws)
         self._repeated_before = any(
             schedule.shows_twice(int(count), ranked=self.crop_order != "random")
             for count in np.unique(usable[drawn])
         )
         self._set_up(dtype, scratch=scratch, attach=attach, draws=draws)
+        if tail_classes:
+            folder = replace(
+                self.planes,
+                prefix="tails",
+                dtype=tail_dtype(tail_classes, self.num_classes),
+                _open={},
+            )
+            (member,) = (member.labels for member in self.labels.members)
+            self.tails = TailFiles(
+                folder=folder,
+                temperature=relative_temperature(
+                    member.codec, self.temperature, member.temperature
+                ),
+            )
+            self._kept_tails = KeptPlanes(folder) if self._kept_planes is not None else None
 
     def _truth(self, own_classes: bool) -> NDArray[np.int32]:
         """(rows,) of every image the output that is its class; its class where that is no output of the labels."""
@@ -215,7 +244,51 @@ class StoredPasses(PassSource):
         (span,) = self.order.spans(range(position, position + 1))
         return min(end, position + self.order.crops_per_chunk - span.inside.start)
 
+    def _has(self, position: int) -> bool:
+        return super()._has(position) and all(
+            self._has_tails(shard) for shard in self._shards(range(position, position + 1))
+        )
+
+    def _has_tails(self, shard: int) -> bool:
+        if self.tails is None:
+            return True
+        return (self._kept_tails or self.tails.folder).has(shard)
+
+    def _shards(self, positions: range) -> range:
+        """Crop shards that the crops of these positions can be in."""
+        if self.is_drawn:
+            return range(self.labels.layout.num_crop_shards)
+        per = self.labels.layout.columns_per_shard
+        spans = self.order.spans(positions)
+        columns = [span.column for span in spans]
+        return range(min(columns) // per, max(columns) // per + 1)
+
+    def _write_tails(self, positions: range) -> None:
+        """The tables of the images' tails, before the planes that need them."""
+        (member, *_) = self.labels.members
+        for shard in self._shards(positions):
+            if self.tails is None or self._has_tails(shard):
+                continue
+            folder = self.tails.folder
+            check_room(folder.path, len(self.table) * folder.dtype.itemsize)
+            with PlaneWriter(folder, range(shard, shard + 1)) as writer:
+
+                def lay_out(block: int, shard: int = shard, writer: PlaneWriter = writer) -> None:
+                    rows = self.labels.block_rows(block)
+                    first, stop = np.searchsorted(self.table.images, [rows.start, rows.stop])
+                    if first < stop:
+                        local = self.table.images[first:stop] - rows.start
+                        records = np.empty((1, len(local)), writer.folder.dtype)
+                        for name, values in member.labels.tail_tables(block, shard).items():
+                            records[name] = values[local]
+                        writer.write(int(first), records)
+
+                for_each(lay_out, self._blocks, threads=self.threads, stop=self._stop)
+            if self._kept_tails is not None:
+                self._kept_tails.seal(range(shard, shard + 1))
+
     def _write(self, positions: range) -> None:
+        self._write_tails(positions)
         with PlaneWriter(self.planes, positions) as writer:
 
             def lay_out(block: int) -> None:
@@ -287,6 +360,9 @@ class StoredPasses(PassSource):
         boxes, flips = self.labels.crops(block, columns)
         labels: SparseLabels | NDArray[np.float32]
         regions: NDArray[np.uint8] | int
+        further: dict[str, NDArray[Any]] = {}
+        if self.partners is not None:
+            further.update(recorded_mixes(self.labels, block, columns))
         if self.label_smoothing is not None:
             rows = self.labels.block_rows(block)
             truth = self.labels.ground_truth[rows.start : rows.stop, None]
@@ -294,6 +370,10 @@ class StoredPasses(PassSource):
                 np.broadcast_to(truth, flips.shape), self.num_classes, self.label_smoothing
             )
             regions = int(Region.IMPORTANT)
+        elif self.tails is not None:
+            labels, regions, further["scale"] = self.labels.tailed(block, columns, self.temperature)
+            crops_per_shard = self.labels.layout.crops_per_shard
+            further["shard"] = np.arange(first, first + flips.shape[1]) // crops_per_shard
         else:
             labels, regions = self.labels.labels(block, columns, self.temperature)
         if isinstance(labels, SparseLabels) and self._listed is not None:
@@ -305,7 +385,7 @@ class StoredPasses(PassSource):
             flips=flips,
             regions=regions,
             crops=np.arange(first, first + boxes.shape[1]),
-            mixes=None if self.partners is None else recorded_mixes(self.labels, block, columns),
+            further=further,
         )
 
     def _members(self) -> str:

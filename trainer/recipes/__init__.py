@@ -1,8 +1,8 @@
 """Settings of the papers' tables, one function per row: `ferkd_resnet50(store=..., data=..., epochs=100)`.
 
 Every function takes settings of `TrainConfig` by name, which override its own, and returns the config. Its docstring
-is an experiment card: paper, expected figure, hardware, labels, command. None of the figures was repeated here:
-they are the papers'.
+is an experiment card: paper, expected figure, hardware, labels, command. Its `sources` say where each setting is
+printed. None of the figures was repeated here: they are the papers'.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ from trainer.recipes.fkd import (
     fkd_efficientnetv2_b0,
     fkd_fbnetc,
     fkd_resnet50,
+    fkd_resnet50_adamw,
+    fkd_resnet50_adamw_cutmix,
     fkd_resnet50_plain,
     fkd_resnet101,
+    fkd_resnet101_plain,
     meal_v2_mobilenetv3_075,
     meal_v2_mobilenetv3_100,
     meal_v2_resnet50,
@@ -42,12 +45,16 @@ from trainer.recipes.others import (
     sre2l_resnet18,
     sre2l_resnet18_recorded,
 )
+from trainer.recipes.sources import RELEASES, Said
 
 _ALL: tuple[Recipe, ...] = (
     vanilla_resnet50,
     fkd_resnet50,
     fkd_resnet50_plain,
     fkd_resnet101,
+    fkd_resnet101_plain,
+    fkd_resnet50_adamw,
+    fkd_resnet50_adamw_cutmix,
     fkd_deit_tiny,
     fkd_fbnetc,
     fkd_efficientnetv2_b0,
@@ -79,7 +86,10 @@ RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for recipe in _ALL}
 
 __all__ = [
     "RECIPES",
+    "RELEASES",
     "Card",
+    "Recipe",
+    "Said",
     "card",
     "curriculum_easy_to_hard",
     "curriculum_hard_to_easy",
@@ -94,8 +104,11 @@ __all__ = [
     "fkd_efficientnetv2_b0",
     "fkd_fbnetc",
     "fkd_resnet50",
+    "fkd_resnet50_adamw",
+    "fkd_resnet50_adamw_cutmix",
     "fkd_resnet50_plain",
     "fkd_resnet101",
+    "fkd_resnet101_plain",
     "funmatch_resnet50",
     "lpld_resnet18",
     "meal_v2_mobilenetv3_075",

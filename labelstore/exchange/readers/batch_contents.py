@@ -1,10 +1,11 @@
-"""What one batch file of SRe2L, LPLD or LPQLD holds (`batch_files`), checked for shape."""
+"""What one batch file of SRe2L, LPLD, LPQLD, EDC or G_VBSM holds (`batch_files`), checked for shape."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from labelstore.untrusted.inert_values import InertArray, Value, array_of, kind_of
 from labelstore.untrusted.refusal import Refused
 from labelstore.untrusted.torch_archive import load_torch
+
+Flavour = Literal["sre2l", "lpld", "lpqld", "edc", "gvbsm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +28,15 @@ class Batch:
     """(B, C) outputs, or (B, K) of them."""
     indices: NDArray[Any] | None
     augmented: bool
-    """Whether there are parameters of RandAugment or a cut-out."""
+    """Whether there are parameters of RandAugment, a cut-out or shuffled patches."""
     partner: NDArray[np.int64] | None
     share: float
     box: tuple[int, int, int, int] | None
+    positions: NDArray[np.int64] | None = None
+    """(B,) positions of the rows' images in the data set, where the file says them."""
 
 
-def read_batch(path: Path) -> Batch:
+def read_batch(path: Path, flavour: Flavour) -> Batch:
     """One batch file; Refused for anything else."""
     value = load_torch(path)
     if not isinstance(value, (list, tuple)) or not 6 <= len(value) <= 8:
@@ -42,19 +47,12 @@ def read_batch(path: Path) -> Batch:
         raise Refused(
             f"holds boxes of dtype {shares.dtype} and shape {shares.shape}, not (rows, 4)"
         )
-    rows, rest = len(shares), list(value[2:])
-    augmented = False
-    # RandAugment's parameters stand before the mixing
-    quantized = (
-        isinstance(rest[-2], InertArray) and rest[-2].array().ndim == 2 and rest[-1] is not None
-    )
-    if len(rest) - (5 if quantized else 4) == 1:
-        augmented = True
-        rest = rest[1:]
-    if len(rest) != (5 if quantized else 4):
-        raise Refused(f"holds {len(value)} entries, which no batch file has")
-    indices = array_of(rest[4], "its last entry") if quantized else None
-    values = array_of(rest[3], "its outputs")
+    rows = len(shares)
+    entries = _entries(value, flavour)
+    augmented = entries.augmented is not None and not _all_zero(entries.augmented)
+    kept = entries.indices
+    indices = None if kept is None else array_of(kept, "its indices of outputs")
+    values = array_of(entries.values, "its outputs")
     if values.ndim != 2 or len(values) != rows or values.shape[1] < 1:
         raise Refused(f"holds {rows} boxes and outputs of shape {values.shape}")
     if indices is not None and (indices.shape != values.shape or indices.dtype.kind not in "iu"):
@@ -65,7 +63,7 @@ def read_batch(path: Path) -> Batch:
         if second.ndim != 2 or second.shape[0] != rows or second.shape[1] != 7:
             raise Refused(f"holds {rows} boxes and flips of shape {second.shape}")
         augmented = True
-    partner, share, box = _mixing(rest[0], rest[1], rest[2], rows)
+    partner, share, box = _mixing(*entries.mixing, rows)
     return Batch(
         shares=shares,
         flips=second if second.ndim == 1 else None,
@@ -75,7 +73,64 @@ def read_batch(path: Path) -> Batch:
         partner=partner,
         share=share,
         box=box,
+        positions=None if entries.positions is None else _positions(entries.positions, rows),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entries:
+    """The entries of a batch file after boxes and flips, by what they are."""
+
+    mixing: tuple[Value, Value, Value]
+    values: Value
+    indices: Value = None
+    positions: Value = None
+    augmented: Value = None
+    """Parameters of RandAugment, or how EDC shuffled the image's patches (all zeros: it did not)."""
+
+
+def _entries(value: Sequence[Value], flavour: Flavour) -> _Entries:
+    length, rest = len(value), list(value[2:])
+    if flavour in ("edc", "gvbsm"):
+        if length != (8 if flavour == "edc" else 7):
+            raise Refused(f"holds {length} entries, which no {flavour} file has")
+        return _Entries(
+            mixing=(rest[0], rest[1], rest[2]),
+            values=rest[3],
+            positions=rest[4],
+            augmented=rest[5] if flavour == "edc" else None,
+        )
+    # RandAugment's parameters stand before the mixing
+    last = rest[-2:]
+    quantized = (
+        isinstance(last[0], InertArray) and last[0].array().ndim == 2 and last[1] is not None
+    )
+    needed = 5 if quantized else 4
+    augmented = rest.pop(0) if len(rest) == needed + 1 else None
+    if len(rest) != needed:
+        raise Refused(f"holds {length} entries, which no {flavour} file has")
+    return _Entries(
+        mixing=(rest[0], rest[1], rest[2]),
+        values=rest[3],
+        indices=rest[4] if quantized else None,
+        augmented=augmented,
+    )
+
+
+def _all_zero(value: Value) -> bool:
+    if not isinstance(value, InertArray):
+        return False
+    array = value.array()
+    return array.dtype.kind in "iu" and not array.any()
+
+
+def _positions(value: Value, rows: int) -> NDArray[np.int64]:
+    positions = array_of(value, "its image indices")
+    if positions.shape != (rows,) or positions.dtype.kind not in "iu":
+        raise Refused(
+            f"holds {rows} boxes and image indices of {positions.dtype} {positions.shape}"
+        )
+    return positions.astype(np.int64)
 
 
 def _mixing(

@@ -1,15 +1,20 @@
-"""Batch files of SRe2L, LPLD and LPQLD (dataset distillation): one torch.save list per batch of an epoch.
+"""Batch files of SRe2L, LPLD, LPQLD, EDC and G_VBSM (dataset distillation): one torch.save list per batch of an epoch.
 
     sre2l, lpld   SOURCE/epoch_E/batch_B.tar: [boxes, flips, mix_index, mix_lam, mix_bbox, outputs (B, C)]
     lpqld         SOURCE/batch_N.tar: the same with [..., values (B, K), indices (B, K)] or outputs at the end, and
                   RandAugment's parameters in the third place where it was used
+    gvbsm         as sre2l, and then the positions of the rows' images (B,)
+    edc           as gvbsm, and then how the image's patches were shuffled (B, 2, 2), all zeros for not at all
 
 Boxes are FKD's shares (B, 4), flips bool (B,), outputs before softmax. Crop n of an image is its n-th appearance.
 Row r was mixed with row mix_index[r] of its batch: blended, mix_lam of its own, or, where mix_bbox = [x1, y1, x2, y2]
-is given, its rows x1 to x2 and columns y1 to y2 were replaced. Which image a row is: LPLD and LPQLD say it in
-`sampler_indices_epoch.json` (epoch -> indices) and `sampler_indices_batch.json` (batch -> indices); SRe2L's are
-the permutations that torch's RandomSampler draws from one seed. It used to draw one per epoch and now draws
-two; which of both it was is told by the outputs, which fit the images' classes only in the right order.
+is given, its rows x1 to x2 and columns y1 to y2 were replaced. Which image a row is (`batch_order`): EDC and G_VBSM
+say it in the file, LPLD and LPQLD beside it, in `sampler_indices_epoch.json` (epoch -> indices) and
+`sampler_indices_batch.json` (batch -> indices); SRe2L's are the permutations that torch's RandomSampler draws from one
+seed.
+
+EDC and G_VBSM divide boxes by the sides of a tensor (C, H, W) in the wrong order: top and height by W, left and width
+by H. On images that are not square only one way gives whole pixels inside the image (`box_axes`).
 """
 
 from __future__ import annotations
@@ -26,14 +31,28 @@ from numpy.typing import NDArray
 from labelstore.codecs.base import TopK
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
-from labelstore.exchange.readers.batch_contents import read_batch
-from labelstore.exchange.readers.batch_order import Flavour, listed_order, sampled_order
+from labelstore.exchange.readers.batch_contents import Batch, Flavour, read_batch
+from labelstore.exchange.readers.batch_order import (
+    Batches,
+    Rows,
+    listed_order,
+    positions_in_files,
+    rows_of_positions,
+    sampled_order,
+    spread,
+)
 from labelstore.exchange.readers.boxes import BoxShares, box_shares
+from labelstore.exchange.readers.image_files import size_or_none
+from labelstore.exchange.readers.image_orders import folder_order
 from labelstore.exchange.readers.label_values import class_ids, finite, refuse_twice, truths
+from labelstore.exchange.readers.mix_boxes import MixBox, check_side
 from labelstore.exchange.readers.scattered import Piece, Scattered
 from labelstore.exchange.source import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named
+
+BOXES_LOOKED_AT = 256
+"""Files whose mix boxes say how large the teacher's input was; the others are checked when they are read."""
 
 
 def open_sre2l(source: Path, images: ImageSource, stated: Stated) -> Scattered:
@@ -51,32 +70,51 @@ def open_lpqld(source: Path, images: ImageSource, stated: Stated) -> Scattered:
     return _open(source, images, stated, "lpqld")
 
 
+def open_edc(source: Path, images: ImageSource, stated: Stated) -> Scattered:
+    """EDC's labels; which way its boxes were divided is found out."""
+    return _open(source, images, stated, "edc")
+
+
+def open_gvbsm(source: Path, images: ImageSource, stated: Stated) -> Scattered:
+    """G_VBSM's labels; likewise."""
+    return _open(source, images, stated, "gvbsm")
+
+
 def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -> Scattered:
     batches = _list_batches(source, flavour)
     paths = list(batches)
     with named(paths[0]):
-        first = read_batch(paths[0])
+        first = read_batch(paths[0], flavour)
     if first.augmented and not stated.drop_augmentations:
         raise UsageError(
-            f"{paths[0]}: its crops were augmented further (RandAugment or a cut-out), which a store cannot keep: "
-            "--drop-augmentations imports the labels without"
+            f"{paths[0]}: its crops were augmented further (RandAugment, a cut-out or shuffled patches), which a store "
+            "cannot keep: drop_augmentations imports the labels without"
         )
     facts: dict[str, Any] = {"batch_size": len(first.shares), "files": len(paths)}
+    boxes = box_shares(stated.axis_order, round_boxes=stated.round_boxes)
     if flavour == "sre2l":
-        order, facts["permutations_per_epoch"] = sampled_order(
-            batches, images, stated, len(first.shares)
-        )
+        order, chosen, facts["batch_size"] = sampled_order(source, batches, images, stated, boxes)
+        facts |= chosen.to_record()
+    elif flavour in ("lpld", "lpqld"):
+        order = listed_order(source, batches, flavour, images, stated)
     else:
-        order = listed_order(source, batches, flavour, images)
+        order = None
+        first_rows = positions_in_files(first, batches, flavour, images)
+        if stated.axis_order is None:
+            boxes = box_axes(first, first_rows, images, round_boxes=stated.round_boxes)
+            facts["axis_order"] = boxes.axis_order
     kept = first.indices is not None
     num_classes = None if kept else first.values.shape[1]
     if kept:
         num_classes = stated.need(
             "num_classes", "lpqld files do not say how many classes the teacher has"
         )
-    most = int(np.bincount(np.concatenate(list(order.values()))).max())
+    epochs = {epoch for epoch, _ in batches.values()}
+    # a file that says its rows itself is an epoch's, in which an image comes once
+    most = int(np.bincount(np.concatenate(list(order.values()))).max()) if order else len(epochs)
     if stated.num_crops is not None and stated.num_crops > most:
-        raise UsageError(f"--num-crops {stated.num_crops}: these files hold up to {most}")
+        raise UsageError(f"num_crops {stated.num_crops}: these files hold up to {most}")
+    side = mixed_side(source, batches, flavour, stated) if first.partner is not None else None
     contents = Contents(
         kind="kept-outputs" if kept else "outputs",
         num_crops=stated.num_crops or most,
@@ -84,10 +122,21 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
         num_classes=None if kept else num_classes,
         dtype=str(first.values.dtype),
         mixed=first.partner is not None,
+        input_size=side,
     )
-    reader = _Reader(paths, order, first.partner is not None, first.augmented)
+    reader = _Reader(
+        paths=paths,
+        order=order,
+        folder=folder_order(images),
+        flavour=flavour,
+        mixed=first.partner is not None,
+        augmented=first.augmented,
+        side=side,
+    )
     lost = (
-        ["how crops were augmented further (RandAugment or a cut-out)"] if first.augmented else []
+        ["how crops were augmented further (RandAugment, a cut-out or shuffled patches)"]
+        if first.augmented
+        else []
     )
     return Scattered(
         source=source,
@@ -95,11 +144,7 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
         pieces=paths,
         read_piece=reader,
         most=most,
-        finish=_Finish(
-            boxes=box_shares(stated.axis_order, round_boxes=stated.round_boxes),
-            num_classes=num_classes or 0,
-            kept=kept,
-        ),
+        finish=_Finish(boxes=boxes, num_classes=num_classes or 0, kept=kept),
         contents=contents,
         num_crops=stated.num_crops,
         needs_sizes=first.partner is not None,
@@ -108,18 +153,57 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
     )
 
 
-@dataclass(frozen=True)
+def mixed_side(source: Path, batches: Batches, flavour: Flavour, stated: Stated) -> int | None:
+    """Side of the teacher's input by the mix boxes of a sample of the files (`mix_boxes`)."""
+    boxes: list[MixBox] = []
+    for path in spread(list(batches), BOXES_LOOKED_AT):
+        try:
+            with named(path):
+                batch = read_batch(path, flavour)
+        except RejectedInput:
+            continue  # named when it is read
+        if batch.box is not None:
+            boxes.append((batch.share, batch.box))
+    return check_side(boxes, stated.input_size, source)
+
+
+def box_axes(
+    batch: Batch, rows: NDArray[np.int64], images: ImageSource, *, round_boxes: bool
+) -> BoxShares:
+    """The way to divide boxes by the sides of their images that fits more of a batch; as FKD does on square images.
+
+    UsageError where both fit equally well.
+    """
+    sides = np.array([size_or_none(images, row) for row in rows.tolist()], np.int64)
+    ways = [BoxShares(axis_order=order, round_boxes=round_boxes) for order in ("sides", "swapped")]
+    fitting = [int(np.trace(way.fits(batch.shares, sides))) for way in ways]
+    if fitting[0] == fitting[1] and (sides[:, 0] != sides[:, 1]).any():
+        raise UsageError(
+            f"boxes fit {fitting[0]} of {len(rows)} images whichever way they are divided by width and height: state "
+            "axis_order, swapped as the program was released, or sides"
+        )
+    return ways[int(np.argmax(fitting))]
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Reader:
     """Batch file -> piece."""
 
     paths: list[Path]
-    order: Mapping[Path, NDArray[np.int64]]
+    order: Rows | None
+    """None: each file says its own."""
+    folder: NDArray[np.int64]
+    """Image row of each position."""
+    flavour: Flavour
     mixed: bool
     augmented: bool
+    side: int | None
+    """Of the teacher's input, pixels; None: nothing was cut into."""
 
     def __call__(self, number: int) -> Piece:
         path = self.paths[number]
-        batch, rows = read_batch(path), self.order[path]
+        batch = read_batch(path, self.flavour)
+        rows = self._rows(path, batch)
         if len(rows) != len(batch.shares):
             raise Refused(f"holds {len(batch.shares)} rows, and the sampler drew {len(rows)}")
         if batch.augmented and not self.augmented:
@@ -132,6 +216,8 @@ class _Reader:
             values["index"] = batch.indices
         if batch.partner is not None:
             box = (0, 0, 0, 0) if batch.box is None else batch.box
+            if self.side is not None and max(box[0] + box[2], box[1] + box[3]) > self.side:
+                raise Refused(f"holds a mix box beyond the teacher's input of {self.side} pixels")
             values |= {
                 "mix_image": rows[batch.partner].astype(np.uint32),
                 "mix_from_share": batch.shares[batch.partner],
@@ -140,6 +226,12 @@ class _Reader:
                 "mix_box": np.repeat(np.array([box], np.uint16), len(rows), 0),
             }
         return Piece(images=rows, values=values)
+
+    def _rows(self, path: Path, batch: Batch) -> NDArray[np.int64]:
+        if self.order is not None:
+            return self.order[path]
+        assert batch.positions is not None
+        return rows_of_positions(batch.positions, self.folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +284,7 @@ def _kept_outputs(indices: NDArray[Any], outputs: NDArray[np.float32], num_class
     )
 
 
-def _list_batches(source: Path, flavour: Flavour) -> dict[Path, tuple[int, int]]:
+def _list_batches(source: Path, flavour: Flavour) -> Batches:
     """Batch files in order, with (epoch, number); RejectedInput where there are none."""
     if not source.is_dir():
         raise RejectedInput(f"{source} is not a folder: give the folder of the {flavour} files")

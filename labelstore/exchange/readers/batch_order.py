@@ -1,19 +1,33 @@
-"""Which image each row of the batch files is (`batch_files`): listed beside them, or drawn again from a seed."""
+"""Which image each row of the batch files is (`batch_files`): said in them or beside them, or drawn again from a seed.
+
+Positions are those of torchvision's ImageFolder: all of these programs read one. SRe2L alone says no positions: its
+rows are what torch's RandomSampler drew from a seed, which older versions did in another way than today's. Both ways
+are candidates (`order_choice`), and what speaks for one is, in this turn:
+
+    boxes               shares of boxes are whole pixels of the image and lie in it, where images differ in size
+    the ground truth    the probability of the image's class, where the outputs are the folder's classes
+    an image's labels   the scalar product of the labels that an image has in two epochs
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.errors import RejectedInput
+from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import softmax
-from labelstore.exchange.readers.batch_contents import read_batch
+from labelstore.exchange.readers.batch_contents import Batch, Flavour, read_batch
+from labelstore.exchange.readers.boxes import BoxShares
+from labelstore.exchange.readers.image_files import size_or_none
+from labelstore.exchange.readers.image_orders import Order, check_count, folder_order
 from labelstore.exchange.readers.label_values import finite
+from labelstore.exchange.readers.order_choice import Chosen, Evidence, choose, weigh
 from labelstore.exchange.source import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import Value
@@ -21,18 +35,28 @@ from labelstore.untrusted.refusal import Refused, named, read_bytes
 
 MAX_JSON_BYTES = 1 << 30
 MAX_EPOCHS = 10_000
-PERMUTATIONS_PER_EPOCH = (2, 1)
-"""That RandomSampler draws: today's, and that of older versions of torch."""
+SAMPLER_SEED = 42
+DRAWS = {
+    "two-permutations": (2, "today's torch draws two permutations per epoch"),
+    "one-permutation": (1, "older versions of torch drew one"),
+}
+"""Orders of RandomSampler: permutations per epoch, and what it means."""
+SAMPLED_FILES = 16
+"""Files whose rows are compared with images, and files of each of two epochs."""
+SAMPLED_ROWS = 512
 
-
-Flavour = Literal["sre2l", "lpld", "lpqld"]
+Batches = Mapping[Path, tuple[int, int]]
+"""Batch file -> (epoch, number), in order."""
+Rows = dict[Path, NDArray[np.int64]]
+"""Batch file -> image row of each of its rows."""
 
 
 def listed_order(
-    source: Path, batches: Mapping[Path, tuple[int, int]], flavour: Flavour, images: ImageSource
-) -> dict[Path, NDArray[np.int64]]:
+    source: Path, batches: Batches, flavour: Flavour, images: ImageSource, stated: Stated
+) -> Rows:
     """Image rows of every batch, as the sampler's file says."""
     path = source / f"sampler_indices_{'batch' if flavour == 'lpqld' else 'epoch'}.json"
+    folder = folder_order(images)
     with named(path):
         try:
             listed = json.loads(read_bytes(path, MAX_JSON_BYTES))
@@ -45,18 +69,18 @@ def listed_order(
             missing = [number for _, number in batches.values() if str(number) not in rows]
             if missing:
                 raise Refused(f"lists no indices of batch {missing[0]}")
-            return {file: rows[str(number)] for file, (_, number) in batches.items()}
-        order: dict[Path, NDArray[np.int64]] = {}
-        size: dict[int, int] = {}
-        for file, (epoch, number) in batches.items():
+            return {file: folder[rows[str(number)]] for file, (_, number) in batches.items()}
+        for epoch, _ in batches.values():
             if str(epoch) not in rows:
                 raise Refused(f"lists no indices of epoch {epoch}")
-            # all batches of an epoch but the last have the size of the first
-            if epoch not in size:
-                with named(file):
-                    size[epoch] = len(read_batch(file).shares)
-            order[file] = rows[str(epoch)][number * size[epoch] : (number + 1) * size[epoch]]
-        return order
+    for positions in rows.values():
+        _check_whole(positions, path, images)
+    counts = {epoch: len(rows[str(epoch)]) for epoch, _ in batches.values()}
+    size = stated.batch_size or batch_size(batches, flavour, counts)
+    return {
+        file: folder[rows[str(epoch)][number * size : (number + 1) * size]]
+        for file, (epoch, number) in batches.items()
+    }
 
 
 def _indices(value: Value, count: int) -> NDArray[np.int64]:
@@ -67,27 +91,217 @@ def _indices(value: Value, count: int) -> NDArray[np.int64]:
     return np.array(value, np.int64)
 
 
+def _check_whole(positions: NDArray[np.int64], source: Path, images: ImageSource) -> None:
+    """Refuse positions 0 to n - 1, an epoch of a data set of n images, for a folder with another number."""
+    if len(positions) and np.array_equal(np.sort(positions), np.arange(len(positions))):
+        check_count(len(positions), "an epoch is of", images, np.arange(len(images)), source)
+
+
+def positions_in_files(
+    first: Batch, batches: Batches, flavour: Flavour, images: ImageSource
+) -> NDArray[np.int64]:
+    """Image rows of the first file, which says them as all others do.
+
+    RejectedInput where the first epoch is of another number of images.
+    """
+    path, (epoch, _) = next(iter(batches.items()))
+    parts = []
+    for file in (file for file, at in batches.items() if at[0] == epoch):
+        try:
+            with named(file):
+                positions = read_batch(file, flavour).positions
+        except RejectedInput:
+            continue  # named when it is read
+        assert positions is not None
+        parts.append(positions)
+    _check_whole(np.concatenate(parts), path.parent, images)
+    assert first.positions is not None
+    with named(path):
+        return rows_of_positions(first.positions, folder_order(images))
+
+
+def rows_of_positions(positions: NDArray[np.int64], folder: Order) -> NDArray[np.int64]:
+    """Image rows of positions in the data set; Refused for a position that the folder does not have."""
+    if not (positions.min() >= 0 and positions.max() < len(folder)):
+        raise Refused(f"names image {positions.max()}, and the folder has {len(folder)}")
+    return folder[positions]
+
+
+def batch_size(batches: Batches, flavour: Flavour, counts: Mapping[int, int]) -> int:
+    """Rows of a batch, from the first files of epochs of `counts` rows.
+
+    File b of an epoch of n rows, with r rows of its own, is a whole batch, so that B = r, or the last, so that
+    b B + r = n. UsageError where several sizes are possible: then it must be stated.
+    """
+    possible: set[int] = set()
+    for epoch, n in counts.items():
+        path, number = next((path, at[1]) for path, at in batches.items() if at[0] == epoch)
+        try:
+            with named(path):
+                rows = len(read_batch(path, flavour).shares)
+        except RejectedInput:
+            continue  # named when it is read
+        here = {rows} if (number + 1) * rows <= n else set()
+        if number and (n - rows) % number == 0 and (n - rows) // number >= rows:
+            here.add((n - rows) // number)
+        if not here:
+            raise RejectedInput(
+                f"{path}: is batch {number} with {rows} rows, which no epoch of {n} rows has: give the images that the "
+                "files were made from"
+            )
+        possible = possible & here if possible else here
+        if not possible:
+            raise RejectedInput(
+                f"{path}: has {rows} rows, which batches of other epochs do not allow"
+            )
+        if len(possible) == 1:
+            return possible.pop()
+    if not possible:
+        raise RejectedInput(f"{next(iter(batches))}: no epoch begins with a file that can be read")
+    raise UsageError(
+        f"{next(iter(batches))}: its batches may have had {' or '.join(map(str, sorted(possible)))} rows: state "
+        "batch_size"
+    )
+
+
+@dataclass(kw_only=True)
+class SampledOrders:
+    """SRe2L's candidates, and what speaks for each."""
+
+    batches: Batches
+    images: ImageSource
+    boxes: BoxShares
+    seed: int
+    size: int
+    _orders: dict[str, Rows] = field(default_factory=dict)
+    _files: dict[Path, Batch | None] = field(default_factory=dict)
+    _sides: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def rows(self, name: str) -> Rows:
+        """Image rows of every batch under one way to draw."""
+        if name not in self._orders:
+            folder = folder_order(self.images)
+            epochs = 1 + max(epoch for epoch, _ in self.batches.values())
+            drawn = permutations(len(self.images), epochs, self.seed, DRAWS[name][0])
+            self._orders[name] = {
+                path: folder[drawn[epoch][number * self.size : (number + 1) * self.size]]
+                for path, (epoch, number) in self.batches.items()
+            }
+        return self._orders[name]
+
+    def evidence(self, name: str) -> list[Evidence | None]:
+        """Boxes, ground truth, an image's own labels."""
+        rows = self.rows(name)
+        return [self._boxes(rows), self._truth(rows), self._labels(rows)]
+
+    def _boxes(self, rows: Rows) -> Evidence | None:
+        if self.boxes.round_boxes:
+            return None
+        found = [
+            (path, batch) for path, batch in self._sampled() if len(rows[path]) == len(batch.shares)
+        ]
+        shares, at = _head([batch.shares for _, batch in found], [rows[path] for path, _ in found])
+        if shares is None:
+            return None
+        return weigh("boxes", [self.boxes.fits(shares, self._sizes(at))], must_fit=True)
+
+    def _truth(self, rows: Rows) -> Evidence | None:
+        found = [
+            (path, batch) for path, batch in self._sampled() if len(rows[path]) == len(batch.values)
+        ]
+        probs, at = _head([_probs(batch) for _, batch in found], [rows[path] for path, _ in found])
+        if probs is None or probs.shape[1] != len(self.images.classes):
+            return None
+        return weigh("the ground truth", [probs[:, self.images.class_ids[at]]])
+
+    def _labels(self, rows: Rows) -> Evidence | None:
+        epochs = sorted({epoch for epoch, _ in self.batches.values()})[:2]
+        if len(epochs) < 2:
+            return None
+        labels: list[dict[int, NDArray[np.float32]]] = []
+        for epoch in epochs:
+            found: dict[int, NDArray[np.float32]] = {}
+            for path in spread([p for p, at in self.batches.items() if at[0] == epoch]):
+                batch = self._read(path)
+                if batch is not None and len(rows[path]) == len(batch.values):
+                    found |= dict(zip(rows[path].tolist(), _probs(batch), strict=True))
+            labels.append(found)
+        both = [row for row in labels[0] if row in labels[1]][:SAMPLED_ROWS]
+        if len(both) < 2:
+            return None
+        first, second = (np.stack([found[row] for row in both]) for found in labels)
+        return weigh("an image's labels in two epochs", [first @ second.T])
+
+    def _sampled(self) -> list[tuple[Path, Batch]]:
+        # the first permutation is the same either way, and would speak for both
+        later = [path for path, (epoch, _) in self.batches.items() if epoch > 0]
+        read = [(path, self._read(path)) for path in spread(later or list(self.batches))]
+        return [(path, batch) for path, batch in read if batch is not None]
+
+    def _read(self, path: Path) -> Batch | None:
+        if path not in self._files:
+            try:
+                with named(path):
+                    self._files[path] = read_batch(path, "sre2l")
+            except RejectedInput:
+                self._files[path] = None  # named when it is read
+        return self._files[path]
+
+    def _sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        for row in rows.tolist():
+            if row not in self._sides:
+                self._sides[row] = size_or_none(self.images, row)
+        return np.array([self._sides[row] for row in rows.tolist()], np.int64)
+
+
 def sampled_order(
-    batches: Mapping[Path, tuple[int, int]], images: ImageSource, stated: Stated, size: int
-) -> tuple[dict[Path, NDArray[np.int64]], int]:
-    """Image rows of every batch by the sampler's seed, and how many permutations it drew per epoch."""
-    size = stated.batch_size or size
+    source: Path, batches: Batches, images: ImageSource, stated: Stated, boxes: BoxShares
+) -> tuple[Rows, Chosen, int]:
+    """Image rows of every batch by the sampler's seed, which order was taken, and the batch size."""
+    if stated.order is not None and stated.order not in DRAWS:
+        raise UsageError(f"order {stated.order[:100]}: of sre2l files it is {' or '.join(DRAWS)}")
     epochs = 1 + max(epoch for epoch, _ in batches.values())
     if epochs > MAX_EPOCHS:
         raise RejectedInput(
             f"{next(iter(batches))}: epoch {epochs - 1}, up to {MAX_EPOCHS} are read"
         )
-    scores: dict[int, float] = {}
-    orders: dict[int, dict[Path, NDArray[np.int64]]] = {}
-    for draws in PERMUTATIONS_PER_EPOCH:
-        drawn = permutations(len(images), epochs, stated.sampler_seed, draws)
-        orders[draws] = {
-            path: drawn[epoch][number * size : (number + 1) * size]
-            for path, (epoch, number) in batches.items()
-        }
-        scores[draws] = _truth(orders[draws], images)
-    best = max(scores, key=lambda draws: (scores[draws], draws))
-    return orders[best], best
+    size = stated.batch_size or batch_size(
+        batches, "sre2l", {epoch: len(images) for epoch, _ in batches.values()}
+    )
+    _check_last(batches, size, source, images)
+    seed = SAMPLER_SEED if stated.sampler_seed is None else stated.sampler_seed
+    orders = SampledOrders(batches=batches, images=images, boxes=boxes, seed=seed, size=size)
+    # the first epoch's order is the same either way
+    ways = DRAWS if epochs > 1 else {"two-permutations": DRAWS["two-permutations"]}
+    both_stated = stated.order is not None and stated.sampler_seed is not None
+    chosen = choose(
+        {name: meaning for name, (_, meaning) in ways.items()},
+        orders.evidence,
+        stated=stated.order if both_stated else None,
+        complete=False,
+        source=source,
+        question=f"its rows are in the order that a sampler drew, of seed {seed} or another (state sampler_seed, too)",
+    )
+    if stated.order not in (None, chosen.name):
+        raise RejectedInput(
+            f"{source}: order {stated.order} was stated, and {chosen.name} is proved ({chosen.evidence}): leave order "
+            "out"
+        )
+    return orders.rows(chosen.name), chosen, size
+
+
+def _check_last(batches: Batches, size: int, source: Path, images: ImageSource) -> None:
+    """Refuse an epoch whose last batch ends elsewhere than the folder does: any order would be another one."""
+    epoch = next(iter(batches.values()))[0]
+    path, number = max(
+        ((p, at[1]) for p, at in batches.items() if at[0] == epoch), key=lambda f: f[1]
+    )
+    try:
+        with named(path):
+            rows = len(read_batch(path, "sre2l").shares)
+    except RejectedInput:
+        return  # named when it is read
+    check_count(number * size + rows, "an epoch is of", images, np.arange(len(images)), source)
 
 
 def permutations(count: int, epochs: int, seed: int, draws: int) -> list[NDArray[np.int64]]:
@@ -110,17 +324,21 @@ def permutations(count: int, epochs: int, seed: int, draws: int) -> list[NDArray
     return orders
 
 
-def _truth(order: Mapping[Path, NDArray[np.int64]], images: ImageSource) -> float:
-    """Mean probability of the images' classes in the last few batches, under one order."""
-    found = []
-    for path in list(order)[-4:]:
-        try:
-            with named(path):
-                batch = read_batch(path)
-                rows = order[path]
-                if len(rows) == len(batch.values) and batch.values.shape[1] == len(images.classes):
-                    probs = softmax(finite(batch.values, "outputs"), 1.0)
-                    found.append(probs[np.arange(len(rows)), images.class_ids[rows]].mean())
-        except RejectedInput:
-            continue  # named when it is read
-    return float(np.mean(found)) if found else 0.0
+def spread(paths: Sequence[Path], most: int = SAMPLED_FILES) -> list[Path]:
+    """Up to `most` of them, evenly spaced."""
+    places = np.linspace(0, len(paths) - 1, min(len(paths), most)).round().astype(int)
+    return [paths[at] for at in np.unique(places)]
+
+
+def _head(
+    values: Sequence[NDArray[Any]], rows: Sequence[NDArray[np.int64]]
+) -> tuple[NDArray[Any] | None, NDArray[np.int64]]:
+    """The first rows of each file, up to `SAMPLED_ROWS` in all, and the images that they are."""
+    if not values:
+        return None, np.zeros(0, np.int64)
+    each = max(1, SAMPLED_ROWS // len(values))
+    return np.concatenate([v[:each] for v in values]), np.concatenate([r[:each] for r in rows])
+
+
+def _probs(batch: Batch) -> NDArray[np.float32]:
+    return softmax(finite(batch.values, "outputs"), 1.0)

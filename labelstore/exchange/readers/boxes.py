@@ -76,6 +76,20 @@ class BoxShares:
             raise Refused("differ")
         return np.ascontiguousarray(boxes.T.astype(np.uint16))
 
+    def fits(self, shares: NDArray[Any], sides: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these boxes (r, 4) are whole pixels of which images of height and width (k, 2): (r, k)."""
+        order = sides[:, ::-1] if self.axis_order == "swapped" else sides
+        exact = shares.astype(np.float64)[:, None] * np.tile(order, 2)[None]
+        boxes = np.rint(exact)
+        allowed = sides.max(1) * _ROUNDING[shares.dtype.itemsize] + 1e-6
+        with np.errstate(invalid="ignore"):
+            whole = (np.abs(exact - boxes).max(-1) <= allowed) & (allowed < 0.5)
+        inside = (boxes[..., :2] >= 0).all(-1) & (boxes[..., 2:] >= 1).all(-1)
+        fits: NDArray[np.bool_] = (
+            whole & inside & (boxes[..., :2] + boxes[..., 2:] <= sides).all(-1)
+        )
+        return fits
+
     def _boxes(
         self, shares: NDArray[Any], height: int, width: int
     ) -> tuple[NDArray[np.float64], float]:
@@ -137,6 +151,13 @@ def box_shares(axis_order: str | None, *, round_boxes: bool) -> BoxShares:
 def whole_image(num_crops: int, height: int, width: int) -> NDArray[np.uint16]:
     """Boxes (m, 4) that are the image."""
     return np.repeat(np.array([[0, 0, height, width]], np.uint16), num_crops, 0)
+
+
+def pixel_boxes_fit(boxes: NDArray[Any], sides: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether all of these boxes (m, 4) in pixels lie in images of height and width (k, 2): (k,)."""
+    far = (boxes[:, :2] + boxes[:, 2:]).max(0)
+    fits: NDArray[np.bool_] = (far <= sides).all(-1)
+    return fits
 
 
 def pixel_boxes(values: NDArray[Any], height: int, width: int) -> NDArray[np.uint16]:

@@ -4,7 +4,7 @@ A list of three arrays (or tensors), float32, or float16 where the generator ran
 
     boxes   (M, 4)      top / H, left / W, height / H, width / W
     flips   (M,)        bool
-    labels  (M,)        int64, the class                                           hard, FKD Eq. 3
+    labels  (M,)        the class, int64, or float16 with `--use_fp16`             hard, FKD Eq. 3
             (M, 2)      class and probability                                      smoothing, Eq. 4
             (M, 2, K)   [:, 0] classes, [:, 1] probabilities, sorted descending    ms and mr, Eq. 5-7
             (M, C)      all probabilities                                          full
@@ -199,9 +199,9 @@ def _look(path: Path, compression: str) -> Contents:
     _, _, labels = read_fkd(path)
     m, dtype = len(labels), str(labels.dtype)
     if labels.ndim == 1:
-        if labels.dtype.kind not in "iu" or compression != "hard":
+        if compression != "hard":
             raise Refused(
-                f"holds one {labels.dtype} per crop, hard labels, which --compression {compression} is not"
+                f"holds one {labels.dtype} per crop, hard labels, which compression {compression} is not"
             )
         return Contents(kind="kept", num_crops=m, k=1, num_classes=None, dtype=dtype)
     if labels.ndim == 2 and not (labels.shape[1] == 2 and compression in ("smoothing", "hard")):

@@ -12,7 +12,7 @@ from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import RejectedInput, StorageError
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.source import BadFile
-from labelstore.images import ImageSource
+from labelstore.images import ImageSource, image_size
 from labelstore.untrusted.refusal import Refused, named
 
 LOOKED_AT = 16
@@ -89,13 +89,15 @@ def label_folder(source: Path, images: ImageSource, names: Sequence[str], format
     """The folder below which label files are named like images; RejectedInput where there is none.
 
     It is `source`, or inside it the last one, two or three folders of the image folder's path: FKD keeps
-    `SAVE/imagenet/train/n01440764/...` for images in `.../imagenet/train`.
+    `SAVE/imagenet/train/n01440764/...` for images in `.../imagenet/train`. Folders that hold one folder and nothing
+    else are looked into as well.
     """
     if not source.is_dir():
         raise RejectedInput(f"{source} is not a folder: give the folder of the {format_name} files")
     parts = images.root.absolute().parts
     step = max(1, len(names) // LOOKED_AT)
     candidates = [source, *(source.joinpath(*parts[-n:]) for n in (1, 2, 3) if n < len(parts))]
+    candidates += _only_folders(source)
     for candidate in candidates:
         if any((candidate / name).is_file() for name in (names[0], *names[::step])):
             return candidate
@@ -104,6 +106,18 @@ def label_folder(source: Path, images: ImageSource, names: Sequence[str], format
         f"{source} holds no {format_name} file for the images of {images.root} (looked for {tried}): give the "
         "folder whose subfolders are named like the image folder's"
     )
+
+
+def _only_folders(source: Path) -> list[Path]:
+    """The folder in a folder that holds nothing else, and so on."""
+    found: list[Path] = []
+    while len(found) < 3:
+        with os.scandir(found[-1] if found else source) as entries:
+            inside = [entry for _, entry in zip(range(2), entries, strict=False)]
+        if len(inside) != 1 or not inside[0].is_dir():
+            break
+        found.append(Path(inside[0].path))
+    return found
 
 
 def refuse_shared(names: Sequence[str], images: ImageSource) -> None:
@@ -118,6 +132,14 @@ def refuse_shared(names: Sequence[str], images: ImageSource) -> None:
                 "their names differ only behind the first dot, so that the labels of one were lost"
             )
         first[name] = row
+
+
+def size_or_none(images: ImageSource, row: int) -> tuple[int, int]:
+    """Height and width of an image; 0, 0 for one that cannot be used, into which no box fits."""
+    try:
+        return image_size(images.file(images.keys[row]))
+    except (RejectedInput, OSError):
+        return 0, 0
 
 
 def files_without_image(folder: Path, names: Sequence[str], ending: str) -> list[str]:

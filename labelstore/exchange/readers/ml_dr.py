@@ -1,14 +1,20 @@
 """ml-dr's reinforced data sets: `SOURCE/INDEX.pth.tar` per image, and `config.pth.tar`, which says what was done.
 
-A file is (INDEX, samples); INDEX is the image's place in torchvision's ImageFolder order. A sample is
-{"params": P, "prob": (probabilities, classes)} with the K largest, unsorted. P lists, in a fixed order, the parameters
-of the transformations that the configuration enables:
+A file is (INDEX, samples); INDEX is the image's position in the data set, which is torchvision's ImageFolder for the
+configuration's `dataset: imagenet` and has an order of its own for others (Food-101's is that of `train.json`). A
+sample is {"params": P, "prob": (probabilities, classes)} with the K largest, unsorted. P lists, in a fixed order, the
+parameters of the transformations that the configuration enables:
 
     [partner or None,]  resize, random_crop, random_resized_crop, random_horizontal_flip, rand_augment, random_erase
     [mixup, cutmix]     the first entry and these only where one of the two is enabled
 
-With a partner, every parameter but the last two is [mine, partner's]. A crop is (top, left, height, width) in
-pixels of the image as it is on disk, unless it was resized before. Probabilities are a mean over an ensemble, at T = 1.
+With a partner, every parameter but the last two is [mine, partner's]. Where both are enabled (`mixing.yaml`), a crop
+may be blended by mixup and then cut into by cutmix, both with the same crop of the same partner. A crop is (top, left,
+height, width) in pixels of the image as it is on disk, unless it was resized before. Probabilities are a mean over an
+ensemble, at T = 1.
+
+Where the order is not known, boxes tell: every box of a file lies inside its image. Positions are compared in runs of
+neighbours (`order_choice`), so that a shuffle within a class is noticed.
 """
 
 from __future__ import annotations
@@ -24,9 +30,21 @@ from numpy.typing import NDArray
 
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
-from labelstore.exchange.readers.boxes import pixel_boxes
-from labelstore.exchange.readers.image_files import ImageFiles, files_without_image, first_contents
+from labelstore.exchange.readers.boxes import pixel_boxes, pixel_boxes_fit
+from labelstore.exchange.readers.image_files import (
+    ImageFiles,
+    files_without_image,
+    first_contents,
+    size_or_none,
+)
+from labelstore.exchange.readers.image_orders import (
+    MEANINGS,
+    Order,
+    check_positions,
+    files_of_positions,
+)
 from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
+from labelstore.exchange.readers.order_choice import Evidence, positions_of, weigh
 from labelstore.exchange.source import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import InertArray, Value
@@ -48,6 +66,8 @@ ORDER = (
 """Transformations with parameters, in the order in which these are listed."""
 MIXING = ("mixup", "cutmix")
 AUGMENTING = ("rand_augment", "random_erase")
+RUN, RUNS = 16, 16
+"""Positions of a run of neighbours, and runs whose boxes are compared with images."""
 
 
 def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
@@ -55,7 +75,8 @@ def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
     if not source.is_dir():
         raise RejectedInput(f"{source} is not a folder: give the folder with {CONFIG}")
     with named(source / CONFIG):
-        enabled, num_samples = _configuration(load_torch(source / CONFIG))
+        config = _configuration(load_torch(source / CONFIG))
+    enabled, num_samples = config.enabled, config.num_samples
     if any(name in enabled for name in AUGMENTING) and not stated.drop_augmentations:
         what = " and ".join(name for name in AUGMENTING if name in enabled)
         raise UsageError(
@@ -67,7 +88,16 @@ def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
     num_classes = stated.need(
         "num_classes", "ml-dr files do not say how many classes the teacher has"
     )
-    names = [f"{row}{ENDING}" for row in range(len(images))]
+    order, chosen = positions_of(
+        source,
+        images,
+        stated,
+        _Boxes(source, config, images).evidence,
+        question="INDEX is a position in the data set that was reinforced",
+        names=("folder",) if config.dataset == "imagenet" else tuple(MEANINGS),
+        complete=config.dataset == "imagenet",
+    )
+    names = files_of_positions(order, len(images), lambda position: f"{position}{ENDING}")
     mixed = any(name in enabled for name in MIXING)
     k = first_contents(source, names, _look).k
     num_crops = stated.num_crops or num_samples
@@ -76,6 +106,7 @@ def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
         for name in files_without_image(source, [*names, CONFIG], ENDING)
         if re.fullmatch(r"\d+\.pth\.tar", name)
     ]
+    check_positions([name.removesuffix(ENDING) for name in unmatched], source, images, order)
     lost = [f"parameters of {name}" for name in AUGMENTING if name in enabled]
     return ImageFiles(
         folder=source,
@@ -88,6 +119,8 @@ def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
             dtype="float32",
             mixed=mixed,
             temperature=1.0,
+            blended=all(name in enabled for name in MIXING),
+            input_size=input_side(source, config, stated),
         ),
         parse=_MlDrFile(
             enabled=enabled,
@@ -95,11 +128,16 @@ def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
             k=k or 1,
             num_classes=num_classes,
             mixed=mixed,
-            num_images=len(images),
+            order=order,
         ),
         unmatched=unmatched,
         lost=lost,
-        facts={"transformations": list(enabled), "samples": num_samples},
+        facts={
+            "transformations": list(enabled),
+            "samples": num_samples,
+            "dataset": config.dataset,
+            **chosen.to_record(),
+        },
     )
 
 
@@ -110,24 +148,25 @@ class _MlDrFile:
     k: int
     num_classes: int
     mixed: bool
-    num_images: int
+    order: Order
 
     def __call__(self, path: Path, image: int, height: int, width: int) -> ImageLabels:
         index, samples = read_ml_dr(path)
-        if index != image:
-            raise Refused(f"says that it is of image {index}, and is named {image}")
+        if f"{index}{ENDING}" != path.name:
+            raise Refused(f"says that it is of image {index}, and is named {path.name}")
         if len(samples) < self.num_crops:
             raise Refused(f"holds {len(samples)} crops of {self.num_crops}")
         samples = samples[: self.num_crops]
         probs = np.array([_row(sample[1], float, self.k) for sample in samples], np.float32)
         ids = np.array([_row(sample[2], int, self.k) for sample in samples], np.int64)
         crops = [self._crop(sample[0]) for sample in samples]
+        blended = all(name in self.enabled for name in MIXING)
         boxes = np.array([crop.box for crop in crops], np.int64)
         return ImageLabels(
             labels=kept_probabilities(class_ids(ids, self.num_classes), probs),
             boxes=pixel_boxes(boxes, height, width),
             flips=np.array([crop.flip for crop in crops], bool),
-            mixed=_mixed(crops, image) if self.mixed else None,
+            mixed=_mixed(crops, image, blended=blended) if self.mixed else None,
         )
 
     def _crop(self, params: Value) -> _Crop:
@@ -151,15 +190,21 @@ class _MlDrFile:
         return self._found(by_name, partner if mixing else None, paired=True)
 
     def _found(self, by_name: dict[str, Any], partner: Value, *, paired: bool) -> _Crop:
-        if partner is not None and not (type(partner) is int and 0 <= partner < self.num_images):
-            raise Refused(f"has a crop that was mixed with image {shown(partner, 20)}")
+        if partner is not None:
+            if not (type(partner) is int and 0 <= partner < len(self.order)):
+                raise Refused(f"has a crop that was mixed with image {shown(partner, 20)}")
+            partner = int(self.order[partner])
+            if partner < 0:
+                raise Refused(
+                    "has a crop that was mixed with an image that the folder does not have"
+                )
         boxes, flips = [], []
         for half in (0, 1) if partner is not None else (0,):
             box = _half(by_name.get("random_resized_crop"), half, paired=paired)
             flip = _half(by_name.get("random_horizontal_flip"), half, paired=paired)
             boxes.append(_box(box))
             flips.append(_flip(flip))
-        share, pasted = _blend(by_name.get("mixup"), by_name.get("cutmix"))
+        blend, share, pasted = _blend(by_name.get("mixup"), by_name.get("cutmix"))
         if partner is None:
             return _Crop(box=boxes[0], flip=flips[0])
         return _Crop(
@@ -168,6 +213,7 @@ class _MlDrFile:
             partner=partner,
             partner_box=boxes[1],
             partner_flip=flips[1],
+            blend=blend,
             share=share,
             pasted=pasted,
         )
@@ -180,7 +226,10 @@ class _Crop:
     partner: int | None = None
     partner_box: tuple[int, int, int, int] | None = None
     partner_flip: bool = False
+    blend: float = 1.0
+    """This crop's share in mixup; 1: not blended."""
     share: float = 1.0
+    """This crop's share of the area in cutmix; 1: nothing was pasted."""
     pasted: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
@@ -211,10 +260,21 @@ def _look(path: Path) -> Contents:
     )
 
 
-def _configuration(value: Value) -> tuple[tuple[str, ...], int]:
-    """Enabled transformations with parameters, in order, and crops per image."""
+@dataclass(frozen=True, kw_only=True)
+class _Configuration:
+    enabled: tuple[str, ...]
+    """Transformations with parameters, in order."""
+    num_samples: int
+    """Crops per image."""
+    dataset: str | None
+    size: int | None
+    """Side of the teacher's input, pixels."""
+
+
+def _configuration(value: Value) -> _Configuration:
+    """What a configuration says; Refused for one under which crops have no boxes."""
     reinforce = value.get("reinforce") if isinstance(value, dict) else None
-    if not isinstance(reinforce, dict):
+    if not isinstance(value, dict) or not isinstance(reinforce, dict):
         raise Refused("is no configuration of ml-dr: it has no entry reinforce")
     given, samples = reinforce.get("image_augmentation"), reinforce.get("num_samples")
     if not isinstance(given, dict) or type(samples) is not int or samples < 1:
@@ -232,7 +292,76 @@ def _configuration(value: Value) -> tuple[tuple[str, ...], int]:
     enabled = tuple(name for name in ORDER if name in on)
     if "random_resized_crop" not in enabled:
         raise Refused("enables no random_resized_crop, so that crops have no boxes")
-    return enabled, samples
+    dataset, size = value.get("dataset"), given["random_resized_crop"].get("size")
+    return _Configuration(
+        enabled=enabled,
+        num_samples=samples,
+        dataset=shown(dataset.lower()) if isinstance(dataset, str) else None,
+        size=size if type(size) is int and 1 <= size <= 65_534 else None,
+    )
+
+
+def input_side(source: Path, config: _Configuration, stated: Stated) -> int | None:
+    """Side of the teacher's input, as the configuration says; RejectedInput where another one was stated."""
+    if stated.input_size is not None and config.size not in (None, stated.input_size):
+        raise RejectedInput(
+            f"{source / CONFIG}: crops are of {config.size} pixels, and input_size {stated.input_size} was stated: "
+            "leave it out"
+        )
+    if config.size is None and "cutmix" in config.enabled:
+        stated.need("input_size", f"crops were cut into, and {CONFIG} does not say their size")
+    return config.size
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """What the boxes of a sample of the files say about an order."""
+
+    source: Path
+    config: _Configuration
+    images: ImageSource
+
+    def evidence(self, order: Order) -> list[Evidence | None]:
+        """Whether the boxes of each position lie inside its image, and inside its neighbours'."""
+        runs = max(1, len(order) // RUN)
+        starts = np.unique(np.linspace(0, runs - 1, min(runs, RUNS)).round().astype(int)) * RUN
+        groups = []
+        for start in starts.tolist():
+            stop = len(order) if start == (runs - 1) * RUN else start + RUN
+            found = [
+                (row, self._boxes(at)) for at, row in enumerate(order[start:stop].tolist(), start)
+            ]
+            there = [(row, boxes) for row, boxes in found if boxes is not None and row >= 0]
+            if not there:
+                continue
+            sides = np.array([size_or_none(self.images, row) for row, _ in there], np.int64)
+            groups.append(np.stack([pixel_boxes_fit(boxes, sides) for _, boxes in there]))
+        return [weigh("boxes", groups, must_fit=True)]
+
+    def _boxes(self, position: int) -> NDArray[np.int64] | None:
+        path = self.source / f"{position}{ENDING}"
+        try:
+            with named(path):
+                return _own_boxes(read_ml_dr(path)[1], self.config.enabled)
+        except RejectedInput:
+            return None  # named when it is read
+
+
+def _own_boxes(
+    samples: Sequence[tuple[Any, Any, Any]], enabled: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """The boxes (M, 4) of an image's own crops."""
+    mixed = any(name in enabled for name in MIXING)
+    boxes = []
+    for params, _, _ in samples:
+        if isinstance(params, dict):
+            boxes.append(_box(_half(params.get("random_resized_crop"), 0, paired=True)))
+            continue
+        if not isinstance(params, (list, tuple)) or len(params) != len(enabled) + mixed:
+            raise Refused("has crops with other parameters than its configuration")
+        value = params[mixed + enabled.index("random_resized_crop")]
+        boxes.append(_box(_half(value, 0, paired=mixed and params[0] is not None)))
+    return np.array(boxes, np.int64)
 
 
 def _row(values: Value, kind: type, k: int) -> list[Any]:
@@ -272,17 +401,15 @@ def _flip(value: Value) -> bool:
     return value
 
 
-def _blend(mixup: Value, cutmix: Value) -> tuple[float, tuple[int, int, int, int]]:
-    if mixup is not None and cutmix is not None:
-        raise Refused(
-            "holds a crop that was blended and pasted into, which a store keeps only one of"
-        )
+def _blend(mixup: Value, cutmix: Value) -> tuple[float, float, tuple[int, int, int, int]]:
+    """Shares of mixup and cutmix (1: not done), and the box that was pasted (top, left, height, width)."""
+    blend = 1.0
     if mixup is not None:
         if not (isinstance(mixup, float) and 0 <= mixup <= 1):
             raise Refused("holds a mixing share that is none")
-        return mixup, (0, 0, 0, 0)
+        blend = mixup
     if cutmix is None:
-        return 1.0, (0, 0, 0, 0)
+        return blend, 1.0, (0, 0, 0, 0)
     flat = [*cutmix[:1], *cutmix[1]] if _is_nested(cutmix) else cutmix
     if (
         not isinstance(flat, (list, tuple))
@@ -296,7 +423,7 @@ def _blend(mixup: Value, cutmix: Value) -> tuple[float, tuple[int, int, int, int
     if not (0 <= lam <= 1 and top <= bottom and left <= right):
         raise Refused("holds a mixing box that is none")
     # without height nothing was pasted, and the share would say that the two were blended
-    return float(lam) if top < bottom else 1.0, (top, left, bottom - top, right - left)
+    return blend, float(lam) if top < bottom else 1.0, (top, left, bottom - top, right - left)
 
 
 def _is_nested(cutmix: Value) -> bool:
@@ -307,7 +434,9 @@ def _is_nested(cutmix: Value) -> bool:
     )
 
 
-def _mixed(crops: Sequence[_Crop], image: int) -> dict[str, NDArray[Any]]:
+def _mixed(crops: Sequence[_Crop], image: int, *, blended: bool) -> dict[str, NDArray[Any]]:
+    """The fields of `schema.MIX_FIELDS`; `blended`: shares are mixup's, also of crops that were cut into."""
+    shares = [crop.blend if blended or not crop.pasted[2] else crop.share for crop in crops]
     return {
         "mix_image": np.array(
             [image if crop.partner is None else crop.partner for crop in crops], np.uint32
@@ -316,6 +445,6 @@ def _mixed(crops: Sequence[_Crop], image: int) -> dict[str, NDArray[Any]]:
         "mix_flip": np.array(
             [crop.partner_flip if crop.partner_box else crop.flip for crop in crops], np.uint8
         ),
-        "mix_share": np.array([crop.share for crop in crops], np.float32),
+        "mix_share": np.array(shares, np.float32),
         "mix_box": np.array([crop.pasted for crop in crops], np.uint16),
     }

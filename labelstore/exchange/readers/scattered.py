@@ -67,6 +67,8 @@ class Scattered:
     bad: Sequence[BadFile] = ()
     folder: Path | None = None
     shapes: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    rows: int = 0
+    """Rows of all pieces that were read."""
     _arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -140,6 +142,7 @@ class Scattered:
                 raise Refused(
                     f"has {name} of {dtype} {shape}, and the first file {self.shapes.get(name)}"
                 )
+        self.rows += len(images)
         known = np.flatnonzero(images >= 0)
         if len(images) and (images.max() >= len(self.images) or images.min() < -1):
             raise Refused(f"names image {images.max()}, and the folder has {len(self.images)}")
@@ -194,9 +197,17 @@ class Scattered:
                 f"{self.source}: holds no label of any image of {self.images.root}{first}"
             )
         m = self.num_crops or int(there.min())
-        left_out = int((there - np.minimum(there, m)).sum())
-        if left_out:
-            self.facts = {**self.facts, "crops_left_out": left_out}
+        kept = m * int((counts >= m).sum())
+        self.facts = {**self.facts, "rows": self.rows, "rows_left_out": self.rows - kept}
+        if self.rows > kept:
+            most_kept = max(
+                range(1, int(there.max()) + 1), key=lambda n: n * int((counts >= n).sum())
+            )
+            self.facts = {
+                **self.facts,
+                "crops_of_an_image": [int(counts.min()), int(counts.max())],
+                "num_crops_that_keeps_most": most_kept,
+            }
         self.contents = replace(self.contents, num_crops=m)
 
     def _keep_sizes(self) -> None:

@@ -2,8 +2,12 @@
 epoch.
 
 Line i of the keys is whose record i is: 4 bytes seed (int32), K classes (int16), K probabilities (float16, softmax,
-descending), little-endian. A key is an image's file name, or its place in the data set. Boxes are not kept, but follow
-from the seed: the crop is the first thing that is drawn, by numpy's PCG64(seed), u_0, u_1, ... uniform in [0, 1):
+descending), little-endian. A key is an image's file name (ImageNet-22k), or its position in the data set that the run
+opened: timm's reader of `train.tar` (order `natural`), or torchvision's of a folder (`folder`). Nothing in the files
+tells these apart: a shuffle stays within a class, and boxes fit any image.
+
+Boxes are not kept, but follow from the seed: the crop is the first thing that is drawn, by numpy's PCG64(seed), u_0,
+u_1, ... uniform in [0, 1):
 
     up to ten times: area = (s_0 + u (s_1 - s_0)) H W;  ratio = exp(log r_0 + u (log r_1 - log r_0));
                      w = round(sqrt(area ratio));  h = round(sqrt(area / ratio));
@@ -18,7 +22,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +32,9 @@ from numpy.typing import NDArray
 
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
+from labelstore.exchange.readers.image_orders import check_count, rows_by_name
 from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
+from labelstore.exchange.readers.order_choice import Chosen, positions_of
 from labelstore.exchange.readers.scattered import Piece, Scattered
 from labelstore.exchange.source import Stated
 from labelstore.images import ImageSource
@@ -53,6 +59,7 @@ def open_tinyvit(source: Path, images: ImageSource, stated: Stated) -> Scattered
     )
     if stated.num_crops is not None and stated.num_crops > len(folders):
         raise UsageError(f"--num-crops {stated.num_crops}: these files hold {len(folders)} epochs")
+    keys = _Keys.of(source, folders, images, stated)
     pieces = [path for folder in folders for path in sorted(folder.glob("rank*-values.bin"))]
     if not pieces:
         raise RejectedInput(f"{folders[0]} holds no file rank0-values.bin")
@@ -60,7 +67,7 @@ def open_tinyvit(source: Path, images: ImageSource, stated: Stated) -> Scattered
         source=source,
         images=images,
         pieces=pieces,
-        read_piece=_Reader(pieces, folders, k, _rows_by_name(images)),
+        read_piece=_Reader(pieces, folders, k, keys),
         most=len(folders),
         finish=_Finish(
             k=k,
@@ -81,7 +88,7 @@ def open_tinyvit(source: Path, images: ImageSource, stated: Stated) -> Scattered
         ),
         num_crops=stated.num_crops,
         lost=LOST,
-        facts={"epochs": len(folders)},
+        facts={"epochs": len(folders), **({} if keys.chosen is None else keys.chosen.to_record())},
     )
 
 
@@ -125,16 +132,11 @@ class _Reader:
     paths: list[Path]
     folders: list[Path]
     k: int
-    rows: Mapping[str, int]
+    keys: _Keys
 
     def __call__(self, number: int) -> Piece:
         path = self.paths[number]
-        keys_path = path.with_name(path.name.replace("-values.bin", "-keys.txt"))
-        with named(keys_path):
-            try:
-                keys = read_bytes(keys_path, MAX_KEYS_BYTES).decode("utf-8").splitlines()
-            except UnicodeDecodeError:
-                raise Refused("is no text") from None
+        keys = _read_keys(path)
         data = read_bytes(path, MAX_VALUES_BYTES)
         size = 4 + 4 * self.k
         if len(data) != size * len(keys):
@@ -142,7 +144,7 @@ class _Reader:
         records = np.frombuffer(data, np.uint8).reshape(-1, size)
         ids, probs = records[:, 4 : 4 + 2 * self.k], records[:, 4 + 2 * self.k :]
         # an image that is a multiple of the ranks' share short is labelled twice in an epoch: the first counts
-        images = np.array([self.rows.get(key.strip(), -1) for key in keys], np.int64)
+        images = np.array([self.keys.rows.get(key, -1) for key in keys], np.int64)
         _, first = np.unique(images, return_index=True)
         again = np.ones(len(images), bool)
         again[first] = False
@@ -203,17 +205,47 @@ def _epochs(source: Path) -> tuple[list[Path], int]:
     return [path for _, _, path in found], kept.pop()
 
 
-def _rows_by_name(images: ImageSource) -> dict[str, int]:
-    """Image rows by whatever a key may be: place, key, file name, each with and without the ending."""
-    found: dict[str, int] = {}
-    names: dict[str, int] = {}
-    for row, key in enumerate(images.keys):
-        for name in {
-            key,
-            key.rpartition("/")[2],
-            key.rpartition(".")[0],
-            key.rpartition("/")[2].rpartition(".")[0],
-        }:
-            names[name] = -1 if name in names else row  # several images: none
-        found[str(row)] = row
-    return {**{name: row for name, row in names.items() if row >= 0}, **found}
+def _read_keys(values: Path) -> list[str]:
+    """Keys of the records in a file of values."""
+    path = values.with_name(values.name.replace("-values.bin", "-keys.txt"))
+    with named(path):
+        try:
+            text = read_bytes(path, MAX_KEYS_BYTES).decode("utf-8")
+        except UnicodeDecodeError:
+            raise Refused("is no text") from None
+    return [key.strip() for key in text.splitlines()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Keys:
+    """Image row of each key."""
+
+    rows: Mapping[str, int]
+    chosen: Chosen | None
+    """Order of the data set; None where keys are names."""
+
+    @classmethod
+    def of(
+        cls, source: Path, folders: Sequence[Path], images: ImageSource, stated: Stated
+    ) -> _Keys:
+        """Rows by the keys of the first epoch: positions if all are numbers, otherwise names."""
+        keys: set[str] = set()
+        for path in sorted(folders[0].glob("rank*-values.bin")):
+            keys.update(_read_keys(path))
+        if not all(re.fullmatch(r"[0-9]{1,18}", key) for key in keys):
+            if stated.order is not None:
+                raise UsageError(
+                    f"order {stated.order[:100]}: keys of {source} are names of images; leave it out"
+                )
+            return cls(rows=rows_by_name(images), chosen=None)
+        order, chosen = positions_of(
+            source,
+            images,
+            stated,
+            lambda order: (),
+            question="keys are positions in the data set that the run opened",
+            names=("folder", "natural"),
+            complete=True,
+        )
+        check_count(1 + max(map(int, keys)), "keys are positions among", images, order, source)
+        return cls(rows={str(at): row for at, row in enumerate(order.tolist())}, chosen=chosen)

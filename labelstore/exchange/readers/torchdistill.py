@@ -1,8 +1,8 @@
 """torchdistill's cache of a teacher's outputs (up to 1.1.4): `SOURCE/LAST4/INDEX.pt`, one file per image.
 
-A dictionary with `teacher_outputs`, float32 (C,) before softmax, or what stands for them in the run's
-configuration. INDEX has at least four digits, LAST4 are its last. The crop is not kept: what the teacher saw is
-the user's to say.
+A dictionary with `teacher_outputs`, float32 (C,) before softmax, or what stands for them in the run's configuration.
+INDEX is the image's position in the data set of the run; it has at least four digits, LAST4 are its last. Neither the
+order of the data set nor the crop that the teacher saw is kept: both must be stated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from labelstore.errors import RejectedInput
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.readers.boxes import whole_image
 from labelstore.exchange.readers.image_files import ImageFiles, files_without_image, first_contents
+from labelstore.exchange.readers.image_orders import check_positions, files_of_positions
 from labelstore.exchange.readers.label_values import finite
+from labelstore.exchange.readers.order_choice import positions_of
 from labelstore.exchange.source import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import array_of, kind_of
@@ -45,16 +47,28 @@ def open_torchdistill(source: Path, images: ImageSource, stated: Stated) -> Imag
     )
     if not source.is_dir():
         raise RejectedInput(f"{source} is not a folder: give the folder of the cache")
-    names = [cache_file(row) for row in range(len(images))]
+    order, chosen = positions_of(
+        source,
+        images,
+        stated,
+        lambda order: (),
+        question="an image's INDEX is its position in the data set of the run",
+    )
+    names = files_of_positions(order, len(images), cache_file)
     contents = first_contents(source, names, _look)
     assert contents.num_classes is not None
+    unmatched = files_without_image(source, [*names], ".pt")
+    check_positions(
+        [Path(name).name.removesuffix(".pt") for name in unmatched], source, images, order
+    )
     return ImageFiles(
         folder=source,
         names=names,
         contents=contents,
         parse=_CacheFile(contents.num_classes),
-        unmatched=files_without_image(source, names, ".pt"),
+        unmatched=unmatched,
         lost=LOST,
+        facts=chosen.to_record(),
     )
 
 

@@ -76,6 +76,8 @@ def _labels(
         and codec.takes == "probabilities"
         and at == labels.temperature
     )
+    # an image's tail is no probability of the crop: such labels are exported as they are recovered
+    as_stored &= not getattr(codec, "tail_classes", 0)
     if export.kept is None:
         if as_stored:
             return np.asarray(group.read(block, columns, "probability")[inside, within])

@@ -37,7 +37,11 @@ LAYOUT = "labelstore-hdf5/1"
 _MIXING = {
     "mix_from": ("<u2", (4,), "box of the other crop, pixels of its image"),
     "mix_flip": ("u1", (), "1: the other crop was mirrored"),
-    "mix_share": ("<f4", (), "share of this crop; 1: not mixed"),
+    "mix_share": (
+        "<f4",
+        (),
+        "share of this crop; 1: not mixed. Law imported/2 of crop_plan: outside of mix_box",
+    ),
     "mix_box": (
         "<u2",
         (4,),

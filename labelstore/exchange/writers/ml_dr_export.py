@@ -16,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs.base import TopK
+from labelstore.cropping.crop_plan import is_blended
 from labelstore.errors import UsageError
 from labelstore.exchange.exported import Export, ExportedBlock, Writer
+from labelstore.exchange.readers.image_orders import folder_order_of
 from labelstore.exchange.readers.ml_dr import CONFIG, ENDING
 from labelstore.exchange.writers.torch_files import save_torch
+from labelstore.store import Store
 
 _PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
@@ -39,7 +42,8 @@ class MlDrWriter(Writer):
                 f"derive them with `labelstore variants --compression ms --k {min(10, labels.num_classes - 1)}`"
             )
         self.folder, self.export = place, export
-        self._place = np.cumsum(~labels.store.free) - 1
+        self._place = _positions(labels.store)
+        self._side = labels.store.teacher(labels.row.teacher).input_size
 
     def write(self, block: ExportedBlock) -> int:
         """One file per image."""
@@ -84,12 +88,15 @@ class MlDrWriter(Writer):
         top, left, height, width = mixed["mix_box"][crop].tolist()
         if share == 1 and not height and (partner, theirs, their_flip) == (row, box, flip):
             return [None, box, flip, None, None]
-        pasted = [share, top, left, top + height, left + width] if height else None
+        blended = is_blended(self.export.labels.plan.parameters)
+        # where shares are mixup's, cutmix's follows from the box
+        area = 1 - height * width / self._side**2 if blended else share
+        pasted = [area, top, left, top + height, left + width] if height else None
         return [
             int(self._place[partner]),
             [box, theirs],
             [flip, their_flip],
-            None if pasted else share,
+            share if (share < 1 if blended else not pasted) else None,
             pasted,
         ]
 
@@ -110,6 +117,7 @@ class MlDrWriter(Writer):
             augmentation["mixup"] = {"enable": True, "alpha": 1.0, "p": 0.5}
             augmentation["cutmix"] = {"enable": True, "alpha": 1.0, "p": 0.5}
         return {
+            "dataset": "imagenet",  # any ImageFolder, whose order the indices are in
             "num_classes": labels.num_classes,
             "teacher": {"name": teacher.architecture},
             "reinforce": {
@@ -120,3 +128,14 @@ class MlDrWriter(Writer):
                 "image_augmentation": augmentation,
             },
         }
+
+
+def _positions(store: Store) -> NDArray[np.int64]:
+    """Per row the position of its image in torchvision's order; -1 for a row without an image."""
+    rows = np.flatnonzero(~store.free)
+    columns, names = store.image_columns, store.class_names
+    keys = [str(key) for key in columns["key"][rows]]
+    order = folder_order_of(keys, [names[number] for number in columns["class_id"][rows]])
+    positions = np.full(store.num_rows, -1, np.int64)
+    positions[rows[order]] = np.arange(len(rows))
+    return positions

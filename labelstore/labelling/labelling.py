@@ -1,0 +1,255 @@
+"""A teacher that is ready to label the crops of a data set, checked once; `create`, `repair` and `audit` use it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from labelstore.catalogue.records import LabelSetRow, PlanRow
+from labelstore.codecs.base import LabelCodec
+from labelstore.cropping.crop_augmentation import planned_augmentation
+from labelstore.errors import UsageError
+from labelstore.images import ImageSource
+from labelstore.labelling.crop_batches import ImageJob, OpenedImage, TeacherBatch, TeacherBatches
+from labelstore.labelling.device_crops import check_crop_device
+from labelstore.labelling.image_block import Stopwatch
+from labelstore.labelling.label_facts import LabelFacts, facts_for, with_lost_mass
+from labelstore.labelling.mixed_crops import mixed_crops
+from labelstore.labelling.options import GenerationOptions
+from labelstore.labelling.output_names import with_output_names
+from labelstore.labelling.whole_images import WholeImages
+from labelstore.store import Store
+from labelstore.teachers.dense_head import with_dense_head
+from labelstore.teachers.labeller import Labeller
+from labelstore.teachers.teacher import Teacher
+from labelstore.teachers.teacher_check import TeacherCheck, TeacherEvaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledCrops:
+    """Labels of crops [first, last) of one image, by the name that the labeller gives them, (m, ...)."""
+
+    opened: OpenedImage
+    first: int
+    last: int
+    labels: dict[str, NDArray[Any]]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """Teacher, codec and circumstances of a label set, in agreement with each other."""
+
+    teacher: Teacher
+    """With a dense head where the codec keeps maps."""
+    classifier: Teacher
+    """As it was loaded."""
+    codec: LabelCodec
+    labeller: Labeller
+    facts: LabelFacts
+    num_classes: int
+    options: GenerationOptions
+    images: ImageSource
+
+    @classmethod
+    def of(
+        cls,
+        teacher: Teacher,
+        codec: LabelCodec,
+        options: GenerationOptions,
+        images: ImageSource,
+        *,
+        store: Store | None = None,
+        row: LabelSetRow | None = None,
+    ) -> Labelling:
+        """Check that they fit together (UsageError, RejectedInput), and put the teacher on its device.
+
+        `store` is where the labels go, None where it is not made yet; `row` is the label set that is to go on.
+        What the options do not say is as recorded there.
+        """
+        if codec.takes != "probabilities" and options.temperature != 1:
+            raise UsageError(
+                f"temperature {options.temperature} with {codec.name} labels: they are outputs before softmax, and a "
+                "run chooses its own temperature; leave it out"
+            )
+        teacher = with_output_names(teacher, options.class_names, options.class_map)
+        facts = facts_for(
+            store,
+            row,
+            teacher,
+            codec,
+            images=images,
+            class_map=options.class_map,
+            classes=options.classes,
+            autocast=options.autocast,
+            crop_device=options.crop_device,
+            compile_teacher=options.compile_teacher,
+        )
+        check_crop_device(facts.crop_device, teacher.row.interpolation)
+        num_classes = teacher.row.num_classes if facts.outputs is None else len(facts.outputs)
+        classifier = teacher
+        teacher, codec = with_dense_head(teacher, codec)
+        codec.fields(num_classes)  # K > C and the like
+        return cls(
+            teacher=teacher,
+            classifier=classifier,
+            codec=codec,
+            labeller=_labeller(teacher, codec.kept(num_classes), codec, facts, options),
+            facts=facts,
+            num_classes=num_classes,
+            options=options,
+            images=images,
+        )
+
+    @property
+    def name(self) -> str:
+        """Of the label set."""
+        return self.options.name or self.teacher.row.name
+
+    @property
+    def threads(self) -> int:
+        """That decode and crop."""
+        return self.options.workers or default_workers()
+
+    @property
+    def crop_device(self) -> torch.device | None:
+        """Where crops are made; None: on the CPU."""
+        return None if self.facts.crop_device == "cpu" else self.labeller.device
+
+    def with_lost_mass(self, note: Callable[[str], None]) -> Labelling:
+        """The same with what its class map leaves out, measured on centre crops and noted, in the facts.
+
+        RejectedInput where that is too much and `allow_lost_mass` does not take it.
+        """
+        settings = {
+            "device": self.options.device or default_device(),
+            "autocast": self.facts.autocast,
+            "temperature": self.options.temperature,
+        }
+        facts = with_lost_mass(
+            self.facts,
+            self.classifier,
+            self.images,
+            settings,
+            allowed=self.options.allow_lost_mass,
+            skip_bad=self.options.skip_bad,
+            workers=self.threads,
+            note=note,
+        )
+        return replace(self, facts=facts)
+
+    def measured(
+        self,
+        check: TeacherCheck,
+        classes: tuple[str, ...],
+        known: TeacherEvaluation | None,
+        note: Callable[[str], None],
+    ) -> TeacherEvaluation:
+        """The classifier's top-1; `known` where the store has it. RejectedInput where it is not the expected one."""
+        if known is not None:
+            check.judge(self.classifier, known)
+            return known
+        labeller = self.labeller
+        if self.teacher is not self.classifier:
+            labeller = _labeller(self.classifier, None, self.codec, self.facts, self.options)
+        return check.run(self.classifier, labeller, classes, workers=self.threads, note=note)
+
+    def label(
+        self,
+        store: Store,
+        plan: PlanRow,
+        jobs: Iterable[ImageJob],
+        *,
+        num_crops: int,
+        check: Callable[[OpenedImage], None],
+        most_ahead: int | None = None,
+    ) -> Generator[list[LabelledCrops], None, None]:
+        """The crops of a batch with their labels, while the teacher is at the next batch; arguments of
+        `TeacherBatches`.
+        """
+        batches = TeacherBatches(
+            jobs,
+            WholeImages() if self.codec.takes == "map" else store.planned_crops(plan),
+            num_crops=num_crops,
+            batch_size=self.options.batch_size,
+            input_size=self.teacher.row.input_size,
+            interpolation=self.teacher.row.interpolation,
+            workers=self.threads,
+            check=check,
+            pin_memory=self.labeller.device.type == "cuda",
+            crop_device=self.crop_device,
+            most_ahead=most_ahead,
+            augmentation=planned_augmentation(plan.parameters),
+            mixed=mixed_crops(store, plan, self.images),
+        )
+        watch = Stopwatch()
+        with (
+            closing(iter(batches)) as ready,
+            ThreadPoolExecutor(1, thread_name_prefix="teacher") as teacher,
+        ):
+            behind: tuple[TeacherBatch, Future[dict[str, NDArray[Any]]]] | None = None
+            for batch in ready:
+                labels = teacher.submit(self.labeller, batch.pixels[: batch.size])
+                if behind is not None:
+                    yield _labelled(behind[0], behind[1].result(), watch.lap())
+                behind = batch, labels
+            if behind is not None:
+                yield _labelled(behind[0], behind[1].result(), watch.lap())
+
+
+def _labelled(
+    batch: TeacherBatch, labels: dict[str, NDArray[Any]], seconds: float
+) -> list[LabelledCrops]:
+    """A batch by images; its seconds are shared by its crops."""
+    found = []
+    for segment in batch.segments:
+        count = segment.last - segment.first
+        part = slice(segment.at, segment.at + count)
+        found.append(
+            LabelledCrops(
+                opened=segment.opened.result(),
+                first=segment.first,
+                last=segment.last,
+                labels={name: array[part] for name, array in labels.items()},
+                seconds=seconds * count / batch.size,
+            )
+        )
+    return found
+
+
+def _labeller(
+    teacher: Teacher,
+    kept: int | None,
+    codec: LabelCodec,
+    facts: LabelFacts,
+    options: GenerationOptions,
+) -> Labeller:
+    return Labeller(
+        teacher,
+        kept,
+        device=options.device or default_device(),
+        autocast=facts.autocast,
+        temperature=options.temperature,
+        class_map=facts.outputs,
+        compile_teacher=facts.compile,
+        takes=codec.takes,
+    )
+
+
+def default_device() -> str:
+    """Cuda where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_workers() -> int:
+    """Decoding threads of one process: one per core, at most 16; processes that torchrun started share the cores."""
+    together = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    share = int(together) if together.isdecimal() and int(together) > 0 else 1
+    return max(1, min(16, (os.cpu_count() or 1) // share))

@@ -1,0 +1,90 @@
+"""The labels of one pass as batches take them from the planes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.codecs.base import SparseLabels
+from trainer.loader.planes import Records, as_bytes, labels_of
+from trainer.loader.tails import TailFiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassLabels:
+    """Labels, boxes and flips of one pass: m crops of n images."""
+
+    images: NDArray[np.int64]
+    """(n,) image rows of the store, or of the folder; the others have no crop to draw."""
+    num_classes: int
+    planes: tuple[Records, ...]
+    """m planes of (n,) records."""
+    tails: TailFiles | None = None
+    """What spreads the tails of the records' labels, where they do not say it themselves."""
+
+    @property
+    def crops_per_image(self) -> int:
+        """m."""
+        return len(self.planes)
+
+    def take(self, indices: NDArray[np.intp] | slice = slice(None)) -> Records:
+        """Records (b, m) of b images, as indices into `images`: a copy."""
+        planes = self._opaque
+        if not isinstance(indices, slice):
+            # "clip" spares NumPy a copy that it keeps for when an index is outside
+            _check_inside(indices, len(planes[0]))
+            chosen = [np.take(plane, indices, mode="clip") for plane in planes]
+        else:
+            chosen = [plane[indices] for plane in planes]
+        records = np.empty((len(chosen[0]), len(chosen)), self.planes[0].dtype)
+        opaque = as_bytes(records)
+        for nth, column in enumerate(chosen):
+            opaque[:, nth] = column
+        return records
+
+    @cached_property
+    def _opaque(self) -> tuple[NDArray[Any], ...]:
+        # plain arrays over the same memory: NumPy's maps are slow to index
+        return tuple(as_bytes(np.asarray(plane)) for plane in self.planes)
+
+    @property
+    def crops(self) -> NDArray[np.uint32]:
+        """(n, m) crop numbers."""
+        return self._field("crop")
+
+    @property
+    def boxes(self) -> NDArray[np.uint16]:
+        """(n, m, 4) top, left, height, width in pixels."""
+        return self._field("box")
+
+    @property
+    def flips(self) -> NDArray[np.bool_]:
+        """(n, m)."""
+        return self._field("flip")
+
+    @property
+    def regions(self) -> NDArray[np.uint8]:
+        """(n, m) region codes; IMPORTANT everywhere without a mask."""
+        return self._field("region")
+
+    @property
+    def labels(self) -> SparseLabels:
+        """(n, m, K) final labels: re-tempered, and calibrated where a mask says so."""
+        return self.labels_of(self.take(), np.arange(len(self.images)))
+
+    def labels_of(self, records: Records, indices: NDArray[np.intp]) -> SparseLabels:
+        """Final labels (b, m, K) of the records (b, m) of b images; with a tail of the image (b, m, K + L)."""
+        labels = labels_of(records, self.num_classes)
+        return labels if self.tails is None else self.tails.listed(labels, records, indices)
+
+    def _field(self, name: str) -> NDArray[Any]:
+        return np.stack([plane[name] for plane in self.planes], axis=1)
+
+
+def _check_inside(indices: NDArray[np.intp], count: int) -> None:
+    if len(indices) and not (indices.min() >= 0 and indices.max() < count):
+        raise IndexError(f"image {indices.max()} of {count}")
