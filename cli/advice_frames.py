@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def choice_rows(found: Advice, *, hardest: int) -> pd.DataFrame:
     """One row per choice: thresholds, crops and shares of the labelled crops as numbers."""
+    regions = ("too_hard", "hard", "important", "too_easy", "usable")
     rows = []
     for choice in found.choices:
         rule, counts = choice.rule, choice.counts
@@ -24,15 +25,9 @@ def choice_rows(found: Advice, *, hardest: int) -> pd.DataFrame:
         rows.append(
             {
                 "choice": choice.title,
-                "low": rule.low,
-                "middle": rule.middle,
-                "top": rule.top,
+                **{name: getattr(rule, name) for name in ("low", "middle", "top")},
                 "crops": counts.num_crops,
-                "too_hard": counts.too_hard,
-                "hard": counts.hard,
-                "important": counts.important,
-                "too_easy": counts.too_easy,
-                "usable": counts.usable,
+                **{name: getattr(counts, name) for name in regions},
                 "discarded_share": counts.share(counts.too_hard + counts.too_easy),
                 "calibrated_share": counts.share(counts.hard),
                 "kept_share": counts.share(counts.important),

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from cli.output import plain, print_table, say
+from cli.output import drawn, plain, print_table, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,28 +183,22 @@ def _md_row(cells: list[str]) -> str:
 
 
 def _print_rows(reader: pa.RecordBatchReader, title: str) -> int:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title) if title else None)
-    for field in reader.schema:
-        table.add_column(Text(field.name), justify="right" if _is_number(field.type) else "left")
-    rows = 0
+    rows: list[list[str]] = []
+    # one row more than is shown says that there are more
     for batch in reader:
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            if rows == TABLE_ROWS:
-                break
-            table.add_row(*(Text(_cell(value)) for value in row))
-            rows += 1
-        else:
-            continue
-        break
-    else:
-        print_table(table)
-        return rows
+        columns = (
+            column.to_pylist() for column in batch.slice(0, TABLE_ROWS + 1 - len(rows)).columns
+        )
+        rows += [[_cell(value) for value in row] for row in zip(*columns, strict=True)]
+        if len(rows) > TABLE_ROWS:
+            break
+    table = drawn(title or None, reader.schema.names, rows[:TABLE_ROWS], left=0)
+    for column, field in zip(table.columns, reader.schema, strict=True):
+        column.justify = "right" if _is_number(field.type) else "left"
     print_table(table)
-    say(f"the first {TABLE_ROWS} rows: --format csv, json or --out FILE gives all")
-    return rows
+    if len(rows) > TABLE_ROWS:
+        say(f"the first {TABLE_ROWS} rows: --format csv, json or --out FILE gives all")
+    return min(len(rows), TABLE_ROWS)
 
 
 def _is_number(kind: Any) -> bool:  # noqa: ANN401 - pyarrow's types have no stubs

@@ -6,10 +6,13 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PIPE_WIDTH = 200
 """Columns of a table that is written to a file or a pipe: no line is folded."""
@@ -45,6 +48,40 @@ def print_table(renderable: object) -> None:
         for part in console.render(renderable)  # type: ignore[arg-type]  # rich has no name for what it draws
     ]
     console.print(Segments(drawn), end="")
+
+
+def drawn(
+    title: str | None,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: int = 1,
+    caption: str | None = None,
+    dim: Collection[str] = (),
+) -> Table:
+    """A table for people: the first `left` columns are text, the others numbers. No cell is read as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=None if title is None else Text(title), caption=caption)
+    for at, name in enumerate(columns):
+        table.add_column(
+            Text(name),
+            justify="left" if at < left else "right",
+            style="dim" if name in dim else "",
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def number(value: float | None, form: str = ".4f", end: str = "") -> str:
+    """A number in a table; "-" where there is none.
+
+    >>> number(0.5), number(None), number(2, ".1f", "x")
+    ('0.5000', '-', '2.0x')
+    """
+    return "-" if value is None else f"{value:{form}}{end}"
 
 
 def visible(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from labelstore.analysis.disagreement import Disagreements
+    from labelstore.analysis.comparison import Comparisons
     from labelstore.analysis.histogram import Histogram
     from labelstore.analysis.profile import Profile
 
@@ -27,27 +27,20 @@ def histogram_rows(found: Sequence[Histogram]) -> pd.DataFrame:
 
 def measure_rows(found: Sequence[Profile]) -> pd.DataFrame:
     """One row per label set and figure: mean, standard deviation, least, most; of a share only its mean."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for profile in found:
+        for measure in profile.measures:
+            figures = asdict(measure)
+            del figures["edges"], figures["counts"]
+            rows.append({"label_set": profile.label_set, "measure": figures.pop("name"), **figures})
         rows += [
             {
                 "label_set": profile.label_set,
-                "measure": measure.name,
-                "crops": measure.crops,
-                "mean": measure.mean,
-                "std": measure.std,
-                "least": measure.least,
-                "most": measure.most,
+                "measure": name,
+                "crops": profile.crops,
+                "mean": getattr(profile, name),
             }
-            for measure in profile.measures
-        ]
-        rows += [
-            {"label_set": profile.label_set, "measure": name, "crops": profile.crops, "mean": share}
-            for name, share in (
-                ("top1", profile.top1),
-                ("top5", profile.top5),
-                ("flip_rate", profile.flip_rate),
-            )
+            for name in ("top1", "top5", "flip_rate")
         ]
     return pd.DataFrame(rows)
 
@@ -63,20 +56,13 @@ def class_rows(found: Sequence[Profile]) -> pd.DataFrame:
     )
 
 
-def pair_rows(found: Disagreements) -> pd.DataFrame:
-    """One row per pair of label sets."""
-    names = ("first", "second")
-    return pd.DataFrame(
-        [
-            {
-                **dict(zip(names, pair.label_sets, strict=True)),
-                **{f"{n}_teacher": t for n, t in zip(names, pair.teachers, strict=True)},
-                **{
-                    name: value
-                    for name, value in asdict(pair).items()
-                    if name not in ("label_sets", "teachers")
-                },
-            }
-            for pair in found.pairs
-        ]
-    )
+def pair_rows(found: Comparisons) -> pd.DataFrame:
+    """One row per pair of label sets: the two names and teachers first, then every measure."""
+    rows = []
+    for pair in found.pairs:
+        record = asdict(pair)
+        first, second = record.pop("label_sets")
+        own, other = record.pop("teachers")
+        names = {"first": first, "second": second, "first_teacher": own, "second_teacher": other}
+        rows.append(names | record)
+    return pd.DataFrame(rows)

@@ -96,12 +96,15 @@ def advise(
         to_read = form in ("table", "md")
         frame = (shown_rows if to_read else choice_rows)(found, hardest=hardest)
     write_rows(
-        frame_reader(frame), form, out, title=f"{found.label_set}: what each choice would do"
+        frame_reader(frame),
+        form,
+        out,
+        title=f"{found.preview.label_set}: what each choice would do",
     )
     if shown is not None:
         title = f"crops under {found.choices[0].title}"
         write_rows(frame_reader(shown), "table" if out else form, None, title=title)
-    if not found.is_complete:
+    if not found.preview.is_complete:
         say("unfinished label set: only committed crops are counted")
 
 

@@ -83,7 +83,7 @@ def calibrate(
     """
     import labelstore
     from labelstore.blocks.block_map import block_map
-    from labelstore.calibration import preview, rule_from_record, usual_choices
+    from labelstore.calibration import preview, preview_of, usual_choices
 
     rule = _rule(low, middle, top, quantiles, criterion, epsilon)
     if update:
@@ -108,8 +108,7 @@ def calibrate(
             mask = labelstore.calibrate(
                 labels, rule, name=name, map_blocks=map_blocks, progress=progress
             )
-        settled = rule_from_record(mask.row.rule)
-        counted = preview(labels, {name: settled}, map_blocks=map_blocks)
+        counted = preview_of(labels, mask, map_blocks=map_blocks)
     _show(counted, json=json, title=f"what mask {name} does", store=store, mask=name)
     say_mask(counted, name, store)
 
@@ -142,11 +141,15 @@ def _update(
         mask = opened.mask(name)
         given = None if label_set is None else opened.label_set(label_set)
         labels = calibration.check_update(opened, name, given)
-        settled = calibration.rule_from_record(mask.row.rule)
-        if not dry_run:
+        if dry_run:
+            settled = calibration.rule_from_record(mask.row.rule)
+            counted = calibration.preview(labels, {name: settled}, map_blocks=map_blocks)
+        else:
             with Progress("mask", "crops") as progress:
-                calibration.update(opened, name, given, map_blocks=map_blocks, progress=progress)
-        counted = calibration.preview(labels, {name: settled}, map_blocks=map_blocks)
+                extended = calibration.update(
+                    opened, name, given, map_blocks=map_blocks, progress=progress
+                )
+            counted = calibration.preview_of(labels, extended, map_blocks=map_blocks)
     would = "would do" if dry_run else "does"
     _show(counted, json=json, title=f"what mask {name} {would}", store=store, mask=name)
     did = "would cover" if dry_run else "covers"

@@ -38,15 +38,17 @@ def mask(
     Train with it as with a mask of `labelstore calibrate`, which also extends it after `grow`: --update --name NAME.
     """
     import labelstore
-    from labelstore.calibration import RegionQuery, preview
+    from labelstore.calibration import RegionQuery, preview, preview_of
 
     rule = RegionQuery(discard=discard, harden=harden, epsilon=epsilon)
     with labelstore.open(store, readonly=dry_run) as opened:
         labels = opened.label_set(label_set)
-        if not dry_run:
+        if dry_run:
+            counted = preview(labels, {name: rule})
+        else:
             with Progress("mask", "crops") as progress:
-                labelstore.calibrate(labels, rule, name=name, progress=progress)
-        counted = preview(labels, {name: rule})
+                made = labelstore.calibrate(labels, rule, name=name, progress=progress)
+            counted = preview_of(labels, made)
     if json:
         print_json({"store": store, "mask": name, "dry_run": dry_run} | counted.to_record())
     else:

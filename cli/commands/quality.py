@@ -38,12 +38,13 @@ def quality(
     import pandas as pd
 
     import labelstore
-    from labelstore.analysis.distances import distances
+    from labelstore.analysis.comparison import compare
 
     form = chosen_format(format, out, json=json)
     with labelstore.open(store, readonly=True) as opened:
         names = opened.label_sets if label_set is None else label_set.split(",")
-        found = distances([opened.label_set(name.strip()) for name in names], share=sample)
+        label_sets = [opened.label_set(name.strip()) for name in names]
+        found = compare(label_sets, ground_truth=True, js=False, share=sample)
     if json:
         classes = {"classes": found.by_class().to_dict("records")} if per_class else {}
         print_json({"store": store} | found.to_record() | classes)

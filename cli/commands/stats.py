@@ -74,7 +74,7 @@ def stats(
     """
     import labelstore
     from labelstore.analysis.codec_sizes import codec_table
-    from labelstore.analysis.disagreement import disagreements
+    from labelstore.analysis.comparison import compare_all
     from labelstore.analysis.disk import storage as bytes_on_disk
     from labelstore.analysis.histogram import histogram as count_bins
     from labelstore.analysis.profile import profile as measure_crops
@@ -109,7 +109,7 @@ def stats(
             if everything or per_class
         ]
         compared = (
-            disagreements(opened, label_set=label_set, share=sample, map_blocks=map_blocks)
+            compare_all(opened, label_set=label_set, share=sample, map_blocks=map_blocks)
             if disagreement
             else None
         )
@@ -139,23 +139,17 @@ def stats(
             frame = class_rows(profiles) if per_class else measure_rows(profiles)
         write_rows(frame_reader(frame), form, out)
         return
-    from cli.render_stats import render_histogram, render_storage, render_summary
+    from cli import render_stats
 
     for summary, histogram in found:
-        print_table(render_summary(summary))
-        print_table(render_histogram(histogram))
+        print_table(render_stats.render_summary(summary))
+        print_table(render_stats.render_histogram(histogram))
     for profile in profiles:
-        from cli.render_profile import render_classes, render_profile
-
-        print_table(render_profile(profile))
+        print_table(render_stats.render_profile(profile))
         if per_class:
-            print_table(render_classes(profile))
+            print_table(render_stats.render_classes(profile))
     if compared is not None:
-        from cli.render_disagreement import render_disagreements
-
-        print_table(render_disagreements(compared))
-    print_table(render_storage(weights))
+        print_table(render_stats.render_disagreements(compared))
+    print_table(render_stats.render_storage(weights))
     if codecs is not None:
-        from cli.render_codec_sizes import render_codec_table
-
-        print_table(render_codec_table(codecs))
+        print_table(render_stats.render_codec_table(codecs))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -71,7 +70,7 @@ def variants(
     KL is KL(source || new labels) in nats, read back from what was written. Run again, it adds what is missing.
     """
     import labelstore
-    from labelstore.analysis.variant_cost import variant_cost
+    from labelstore.analysis.comparison import compare
     from labelstore.blocks.block_map import block_map
     from labelstore.labelling.variant_choice import (
         check_derivable,
@@ -107,28 +106,38 @@ def variants(
                 variant = labelstore.derive(
                     labels, codec, name=chosen, map_blocks=map_blocks, progress=progress
                 )
-            cost = variant_cost(labels, variant, map_blocks=map_blocks)
+            (cost,) = compare([labels, variant], js=False, map_blocks=map_blocks).pairs
         written = opened.catalogue.ledger.counts()
         sizes = {
             which: written.get(f"labels/{which}", (0, 0))[1] for which in (chosen, labels.name)
         }
         is_complete = variant.is_complete
         record["codec"] = variant.codec.to_record()
+    kl = {
+        "mean": cost.kl,
+        "p99": cost.kl_p99,
+        "worst": cost.kl_worst,
+        "num_crops": cost.num_crops,
+    }
     if json:
         print_json(
             record
-            | {"kl": asdict(cost), "is_complete": is_complete}
+            | {"kl": kl, "is_complete": is_complete}
             | {"bytes": sizes[chosen], "source_bytes": sizes[record["from"]]}
         )
     else:
         print_fields(
             {
                 "label set": f"{chosen} ({codec_words(codec)}) from {record['from']}",
-                "KL(source || new) mean": f"{cost.mean:.3g} nats over {cost.num_crops:,} crops",
-                "KL(source || new) 99th percentile": f"{cost.p99:.3g} nats",
-                "KL(source || new) worst": f"{cost.worst:.3g} nats",
+                "KL(source || new) mean": f"{_nats(cost.kl)} over {cost.num_crops:,} crops",
+                "KL(source || new) 99th percentile": _nats(cost.kl_p99),
+                "KL(source || new) worst": _nats(cost.kl_worst),
                 "size": f"{sizes[chosen] / 1e6:,.1f} MB, {sizes[record['from']] / 1e6:,.1f} MB before",
             }
         )
     if not is_complete:
         say(f"{record['from']} is not complete: finish it, then run this again for the rest")
+
+
+def _nats(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g} nats"

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.analysis.threshold_counts import ThresholdCounts, count_thresholds
 from labelstore.analysis.walk import CropQuery, join, read
 from labelstore.blocks.shipping import MapBlocks
 from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration import (
     Choice,
     Criterion,
+    Preview,
     RegionQuantiles,
     RegionThresholds,
-    exact_quantiles,
+    count_rules,
 )
 from labelstore.calibration.probability import check_calibratable, probabilities
 from labelstore.errors import UsageError, check_seed
@@ -78,21 +78,21 @@ class ClassEffect:
 class Advice:
     """A grid of rules and what each would do to all committed crops of a label set."""
 
-    label_set: str
-    teacher: str
     criterion: Criterion
-    is_complete: bool
-    """False: some image blocks have no labels yet, and count nowhere."""
-    choices: tuple[Choice, ...]
+    preview: Preview
+    """What each rule would do, and the counts by class and threshold that it follows from."""
     class_names: tuple[str, ...]
     class_titles: tuple[str, ...]
-    table: ThresholdCounts
-    """Counts by class and threshold, from which everything here follows."""
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """The rules, in the order of the grid."""
+        return self.preview.choices
 
     def by_class(self, choice: Choice) -> tuple[ClassEffect, ...]:
         """What a choice does to each class that has crops, in the order of class ids."""
         names, titles = (*self.class_names, ""), (*self.class_titles, "")
-        counts = self.table.by_class(_thresholds(choice)).tolist()
+        counts = self.preview.tables[self.criterion].by_class(_thresholds(choice)).tolist()
         return tuple(
             ClassEffect(
                 name=name,
@@ -115,24 +115,12 @@ class Advice:
 
     def to_record(self, *, hardest: int = 5, per_class: bool = False) -> dict[str, Any]:
         """JSON values; `per_class` lists every class of every choice."""
-        return {
-            "label_set": self.label_set,
-            "teacher": self.teacher,
-            "criterion": self.criterion,
-            "is_complete": self.is_complete,
-            "choices": [
-                {
-                    **choice.to_record(),
-                    "hit_hardest": [e.to_record() for e in self.hit_hardest(choice, hardest)],
-                    **(
-                        {"classes": [e.to_record() for e in self.by_class(choice)]}
-                        if per_class
-                        else {}
-                    ),
-                }
-                for choice in self.choices
-            ],
-        }
+        record = self.preview.to_record() | {"criterion": self.criterion}
+        for entry, choice in zip(record["choices"], self.choices, strict=True):
+            entry["hit_hardest"] = [e.to_record() for e in self.hit_hardest(choice, hardest)]
+            if per_class:
+                entry["classes"] = [e.to_record() for e in self.by_class(choice)]
+        return record
 
 
 def advise(
@@ -175,34 +163,11 @@ def advise(
     if len(rules) > MAX_RULES:
         raise UsageError(f"{len(rules)} rules to try: at most {MAX_RULES}, give fewer thresholds")
     check_calibratable(labels, criterion, calibrates=False)
-    settled = _settled(labels, rules, criterion, map_blocks)
-    table = count_thresholds(
-        labels,
-        [value for rule in settled.values() for value in (rule.low, rule.middle, rule.top)],
-        pairs=[(rule.low, rule.top) for rule in settled.values()],
-        criterion=criterion,
-        map_blocks=map_blocks,
-    )
-    choices = []
-    for title, rule in settled.items():
-        asked_for = rules[title]
-        choices.append(
-            Choice(
-                title=title,
-                rule=rule,
-                quantiles=asked_for if isinstance(asked_for, RegionQuantiles) else None,
-                counts=table.counts(rule),
-            )
-        )
     return Advice(
-        label_set=labels.name,
-        teacher=labels.row.teacher,
         criterion=criterion,
-        is_complete=labels.is_complete,
-        choices=tuple(choices),
+        preview=count_rules(labels, rules, map_blocks=map_blocks),
         class_names=labels.store.class_names,
         class_titles=labels.class_titles,
-        table=table,
     )
 
 
@@ -248,27 +213,6 @@ def example_crops(
             frames.append(crop_frame(join(found[code]).columns).assign(region=name))
     empty = pd.DataFrame(columns=[*query.columns, "region"])
     return pd.concat(frames, ignore_index=True) if frames else empty
-
-
-def _settled(
-    labels: LabelSet,
-    rules: dict[str, RegionThresholds | RegionQuantiles],
-    criterion: Criterion,
-    map_blocks: MapBlocks,
-) -> dict[str, RegionThresholds]:
-    shares = sorted(
-        {q for rule in rules.values() if isinstance(rule, RegionQuantiles) for q in rule.shares}
-    )
-    values: dict[float, float] = {}
-    if shares:
-        found = exact_quantiles(labels, shares, criterion=criterion, map_blocks=map_blocks)
-        values = dict(zip(shares, found, strict=True))
-    return {
-        title: rule.at([values[q] for q in rule.shares])
-        if isinstance(rule, RegionQuantiles)
-        else rule
-        for title, rule in rules.items()
-    }
 
 
 def _thresholds(choice: Choice) -> RegionThresholds:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
+from labelstore.calibration.probability import CRITERIA, Criterion
+from labelstore.calibration.threshold_counts import ThresholdCounts, count_thresholds
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,11 +26,6 @@ PAPER_CUMULATIVE = (
     0.0043, 0.0132, 0.0261, 0.0464, 0.0831, 0.1265, 0.1769, 0.2545, 0.3359, 0.6232, 0.9967, 1.0,
 )  # fmt: skip
 """FerKD Table 1, "agg. ratio", as printed; it differs from the sums of the ratios by rounding."""
-
-PIECE = 1 << 16
-"""Crops compared at once: what stays in the processor's cache."""
-
-Criterion: TypeAlias = Literal["max_probability", "ground_truth_probability"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,35 +80,26 @@ def histogram(
         raise UsageError(
             f"label set {labels.name} has images without ground truth: use max_probability"
         )
-    inner = np.array(edges[1:-1], np.float32)
-    below = np.zeros(len(inner) + 2, np.int64)
-    for found in map_blocks(partial(_count_block, labels, criterion, inner), labels.blocks):
-        below += found
-    labelled, missing = int(below[-2]), int(below[-1]) - labels.num_free
+    found = count_thresholds(labels, edges, criterion=criterion, map_blocks=map_blocks)
     return Histogram(
         label_set=labels.name,
         criterion=criterion,
-        bins=bins_of(
-            below[:-2].tolist(),
-            labelled,
-            edges,
-            is_papers=edges == TABLE_1_EDGES and criterion == "max_probability",
-        ),
-        num_crops=labelled,
-        missing=missing,
+        bins=bins_of(found, edges, is_papers=edges == TABLE_1_EDGES and criterion == CRITERIA[0]),
+        num_crops=int(found.labelled.sum()),
+        missing=found.missing,
         is_complete=labels.is_complete,
     )
 
 
 def bins_of(
-    below: Sequence[int],
-    labelled: int,
+    found: ThresholdCounts,
     edges: tuple[float, ...] = TABLE_1_EDGES,
     *,
     is_papers: bool = True,
 ) -> tuple[HistogramBin, ...]:
-    """Bins from the crops below each inner edge and those with a label, beside the paper's where `is_papers`."""
-    cumulative = [*below, labelled]
+    """Bins from counts of the edges among other thresholds, beside the paper's figures where `is_papers`."""
+    below, labelled = found.below.sum(axis=0), int(found.labelled.sum())
+    cumulative = [*(int(below[found.values.index(edge)]) for edge in edges[1:-1]), labelled]
     counts = np.diff(cumulative, prepend=0).tolist()
     total = max(labelled, 1)
     return tuple(
@@ -130,24 +114,3 @@ def bins_of(
         )
         for i in range(len(counts))
     )
-
-
-def _count_block(
-    labels: LabelSet, criterion: Criterion, inner: NDArray[np.float32], block: int
-) -> NDArray[np.int64]:
-    """Crops below each inner edge, labelled crops, missing crops."""
-    below = np.zeros(len(inner) + 2, np.int64)
-    for columns in slabs(labels):
-        if criterion == "ground_truth_probability":
-            probability = labels.ground_truth_probability(block, columns)
-        else:
-            probability = labels.max_probability(block, columns)
-        flat = probability.reshape(-1)
-        for start in range(0, flat.size, PIECE):
-            piece = flat[start : start + PIECE]
-            for i, edge in enumerate(inner):
-                below[i] += np.count_nonzero(piece < edge)
-            below[-2] += piece.size - np.count_nonzero(np.isnan(piece))
-        below[-1] += flat.size
-    below[-1] -= below[-2]
-    return below

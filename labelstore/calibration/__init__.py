@@ -3,8 +3,9 @@
 from labelstore.calibration.choices import (
     Choice,
     Preview,
-    RegionCounts,
+    count_rules,
     preview,
+    preview_of,
     too_many_left_out,
     usual_choices,
 )
@@ -20,6 +21,7 @@ from labelstore.calibration.regions import (
     Rule,
     is_usable,
 )
+from labelstore.calibration.threshold_counts import RegionCounts, ThresholdCounts, count_thresholds
 
 __all__ = [
     "Choice",
@@ -31,13 +33,17 @@ __all__ = [
     "RegionQuery",
     "RegionThresholds",
     "Rule",
+    "ThresholdCounts",
     "calibrate",
     "calibrate_dense",
     "calibrate_label",
     "check_update",
+    "count_rules",
+    "count_thresholds",
     "exact_quantiles",
     "is_usable",
     "preview",
+    "preview_of",
     "rule_from_record",
     "too_many_left_out",
     "update",

@@ -1,11 +1,15 @@
-"""What a choice of thresholds would discard and calibrate, before a mask is made (`calibrate --dry-run`)."""
+"""What rules would discard and calibrate before a mask is made, and what a mask does that was made.
+
+`calibrate --dry-run`, `advise`, `mask --dry-run` and the report page all count with `preview`. Rules of thresholds are
+counted by `ThresholdCounts`, any number of them in one walk; conditions and masks by their region codes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,52 +17,25 @@ from numpy.typing import NDArray
 from labelstore.blocks.shipping import MapBlocks
 from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
-from labelstore.calibration.probability import (
-    Criterion,
-    check_calibratable,
-    check_unmixed,
-    probabilities,
-)
+from labelstore.calibration.probability import Criterion, check_calibratable, check_unmixed
 from labelstore.calibration.quantiles import exact_quantiles
-from labelstore.calibration.queries import RegionQuery
-from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
+from labelstore.calibration.queries import RegionQuery, rule_from_record
+from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, is_usable
+from labelstore.calibration.threshold_counts import (
+    RegionCounts,
+    ThresholdCounts,
+    count_thresholds,
+)
+from labelstore.store import Mask
 from labelstore.store.coverage import covered_labels
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
 
+AnyRule: TypeAlias = RegionThresholds | RegionQuantiles | RegionQuery
+
 NOTABLE_GAP = 0.01
-"""A share that ties keep this far from what was asked for is said in words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegionCounts:
-    """Crops of each region, and images that would be left out."""
-
-    too_hard: int
-    hard: int
-    important: int
-    too_easy: int
-    missing: int
-    """Crops without a label: not in `num_crops` and in no share."""
-    images: int
-    """Images with any labelled crop."""
-    images_without_crop: int
-    """Images whose labelled crops are all discarded: a run leaves them out."""
-
-    @property
-    def num_crops(self) -> int:
-        """Labelled crops."""
-        return self.too_hard + self.hard + self.important + self.too_easy
-
-    @property
-    def usable(self) -> int:
-        """Crops that would be drawn: hard and important."""
-        return self.hard + self.important
-
-    def share(self, count: int) -> float:
-        """A count as a share of the labelled crops."""
-        return count / self.num_crops if self.num_crops else 0.0
+"""A note says where ties make a share this much smaller than what was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +78,10 @@ class Preview:
     is_complete: bool
     """False: some image blocks have no labels yet, and count nowhere."""
     choices: tuple[Choice, ...]
+    tables: Mapping[Criterion, ThresholdCounts] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Counts by class and threshold that the choices of thresholds were counted with."""
 
     def to_record(self) -> dict[str, Any]:
         """JSON values."""
@@ -116,7 +97,7 @@ class Preview:
 
 def usual_choices(
     criterion: Criterion = "max_probability", epsilon: float = 0.1
-) -> dict[str, RegionThresholds | RegionQuantiles]:
+) -> dict[str, AnyRule]:
     """Choices worth comparing: the paper's thresholds, its shares, 5/15/90 %, and calibrating only.
 
     0.15 / 0.30 / 0.95 lie at 0.9, 2.6 and 99.7 % of the paper's teacher's crops (FerKD Table 1; 0.15 by
@@ -135,48 +116,87 @@ def usual_choices(
 
 def preview(
     labels: LabelSet,
-    rules: Mapping[str, RegionThresholds | RegionQuantiles | RegionQuery] | None = None,
+    rules: Mapping[str, AnyRule] | None = None,
     *,
+    values: Sequence[float] = (),
     map_blocks: MapBlocks = map_in_threads,
 ) -> Preview:
-    """What each rule (by title; `usual_choices` if none are given) would do to the committed crops.
+    """What each rule (by title; `usual_choices` if none are given) would do to the committed crops. Writes nothing.
 
-    RejectedInput for crops that were mixed with other images, as `calibrate`.
-
-    Writes nothing. All quantiles are found in one or two walks over the labels, all counts in one more. While the
-    growth of a plan is unfinished these are its first crops, as in `calibrate`.
+    Refuses what `calibrate` refuses: UsageError for labels that a rule cannot judge, RejectedInput for crops that were
+    mixed with other images. While the growth of a plan is unfinished these are its first crops, as in `calibrate`.
+    `values` and `map_blocks` are as in `count_rules`.
     """
     check_unmixed(labels)
-    is_complete = labels.is_complete
-    labels = covered_labels(labels) if labels.covered_crops else labels
     rules = usual_choices() if rules is None else rules
     for rule in rules.values():
         if isinstance(rule, RegionQuantiles):
             check_calibratable(labels, rule.criterion, calibrates=rule.low < rule.middle)
         else:
             rule.check(labels)
-    settled = _thresholds(labels, list(rules.values()), map_blocks)
-    counts = np.zeros((len(settled), 7), np.int64)
-    for block_counts in map_blocks(partial(_count_block, labels, settled), labels.blocks):
-        counts += block_counts
+    return count_rules(labels, rules, values=values, map_blocks=map_blocks)
+
+
+def count_rules(
+    labels: LabelSet,
+    rules: Mapping[str, AnyRule],
+    *,
+    values: Sequence[float] = (),
+    map_blocks: MapBlocks = map_in_threads,
+) -> Preview:
+    """`preview` without its checks: rules may be counted that `calibrate` would refuse.
+
+    Quantiles are found in one or two walks over the labels; all thresholds of one criterion are counted in one more,
+    and with them the crops below and above `values` of the largest probability; all conditions in another.
+    """
+    is_complete = labels.is_complete
+    labels = covered_labels(labels) if labels.covered_crops else labels
+    settled = _settled(labels, rules, map_blocks)
+    asked: dict[Criterion, list[RegionThresholds]] = {"max_probability": []} if values else {}
+    for rule in settled.values():
+        if isinstance(rule, RegionThresholds):
+            asked.setdefault(rule.criterion, []).append(rule)
+    tables = {
+        criterion: count_thresholds(
+            labels,
+            [
+                *(values if criterion == "max_probability" else ()),
+                *(value for rule in own for value in (rule.low, rule.middle, rule.top)),
+            ],
+            pairs=[(rule.low, rule.top) for rule in own],
+            criterion=criterion,
+            map_blocks=map_blocks,
+        )
+        for criterion, own in asked.items()
+    }
+    conditions = [rule for rule in settled.values() if isinstance(rule, RegionQuery)]
+    by_codes = iter(_count_codes(labels, conditions, map_blocks))
     choices = []
-    for (title, asked), rule, row in zip(rules.items(), settled, counts, strict=True):
-        found = RegionCounts(
-            too_hard=int(row[0]),
-            hard=int(row[1]),
-            important=int(row[2]),
-            too_easy=int(row[3]),
-            missing=int(row[4]) - labels.num_free,
-            images=int(row[5]),
-            images_without_crop=int(row[6]),
+    for title, rule in settled.items():
+        counts = (
+            tables[rule.criterion].counts(rule)
+            if isinstance(rule, RegionThresholds)
+            else next(by_codes)
         )
-        quantiles = asked if isinstance(asked, RegionQuantiles) else None
-        with_notes = quantiles is not None and isinstance(rule, RegionThresholds)
-        notes = _notes(quantiles, rule, found) if with_notes else ()  # type: ignore[arg-type]
-        notes += _emptied(found)
-        choices.append(
-            Choice(title=title, rule=rule, quantiles=quantiles, counts=found, notes=notes)
-        )
+        choices.append(_choice(title, rule, counts, rules[title]))
+    return _preview(labels, is_complete, choices, tables)
+
+
+def preview_of(labels: LabelSet, mask: Mask, *, map_blocks: MapBlocks = map_in_threads) -> Preview:
+    """What a mask that was made from these labels does: counted from its region codes, no label is decoded."""
+    is_complete = labels.is_complete
+    labels = covered_labels(labels) if labels.covered_crops else labels
+    (counts,) = _count_codes(labels, [mask], map_blocks)
+    rule = rule_from_record(mask.rule)
+    return _preview(labels, is_complete, [_choice(mask.name, rule, counts)], {})
+
+
+def _preview(
+    labels: LabelSet,
+    is_complete: bool,
+    choices: Sequence[Choice],
+    tables: Mapping[Criterion, ThresholdCounts],
+) -> Preview:
     return Preview(
         label_set=labels.name,
         teacher=labels.row.teacher,
@@ -184,57 +204,81 @@ def preview(
         num_crops=labels.num_crops,
         is_complete=is_complete,
         choices=tuple(choices),
+        tables=tables,
     )
 
 
-def _thresholds(
-    labels: LabelSet,
-    rules: Sequence[RegionThresholds | RegionQuantiles | RegionQuery],
-    map_blocks: MapBlocks,
-) -> list[RegionThresholds | RegionQuery]:
-    values: dict[tuple[Criterion, float], float] = {}
-    for criterion in {rule.criterion for rule in rules if isinstance(rule, RegionQuantiles)}:
-        shares = sorted(
-            {
-                share
-                for rule in rules
-                if isinstance(rule, RegionQuantiles) and rule.criterion == criterion
-                for share in rule.shares
-            }
-        )
-        if shares:
-            found = exact_quantiles(labels, shares, criterion=criterion, map_blocks=map_blocks)
-            values |= {(criterion, q): value for q, value in zip(shares, found, strict=True)}
-    return [
-        rule.at([values[rule.criterion, q] for q in rule.shares])
+def _choice(
+    title: str,
+    rule: RegionThresholds | RegionQuery,
+    counts: RegionCounts,
+    asked: AnyRule | None = None,
+) -> Choice:
+    quantiles = asked if isinstance(asked, RegionQuantiles) else None
+    notes: tuple[str, ...] = ()
+    if quantiles is not None and isinstance(rule, RegionThresholds):
+        notes = _notes(quantiles, rule, counts)
+    return Choice(
+        title=title, rule=rule, quantiles=quantiles, counts=counts, notes=notes + _emptied(counts)
+    )
+
+
+def _settled(
+    labels: LabelSet, rules: Mapping[str, AnyRule], map_blocks: MapBlocks
+) -> dict[str, RegionThresholds | RegionQuery]:
+    """The rules with thresholds instead of quantiles; all quantiles of one criterion are found together."""
+    by_quantiles = [rule for rule in rules.values() if isinstance(rule, RegionQuantiles)]
+    found: dict[tuple[Criterion, float], float] = {}
+    for criterion in dict.fromkeys(rule.criterion for rule in by_quantiles):
+        own = (rule.shares for rule in by_quantiles if rule.criterion == criterion)
+        shares = sorted({share for each in own for share in each})
+        at = exact_quantiles(labels, shares, criterion=criterion, map_blocks=map_blocks)
+        found |= {(criterion, share): value for share, value in zip(shares, at, strict=True)}
+    return {
+        title: rule.at([found[rule.criterion, share] for share in rule.shares])
         if isinstance(rule, RegionQuantiles)
         else rule
-        for rule in rules
-    ]
+        for title, rule in rules.items()
+    }
 
 
-def _count_block(labels: LabelSet, rules: Sequence[Rule], block: int) -> NDArray[np.int64]:
-    """One row per rule: crops of the four regions, missing crops, images, images without a usable crop."""
-    counts = np.zeros((len(rules), 7), np.int64)
-    num_rows = len(labels.layout.rows(block))
-    labelled = np.zeros((len(rules), num_rows), bool)
-    usable = np.zeros((len(rules), num_rows), bool)
+def _count_codes(
+    labels: LabelSet, sources: Sequence[RegionQuery | Mask], map_blocks: MapBlocks
+) -> list[RegionCounts]:
+    if not sources:
+        return []
+    total = np.zeros((len(sources), 7), np.int64)
+    for counts in map_blocks(partial(_count_block, labels, sources), labels.blocks):
+        total += counts
+    return [RegionCounts(**dict(zip(_FIELDS, row, strict=True))) for row in total.tolist()]
+
+
+_FIELDS = (
+    "too_hard", "hard", "important", "too_easy", "missing", "images", "images_without_crop",
+)  # fmt: skip
+
+
+def _count_block(
+    labels: LabelSet, sources: Sequence[RegionQuery | Mask], block: int
+) -> NDArray[np.int64]:
+    """One row of `RegionCounts` per source: conditions, or a mask with its codes."""
+    counts = np.zeros((len(sources), 7), np.int64)
+    rows = labels.block_rows(block)
+    is_image = ~labels.store.free[rows.start : rows.stop]
+    labelled, usable = (np.zeros((len(sources), len(rows)), bool) for _ in range(2))
     for columns in slabs(labels):
-        read = {
-            criterion: probabilities(labels, criterion, block, columns)
-            for criterion in {r.criterion for r in rules if isinstance(r, RegionThresholds)}
-        }
-        for i, rule in enumerate(rules):
+        # of a mask these columns only: it may cover fewer crops than the plan has by now
+        those = range(labels.layout.num_columns) if columns is None else columns
+        for i, source in enumerate(sources):
             codes = (
-                rule.regions(read[rule.criterion])
-                if isinstance(rule, RegionThresholds)
-                else rule.block_regions(labels, block, columns)
+                source.regions(block, those)
+                if isinstance(source, Mask)
+                else source.block_regions(labels, block, columns)
             )
-            for region in (Region.TOO_HARD, Region.HARD, Region.IMPORTANT, Region.TOO_EASY):
-                counts[i, region] += np.count_nonzero(codes == region)
-            counts[i, 4] += np.count_nonzero(codes == Region.MISSING)
+            counts[i, :4] += np.bincount(codes.reshape(-1), minlength=256)[:4]
+            counts[i, 4] += np.count_nonzero(codes[is_image] == Region.MISSING)
             labelled[i] |= (codes != Region.MISSING).any(axis=1)
-            usable[i] |= ((codes == Region.HARD) | (codes == Region.IMPORTANT)).any(axis=1)
+            usable[i] |= is_usable(codes).any(axis=1)
     counts[:, 5] = labelled.sum(axis=1)
     counts[:, 6] = (labelled & ~usable).sum(axis=1)
     return counts
@@ -246,7 +290,7 @@ def too_many_left_out(left_out: int, images: int) -> bool:
 
 
 def _emptied(counts: RegionCounts) -> tuple[str, ...]:
-    """What a run with this mask would say at once."""
+    """A note where a run would refuse the mask."""
     if counts.num_crops and not counts.usable:
         return ("every crop is discarded: nothing is left to train on",)
     if too_many_left_out(counts.images_without_crop, counts.images):

@@ -78,7 +78,7 @@ def _coarse(labels: LabelSet, criterion: Criterion, block: int) -> tuple[NDArray
     counts = np.zeros(BUCKETS, np.int64)
     no_low_bits = True
     for slab in block_slabs(labels, criterion, block):
-        bits = _bits(slab)
+        bits = bits_of(slab)
         counts += np.bincount(bits >> LOW_BITS, minlength=BUCKETS)
         no_low_bits = no_low_bits and not (np.bitwise_or.reduce(bits) & ((1 << LOW_BITS) - 1))
     return counts, no_low_bits
@@ -90,14 +90,15 @@ def _fine(
     size = 1 << LOW_BITS
     counts = np.zeros((len(wanted), size), np.int64)
     for slab in block_slabs(labels, criterion, block):
-        bits = _bits(slab)
+        bits = bits_of(slab)
         bucket = bits >> LOW_BITS
         for row, number in enumerate(wanted):
             counts[row] += np.bincount(bits[bucket == number] & (size - 1), minlength=size)
     return counts
 
 
-def _bits(probability: NDArray[np.float32]) -> NDArray[np.uint32]:
+def bits_of(probability: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """The bits of probabilities of any shape, flat: they order as the probabilities do, NaN last."""
     # without the sign: -0.0 counts as 0, and a NaN's sign depends on the processor
     flat = np.ascontiguousarray(probability, np.float32).reshape(-1)
     return flat.view(np.uint32) & np.uint32(0x7FFFFFFF)

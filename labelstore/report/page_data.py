@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.analysis.codec_sizes import RELABEL_PAPER, codec_table
+from labelstore.analysis.comparison import compare_all
 from labelstore.analysis.crop_frames import crops
-from labelstore.analysis.disagreement import disagreements
 from labelstore.analysis.fkd_files import FKD_TABLE_2
 from labelstore.analysis.histogram import histogram
 from labelstore.analysis.noise import label_noise
@@ -31,6 +31,7 @@ from labelstore.store.outputs import OUTPUT_NAMES
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labelstore.calibration import ThresholdCounts
     from labelstore.catalogue.records import TeacherRow
     from labelstore.store import LabelSet, Store
 
@@ -53,7 +54,7 @@ class Wanted:
     mask: str | None
     sample: int
     counted: int | None
-    """Crops that counts are over, about, of a label set that has more; None for all."""
+    """Roughly how many crops to count in a label set that has more; None counts all."""
     seed: int
     map_blocks: MapBlocks = map_in_threads
 
@@ -71,21 +72,15 @@ def sections(wanted: Wanted) -> dict[str, Any]:
             return None
 
     frame = section("sample", lambda: _frame(wanted))
-    columns = threshold_data.counted_columns(labels, wanted.counted, seed=wanted.seed)
-    rules: dict[str, Any] = {}
-    if columns is not None and frame is not None:
-        largest = frame["max_probability"].to_numpy()
-        rules = threshold_data.sampled_rules(labels, wanted.mask, largest)
-    found = section(
-        "thresholds",
-        lambda: threshold_data.counts(labels, rules, columns=columns, map_blocks=wanted.map_blocks),
+    columns = (
+        None
+        if frame is None
+        else threshold_data.counted_columns(labels, wanted.counted, seed=wanted.seed)
     )
-    is_part = columns is not None and found is not None
-
-    def all_choices() -> list[dict[str, Any]]:
-        if is_part:
-            return threshold_data.sampled_choices(found, rules)
-        return threshold_data.choices(labels, wanted.mask, map_blocks=wanted.map_blocks)
+    choices, counted = _counted(wanted, frame, columns, section)
+    if choices is None and "choices" not in unavailable:
+        unavailable["choices"] = unavailable["thresholds"]
+    part = None if columns is None else counted
 
     return {
         **_contents(store),
@@ -97,23 +92,45 @@ def sections(wanted: Wanted) -> dict[str, Any]:
         "is_complete": labels.is_complete,
         "summary": section("summary", lambda: summary(labels).to_record()),
         "cost": _cost(store),
-        "table1": threshold_data.table_1(found)
-        if is_part
-        else section("table1", lambda: _table1(wanted)),
+        "table1": section("table1", lambda: _table1(wanted))
+        if counted is None
+        else threshold_data.table_1(counted),
         "sizes": section("sizes", lambda: _sizes(store)),
-        "thresholds": None if found is None else threshold_data.thresholds(found),
-        "choices": section("choices", all_choices),
-        "counted": {
-            "crops": int(found.labelled.sum()),
+        "thresholds": None if counted is None else threshold_data.thresholds(counted),
+        "choices": choices,
+        "counted": part
+        and {
+            "crops": int(part.labelled.sum()),
             "of": int(labels.present.sum()) * labels.num_crops,
-        }
-        if is_part
-        else None,
+        },
         "sample": None if frame is None else _sample(wanted, frame),
         "noise": section("noise", lambda: _noise(wanted)),
         "compared": _compared(store),
         "unavailable": unavailable,
     }
+
+
+def _counted(
+    wanted: Wanted, frame: pd.DataFrame | None, columns: range | None, section: Callable[..., Any]
+) -> tuple[list[dict[str, Any]] | None, ThresholdCounts | None]:
+    """What rules do, and the counts behind the sliders and Table 1: both from one walk, over some columns or all."""
+    labels, map_blocks = wanted.labels, wanted.map_blocks
+    if columns is None or frame is None:
+        whole = section(
+            "choices", lambda: threshold_data.whole(labels, wanted.mask, map_blocks=map_blocks)
+        )
+        if whole is not None:
+            choices = [threshold_data.described(choice) for choice in whole.choices]
+            return choices, whole.tables["max_probability"]
+        return None, section(
+            "thresholds", lambda: threshold_data.counts(labels, {}, map_blocks=map_blocks)
+        )
+    rules = threshold_data.sampled_rules(labels, wanted.mask, frame["max_probability"].to_numpy())
+    counted = section(
+        "thresholds",
+        lambda: threshold_data.counts(labels, rules, columns=columns, map_blocks=map_blocks),
+    )
+    return None if counted is None else threshold_data.sampled_choices(counted, rules), counted
 
 
 def _contents(store: Store) -> dict[str, Any]:
@@ -260,7 +277,7 @@ def _noise(wanted: Wanted) -> dict[str, Any]:
 
 def _compared(store: Store) -> dict[str, Any]:
     try:
-        found = disagreements(store, limit=PAIRS, max_blocks=COMPARED_BLOCKS)
+        found = compare_all(store, limit=PAIRS, max_blocks=COMPARED_BLOCKS)
     except UsageError:
         return {"pairs": [], "refused": [], "blocks": COMPARED_BLOCKS}  # one label set, or none
     return {**found.to_record(), "blocks": COMPARED_BLOCKS}

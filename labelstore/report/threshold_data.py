@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.analysis.histogram import TABLE_1_EDGES, bins_of
-from labelstore.analysis.threshold_counts import ThresholdCounts, count_thresholds
+from labelstore.analysis.histogram import bins_of
 from labelstore.blocks.shipping import MapBlocks
 from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration import (
     Choice,
+    Preview,
     RegionQuantiles,
     RegionThresholds,
+    ThresholdCounts,
+    count_thresholds,
     preview,
     rule_from_record,
     usual_choices,
@@ -47,6 +49,13 @@ def counted_columns(labels: LabelSet, most: int | None, *, seed: int) -> range |
     last = layout.num_columns - together
     start = int(np.random.default_rng([seed, 4]).integers(last, endpoint=True))
     return range(start, start + together)
+
+
+def whole(
+    labels: LabelSet, mask: str | None = None, *, map_blocks: MapBlocks = map_in_threads
+) -> Preview:
+    """What the mask's rule and the usual choices do to all committed crops, and the counts of the sliders' steps."""
+    return preview(labels, _rules(labels, mask), values=VALUES, map_blocks=map_blocks)
 
 
 def counts(
@@ -94,32 +103,23 @@ def thresholds(found: ThresholdCounts) -> dict[str, Any]:
 
 def table_1(found: ThresholdCounts) -> list[dict[str, Any]]:
     """FerKD Table 1 of the crops that were counted: its edges are steps of the sliders."""
-    below = found.below.sum(axis=0)
-    inner = [int(below[found.values.index(edge)]) for edge in TABLE_1_EDGES[1:-1]]
-    return [asdict(row) for row in bins_of(inner, int(found.labelled.sum()))]
+    return [asdict(row) for row in bins_of(found)]
 
 
-def choices(
-    labels: LabelSet, mask: str | None = None, *, map_blocks: MapBlocks = map_in_threads
-) -> list[dict[str, Any]]:
-    """What the mask and the usual choices do to all committed crops, exactly, images left out with it."""
-    rules: dict[str, Any] = {}
-    if mask is not None:
-        rules[f"mask {mask}"] = rule_from_record(labels.store.mask(mask).row.rule)
-    found = preview(labels, rules | usual_choices(), map_blocks=map_blocks)
-    return [_described(choice) for choice in found.choices]
+def _rules(labels: LabelSet, mask: str | None) -> dict[str, Any]:
+    own = (
+        {} if mask is None else {f"mask {mask}": rule_from_record(labels.store.mask(mask).row.rule)}
+    )
+    return own | usual_choices()
 
 
 def sampled_rules(
     labels: LabelSet, mask: str | None, probability: NDArray[np.float32]
 ) -> dict[str, RegionThresholds]:
     """The mask's rule, where it is one of thresholds, and the usual ones, with quantiles of a sample of crops."""
-    rules: dict[str, Any] = dict(usual_choices())
-    if mask is not None:
-        rules = {f"mask {mask}": rule_from_record(labels.store.mask(mask).row.rule)} | rules
     known = probability[~np.isnan(probability)]
     found = {}
-    for title, rule in rules.items():
+    for title, rule in _rules(labels, mask).items():
         if isinstance(rule, RegionQuantiles) and len(known):
             shares = [rule.low, rule.middle, rule.top]
             low, middle, top = np.quantile(known, shares, method="inverted_cdf").tolist()
@@ -136,11 +136,12 @@ def sampled_choices(
     records = []
     for title, rule in rules.items():
         regions = found.regions(rule)
-        record = _described(Choice(title=title, rule=rule, quantiles=None, counts=regions))
+        record = described(Choice(title=title, rule=rule, quantiles=None, counts=regions))
         record["counts"]["images_without_crop"] = None
         records.append(record)
     return records
 
 
-def _described(choice: Choice) -> dict[str, Any]:
+def described(choice: Choice) -> dict[str, Any]:
+    """A choice as JSON values, with its rule in words."""
     return {**choice.to_record(), "described": choice.rule.describe()}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import labelstore
 from labelstore.analysis.advice import advise, example_crops
-from labelstore.analysis.threshold_counts import compared, count_thresholds
 from labelstore.calibration import Region, RegionThresholds, preview
+from labelstore.calibration.threshold_counts import compared, count_thresholds
 from labelstore.codecs import Hard
 from labelstore.errors import UsageError
 from tests.analysis.conftest import soft_labels
@@ -124,7 +124,7 @@ def test_labels_without_probabilities_are_refused(make_store):
 def test_a_store_without_labels_counts_nothing(make_store):
     labels = make_store(soft_labels(images=4), blocks=[]).label_set()
     advice = advise(labels, quantiles=[])
-    assert not advice.is_complete
+    assert not advice.preview.is_complete
     assert {choice.counts.num_crops for choice in advice.choices} == {0}
     assert len(example_crops(labels, RegionThresholds())) == 0
 

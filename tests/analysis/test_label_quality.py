@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from labelstore.analysis.distances import FLOOR, distances
+from labelstore.analysis.comparison import SMALLEST, compare
 from labelstore.analysis.duplicates import duplicates
 from labelstore.analysis.noise import label_noise
 from labelstore.codecs import Full, Hard, MarginalSmoothing
@@ -39,18 +39,18 @@ def several(tmp_path_factory):
 
 
 def test_distances_are_the_mean_cross_entropies(several):
-    found = distances([several.label_set(name) for name in CODECS])
+    found = compare([several.label_set(name) for name in CODECS], ground_truth=True)
     labels = several.label_set("ms")
     images = np.flatnonzero(labels.present)
     dense = {name: several.label_set(name).recover(images).astype(np.float64) for name in CODECS}
     truth = labels.ground_truth[images]
     dense["ground truth"] = np.repeat(np.eye(NUM_CLASSES)[truth][:, None], 12, axis=1)
-    assert len(found.sums) == 5 * 4 + 5
-    assert found.crops.sum() == 23 * 12
     by_class = found.by_class().set_index(["class", "a", "b"])
-    for a, b in found.sums:
-        crossed = -(dense[b] * np.log(np.maximum(dense[a], FLOOR))).sum(-1)
-        assert found.mean(a, b) == pytest.approx(crossed.mean(), rel=1e-4), (a, b)
+    assert len(by_class.groupby(["a", "b"])) == 5 * 4 + 5
+    assert found.crops.sum() == 23 * 12
+    for a, b in {(a, b) for _, a, b in by_class.index}:
+        crossed = -(dense[b] * np.log(np.maximum(dense[a], SMALLEST))).sum(-1)
+        assert found.distance(a, b) == pytest.approx(crossed.mean(), rel=1e-4), (a, b)
         differs = dense[a].argmax(-1) != dense[b].argmax(-1)
         assert found.disagreement(a, b) == pytest.approx(differs.mean()), (a, b)
         row = by_class.loc[(several.class_names[2], a, b)]
@@ -61,25 +61,25 @@ def test_distances_are_the_mean_cross_entropies(several):
 
 def test_a_label_is_as_far_from_itself_as_its_entropy_and_no_label_is_nearer(several):
     # Gibbs: -sum p log q is least where q = p
-    found = distances(
+    found = compare(
         [several.label_set("full"), several.label_set("ms"), several.label_set("other")]
     )
     full = several.label_set("full")
     dense = full.recover(np.flatnonzero(full.present)).astype(np.float64)
     entropy = -(dense * np.log(dense)).sum(-1).mean()
-    assert found.mean("ms", "full") >= entropy - 1e-6
-    assert found.mean("other", "full") > found.mean("ms", "full")
+    assert found.distance("ms", "full") >= entropy - 1e-6
+    assert found.distance("other", "full") > found.distance("ms", "full")
 
 
 def test_what_cannot_be_compared_is_refused(several, make_store):
     other = make_store(soft_labels(images=4, num_classes=9)).label_set()
-    with pytest.raises(UsageError, match="compare equal crops and classes"):
-        distances([several.label_set("ms"), other])
+    with pytest.raises(UsageError, match="not on one crop plan"):
+        compare([several.label_set("ms"), other])
     with pytest.raises(UsageError, match="no label set"):
-        distances([])
+        compare([])
     for share in (0, -1, 2, float("nan")):
         with pytest.raises(UsageError, match="share"):
-            distances([several.label_set("ms")], share=share)
+            compare([several.label_set("ms")], share=share)
 
 
 def test_images_with_a_wrong_label_are_found(make_store):
@@ -105,7 +105,7 @@ def test_images_with_a_wrong_label_are_found(make_store):
     )
     assert first["crop"] < 10
     assert (found.num_suspects, found.num_images) == (2, 20)
-    assert found.pairs.to_numpy().tolist() == [
+    assert found.pairs[["class", "suggested", "images"]].to_numpy().tolist() == [
         ["class0002", "class0004", 1],
         ["class0005", "class0001", 1],
     ]
@@ -152,4 +152,4 @@ def test_equal_bytes_and_equal_names_are_listed(store, monkeypatch):
 def test_a_label_set_that_is_named_twice_is_not_counted_twice(several):
     labels = several.label_set("ms")
     with pytest.raises(UsageError, match="is given 2 times"):
-        distances([labels, labels])
+        compare([labels, labels])

@@ -8,15 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from cli import errors, labelstore_app
 from labelstore.calibration import (
     Region,
     RegionQuantiles,
+    RegionQuery,
     RegionThresholds,
     calibrate,
     preview,
+    preview_of,
     usual_choices,
 )
 from labelstore.errors import UsageError
+from labelstore.store import LabelSet
 
 RULES = {
     "thresholds": RegionThresholds(low=0.2, middle=0.40, top=0.95),
@@ -91,3 +95,40 @@ def test_a_rule_that_cannot_be_applied_is_refused(make_store, p_max):
     labels = make_store(p_max, ground_truth=truth).label_set()
     with pytest.raises(UsageError, match="20 of 20 images have no ground truth"):
         preview(labels)
+
+
+@pytest.mark.parametrize("rule", ["thresholds", "shares", "conditions"])
+def test_a_mask_does_what_its_rule_said_it_would(make_store, p_max, rule):
+    rules = RULES | {"conditions": RegionQuery(discard="max_probability < 0.4", harden="flip")}
+    labels = make_store(p_max, images_per_shard=8, bad={2}).label_set()
+    (before,) = preview(labels, {"m": rules[rule]}).choices
+    (after,) = preview_of(labels, calibrate(labels, rules[rule], name="m")).choices
+    assert (after.rule, after.counts) == (before.rule, before.counts)
+
+
+@pytest.mark.parametrize(
+    ("command", "walks"),
+    [
+        (["calibrate", "--json"], 1),
+        (["calibrate", "--name", "again", "--json"], 1),
+        (["calibrate", "--dry-run", "--low", "0.1", "--middle", "0.1", "--json"], 3),
+        (["mask", "--name", "c", "--discard", "max_probability < 0.4", "--json"], 1),
+        (["advise", "--quantiles", "0.1,0.2,0.9", "--json"], 3),
+    ],
+)
+def test_labels_are_decoded_once_for_a_mask(make_store, p_max, monkeypatch, capsys, command, walks):
+    """Quantiles take two walks more; what a mask does is counted from its codes."""
+    path = make_store(p_max, images_per_shard=8).path
+    decoded = []
+    for name in ("max_probability", "ground_truth_probability", "sparse", "dense"):
+        own = getattr(LabelSet, name)
+
+        def counting(labels, block, columns=None, *rest, own=own):
+            decoded.append(block)
+            return own(labels, block, columns, *rest)
+
+        monkeypatch.setattr(LabelSet, name, counting)
+    name, *options = command
+    assert errors.run(labelstore_app.commands, "labelstore", [name, str(path), *options]) == 0
+    capsys.readouterr()
+    assert sorted(decoded) == sorted([0, 1, 2] * walks)

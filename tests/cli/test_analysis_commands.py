@@ -255,7 +255,7 @@ def test_rows_replace_no_folder_and_no_device(run, path, tmp_path):
 
 
 def test_stats_compares_every_two_label_sets(run, path, tmp_path):
-    from labelstore.analysis.disagreement import disagreement, disagreements
+    from labelstore.analysis.comparison import compare, compare_all
 
     code, _, err = run("stats", path, "--disagreement")
     assert code == 2
@@ -264,9 +264,9 @@ def test_stats_compares_every_two_label_sets(run, path, tmp_path):
     shutil.copytree(path, both)
     with labelstore.open(both) as store:
         labelstore.derive(store.label_set(), Hard(), name="hard")
-        expected = disagreement(*map(store.label_set, store.label_sets))
-        assert disagreements(store).pairs == (expected,)
-        assert disagreements(store, label_set="hard", share=0.3).pairs[0].num_crops < 23 * 12
+        (expected,) = compare([*map(store.label_set, store.label_sets)]).pairs
+        assert compare_all(store).pairs == (expected,)
+        assert compare_all(store, label_set="hard", share=0.3).pairs[0].num_crops < 23 * 12
     code, out, _ = run("stats", both, "--disagreement")
     assert code == 0
     assert f"{100 * expected.top1_agreement:.2f} %" in out

@@ -10,7 +10,7 @@ import pytest
 
 import labelstore
 from labelstore import Full, MarginalRenorm, MarginalSmoothing, RegionThresholds
-from labelstore.analysis.disagreement import SMALLEST, disagreement
+from labelstore.analysis.comparison import SMALLEST, compare, measures
 from labelstore.calibration import Region, is_usable
 from labelstore.codecs import SparseLabels
 from labelstore.errors import UsageError
@@ -185,14 +185,14 @@ def test_what_does_not_belong_together_is_refused(store, tmp_path):
             assert "\n" not in str(caught.value)
     moved = copy.copy(b)
     moved.plan = dataclasses.replace(b.plan, name="second")
-    for refuse in (lambda: labelstore.ensemble([a, moved]), lambda: disagreement(a, moved)):
+    for refuse in (lambda: labelstore.ensemble([a, moved]), lambda: compare([a, moved])):
         with pytest.raises(UsageError, match="plan"):
             refuse()
     add_label_set(store, codec, C - 1, name="fewer")
     with pytest.raises(UsageError, match="16 classes and fewer 15"):
         labelstore.ensemble([a, store.label_set("fewer")])
     with pytest.raises(UsageError, match="15"):
-        disagreement(a, store.label_set("fewer"))
+        compare([a, store.label_set("fewer")])
     together = labelstore.ensemble([a, store.label_set("c")])
     with pytest.raises(UsageError, match="temperature"):
         together.dense(0, temperature=2.0)
@@ -201,7 +201,7 @@ def test_what_does_not_belong_together_is_refused(store, tmp_path):
 @pytest.mark.parametrize("names", [("a", "b"), ("a", "dense"), ("a", "c"), ("b", "a")])
 def test_disagreement_is_what_dense_labels_say(store, names):
     first, second = sets(store, names)
-    found = disagreement(first, second)
+    (found,) = compare([first, second]).pairs
     p, q = (one.recover(range(N)).astype(np.float64).reshape(-1, C) for one in (first, second))
     there = ~np.isnan(p[:, 0])
     p, q = p[there], q[there]
@@ -219,4 +219,4 @@ def test_disagreement_is_what_dense_labels_say(store, names):
     assert found.js_worst == pytest.approx(js.max(), rel=1e-5)
     assert found.js_worst <= np.log(2)
     assert found.top1_agreement == pytest.approx((p.argmax(-1) == q.argmax(-1)).mean())
-    assert disagreement(first, first).js == 0
+    assert (measures(p, p)[2:] == 0).all()

@@ -17,7 +17,7 @@ import labelstore
 import trainer
 from cli import errors, labelstore_app
 from labelstore import Full, Logits, MarginalSmoothing, RegionThresholds, report
-from labelstore.analysis.distances import distances
+from labelstore.analysis.comparison import compare
 from labelstore.analysis.histogram import histogram
 from labelstore.analysis.noise import label_noise
 from labelstore.analysis.profile import profile
@@ -107,7 +107,7 @@ def test_a_derived_label_set_is_no_more_classes_than_its_source(store):
         labels = store.label_set(name)
         assert labels.row.facts["outputs_are"] == "not classes"
         assert not labels.outputs_are_classes
-        for compare in (
+        for asking in (
             lambda labels: labels.true_output,
             lambda labels: labels.ground_truth_probability(0),
             lambda labels: labelstore.calibrate(
@@ -119,7 +119,7 @@ def test_a_derived_label_set_is_no_more_classes_than_its_source(store):
             lambda labels: histogram(labels, criterion="ground_truth_probability"),
         ):
             with pytest.raises(LabelStoreError, match="say which output is which class") as refused:
-                compare(labels)
+                asking(labels)
             assert refused.value.exit_code == 7
         assert store.masks == ()
         # shown without what the ground truth would say
@@ -130,7 +130,7 @@ def test_a_derived_label_set_is_no_more_classes_than_its_source(store):
         )
         assert summary(labels).mean_ground_truth_probability is None
         assert "ground_truth_probability" not in labelstore.crops(labels)
-        assert "ground truth" not in distances([labels]).kinds
+        assert "ground truth" not in compare([labels], ground_truth=True).kinds
         page = report.page_data.sections(
             report.page_data.Wanted(labels=labels, mask=None, sample=20, counted=None, seed=0)
         )
@@ -178,7 +178,7 @@ def test_the_ground_truth_goes_through_the_map(store):
     )
     hard, _ = labelstore.ensemble([labels], [mask]).labels(0)
     np.testing.assert_array_equal(hard.argmax(-1), np.broadcast_to(truth[..., 0], dense.shape[:2]))
-    mean = distances([labels]).mean("all", "ground truth")
+    mean = compare([labels], ground_truth=True).distance("all", "ground truth")
     assert mean == pytest.approx(float(-np.log(gives).mean()), rel=1e-5)
 
 

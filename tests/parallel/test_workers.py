@@ -20,9 +20,9 @@ import pytest
 import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalRenorm, MarginalSmoothing, RegionQuantiles
+from labelstore.analysis.comparison import compare
 from labelstore.analysis.histogram import histogram
 from labelstore.analysis.summary import summary
-from labelstore.analysis.variant_cost import variant_cost
 from labelstore.blocks.block_map import block_map
 from labelstore.blocks.shipping import call, packed
 from labelstore.calibration import preview
@@ -138,9 +138,8 @@ def write(path, way):
         assert mask.is_complete
         assert variant.is_complete
         assert not store.catalogue.leases.live()
-        return shard_digests(store), variant_cost(
-            store.label_set("teacher"), variant, map_blocks=way
-        )
+        both = [store.label_set("teacher"), variant]
+        return shard_digests(store), compare(both, map_blocks=way).pairs
 
 
 @pytest.fixture(scope="module")

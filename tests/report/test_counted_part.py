@@ -9,8 +9,8 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
-from labelstore.analysis.threshold_counts import count_thresholds
 from labelstore.calibration import RegionThresholds
+from labelstore.calibration.threshold_counts import count_thresholds
 from labelstore.codecs import Hard, MarginalSmoothing
 from labelstore.errors import UsageError
 from labelstore.report import write_page

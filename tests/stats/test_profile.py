@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import labelstore
-from labelstore.analysis.disagreement import disagreements
-from labelstore.analysis.distances import distances
+from labelstore.analysis.comparison import compare, compare_all
 from labelstore.analysis.profile import profile
 from labelstore.blocks.block_sample import share_of_blocks
 from labelstore.codecs import MarginalSmoothing
@@ -82,8 +81,8 @@ def test_all_that_read_a_share_read_that_share(store):
     for share, blocks in ((0.7, 3), (0.4, 2), (0.1, 1)):
         images = profile(label_sets[0], share=share).images
         assert profile(label_sets[0], share=share).blocks == blocks
-        assert distances(label_sets, share=share).crops.sum() == images * 12
-        pairs = disagreements(store, share=share).pairs
+        assert compare(label_sets, ground_truth=True, share=share).crops.sum() == images * 12
+        pairs = compare_all(store, share=share).pairs
         assert [pair.num_crops for pair in pairs] == [images * 12]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import labelstore
-from labelstore.analysis.disagreement import disagreement
+from labelstore.analysis.comparison import compare
 from labelstore.codecs import (
     Full,
     Hard,
@@ -176,7 +176,7 @@ def test_teachers_are_compared_at_one_temperature(two):
     codec = Full(dtype="float32")
     add_label_set(two, codec, C, name="same", temperature=4.0)
     fill_blocks(two, softmax(4).astype("f4"), name="same")
-    found = disagreement(two.label_set("one"), two.label_set("same"))
+    (found,) = compare([two.label_set("one"), two.label_set("same")]).pairs
     assert found.top1_agreement == 1
     assert found.kl == pytest.approx(0, abs=1e-6)
 
