@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from labelstore.blocks.shipping import MapBlocks
 from labelstore.blocks.threads import map_in_threads
-from labelstore.calibration.probability import CRITERIA, Criterion
-from labelstore.calibration.threshold_counts import ThresholdCounts, count_thresholds
+from labelstore.calibration.probability import CRITERIA, Criterion, block_slabs
+from labelstore.calibration.threshold_counts import ThresholdCounts
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 TABLE_1_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
 """Bins are closed below and open above; the last one holds 1.0 too."""
+PIECE = 1 << 16
+"""Crops that are compared at once, so that they stay in the cache."""
 PAPER_RATIOS = (
     0.0043, 0.0089, 0.0129, 0.0203, 0.0366, 0.0435, 0.0504, 0.0776, 0.0814, 0.2873, 0.3734, 0.0033,
 )  # fmt: skip
@@ -80,26 +85,51 @@ def histogram(
         raise UsageError(
             f"label set {labels.name} has images without ground truth: use max_probability"
         )
-    found = count_thresholds(labels, edges, criterion=criterion, map_blocks=map_blocks)
+    inner = np.array(edges[1:-1], np.float32)
+    below = np.zeros(len(inner) + 2, np.int64)
+    for found in map_blocks(partial(_count_block, labels, criterion, inner), labels.blocks):
+        below += found
+    labelled, missing = int(below[-2]), int(below[-1]) - labels.num_free
+    is_papers = edges == TABLE_1_EDGES and criterion == CRITERIA[0]
     return Histogram(
         label_set=labels.name,
         criterion=criterion,
-        bins=bins_of(found, edges, is_papers=edges == TABLE_1_EDGES and criterion == CRITERIA[0]),
-        num_crops=int(found.labelled.sum()),
-        missing=found.missing,
+        bins=_bins(below[:-2].tolist(), labelled, edges, is_papers=is_papers),
+        num_crops=labelled,
+        missing=missing,
         is_complete=labels.is_complete,
     )
 
 
-def bins_of(
-    found: ThresholdCounts,
-    edges: tuple[float, ...] = TABLE_1_EDGES,
-    *,
-    is_papers: bool = True,
+def bins_of(found: ThresholdCounts) -> tuple[HistogramBin, ...]:
+    """Table 1 from counts in which its edges are among the thresholds."""
+    below = found.below.sum(axis=0)
+    inner = [int(below[found.values.index(edge)]) for edge in TABLE_1_EDGES[1:-1]]
+    return _bins(inner, int(found.labelled.sum()), TABLE_1_EDGES, is_papers=True)
+
+
+def _count_block(
+    labels: LabelSet, criterion: Criterion, inner: NDArray[np.float32], block: int
+) -> NDArray[np.int64]:
+    """Crops below each inner edge, labelled crops, missing crops: a tenth of the time of counts by class and image."""
+    below = np.zeros(len(inner) + 2, np.int64)
+    for probability in block_slabs(labels, criterion, block):
+        flat = probability.reshape(-1)
+        for start in range(0, flat.size, PIECE):
+            piece = flat[start : start + PIECE]
+            for i, edge in enumerate(inner):
+                below[i] += np.count_nonzero(piece < edge)
+            below[-2] += piece.size - np.count_nonzero(np.isnan(piece))
+        below[-1] += flat.size
+    below[-1] -= below[-2]
+    return below
+
+
+def _bins(
+    below: Sequence[int], labelled: int, edges: tuple[float, ...], *, is_papers: bool
 ) -> tuple[HistogramBin, ...]:
-    """Bins from counts of the edges among other thresholds, beside the paper's figures where `is_papers`."""
-    below, labelled = found.below.sum(axis=0), int(found.labelled.sum())
-    cumulative = [*(int(below[found.values.index(edge)]) for edge in edges[1:-1]), labelled]
+    """Bins from the crops below each inner edge and those with a label, beside the paper's where `is_papers`."""
+    cumulative = [*below, labelled]
     counts = np.diff(cumulative, prepend=0).tolist()
     total = max(labelled, 1)
     return tuple(

@@ -8,7 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from labelstore.analysis.histogram import PAPER_CUMULATIVE, PAPER_RATIOS, TABLE_1_EDGES, histogram
+from labelstore.analysis.histogram import (
+    PAPER_CUMULATIVE,
+    PAPER_RATIOS,
+    TABLE_1_EDGES,
+    bins_of,
+    histogram,
+)
+from labelstore.calibration.threshold_counts import count_thresholds
 from labelstore.codecs import Full, MarginalSmoothing
 from labelstore.errors import UsageError
 
@@ -38,6 +45,12 @@ def test_every_crop_is_in_one_bin(make_store, like_the_paper):
     for row in found.bins:
         assert abs(row.ratio - row.paper_ratio) < 0.04
     assert json.loads(json.dumps(found.to_record()))["bins"][3]["count"] == found.bins[3].count
+
+
+def test_the_fast_count_equals_the_counts_by_class(make_store, like_the_paper):
+    with make_store(MarginalSmoothing(k=3), like_the_paper) as store:
+        labels = store.label_set()
+        assert histogram(labels).bins == bins_of(count_thresholds(labels, TABLE_1_EDGES))
 
 
 def test_an_edge_belongs_to_the_bin_above_and_one_to_the_last(make_store):
