@@ -29,7 +29,7 @@ from labelstore.cropping.crop_plan import image_streams
 from labelstore.errors import NotGenerated, UsageError
 from trainer.config import Order
 from trainer.curriculum import ranked_crops
-from trainer.loader.draws import DrawFolder
+from trainer.loader.draws import draw_folder
 from trainer.loader.planes import PlaneWriter, Records, as_bytes, make_records, record_dtype
 from trainer.loader.reach import as_far_as_labelled, check_complete, check_mixed
 from trainer.loader.recorded_mixes import Partners, recorded_mixes
@@ -144,7 +144,7 @@ class StoredPasses(PassSource):
         draws = None
         if self.is_drawn and scratch is not None and attach is None:
             size = schedule.epochs * len(drawn) * dtype.itemsize
-            draws = DrawFolder.open(scratch, self._described(dtype), size=size, keep=keep_draws)
+            draws = draw_folder(scratch, self._described(dtype), size=size, keep=keep_draws)
         self._repeated_before = any(
             schedule.shows_twice(int(count), ranked=self.crop_order != "random")
             for count in np.unique(usable[drawn])
