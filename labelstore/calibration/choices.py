@@ -21,8 +21,9 @@ from labelstore.calibration.probability import (
 )
 from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.calibration.queries import RegionQuery
-from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
+from labelstore.calibration.regions import RegionQuantiles, RegionThresholds, Rule
 from labelstore.store.coverage import covered_labels
+from labelstore.store.mask import Region
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

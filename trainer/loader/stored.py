@@ -27,6 +27,7 @@ from labelstore.codecs import SparseLabels, widen
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.crop_plan import image_streams
 from labelstore.errors import NotGenerated, UsageError
+from labelstore.store.group import shards_digest
 from trainer.config import Order
 from trainer.curriculum import ranked_crops
 from trainer.loader.draws import draw_folder
@@ -349,15 +350,8 @@ class StoredPasses(PassSource):
 
     def _shards_digest(self, group: str) -> str:
         """Of every committed file of a group that labels are drawn from, as the ledger has it."""
-        digest = hashlib.sha256()
-        whole = self.labels.layout.num_crop_shards
-        for row in self.labels.store.catalogue.ledger.shards(group):
-            if row.crop_shard >= whole:
-                continue  # of a growth that is not finished
-            digest.update(f"{row.block} {row.crop_shard}\n".encode())
-            for file in row.files:
-                digest.update(f"{file.key} {file.sha256}\n".encode())
-        return digest.hexdigest()
+        layout = self.labels.layout
+        return shards_digest(self.labels.store.catalogue, group, layout.num_crop_shards)
 
     def _described(self, dtype: np.dtype[np.void]) -> dict[str, Any]:
         """Everything that decides what is in the planes: two runs with equal descriptions draw the same bytes."""
