@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any, Self
 
@@ -61,12 +62,12 @@ class RecordForm:
             ranked=ranked,
         )
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[np.void]:
         """One crop: its label's fields, `box` and `flip`; packed."""
         return _dtype((*self.per_crop, BOX, FLIP))
 
-    @property
+    @cached_property
     def image_dtype(self) -> np.dtype[np.void]:
         """One image in one crop shard; empty where nothing is kept per image."""
         return _dtype(self.per_image)

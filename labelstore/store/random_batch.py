@@ -86,7 +86,9 @@ def asked_crops(
         wanted = crop_numbers(crops, len(rows), labels.num_crops)
     except UsageError as error:
         raise _grown(labels, error) from None
-    if rows.size and rows.max() >= labels.layout.num_rows:
+    # only a store that was read again since knows more rows
+    more = labels.store.num_rows > labels.layout.num_rows
+    if more and rows.size and rows.max() >= labels.layout.num_rows:
         beyond = UsageError(
             f"image row {rows.max()}: these labels have rows 0-{labels.layout.num_rows - 1}"
         )

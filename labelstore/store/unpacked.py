@@ -184,7 +184,7 @@ class FlatFile:
         self._path, self._make = path, make
         self._layout = labels.layout
         self._width, self._dtype = width, dtype
-        self._checked = np.zeros(self._layout.num_blocks, bool)
+        self._checked, self._all_checked = np.zeros(self._layout.num_blocks, bool), False
         self._open()
 
     @property
@@ -194,12 +194,13 @@ class FlatFile:
 
     def take(self, rows: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[Any]:
         """Values (B, m) at places (B, m) of rows (B,), copied."""
-        known = self._checked[rows // self._layout.images_per_shard]
-        if not known.all():
-            for block in np.unique(rows[~known] // self._layout.images_per_shard).tolist():
+        if not self._all_checked:
+            blocks = rows // self._layout.images_per_shard
+            for block in np.unique(blocks[~self._checked[blocks]]).tolist():
                 self._check(block)
+            self._all_checked = bool(self._checked.all())
         # "clip" spares NumPy a copy; every index is inside
-        found = np.take(self._flat, rows[:, None] * self._width + at, mode="clip")
+        found = self._flat.take(rows[:, None] * self._width + at, mode="clip")
         return found.view(self._dtype)
 
     def _open(self) -> None:
