@@ -144,7 +144,7 @@ def as_batch(
         labels = SparseLabels(
             class_ids=np.broadcast_to(every, labels.shape),
             probs=labels,
-            rest=np.zeros(labels.shape[:-1], np.float32),
+            rest=labels[..., 0] * np.float32(0),  # NaN where there is no label
         )
     return LabelBatch(
         class_ids=labels.class_ids,
