@@ -279,9 +279,8 @@ class ChunkSource:
         out = np.empty(len(cells), dtype)
         raw = opaque(out)
         order = np.argsort(cells, kind="stable")
-        starts = np.flatnonzero(np.diff(cells[order], prepend=-1)).tolist()
-        for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
-            here = order[start:stop]
+        starts = np.flatnonzero(np.diff(cells[order], prepend=-1))
+        for here in np.split(order, starts)[1:]:
             cell = int(cells[here[0]])
             held = self._cache.get((kind, cell), lambda cell=cell: opaque(load(cell)).reshape(-1))  # type: ignore[misc]
             raw[here] = held.take(places[here], mode="clip")
