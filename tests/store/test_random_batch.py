@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import errno
 import os
 import pickle
@@ -23,11 +24,13 @@ from labelstore import (
 )
 from labelstore.codecs import densify
 from labelstore.errors import (
+    DamagedShard,
     IncompleteError,
     NotGenerated,
     StorageError,
     UsageError,
 )
+from labelstore.scratch import room
 from labelstore.store import random_batch, unpacked
 from labelstore.store.flat_records import RecordForm
 from labelstore.store.random_batch import ChunkSource, batch_of
@@ -110,6 +113,8 @@ def test_a_batch_is_what_recover_gives(of_all_codecs, tmp_path, name):
     np.testing.assert_array_equal(densify(every.labels, C), labels.recover(range(N)))
     keys = of_all_codecs.image_columns["key"][rows].tolist()
     np.testing.assert_array_equal(labels.batch(keys, crops).boxes, flat.batch(rows, crops).boxes)
+    for source in (labels, flat):
+        assert source.batch([], np.zeros((0, 3), int)).probs.shape[:2] == (0, 3)
     flat.close()
 
 
@@ -262,12 +267,6 @@ def test_what_is_not_there_is_refused(store, tmp_path, source, images, crops, wh
     assert caught.value.exit_code == 2
 
 
-def test_an_empty_batch(store, tmp_path):
-    labels = store.label_set("a")
-    for source in (labels, labels.unpacked(tmp_path)):
-        assert source.batch([], np.zeros((0, 4), int)).probs.shape == (0, 4, 5)
-
-
 def test_a_full_disk_leaves_nothing_half_written(store, tmp_path, monkeypatch):
     labels, real = store.label_set("a"), os.pwrite
 
@@ -284,6 +283,27 @@ def test_a_full_disk_leaves_nothing_half_written(store, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.npy*"))
     monkeypatch.setattr(os, "pwrite", real)
     assert labels.unpacked(tmp_path).batch([0], [[0]]).probs.shape == (1, 1, 5)
+
+
+def test_a_copy_that_does_not_fit_is_not_begun(store, tmp_path, monkeypatch):
+    usage = collections.namedtuple("Usage", "total used free")
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: usage(0, 0, 1000))
+    with pytest.raises(StorageError, match="labels take .* scratch folder on another disk"):
+        store.label_set("a").unpacked(tmp_path)
+    assert not list(tmp_path.rglob("*.npy*"))
+
+
+def test_damage_in_the_store_is_not_unpacked(store, tmp_path):
+    group = store.label_set("a").group
+    (shard,) = store.arrays.root.glob(f"{group.name}/class_rank/c.1.1.0")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DamagedShard, match="labelstore repair"):
+        store.label_set("a").unpacked(tmp_path)
+    with pytest.raises(DamagedShard, match="labelstore repair"):
+        store.label_set("a").batch(range(8, 16))
+    assert not list(tmp_path.rglob("*.npy*"))
 
 
 def test_shared_memory_is_no_scratch_folder(store):
