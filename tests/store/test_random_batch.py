@@ -288,7 +288,7 @@ def test_a_full_disk_leaves_nothing_half_written(store, tmp_path, monkeypatch):
 def test_a_copy_that_does_not_fit_is_not_begun(store, tmp_path, monkeypatch):
     usage = collections.namedtuple("Usage", "total used free")
     monkeypatch.setattr(room.shutil, "disk_usage", lambda _: usage(0, 0, 1000))
-    with pytest.raises(StorageError, match="labels take .* scratch folder on another disk"):
+    with pytest.raises(StorageError, match=r"labels take .* scratch folder on another disk"):
         store.label_set("a").unpacked(tmp_path)
     assert not list(tmp_path.rglob("*.npy*"))
 
