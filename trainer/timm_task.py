@@ -52,5 +52,5 @@ class StoredLabelsTask(ClassificationTask):
         """Pixels (B, 3, S, S) and packed labels (B, 2 K + 1) -> `loss` and `output`, logits (B, C)."""
         output = self.trainable_module(input)
         kept = target.shape[1] // 2
-        ids, probs, rest = target.split([kept, kept, 1], dim=1)
-        return {"loss": self.criterion(output, ids, probs, rest[:, 0]), "output": output}
+        ids, probs, rest = target[:, :kept], target[:, kept : 2 * kept], target[:, -1]
+        return {"loss": self.criterion(output, ids, probs, rest), "output": output}

@@ -56,8 +56,8 @@ class Mask:
 
     @property
     def identity(self) -> str:
-        """What tells the mask from another one of the same name, made later."""
-        return self._regions.identity
+        """What tells the mask from another one of the same name, made later, and from itself before an update."""
+        return f"{self._regions.identity} {self.num_crops}"
 
     @property
     def rule(self) -> dict[str, Any]:

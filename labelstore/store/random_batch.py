@@ -103,8 +103,7 @@ def _grown(labels: LabelSet, error: UsageError) -> UsageError:
     if now.num_crops <= labels.num_crops and num_rows <= labels.layout.num_rows:
         return error
     return UsageError(
-        f"{error}; the store has grown since: open it again"
-        " (labels that were unpacked before are unpacked anew then)"
+        f"{error}; the store has grown since: open it again, and unpack its labels again if they were"
     )
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.arrays.sharding import crc32c
-from labelstore.errors import IncompleteError
+from labelstore.errors import IncompleteError, StorageError
 from labelstore.scratch.folders import scratch_parent, storage_errors
 from labelstore.scratch.kept import KeptFolder, write_whole, written_alone
 from labelstore.scratch.npy_writer import NpyWriter, write_at
@@ -209,7 +209,9 @@ class FlatFile:
                 if not self._mapped():
                     self._write()
                     if not self._mapped():
-                        raise OSError(f"{self._path} was removed while it was written")
+                        raise StorageError(
+                            f"{self._path} was removed while it was written; choose another scratch folder"
+                        )
 
     def _mapped(self) -> bool:
         """Map the file if it is there and whole, as far as its size and that of its checksums say."""
@@ -234,9 +236,11 @@ class FlatFile:
 
     def _write(self) -> None:
         folder, layout = self._path.parent, self._layout
-        check_room(folder, self.nbytes)
         with storage_errors(folder):
             self._seal.unlink(missing_ok=True)
+            for begun in folder.glob(f".{self._path.name}.*.tmp"):
+                begun.unlink(missing_ok=True)  # of a process that was killed: this one writes alone
+        check_room(folder, self.nbytes)
         shape = (layout.num_rows, self._width)
         block_bytes = ceil(self.nbytes / layout.num_blocks)
         with (
