@@ -216,7 +216,7 @@ class ChunkSource:
         self._cache = ChunkCache(cache_bytes)
 
     def records(self, rows: NDArray[np.int64], crops: NDArray[np.int64]) -> Records:
-        """See `RecordSource`."""
+        """As `RecordSource` says."""
         columns = self.labels.layout.num_columns
 
         def load(cell: int) -> NDArray[Any]:
@@ -226,7 +226,7 @@ class ChunkSource:
         return self._taken("crops", rows, crops, load, self.form.dtype)
 
     def image_records(self, rows: NDArray[np.int64], shards: NDArray[np.int64]) -> Records:
-        """See `RecordSource`."""
+        """As `RecordSource` says."""
         layout = self.labels.group.layout
         block, offset = np.divmod(rows, layout.images_per_shard)
         found: Records = self._gather(
@@ -241,7 +241,7 @@ class ChunkSource:
     def regions(
         self, mask: Mask, rows: NDArray[np.int64], crops: NDArray[np.int64]
     ) -> NDArray[np.uint8]:
-        """See `RecordSource`."""
+        """As `RecordSource` says."""
         columns = self.labels.layout.num_columns
 
         def load(cell: int) -> NDArray[Any]:

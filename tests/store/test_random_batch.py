@@ -118,6 +118,28 @@ def test_a_batch_is_what_recover_gives(of_all_codecs, tmp_path, name):
     flat.close()
 
 
+def test_what_is_kept_per_image_comes_from_the_crops_own_shard(store, tmp_path, monkeypatch):
+    """With ranks left as they are, every crop needs its image's table, of which each crop shard has another."""
+    labels = store.label_set("a")
+    fields = labels.codec.fields(C)
+    form = RecordForm(
+        codec=labels.codec,
+        stored=tuple(field.name for field in fields if field.per == "crop"),
+        per_crop=tuple(field for field in fields if field.per == "crop"),
+        per_image=tuple(field for field in fields if field.per == "image"),
+        ranked=False,
+    )
+    assert [field.name for field in form.per_image] == ["class_table"]
+    tables = np.concatenate(
+        [form.image_records(labels, block)["class_table"] for block in labels.blocks]
+    )
+    assert (tables[:, 0] != tables[:, 1]).any()
+    monkeypatch.setattr(RecordForm, "of", lambda _: form)
+    for source in (labels, labels.unpacked(tmp_path)):
+        for temperature in (None, 3.0):
+            check(source.batch(*drawn(), temperature=temperature), labels, *drawn(), temperature)
+
+
 def test_sizes_of_records():
     """Ids as wide as C needs, the label as stored, a box and a flip: nothing else."""
     sizes = {}
