@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainer.loader import CropDataset, collate_crops
     from trainer.losses import SparseSoftCrossEntropy
     from trainer.models import load_run
+    from trainer.timm_task import StoredLabelsTask, pack_labels
 
 _HOMES = {
     "TrainConfig": "trainer.config",
@@ -31,6 +32,8 @@ _HOMES = {
     "collate_crops": "trainer.loader",
     "SparseSoftCrossEntropy": "trainer.losses",
     "load_run": "trainer.models",
+    "StoredLabelsTask": "trainer.timm_task",
+    "pack_labels": "trainer.timm_task",
 }
 
 __all__ = [
@@ -38,10 +41,12 @@ __all__ = [
     "Evaluation",
     "Run",
     "SparseSoftCrossEntropy",
+    "StoredLabelsTask",
     "TrainConfig",
     "collate_crops",
     "evaluate",
     "load_run",
+    "pack_labels",
     "run",
 ]
 

@@ -19,41 +19,14 @@ from pathlib import Path
 
 from labelstore.commit.lease_keeper import is_dead, owner_name
 from labelstore.errors import ConflictError
+from labelstore.scratch.locks import LOCK, take_lock
 
-LOCK = "in-use.lock"
 BEAT_SECONDS = 15.0
 """From one touch of the lock file to the next."""
 WATCH_SECONDS = 45.0
 """How long another machine's lock file is watched: three touches, since a busy process may be late."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 MAX_OWNER = 4096
-
-
-def take_lock(path: Path, *, make: bool = True) -> int | None:
-    """Lock a file for this process; its descriptor, or None where another process holds it or it is not there.
-
-    Closing the descriptor frees the lock. OSError where the disk refuses, also for a disk without locks.
-    """
-    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0)
-    while True:
-        try:
-            handle = os.open(path, flags, 0o600)
-        except FileNotFoundError:
-            if make:
-                raise
-            return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # its last holder may have removed the file between the two lines above
-            if _is_file(handle, path):
-                return handle
-        except BlockingIOError:
-            os.close(handle)
-            return None
-        except OSError:
-            os.close(handle)
-            raise
-        os.close(handle)
 
 
 class FolderLock:
@@ -167,11 +140,3 @@ def _owner_in(path: Path) -> str:
         return path.read_bytes()[:MAX_OWNER].decode(errors="replace")
     except OSError:
         return ""
-
-
-def _is_file(handle: int, path: Path) -> bool:
-    try:
-        there = path.stat()
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(os.fstat(handle), there)

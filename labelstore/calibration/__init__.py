@@ -9,19 +9,18 @@ from labelstore.calibration.choices import (
     too_many_left_out,
     usual_choices,
 )
-from labelstore.calibration.labels import calibrate_dense, calibrate_label
 from labelstore.calibration.masking import calibrate, check_update, update
 from labelstore.calibration.probability import Criterion
 from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.calibration.queries import RegionQuery, rule_from_record
 from labelstore.calibration.regions import (
-    Region,
     RegionQuantiles,
     RegionThresholds,
     Rule,
-    is_usable,
 )
 from labelstore.calibration.threshold_counts import RegionCounts, ThresholdCounts, count_thresholds
+from labelstore.store.calibrated import calibrate_dense, calibrate_label
+from labelstore.store.mask import Region, is_usable
 
 __all__ = [
     "Choice",

@@ -20,7 +20,7 @@ from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.probability import Criterion, check_calibratable, check_unmixed
 from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.calibration.queries import RegionQuery, rule_from_record
-from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, is_usable
+from labelstore.calibration.regions import RegionQuantiles, RegionThresholds
 from labelstore.calibration.threshold_counts import (
     RegionCounts,
     ThresholdCounts,
@@ -28,6 +28,7 @@ from labelstore.calibration.threshold_counts import (
 )
 from labelstore.store import Mask
 from labelstore.store.coverage import covered_labels
+from labelstore.store.mask import Region, is_usable
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -17,21 +18,29 @@ from numpy.typing import NDArray
 
 from labelstore.calibration import (
     Region,
-    calibrate_dense,
-    calibrate_label,
     is_usable,
     rule_from_record,
 )
 from labelstore.codecs import SparseLabels, densify, over_union, relative_temperature
 from labelstore.codecs.topk import missing_id
 from labelstore.errors import UsageError
+from labelstore.store.calibrated import calibrated, without_discarded
 from labelstore.store.chosen_images import crop_numbers
 from labelstore.store.outputs import check_same_outputs
-from labelstore.store.spans import spans
+from labelstore.store.random_batch import (
+    Crops,
+    LabelBatch,
+    RecordSource,
+    as_batch,
+    asked_crops,
+    recovered_at,
+    regions_at,
+)
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Mask, Store
     from labelstore.store.label_set import Images
+    from labelstore.store.unpacked import Unpacked
 
 SparseOrDense: TypeAlias = SparseLabels | NDArray[np.float32]
 Regions: TypeAlias = NDArray[np.uint8]
@@ -91,16 +100,7 @@ def check_mask(labels: LabelSet, mask: Mask) -> None:
 
     RejectedInput for one that gives crops the ground truth, where the label set's outputs are no classes.
     """
-    if mask.row.plan != labels.plan.name:
-        raise UsageError(
-            f"mask {mask.name} belongs to crop plan {mask.row.plan}, label set {labels.name} to "
-            f"{labels.plan.name}: choose a mask of the same plan"
-        )
-    if mask.row.teacher != labels.row.teacher:
-        raise UsageError(
-            f"mask {mask.name} was made from teacher {mask.row.teacher}, label set {labels.name} has "
-            f"{labels.row.teacher}: choose a mask of the same teacher"
-        )
+    mask.check_matches(labels)
     if rule_from_record(mask.row.rule).calibrates:
         _ = labels.true_output
 
@@ -234,21 +234,61 @@ class Ensemble:
         regions = self._member_regions(block, columns)
         rows = self.block_rows(block)
         truth = self._hardened[rows.start : rows.stop, None]
-        calibrated = [
+        found = [
             _calibrated(
                 member, _recovered(member.labels, block, columns, temperature), codes, truth
             )
             for member, codes in zip(self.members, regions, strict=True)
         ]
-        together = _together(regions)
-        if len(calibrated) == 1 and not self.has_masks:
-            return calibrated[0], together
+        return self._mean(found, regions), _together(regions)
+
+    def _mean(
+        self, calibrated: Sequence[SparseOrDense], regions: Sequence[Regions]
+    ) -> SparseOrDense:
+        """One label (..., K) or (..., C) of every crop: the members', by what each weighs where it keeps the crop."""
         if len(calibrated) == 1:
-            return _without_discarded(calibrated[0], together), together
+            (only,) = calibrated
+            return without_discarded(only, _together(regions)) if self.has_masks else only
         shares = self._shares(regions)
         if self.listed is None:
-            return _mean_dense(calibrated, shares, self.num_classes), together
-        return _mean_sparse(calibrated, shares, self.num_classes), together
+            return _mean_dense(calibrated, shares, self.num_classes)
+        return _mean_sparse(calibrated, shares, self.num_classes)
+
+    def batch(
+        self, images: Images, crops: Crops | None = None, *, temperature: float | None = None
+    ) -> LabelBatch:
+        """The mean of chosen crops' labels, as `LabelSet.batch` gives them; each label set has its own mask.
+
+        Where they are wider than C together, or one is dense, all C classes are listed.
+        """
+        return self._batch(
+            [member.labels.chunk_source for member in self.members], images, crops, temperature
+        )
+
+    def unpacked(self, scratch: Path | str) -> UnpackedEnsemble:
+        """The label sets laid out flat in a scratch folder, with the same `batch`; see `LabelSet.unpacked`."""
+        return UnpackedEnsemble(self, [member.labels.unpacked(scratch) for member in self.members])
+
+    def _batch(
+        self,
+        sources: Sequence[RecordSource],
+        images: Images,
+        crops: Crops | None,
+        temperature: float | None,
+    ) -> LabelBatch:
+        temperature = self.temperature_in_force(temperature)
+        rows, wanted = asked_crops(self.members[0].labels, images, crops)
+        pairs = list(zip(self.members, sources, strict=True))
+        regions = [regions_at(source, member.mask, rows, wanted) for member, source in pairs]
+        parts = [recovered_at(source, rows, wanted, temperature) for source in sources]
+        truth = self._hardened[rows][:, None]
+        found = [
+            _calibrated(member, part[0], codes, truth)
+            for member, part, codes in zip(self.members, parts, regions, strict=True)
+        ]
+        _, boxes, flips = parts[0]
+        mean = self._mean(found, regions)
+        return as_batch(mean, boxes, flips, _together(regions), self.num_classes)
 
     @cached_property
     def num_tail_classes(self) -> int:
@@ -265,9 +305,9 @@ class Ensemble:
             return labels, codes, scale
         rows = self.block_rows(block)
         truth = self._hardened[rows.start : rows.stop, None]
-        calibrated = _without_discarded(_calibrated(member, labels, codes, truth), codes)
-        assert isinstance(calibrated, SparseLabels)
-        return calibrated, codes, np.where(codes == Region.HARD, np.float32(0), scale)
+        found = without_discarded(_calibrated(member, labels, codes, truth), codes)
+        assert isinstance(found, SparseLabels)
+        return found, codes, np.where(codes == Region.HARD, np.float32(0), scale)
 
     def sparse(
         self, block: int, columns: range | None = None, temperature: float | None = None
@@ -313,7 +353,10 @@ class Ensemble:
         rows = self.store.image_rows(images)
         found = [member.labels.recover(images, crops, temperature) for member in self.members]
         wanted = crop_numbers(crops, len(rows), self.num_crops)
-        regions = [_regions_at(member.mask, self, rows, wanted) for member in self.members]
+        regions = [
+            regions_at(member.labels.chunk_source, member.mask, rows, wanted)
+            for member in self.members
+        ]
         truth = self._hardened[rows][:, None]
         calibrated = [
             _calibrated(member, dense, codes, truth)
@@ -350,6 +393,24 @@ class Ensemble:
         return [(weight / total).astype(np.float32) for weight in weights]
 
 
+class UnpackedEnsemble:
+    """An ensemble whose label sets are laid out flat; each process of a node maps the same files."""
+
+    def __init__(self, ensemble: Ensemble, sources: Sequence[Unpacked]) -> None:
+        self.ensemble, self.sources = ensemble, tuple(sources)
+
+    def batch(
+        self, images: Images, crops: Crops | None = None, *, temperature: float | None = None
+    ) -> LabelBatch:
+        """As `Ensemble.batch`, from the files."""
+        return self.ensemble._batch(self.sources, images, crops, temperature)
+
+    def close(self) -> None:
+        """Give the files up; they stay for the next process."""
+        for source in self.sources:
+            source.close()
+
+
 def _check_alike(first: LabelSet, other: LabelSet) -> None:
     if other.store.uuid != first.store.uuid:
         raise UsageError(
@@ -381,21 +442,7 @@ def _calibrated(
 ) -> SparseOrDense:
     if member.mask is None:
         return labels
-    epsilon, classes = float(member.mask.rule["epsilon"]), member.labels.num_classes
-    if isinstance(labels, SparseLabels):
-        return calibrate_label(labels, regions, truth, epsilon, classes)
-    return calibrate_dense(labels, regions, truth, epsilon, classes)
-
-
-def _without_discarded(labels: SparseOrDense, regions: Regions) -> SparseOrDense:
-    """The same labels, NaN where a crop is not drawn."""
-    discarded = ~is_usable(regions)
-    if discarded.any():
-        for values in (
-            (labels.probs, labels.rest) if isinstance(labels, SparseLabels) else (labels,)
-        ):
-            values[discarded] = np.nan  # calibration made these arrays
-    return labels
+    return calibrated(labels, member.mask, regions, truth, member.labels.num_classes)
 
 
 def _together(regions: Sequence[Regions]) -> Regions:
@@ -451,18 +498,3 @@ def _largest_first(ids: NDArray[Any], probs: NDArray[np.float32]) -> None:
         chosen = np.take_along_axis(values, at[..., None], -1)
         np.put_along_axis(values, at[..., None], values[..., :1].copy(), -1)
         values[..., :1] = chosen
-
-
-def _regions_at(
-    mask: Mask | None, whole: Ensemble, rows: NDArray[np.int64], crops: NDArray[np.int64]
-) -> Regions:
-    """Region codes (n, m) of chosen crops; a chunk of the mask is decoded once, however many images are in it."""
-    codes = np.full(crops.shape, Region.IMPORTANT, np.uint8)
-    if mask is None:
-        return codes
-    per, height = whole.plan.crops_per_chunk, whole.layout.images_per_shard
-    for block, columns, chosen in spans(rows, crops // per, height):
-        offsets = rows[chosen] - block * height
-        found = mask.regions(block, columns)
-        codes[chosen] = found[offsets[:, None], crops[chosen] - columns.start * per]
-    return codes

@@ -18,7 +18,7 @@ from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.probability import check_unmixed
 from labelstore.calibration.queries import rule_from_record
-from labelstore.calibration.regions import Region, RegionQuantiles, RegionThresholds, Rule
+from labelstore.calibration.regions import RegionQuantiles, RegionThresholds, Rule
 from labelstore.catalogue.identities import mask_identity
 from labelstore.catalogue.records import MaskRow
 from labelstore.commit.lease_keeper import Progress
@@ -29,6 +29,7 @@ from labelstore.commit.worker import work_through
 from labelstore.errors import ConflictError, IncompleteError, UsageError
 from labelstore.store import Mask
 from labelstore.store.coverage import covered_labels
+from labelstore.store.mask import Region
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Store

@@ -17,8 +17,9 @@ from labelstore.blocks.columns import COLUMNS, OF_GROUND_TRUTH
 from labelstore.blocks.condition import Condition
 from labelstore.blocks.crop_slab import CropSlab
 from labelstore.calibration.probability import check_calibratable, check_ground_truth
-from labelstore.calibration.regions import BESIDE_THE_RULE, Region, RegionThresholds, check_epsilon
+from labelstore.calibration.regions import BESIDE_THE_RULE, RegionThresholds, check_epsilon
 from labelstore.errors import UsageError
+from labelstore.store.mask import Region
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

@@ -13,7 +13,6 @@ Eq. 4 leaves p = low open; here it is hard.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -29,25 +28,10 @@ from labelstore.calibration.probability import (
 )
 from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.errors import UsageError
+from labelstore.store.mask import Region
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
-
-
-class Region(IntEnum):
-    """Code of a crop under calibration, as a mask stores it (uint8)."""
-
-    TOO_HARD = 0
-    HARD = 1
-    IMPORTANT = 2
-    TOO_EASY = 3
-    MISSING = 255
-
-
-def is_usable(regions: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which crops are drawn: HARD and IMPORTANT ones."""
-    usable: NDArray[np.bool_] = (regions == Region.HARD) | (regions == Region.IMPORTANT)
-    return usable
 
 
 class Rule(Protocol):

@@ -100,7 +100,7 @@ class FloatProbs:
         tail = (np.float32(1) - total).clip(0, 1)
         code = arrays["tail_code"].ravel()
         rows = np.flatnonzero(code != AS_SUM)
-        by_row = probs.reshape(len(code), -1)
+        by_row = probs.reshape(len(code), probs.shape[-1])
         by_row[rows], tail.ravel()[rows] = _scaled(by_row.take(rows, 0), code[rows], outcomes)
         return probs, tail
 

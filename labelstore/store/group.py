@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -160,3 +161,15 @@ class Group:
     def _name_images(self, problem: str, block: int) -> str:
         rows = self.layout.rows(block)
         return f"{problem} (images {rows.start}-{rows.stop - 1} of {self.name})"
+
+
+def shards_digest(catalogue: Catalogue, group: str, num_crop_shards: int) -> str:
+    """SHA-256 (hex) over every committed file of a group's first crop shards, as the ledger has it."""
+    digest = hashlib.sha256()
+    for row in catalogue.ledger.shards(group):
+        if row.crop_shard >= num_crop_shards:
+            continue  # of a growth that is not finished
+        digest.update(f"{row.block} {row.crop_shard}\n".encode())
+        for file in row.files:
+            digest.update(f"{file.key} {file.sha256}\n".encode())
+    return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +20,15 @@ from labelstore.store.chosen_images import crop_numbers
 from labelstore.store.group import Group
 from labelstore.store.layout import BOX, FLIP, Layout
 from labelstore.store.outputs import Outputs, class_titles, output_names, output_titles, refusal_of
+from labelstore.store.random_batch import ChunkSource, Crops, LabelBatch, batch_of
 from labelstore.store.spans import spans
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labelstore.store.mask import Mask
     from labelstore.store.store import Store
+    from labelstore.store.unpacked import Unpacked
 
 Images = Sequence[int] | Sequence[str] | NDArray[np.integer]
 
@@ -327,6 +331,70 @@ class LabelSet:
                 start = crops_here.stop
         return out
 
+    def batch(
+        self,
+        images: Images,
+        crops: Crops | None = None,
+        *,
+        temperature: float | None = None,
+        mask: Mask | None = None,
+    ) -> LabelBatch:
+        """Sparse labels, boxes and flips of any crops, as a sampler draws them: arrays (B, m, ...).
+
+        `images` are B image rows or keys, in any order and also several times; `crops` is (B, m) crop numbers, None
+        for all M; `temperature` None is T0. With a mask, HARD crops have the softened ground truth, and crops that it
+        discards are NaN (FerKD Eq. 4). The labels are those of `recover`. Decoded chunks stay in memory for the
+        next batch, up to 512 MB; of a larger label set batches are faster `unpacked`.
+
+        UsageError for what the store does not hold, for a temperature that the labels do not have, and for a mask of
+        another teacher or plan; NotGenerated for crops without committed labels; RejectedInput for a mask with HARD
+        crops where the outputs are no classes of the data set.
+        """
+        return batch_of(self.chunk_source, images, crops, temperature, mask)
+
+    def unpacked(self, scratch: Path | str) -> Unpacked:
+        """The label set as flat records in a scratch folder, for batches at memory speed; see `Unpacked`.
+
+        30 bytes per crop at K = 5 with float16 probabilities. Written once: every process of the node maps the same
+        file, and later runs find it, until no process has opened it for 30 days.
+        """
+        from labelstore.store.unpacked import Unpacked
+
+        return Unpacked(self, scratch)
+
+    @cached_property
+    def chunk_source(self) -> ChunkSource:
+        """Records of any crops, read from the chunks."""
+        return ChunkSource(self)
+
+    @property
+    def group(self) -> Group:
+        """Where the codec's arrays are read."""
+        return self._labels
+
+    def crop_parts(
+        self, block: int, columns: range
+    ) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.uint8]]]:
+        """As `crops`, one part per crop shard with axes in memory as on disk; flips are 255 where missing."""
+        stored = self._stored_crops(block)
+        if stored is None:
+            boxes, flips = self._computed_crops(block, columns)
+            yield boxes, flips.astype(np.uint8)
+            return
+        for part in stored.parts(block, columns, ["box", "flip"], stored_order=True):
+            yield part["box"], part["flip"]
+
+    def relative_boxes(
+        self, boxes: NDArray[np.uint16], rows: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Boxes (n, m, 4) of image rows (n,) in shares of the image's height and width; NaN where it was left out as
+        bad."""
+        facts = self.store.image_columns
+        height, width = (facts[name][rows].astype(np.float64) for name in ("height", "width"))
+        size = np.stack([height, width, height, width], axis=1)
+        size[~self.present[rows] | (height <= 0)] = np.nan
+        return (boxes / size[:, None]).astype(np.float32)
+
     def boxes(self, images: Images) -> NDArray[np.uint16]:
         """Boxes (top, left, height, width) in pixels of the original image: uint16 (n, M, 4)."""
         return self._crop_field(BOX, images)
@@ -436,20 +504,8 @@ class LabelSet:
             yield from self._labels.parts(block, columns, fields, stored_order=stored_order)
             return
         (maps,) = self._labels.parts(block, None, fields)
-        yield {**maps, "box": self._relative_boxes(block, columns)}
-
-    def _relative_boxes(self, block: int, columns: range | None) -> NDArray[np.float32]:
-        """Boxes (n, m, 4) in shares of the image's height and width, NaN where it was left out as bad."""
         boxes, _ = self.crops(block, columns)
-        rows = self.block_rows(block)
-        facts = self.store.image_columns
-        height, width = (
-            facts[name][rows.start : rows.stop].astype(np.float64) for name in ("height", "width")
-        )
-        missing = ~self.present[rows.start : rows.stop] | (height <= 0)
-        size = np.stack([height, width, height, width], axis=1)
-        size[missing] = np.nan
-        return (boxes / size[:, None]).astype(np.float32)
+        yield {**maps, "box": self.relative_boxes(boxes, np.asarray(self.block_rows(block)))}
 
     def _stored_crops(self, block: int) -> Group | None:
         """Where the crops of an image block are read; None where they are computed."""

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import MaskRow
+from labelstore.errors import UsageError
 from labelstore.store.layout import REGION, Layout
 
 if TYPE_CHECKING:
+    from labelstore.store.label_set import LabelSet
     from labelstore.store.store import Store
+
+
+class Region(IntEnum):
+    """Code of a crop under calibration, as a mask stores it (uint8)."""
+
+    TOO_HARD = 0
+    HARD = 1
+    IMPORTANT = 2
+    TOO_EASY = 3
+    MISSING = 255
+
+
+def is_usable(regions: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which crops are drawn: HARD and IMPORTANT ones."""
+    usable: NDArray[np.bool_] = (regions == Region.HARD) | (regions == Region.IMPORTANT)
+    return usable
 
 
 class Mask:
@@ -34,6 +53,11 @@ class Mask:
     def name(self) -> str:
         """Name of the mask."""
         return self.row.name
+
+    @property
+    def identity(self) -> str:
+        """What tells the mask from another one of the same name, made later, and from itself before an update."""
+        return f"{self._regions.identity} {self.num_crops}"
 
     @property
     def rule(self) -> dict[str, Any]:
@@ -65,6 +89,19 @@ class Mask:
     def is_complete(self) -> bool:
         """True when every image block is covered, up to `num_crops`."""
         return len(self.blocks) == self._regions.layout.num_blocks
+
+    def check_matches(self, labels: LabelSet) -> None:
+        """UsageError for labels of another teacher or crop plan than the mask's."""
+        if self.row.plan != labels.plan.name:
+            raise UsageError(
+                f"mask {self.name} belongs to crop plan {self.row.plan}, label set {labels.name} to "
+                f"{labels.plan.name}: choose a mask of the same plan"
+            )
+        if self.row.teacher != labels.row.teacher:
+            raise UsageError(
+                f"mask {self.name} was made from teacher {self.row.teacher}, label set {labels.name} has "
+                f"{labels.row.teacher}: choose a mask of the same teacher"
+            )
 
     def regions(self, block: int, columns: range | None = None) -> NDArray[np.uint8]:
         """Region codes of one image block: uint8 (n, m), 255 where there is no label.

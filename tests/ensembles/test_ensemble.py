@@ -160,10 +160,9 @@ def test_chosen_crops_are_those_of_their_blocks(store, monkeypatch):
 
     monkeypatch.setattr(Mask, "regions", regions)
     for asked in (None, crops):
-        read.clear()
         wanted = whole if asked is None else np.take_along_axis(whole, asked[..., None], 1)
         np.testing.assert_allclose(together.recover(images, asked), wanted, atol=1e-6)
-        assert len(read) == 2 * 2  # two masks, two image blocks
+        assert len(read) == 2 * 2  # two masks, two image blocks; the second time they are in memory
 
 
 def test_what_does_not_belong_together_is_refused(store, tmp_path):

@@ -18,7 +18,7 @@ from labelstore.care.freezing import freeze
 from labelstore.care.leftovers import gc
 from labelstore.care.repairing import repair
 from labelstore.care.verification import verify
-from labelstore.codecs import top_k
+from labelstore.codecs import densify, top_k
 from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.labelling.generate import generate
@@ -349,3 +349,22 @@ def test_the_commands_make_and_show_them(photographs, tmp_path, capsys):
     assert code == 0, err
     code, out, err = labelstore_command("verify", tmp_path / "s", "--deep")
     assert code == 0, err
+
+
+@pytest.mark.parametrize("name", ["map", "raw"])
+def test_batches_of_maps_and_outputs(store, tmp_path, name):
+    """As `recover` gives them, at T = 1 and another: of a map as wide as the fullest one."""
+    labels = store.label_set(name)
+    rng = np.random.default_rng(0)
+    rows, crops = rng.integers(0, 9, 7), rng.integers(0, M, (7, 3))
+    flat = labels.unpacked(tmp_path)
+    for temperature in (None, 3.0):
+        wanted = labels.recover(rows, crops, temperature)
+        for source in (labels, flat):
+            found = source.batch(rows, crops, temperature=temperature)
+            dense = densify(found.labels, labels.num_classes)
+            np.testing.assert_allclose(dense, wanted, rtol=1e-5, atol=1e-7)
+            assert found.probs.shape == (7, 3, labels.listed or labels.num_classes)
+            np.testing.assert_array_equal(
+                found.boxes, labels.boxes(rows)[np.arange(7)[:, None], crops]
+            )

@@ -14,6 +14,7 @@ import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalRenorm, MarginalSmoothing, RegionThresholds
 from labelstore.calibration import Region, calibrate, update
+from labelstore.codecs import densify
 from labelstore.errors import ConflictError, IncompleteError, LabelStoreError, UsageError
 from labelstore.labelling.deriving import derive
 from labelstore.labelling.generate import generate
@@ -324,3 +325,28 @@ def test_a_teacher_given_as_an_object(tmp_path, photographs, teachers):
         == 9 * 3
     )
     store.close()
+
+
+def test_a_store_that_grew_under_a_copy(tmp_path, photographs, teachers):
+    """A copy stays what it was and says why it has no more; the store opened again gets another one."""
+    store = create(tmp_path / "s", photographs, teachers[0], BEFORE)
+    labels = store.label_set()
+    flat = labels.unpacked(tmp_path / "cache")
+    before = flat.batch([0, 5], [[0, 5], [3, 2]])
+    grow(store, num_crops=AFTER, teacher=str(teachers[0]), images=photographs, **WORK)
+    for source in (labels, flat):
+        with pytest.raises(
+            UsageError, match=r"crop 6 asked for: .*0-5; the store has grown"
+        ) as caught:
+            source.batch([0], [[6]])
+        assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
+        np.testing.assert_array_equal(source.batch([0, 5], [[0, 5], [3, 2]]).probs, before.probs)
+    store.close()
+    with labelstore.open(tmp_path / "s") as opened:
+        grown = opened.label_set()
+        again = grown.unpacked(tmp_path / "cache")
+        assert again.path != flat.path
+        np.testing.assert_array_equal(
+            densify(again.batch([0, 5], [[6, 5], [3, 11]]).labels, grown.num_classes),
+            grown.recover([0, 5], [[6, 5], [3, 11]]),
+        )

@@ -17,12 +17,12 @@ from hypothesis.extra.numpy import arrays
 import labelstore
 from labelstore.codecs import MarginalSmoothing, densify
 from labelstore.errors import RejectedInput, UsageError
+from labelstore.scratch.folders import PREFIX
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
 from tests.loader.conftest import NUM_CROPS, soft_labels
 from trainer.curriculum import ranked_crops
 from trainer.loader import StoredPasses
 from trainer.loader.draws import DRAW_FILE, FOLDER
-from trainer.loader.scratch import PREFIX
 from trainer.sampler import DrawingOrder, PassSchedule
 
 SCHEDULE = PassSchedule.of(passes=5, crops_per_image=17)  # 85 positions of 60 crops

@@ -22,9 +22,9 @@ from labelstore.errors import (
     StorageError,
     UsageError,
 )
+from labelstore.scratch.folders import LOCK, PREFIX, ScratchFolder
 from labelstore.testing.filled_store import filled_store
 from trainer.loader import GroundTruthPasses, StoredPasses
-from trainer.loader.scratch import LOCK, PREFIX, ScratchFolder
 from trainer.sampler import DrawingOrder, PassSchedule
 
 SCHEDULE = PassSchedule.of(passes=9, crops_per_image=7, single_crop_first=2, single_crop_last=1)
@@ -302,12 +302,9 @@ def test_scratch_is_removed_when_closed_or_collected(labels, scratch):
 
 
 EXIT = """
-import importlib.util, os, signal, sys
+import os, signal, sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("scratch", "trainer/loader/scratch.py")
-scratch = importlib.util.module_from_spec(spec)  # by its path: the package would load torch
-spec.loader.exec_module(scratch)
-ScratchFolder = scratch.ScratchFolder
+from labelstore.scratch.folders import ScratchFolder
 folder = ScratchFolder(Path(sys.argv[1]))
 (folder.path / "file").touch()
 pid = os.fork()
@@ -362,7 +359,7 @@ def test_a_disk_error_names_folder_and_flag(labels, scratch, monkeypatch):
 
     with passes(labels, scratch=scratch) as source:
         monkeypatch.setattr(os, "pwrite", full_disk)
-        with pytest.raises(StorageError, match=r"no space left.*--scratch"):
+        with pytest.raises(StorageError, match=r"no space left.*scratch folder"):
             source.pass_labels(0)
         assert not list(source.folder.glob("*plane*"))
 

@@ -6,9 +6,8 @@ how many crops a pass takes, and where passes meet chunk columns, never moves a 
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 
 from labelstore.codecs.base import SparseLabels
 from labelstore.errors import RejectedInput
+from labelstore.scratch.npy_writer import NpyWriter
 from labelstore.store.layout import MIX_FIELDS
-from trainer.loader.scratch import storage_errors
 
 Records = NDArray[np.void]
 
@@ -132,40 +131,23 @@ class PlaneWriter:
     """
 
     def __init__(self, folder: PlaneFolder, positions: range) -> None:
-        self.folder = folder
-        self.positions = positions
-        self._temporary: list[Path] = []
-        self._handles: list[int] = []
-        self._offset = 0
+        self._writers = [
+            NpyWriter(folder.file(position), (folder.num_images,), folder.dtype)
+            for position in positions
+        ]
+        self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        with storage_errors(self.folder.path):
-            for position in self.positions:
-                final = self.folder.file(position)
-                path = final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-                shape = (self.folder.num_images,)
-                with path.open("wb") as file:
-                    header = {
-                        "descr": np.lib.format.dtype_to_descr(self.folder.dtype),
-                        "fortran_order": False,
-                        "shape": shape,
-                    }
-                    np.lib.format.write_array_header_2_0(file, header)
-                    self._offset = file.tell()
-                    file.truncate(self._offset + shape[0] * self.folder.dtype.itemsize)
-                self._temporary.append(path)
-                self._handles.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        with ExitStack() as opened:
+            for writer in self._writers:
+                opened.enter_context(writer)
+            self._open = opened.pop_all()
         return self
 
     def write(self, first_row: int, planes: Sequence[Records] | Records) -> None:
         """Rows from `first_row` on of every position: (positions, rows) records, contiguous per position."""
-        offset = self._offset + first_row * self.folder.dtype.itemsize
-        with storage_errors(self.folder.path):
-            for handle, records in zip(self._handles, planes, strict=True):
-                data = np.ascontiguousarray(records).view(np.uint8)
-                done = 0
-                while done < data.size:
-                    done += os.pwrite(handle, data[done:].data, offset + done)
+        for writer, records in zip(self._writers, planes, strict=True):
+            writer.write(first_row, records)
 
     def __exit__(
         self,
@@ -173,14 +155,7 @@ class PlaneWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for handle in self._handles:
-            os.close(handle)
-        for position, path in zip(self.positions, self._temporary, strict=False):
-            if kind is None:
-                with storage_errors(self.folder.path):
-                    path.rename(self.folder.file(position))
-            else:
-                path.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, trace)
 
 
 def labels_of(records: Records, num_classes: int) -> SparseLabels:

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from labelstore.calibration import too_many_left_out
 from labelstore.cropping.crop_augmentation import PlannedAugmentation
 from labelstore.errors import IncompleteError, LabelStoreError, RejectedInput
-from trainer.loader.draws import DrawFolder, KeptPlanes
+from labelstore.scratch.folders import ScratchFolder
+from labelstore.scratch.kept import KeptFolder
+from labelstore.scratch.room import check_room
+from trainer.loader.draws import KeptPlanes
 from trainer.loader.pass_labels import PassLabels
 from trainer.loader.planes import PlaneFolder
 from trainer.loader.recorded_mixes import Partners
-from trainer.loader.room import check_room
-from trainer.loader.scratch import ScratchFolder
 from trainer.loader.tails import TailFiles
 from trainer.loader.threads import Stopped
 from trainer.sampler import U64, PassSchedule
@@ -89,10 +90,10 @@ class PassSource(ABC):
         *,
         scratch: Path | None,
         attach: Path | None,
-        draws: DrawFolder | None = None,
+        draws: KeptFolder | None = None,
     ) -> None:
         """Last step of a subclass's `__init__`; `draws` is where planes stay for later runs."""
-        self._scratch: ScratchFolder | DrawFolder | None = None
+        self._scratch: ScratchFolder | KeptFolder | None = None
         if attach is None:
             self._scratch = ScratchFolder(scratch) if draws is None else draws
         folder = self._scratch.path if self._scratch is not None else Path(attach or "")
@@ -228,7 +229,7 @@ def _prepare(source: weakref.ref[PassSource], positions: range) -> None:
 def _shut_down(
     stop: threading.Event,
     threads: list[threading.Thread],
-    scratch: ScratchFolder | DrawFolder | None,
+    scratch: ScratchFolder | KeptFolder | None,
 ) -> None:
     stop.set()
     for thread in threads:

@@ -28,13 +28,21 @@ from labelstore.codecs import SparseLabels, relative_temperature, widen
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.crop_plan import image_streams
 from labelstore.errors import NotGenerated, UsageError
+from labelstore.scratch.room import check_room
+from labelstore.store.group import shards_digest
 from trainer.config import Order
 from trainer.curriculum import ranked_crops
-from trainer.loader.draws import DrawFolder, KeptPlanes
-from trainer.loader.planes import PlaneWriter, Records, as_bytes, make_records, record_dtype
+from trainer.loader.draws import KeptPlanes, draw_folder
+from trainer.loader.planes import (
+    PlaneFolder,
+    PlaneWriter,
+    Records,
+    as_bytes,
+    make_records,
+    record_dtype,
+)
 from trainer.loader.reach import as_far_as_labelled, check_complete, check_mixed
 from trainer.loader.recorded_mixes import Partners, recorded_mixes
-from trainer.loader.room import check_room
 from trainer.loader.source import DrawCounts, ImageTable, PassSource, check_left_out
 from trainer.loader.tails import TailFiles, tail_dtype
 from trainer.loader.threads import for_each
@@ -158,7 +166,7 @@ class StoredPasses(PassSource):
             if tail_classes:
                 tables = len(drawn) * tail_dtype(tail_classes, self.num_classes).itemsize
                 size += self.labels.layout.num_crop_shards * tables
-            draws = DrawFolder.open(scratch, self._described(dtype), size=size, keep=keep_draws)
+            draws = draw_folder(scratch, self._described(dtype), size=size, keep=keep_draws)
         self._repeated_before = any(
             schedule.shows_twice(int(count), ranked=self.crop_order != "random")
             for count in np.unique(usable[drawn])
@@ -273,12 +281,17 @@ class StoredPasses(PassSource):
             check_room(folder.path, len(self.table) * folder.dtype.itemsize)
             with PlaneWriter(folder, range(shard, shard + 1)) as writer:
 
-                def lay_out(block: int, shard: int = shard, writer: PlaneWriter = writer) -> None:
+                def lay_out(
+                    block: int,
+                    shard: int = shard,
+                    writer: PlaneWriter = writer,
+                    folder: PlaneFolder = folder,
+                ) -> None:
                     rows = self.labels.block_rows(block)
                     first, stop = np.searchsorted(self.table.images, [rows.start, rows.stop])
                     if first < stop:
                         local = self.table.images[first:stop] - rows.start
-                        records = np.empty((1, len(local)), writer.folder.dtype)
+                        records = np.empty((1, len(local)), folder.dtype)
                         for name, values in member.labels.tail_tables(block, shard).items():
                             records[name] = values[local]
                         writer.write(int(first), records)
@@ -429,15 +442,8 @@ class StoredPasses(PassSource):
 
     def _shards_digest(self, group: str) -> str:
         """Of every committed file of a group that labels are drawn from, as the ledger has it."""
-        digest = hashlib.sha256()
-        whole = self.labels.layout.num_crop_shards
-        for row in self.labels.store.catalogue.ledger.shards(group):
-            if row.crop_shard >= whole:
-                continue  # of a growth that is not finished
-            digest.update(f"{row.block} {row.crop_shard}\n".encode())
-            for file in row.files:
-                digest.update(f"{file.key} {file.sha256}\n".encode())
-        return digest.hexdigest()
+        layout = self.labels.layout
+        return shards_digest(self.labels.store.catalogue, group, layout.num_crop_shards)
 
     def _described(self, dtype: np.dtype[np.void]) -> dict[str, Any]:
         """Everything that decides what is in the planes: two runs with equal descriptions draw the same bytes."""

@@ -1,4 +1,4 @@
-"""The folder where a node's passes are laid out: made on demand, locked while in use, removed at exit."""
+"""A folder for labels that are laid out on a node: made on demand, locked while in use, removed at exit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from labelstore.errors import StorageError, UsageError
-from trainer.folder_lock import LOCK, take_lock
+from labelstore.scratch.locks import LOCK, take_lock
 
 PREFIX = "labelstore-passes-"
 
@@ -41,7 +41,7 @@ def scratch_parent(parent: Path | None) -> Path:
     chosen = Path(tempfile.gettempdir()) if parent is None else Path(parent)
     if chosen.resolve().is_relative_to("/dev/shm"):
         raise UsageError(
-            f"--scratch {chosen} is shared memory, which labels of a pass would fill: give a folder on a disk"
+            f"scratch {chosen} is shared memory, which labels would fill: give a folder on a disk"
         )
     return chosen
 
@@ -56,7 +56,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "no space left" if full else (error.strerror or str(error))
-        raise StorageError(f"{path}: {reason}; choose another folder with --scratch") from error
+        raise StorageError(f"{path}: {reason}; choose another scratch folder") from error
 
 
 def _locked_folder(parent: Path) -> tuple[Path, int]:

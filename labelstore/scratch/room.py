@@ -1,4 +1,4 @@
-"""Whether labels of a pass fit where they are to be laid out: on a disk, or in memory that looks like one.
+"""Whether labels fit where they are to be laid out: on a disk, or in memory that looks like one.
 
 On many systems the temporary folder is a tmpfs, whose files take the memory that training needs (Linux only; elsewhere
 the free space is all that is looked at).
@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from labelstore.errors import StorageError
-from trainer.loader.scratch import storage_errors
+from labelstore.scratch.folders import storage_errors
 
 MOUNTS, MEMORY = Path("/proc/self/mountinfo"), Path("/proc/meminfo")
 GROUP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -33,8 +33,8 @@ def check_room(folder: Path, num_bytes: int) -> None:
         what = f"that may be taken of the memory which this is ({kind})"
     if num_bytes > room:
         raise StorageError(
-            f"{folder}: labels of a pass take {num_bytes / 1e9:.3g} GB, more than the {room / 1e9:.3g} GB {what}; "
-            "choose a folder on another disk with --scratch"
+            f"{folder}: labels take {num_bytes / 1e9:.3g} GB, more than the {room / 1e9:.3g} GB {what}; "
+            "choose a scratch folder on another disk"
         )
 
 

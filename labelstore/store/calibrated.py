@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.calibration.regions import Region
 from labelstore.codecs.base import SparseLabels
+from labelstore.store.mask import Mask, Region, is_usable
 
 
 def calibrate_label(
@@ -53,3 +53,30 @@ def calibrate_dense(
     calibrated = labels.copy()
     calibrated[hard] = softened
     return calibrated
+
+
+def calibrated(
+    labels: SparseLabels | NDArray[np.float32],
+    mask: Mask,
+    regions: NDArray[np.uint8],
+    ground_truth: NDArray[np.integer],
+    num_classes: int,
+) -> SparseLabels | NDArray[np.float32]:
+    """Labels, sparse (..., K) or dense (..., C), with what the mask's rule makes of HARD ones."""
+    epsilon = float(mask.rule["epsilon"])
+    if isinstance(labels, SparseLabels):
+        return calibrate_label(labels, regions, ground_truth, epsilon, num_classes)
+    return calibrate_dense(labels, regions, ground_truth, epsilon, num_classes)
+
+
+def without_discarded(
+    labels: SparseLabels | NDArray[np.float32], regions: NDArray[np.uint8]
+) -> SparseLabels | NDArray[np.float32]:
+    """The same labels, which calibration made, NaN in place where a crop is not drawn."""
+    discarded = ~is_usable(regions)
+    if discarded.any():
+        for values in (
+            (labels.probs, labels.rest) if isinstance(labels, SparseLabels) else (labels,)
+        ):
+            values[discarded] = np.nan
+    return labels

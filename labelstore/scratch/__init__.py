@@ -1,0 +1,1 @@
+"""Scratch folders: where a node lays labels out flat, for one run or for every later one."""
