@@ -18,6 +18,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from cli.wording import speak_of
+
 
 class PlainCommand(TyperCommand):
     """A command whose help is plain text, its options under the headings of their help panels."""
@@ -27,6 +29,7 @@ class PlainCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As click does it; UsageError for an argument that is empty, as `"$UNSET"` is in a script."""
+        speak_of(self.get_params(ctx))
         before = ""
         for arg in () if self.takes_empty else args:
             name, _, value = arg.partition("=")

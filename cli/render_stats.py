@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.output import percent, size
+from cli.wording import spoken
 from labelstore.analysis.disk import Storage
 from labelstore.analysis.histogram import Histogram
 from labelstore.analysis.summary import Summary
@@ -86,7 +87,7 @@ def render_preview(found: Preview, title: str = "what each choice would do") -> 
     for choice in found.choices:
         table.add_row(*(Text(cell) for cell in _choice_cells(choice)))
     notes = [
-        Text(f"{choice.title}: {note}", style="yellow")
+        Text(f"{choice.title}: {spoken(note)}", style="yellow")
         for choice in found.choices
         for note in choice.notes
     ]

@@ -12,6 +12,7 @@ from cli.options import IMAGES, DryRun, Json, Store
 from cli.output import print_json, say
 from cli.progress import Progress, duration
 from cli.teacher_options import SameTeacher
+from cli.wording import spoken
 
 DAMAGE = 3
 
@@ -99,7 +100,7 @@ def repair(
                 f"{shard.group}, crop shard {shard.crop_shard}{state}"
             )
         for problem in report.remaining:
-            print(problem)
+            print(spoken(str(problem)))
         count = len(report.metadata) + len(report.shards)
         print(
             f"{verb} {count:,} of {count + len(report.remaining):,} in {duration(report.seconds)}"

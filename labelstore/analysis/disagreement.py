@@ -139,7 +139,7 @@ def disagreements(
     if not chosen:
         raise UsageError(
             f"{store.path} has labels of {', '.join(names) or 'no label set'}: a comparison needs two label sets on "
-            "one plan; make another with `labelstore add-teacher`"
+            "one plan; make another with `labelstore.generate(store, ...)`"
         )
     pairs, refused = [], []
     for first, second in (map(store.label_set, pair) for pair in chosen[:limit]):

@@ -115,7 +115,7 @@ def distances(
     without ground truth among the classes is left out.
     """
     if not label_sets:
-        raise UsageError("no label set to measure: make one with `labelstore create`")
+        raise UsageError("no label set to measure: make one with `labelstore.generate`")
     first = label_sets[0]
     given = [labels.name for labels in label_sets]
     if twice := [name for name in dict.fromkeys(given) if given.count(name) > 1]:

@@ -305,7 +305,7 @@ class _Block:
             same = np.array_equal(boxes, found.boxes) and np.array_equal(flips, found.flips)
             if not same or found.mixed is not None:
                 raise RejectedInput(
-                    f"its crops are not those of crop plan {self._plan.name}: import it with --plan-name of another"
+                    f"its crops are not those of crop plan {self._plan.name}: import it with `plan_name` of another"
                 )
             return
         self._crops["box"][at] = found.boxes

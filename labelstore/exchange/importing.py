@@ -343,8 +343,8 @@ def _rejected(
         else "nothing was committed"
     )
     return RejectedFiles(
-        f"{first.file}: {first.reason}{more}; {kept}: mend and run the command again, or --skip-bad leaves "
-        "such images out and records them",
+        f"{first.file}: {first.reason}{more}; {kept}: fix the files and run it again, or pass "
+        "`skip_bad` to leave such images out and record them",
         report,
     )
 
@@ -354,5 +354,5 @@ def _refuse_holes_for_others(store: Store, label_set: str) -> None:
     others = [name for name in store.label_sets if name != label_set]
     if others:
         raise UsageError(
-            f"--skip-bad would take images away from label set {others[0]} too: import into a store of its own"
+            f"`skip_bad` would take images away from label set {others[0]} too: import into a store of its own"
         )

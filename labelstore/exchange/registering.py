@@ -92,7 +92,7 @@ def target_of(
         )
     assert num_classes is not None
     if stated.num_classes is not None and not 1 <= stated.num_classes <= MAX_CLASSES:
-        raise UsageError(f"--num-classes {stated.num_classes}: 1 to {MAX_CLASSES}")
+        raise UsageError(f"`num_classes={stated.num_classes}`: 1 to {MAX_CLASSES}")
     codec = _codec(contents, stated, dtype)
     check_conversion(contents, codec, stated.num_classes or num_classes, format_name)
     codec.fields(num_classes)
@@ -234,10 +234,10 @@ def _teacher(stated: Stated, format_name: str, num_classes: int, label_set: str)
         stated.teacher.isprintable() and len(stated.teacher) <= 200
     ):
         raise UsageError(
-            "--teacher: give a name of up to 200 printable characters, such as timm:resnet50"
+            "`teacher`: give a name of up to 200 printable characters, such as timm:resnet50"
         )
     if stated.input_size is not None and not 1 <= stated.input_size <= 65_534:
-        raise UsageError(f"--input-size {stated.input_size}: 1 to 65534 pixels")
+        raise UsageError(f"`input_size={stated.input_size}`: 1 to 65534 pixels")
     words = re.sub(r"[^A-Za-z0-9._-]+", "-", (stated.teacher or label_set).rpartition(":")[2])
     name = words.strip("-._")[:100] or format_name
     # whose weights are unknown is nobody else's teacher
@@ -301,18 +301,18 @@ def _check(store: Store, target: Target, images: ImageSource) -> LabelSetRow | N
     if plan is not None and (plan.num_crops != target.num_crops and target.stored):
         raise ConflictError(
             f"{store.path} has crop plan {plan.name} of {plan.num_crops} crops per image, these labels are of "
-            f"{target.num_crops}: give another --plan-name, or another STORE"
+            f"{target.num_crops}: give another `plan_name`, or another STORE"
         )
     mixed = bool(target.plan_parameters.get("mixed"))
     if plan is not None and mixed != bool(plan.parameters.get("mixed")):
         raise ConflictError(
             f"{store.path}: crop plan {plan.name} keeps {'no ' if mixed else ''}mixing of crops: give another "
-            "--plan-name"
+            "`plan_name`"
         )
     if plan is not None and plan.parameters.get("augmentation"):
         raise ConflictError(
             f"{store.path}: crops of plan {plan.name} are augmented, which imported labels know nothing of: give "
-            "another --plan-name"
+            "another `plan_name`"
         )
     row = store.find_label_set(target.name)
     if row is None:
@@ -330,8 +330,7 @@ def _check(store: Store, target: Target, images: ImageSource) -> LabelSetRow | N
     }
     stated, given = dict(row.facts.get("stated", target.stated)), dict(target.stated)
     for key in sorted((stated.keys() | given.keys()) - _COMPARED):
-        flag = "--" + key.replace("_", "-")
-        differences[flag] = (stated.get(key, "left out"), given.get(key, "left out"))
+        differences[f"`{key}`"] = (stated.get(key, "left out"), given.get(key, "left out"))
     differences |= teacher_differences(store.teacher(row.teacher), target.teacher)
     refuse_differences(row, store.path, differences)
     return row

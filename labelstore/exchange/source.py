@@ -49,11 +49,10 @@ class Stated:
     skip_bad: bool = False
 
     def need(self, name: str, why: str) -> Any:  # noqa: ANN401 - the field's type
-        """A field that must have been said; UsageError with the flag and the reason where it was not."""
+        """A field that must have been said; UsageError with its name and the reason where it was not."""
         value = getattr(self, name)
         if value is None or value is False:
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} is needed: {why}")
+            raise UsageError(f"`{name}` is needed: {why}")
         return value
 
     def said(self) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def generate(
     check_temperature(temperature)
     if codec.takes != "probabilities" and temperature != 1:
         raise UsageError(
-            f"--temperature {temperature} with {codec.name} labels: they are outputs before softmax, and a run "
+            f"`temperature={temperature}` with {codec.name} labels: they are outputs before softmax, and a run "
             "chooses its own temperature; leave it out"
         )
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
@@ -179,9 +179,9 @@ def generate(
 
 
 def _check_sizes(batch_size: int, workers: int | None) -> None:
-    for flag, value in (("--batch-size", batch_size), ("--workers", workers)):
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value is not None and value < 1:
-            raise UsageError(f"{flag} {value}: give 1 or more")
+            raise UsageError(f"`{name}={value}`: give 1 or more")
 
 
 def default_device() -> str:

@@ -228,7 +228,7 @@ class Worker:
                 f"{opened.bad}; it could be when other labels were made: restore the file, or make a new store"
             )
         if not self.skip_bad:
-            raise RejectedInput(f"{opened.bad}; --skip-bad leaves such images out and records them")
+            raise RejectedInput(f"{opened.bad}; `skip_bad` leaves such images out and records them")
         block.leave_out(opened.job.image, opened.bad)
         self._bad[opened.job.image] = opened.bad
 
@@ -238,13 +238,13 @@ class Worker:
             crop = first + int(np.flatnonzero(~finite)[0])
             raise RejectedInput(
                 f"the teacher returned NaN for crop {crop} of {opened.job.key}: nothing of its block was committed; "
-                "check the weights, or try --amp none"
+                "check the weights, or try `autocast=none`"
             )
 
     def _check_deadline(self) -> None:
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise IncompleteError(
-                f"stopped after --max-time with {sum(self._done.values())} of {self._total} crops of "
+                f"stopped after `max_seconds` with {sum(self._done.values())} of {self._total} crops of "
                 f"{self.label_set} labelled: run the same command again to go on"
             )
 

@@ -93,7 +93,7 @@ def test_boxes_are_equal_for_equal_keys_and_sizes(
 def test_what_cannot_match_is_refused(tmp_path, photographs, run_folder, reference):
     about = {"teacher": str(run_folder), "plan_of": reference, **WORK}
     for option in ({"seed": 0}, {"num_crops": 7}, {"scale": (0.08, 1.0)}, {"flip_prob": 0.5}):
-        with pytest.raises(UsageError, match=r"with --plan-from .*leave one of the two out"):
+        with pytest.raises(UsageError, match=r"with `plan_of=.*leave one of the two out"):
             label_images(tmp_path / "s", images=photographs, **option, **about)
     others = write_photographs(tmp_path / "others")
     for folder in others.iterdir():

@@ -102,7 +102,7 @@ def test_what_makes_no_sense_is_refused_and_nothing_written(tmp_path, photograph
     with pytest.raises(UsageError, match="whose weights or input size are others"):
         grow(store, num_crops=AFTER, teacher=str(teachers[1]), label_set="one", **about)
     assert (store.path / "catalogue.db").read_bytes() == catalogue
-    with pytest.raises(ConflictError, match="labelstore grow"):
+    with pytest.raises(ConflictError, match=r"labelstore\.grow"):
         create(tmp_path / "s", photographs, teachers[0], AFTER)
     store.close()
 
@@ -196,7 +196,7 @@ def test_every_label_set_grows_with_its_own_teacher(tmp_path, photographs, teach
     assert all(store.label_set(name).is_complete for name in store.label_sets)
     # the same teacher in another form: which one is meant has to be said
     generate(store, teacher=str(teachers[0]), codec=MarginalSmoothing(k=1), name="k1", **about)
-    with pytest.raises(UsageError, match="k1, one: choose with --label-set"):
+    with pytest.raises(UsageError, match="k1, one: choose with `label_set`"):
         grow(store, num_crops=15, teacher=str(teachers[0]), **about)
     grow(store, num_crops=15, teacher=str(teachers[0]), label_set="k1", **about)
     assert [n for n in store.label_sets if store.label_set(n).is_complete] == ["k1"]
@@ -211,7 +211,7 @@ def test_a_mask_covers_its_crops_until_it_is_updated(tmp_path, photographs, teac
     with store.catalogue.transaction() as connection:
         store.catalogue.plans.change(connection, "plan", num_crops=AFTER)
     store.refresh()
-    with pytest.raises(IncompleteError, match="labelstore grow"):
+    with pytest.raises(IncompleteError, match=r"labelstore\.grow"):
         update(store, "ferkd")  # the plan has grown, its labels have not
     grow(store, num_crops=AFTER, teacher=str(teachers[0]), images=photographs, **WORK)
     mask, labels = store.mask("ferkd"), store.label_set()
@@ -222,11 +222,11 @@ def test_a_mask_covers_its_crops_until_it_is_updated(tmp_path, photographs, teac
         assert (codes[:, BEFORE:] == Region.MISSING).all()
         assert (mask.regions(block, range(1, 4)) == codes[:, 3:12]).all()
         assert (mask.regions(block, range(2, 4)) == Region.MISSING).all()
-    with pytest.raises(ConflictError, match=r"calibrate .* --update --name ferkd"):
+    with pytest.raises(ConflictError, match=r"calibration.update.* name='ferkd'"):
         calibrate(labels, RULE, name="ferkd")
 
     options = {"schedule": schedule, "scratch": tmp_path, "allow_empty_images": True}
-    with pytest.raises(IncompleteError, match=r"covers 6 of 12 crops.*--update"):
+    with pytest.raises(IncompleteError, match=r"covers 6 of 12 crops.*calibration.update"):
         StoredPasses(labels, mask=mask, **options)
     passes = StoredPasses(labels, mask=mask, allow_incomplete=True, **options)
     drawn = passes.pass_labels(0)

@@ -94,7 +94,7 @@ def of_kind(store, kind):
 def test_passes_are_those_of_before(store, tmp_path, kind):
     before, facts, keys = drawn(folder=tmp_path, **of_kind(store, kind))
     grow(store, a=[1], b=[0, 1, 2])
-    with pytest.raises(IncompleteError, match=r"covers 6 of 12 crops: .*--allow-incomplete"):
+    with pytest.raises(IncompleteError, match=r"covers 6 of 12 crops: .*`allow_incomplete`"):
         drawn(folder=tmp_path, **of_kind(store, kind))
     after, facts_after, keys_after = drawn(
         folder=tmp_path, allow_incomplete=True, **of_kind(store, kind)
@@ -127,7 +127,7 @@ def test_the_refusal_says_what_is_there_and_what_finishes_it(store, tmp_path, ca
     assert what_is_missing(store.label_set("a")) == wanted
     with pytest.raises(IncompleteError) as refused:
         drawn(store.label_set("a"), tmp_path)
-    assert str(refused.value) == f"{wanted}, or train on what is there with --allow-incomplete"
+    assert str(refused.value) == f"{wanted}, or train on what is there with `allow_incomplete`"
     words = ["export", "npz", str(store.path), str(tmp_path / "l.npz"), "--label-set", "a"]
     store.close()
     assert errors.run(labelstore_app.commands, "labelstore", words) == 8

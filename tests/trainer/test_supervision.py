@@ -450,7 +450,7 @@ def test_an_online_teacher_sees_its_own_interpolation_or_says_so(data, tmp_path)
     online = OnlineTeacher(wanted, torch.device("cpu"), told.append)
     assert len(told) == 1
     assert "was made for bicubic" in told[0]
-    assert "--interpolation bicubic" in told[0]
+    assert "`interpolation=bicubic`" in told[0]
     pixels = torch.randn(5, 3, 32, 32)
     seen = torch.nn.functional.interpolate(pixels, (48, 48), mode="bicubic", antialias=True)
     expected = torch.softmax(load_teacher(str(folder)).module(seen), 1)

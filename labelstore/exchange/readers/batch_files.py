@@ -59,7 +59,7 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
     if first.augmented and not stated.drop_augmentations:
         raise UsageError(
             f"{paths[0]}: its crops were augmented further (RandAugment or a cut-out), which a store cannot keep: "
-            "--drop-augmentations imports the labels without"
+            "`drop_augmentations` imports the labels without"
         )
     facts: dict[str, Any] = {"batch_size": len(first.shares), "files": len(paths)}
     if flavour == "sre2l":
@@ -76,7 +76,7 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
         )
     most = int(np.bincount(np.concatenate(list(order.values()))).max())
     if stated.num_crops is not None and stated.num_crops > most:
-        raise UsageError(f"--num-crops {stated.num_crops}: these files hold up to {most}")
+        raise UsageError(f"`num_crops={stated.num_crops}`: these files hold up to {most}")
     contents = Contents(
         kind="kept-outputs" if kept else "outputs",
         num_crops=stated.num_crops or most,

@@ -60,10 +60,10 @@ def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
         what = " and ".join(name for name in AUGMENTING if name in enabled)
         raise UsageError(
             f"{source}: its crops were augmented further ({what}), which a store cannot keep: "
-            "--drop-augmentations imports the labels without"
+            "`drop_augmentations` imports the labels without"
         )
     if stated.num_crops is not None and stated.num_crops > num_samples:
-        raise UsageError(f"--num-crops {stated.num_crops}: these files hold {num_samples}")
+        raise UsageError(f"`num_crops={stated.num_crops}`: these files hold {num_samples}")
     num_classes = stated.need(
         "num_classes", "ml-dr files do not say how many classes the teacher has"
     )

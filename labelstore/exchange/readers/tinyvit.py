@@ -52,7 +52,7 @@ def open_tinyvit(source: Path, images: ImageSource, stated: Stated) -> Scattered
         "num_classes", "tinyvit files do not say how many classes the teacher has"
     )
     if stated.num_crops is not None and stated.num_crops > len(folders):
-        raise UsageError(f"--num-crops {stated.num_crops}: these files hold {len(folders)} epochs")
+        raise UsageError(f"`num_crops={stated.num_crops}`: these files hold {len(folders)} epochs")
     pieces = [path for folder in folders for path in sorted(folder.glob("rank*-values.bin"))]
     if not pieces:
         raise RejectedInput(f"{folders[0]} holds no file rank0-values.bin")
