@@ -55,11 +55,18 @@ _flags: dict[str, str] = {}
 def speak_of(parameters: Iterable[Any]) -> None:
     """From now on messages are those of a command with these parameters (click's)."""
     _flags.clear()
+    _flags.update(flags_of(parameters))
+
+
+def flags_of(parameters: Iterable[Any]) -> dict[str, str]:
+    """The flags of a command's options, by their parameters and by each of their own names."""
+    found: dict[str, str] = {}
     for parameter in parameters:
         flags = [flag for flag in parameter.opts if flag.startswith("--")]
         if flags and parameter.param_type_name == "option":
-            names = [parameter.name.rstrip("_"), *(flag[2:].replace("-", "_") for flag in flags)]
-            _flags.update(dict.fromkeys(names, flags[0]))
+            names = (parameter.name.rstrip("_"), *(flag[2:].replace("-", "_") for flag in flags))
+            found |= dict.fromkeys(names, flags[0])
+    return found
 
 
 def spoken(message: str) -> str:

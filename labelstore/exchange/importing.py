@@ -17,7 +17,8 @@ from labelstore.exchange.block_import import BlockImport, BlockResult
 from labelstore.exchange.formats import open_source
 from labelstore.exchange.labels import Conversion
 from labelstore.exchange.registering import Target, existing_plan, prepared, target_of
-from labelstore.exchange.source import BadFile, LabelSource, Stated
+from labelstore.exchange.source import BadFile, LabelSource
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource, ignored_words, open_images, torchvision_classes
 from labelstore.store import Store
 from labelstore.store.layout import label_layout

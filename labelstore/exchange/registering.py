@@ -23,7 +23,8 @@ from labelstore.commit.same_labels import refuse_differences, teacher_difference
 from labelstore.cropping.crop_plan import CropPlan, imported_record
 from labelstore.errors import ConflictError, UsageError
 from labelstore.exchange.labels import Contents, check_conversion
-from labelstore.exchange.source import LabelSource, Stated
+from labelstore.exchange.source import LabelSource
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.store import Store, create, open_store
 from labelstore.store.layout import check_num_crops, choose_layout, plan_fields

@@ -31,7 +31,7 @@ from labelstore.exchange.readers.batch_order import Flavour, listed_order, sampl
 from labelstore.exchange.readers.boxes import BoxShares, box_shares
 from labelstore.exchange.readers.label_values import class_ids, finite, refuse_twice, truths
 from labelstore.exchange.readers.scattered import Piece, Scattered
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named
 

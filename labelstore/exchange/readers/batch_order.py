@@ -14,7 +14,7 @@ from labelstore.errors import RejectedInput
 from labelstore.exchange.labels import softmax
 from labelstore.exchange.readers.batch_contents import read_batch
 from labelstore.exchange.readers.label_values import finite
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import Value
 from labelstore.untrusted.refusal import Refused, named, read_bytes

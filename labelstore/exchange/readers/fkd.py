@@ -40,7 +40,7 @@ from labelstore.exchange.readers.label_values import (
     truths,
     whole_probabilities,
 )
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import array_of, kind_of
 from labelstore.untrusted.refusal import Refused

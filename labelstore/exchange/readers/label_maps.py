@@ -32,7 +32,7 @@ from labelstore.exchange.readers.image_files import (
     refuse_shared,
 )
 from labelstore.exchange.readers.label_values import class_ids, finite, refuse_twice
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import array_of
 from labelstore.untrusted.refusal import Refused, named

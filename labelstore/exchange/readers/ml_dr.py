@@ -27,7 +27,7 @@ from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.readers.boxes import pixel_boxes
 from labelstore.exchange.readers.image_files import ImageFiles, files_without_image, first_contents
 from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import InertArray, Value
 from labelstore.untrusted.refusal import Refused, named, shown

@@ -35,7 +35,7 @@ from labelstore.exchange.readers.label_values import (
     whole_probabilities,
 )
 from labelstore.exchange.readers.scattered import Piece, Scattered
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named, read_bytes, shown
 from labelstore.untrusted.stored_zip import ZIP_MAGIC, ZipEntries

@@ -30,7 +30,7 @@ from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
 from labelstore.exchange.readers.scattered import Piece, Scattered
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named, read_bytes
 

@@ -18,7 +18,7 @@ from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.readers.boxes import whole_image
 from labelstore.exchange.readers.image_files import ImageFiles, files_without_image, first_contents
 from labelstore.exchange.readers.label_values import finite
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import array_of, kind_of
 from labelstore.untrusted.refusal import Refused
