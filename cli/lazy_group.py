@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from cli.examples import EXAMPLES
 from cli.wording import speak_of
 
 
@@ -57,6 +58,12 @@ class PlainCommand(TyperCommand):
         for heading, rows in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the command's example, on one line that can be copied."""
+        if ctx.command_path in EXAMPLES:
+            with formatter.section("Example"):
+                formatter.write(f"  {ctx.command_path} {EXAMPLES[ctx.command_path]}\n")
 
 
 class LazyGroup(TyperGroup):

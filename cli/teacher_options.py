@@ -16,7 +16,6 @@ from labelstore.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
     from labelstore.codecs import LabelCodec
-
     from labelstore.labelling.worker import GenerationReport
     from labelstore.teachers.teacher import Teacher
 
@@ -225,12 +224,11 @@ class WorkOptions(ForwardOptions):
     """Stop cleanly after 90s, 30m, 1h30m; exit code 8 if labels are missing."""
 
     def __post_init__(self) -> None:
-        """UsageError for a time that is none."""
-        self.max_seconds  # noqa: B018 - reads it
+        """UsageError for a time that is none, before torch is imported."""
+        self.max_seconds()
 
-    @property
     def max_seconds(self) -> float | None:
-        """After which the work stops."""
+        """Time after which the work stops."""
         return None if self.max_time is None else seconds(self.max_time, "--max-time")
 
     def arguments(self) -> dict[str, Any]:
@@ -240,7 +238,7 @@ class WorkOptions(ForwardOptions):
             "crop_device": self.crop_device,
             "compile_teacher": self.compile_teacher,
             "skip_bad": self.skip_bad,
-            "max_seconds": self.max_seconds,
+            "max_seconds": self.max_seconds(),
             "note": say_once,
         }
 
