@@ -289,9 +289,9 @@ def test_other_images_are_a_conflict(labels, imported, tmp_path):
 @pytest.mark.parametrize(
     ("stated", "says"),
     [
-        (Stated(num_classes=12), "--compression is needed"),
-        (Stated(compression="ms"), "--num-classes is needed"),
-        (Stated(compression="ms", num_classes=0, temperature=1.0), "--num-classes 0"),
+        (Stated(num_classes=12), "`compression` is needed"),
+        (Stated(compression="ms"), "`num_classes` is needed"),
+        (Stated(compression="ms", num_classes=0, temperature=1.0), "`num_classes=0`"),
         (Stated(compression="ms", num_classes=12, temperature=1.0, k=4), "choose 1 to 3"),
         (Stated(compression="full", num_classes=12), "choose ms, mr, smoothing, hard"),
         (Stated(compression="logits", num_classes=12), "choose ms, mr, smoothing, hard"),
@@ -304,10 +304,10 @@ def test_other_images_are_a_conflict(labels, imported, tmp_path):
             Stated(compression="ms", num_classes=12, temperature=float("nan")),
             "temperature nan",
         ),
-        (Stated(compression="ms", num_classes=12, temperature=1.0, teacher="a\nb"), "--teacher"),
+        (Stated(compression="ms", num_classes=12, temperature=1.0, teacher="a\nb"), "`teacher`"),
         (
             Stated(compression="ms", num_classes=12, temperature=1.0, input_size=-1),
-            "--input-size -1",
+            "`input_size=-1`",
         ),
     ],
 )

@@ -263,7 +263,7 @@ class Broken(torch.nn.Module):
         return torch.full((len(pixels), 3), self.value)
 
 
-@pytest.mark.parametrize(("value", "message"), [(1e6, "--dtype float32"), (float("nan"), "NaN")])
+@pytest.mark.parametrize(("value", "message"), [(1e6, "`dtype=float32`"), (float("nan"), "NaN")])
 def test_outputs_that_cannot_be_kept_commit_nothing(teacher, photographs, tmp_path, value, message):
     broken = Teacher(module=Broken(value), row=teacher.row)
     with pytest.raises(RejectedInput, match=message):
@@ -302,7 +302,7 @@ def test_an_ssl_teacher_comes_from_a_function_or_a_checkpoint(photographs, tmp_p
         with pytest.raises(RejectedInput, match="none of the 3 classes"):
             labelstore.calibrate(labels, name="m")
         # a store is data: it cannot have its functions called
-        with pytest.raises(UsageError, match="give `teacher`"):
+        with pytest.raises(UsageError, match="give `teacher"):
             load_recorded_teacher(store.teacher(labels.row.teacher))
         with pytest.raises(UsageError, match=r"package\.module:function"):
             load_recorded_teacher(store.teacher(labels.row.teacher), "timm:resnet18")

@@ -85,7 +85,7 @@ def test_boxes_are_equal_for_equal_keys_and_sizes(
         tmp_path / "s", plan_of=reference, stored_crops=stored_crops, **again
     ).num_crops == 0  # fmt: skip
     with pytest.raises(
-        ConflictError, match=r"exists with (seed 11, asked for 0|flip-prob 0.25, asked for 0.5)"
+        ConflictError, match=r"exists with (seed 11, asked for 0|flip prob 0.25, asked for 0.5)"
     ):
         label_images(tmp_path / "s", num_crops=6, stored_crops=stored_crops, **again)
 

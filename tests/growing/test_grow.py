@@ -120,15 +120,15 @@ def test_what_generate_refuses_does_not_grow_the_plan(tmp_path, photographs, tea
 
     before = files()
     refused = [
-        ({"autocast": "bf16"}, "leave --amp out"),
-        ({"autocast": "fp8"}, "--amp fp8: choose one of"),
-        ({"device": "cuda:70"}, "--device cuda:70 cannot be used"),
-        ({"device": "nonsense"}, "--device nonsense cannot be used"),
-        ({"crop_device": "cuda"}, "leave --crop-device out"),
-        ({"crop_device": "disk"}, "--crop-device disk: choose one of"),
+        ({"autocast": "bf16"}, "leave `autocast` out"),
+        ({"autocast": "fp8"}, "`autocast=fp8`: choose one of"),
+        ({"device": "cuda:70"}, "`device=cuda:70` cannot be used"),
+        ({"device": "nonsense"}, "`device=nonsense` cannot be used"),
+        ({"crop_device": "cuda"}, "leave `crop_device` out"),
+        ({"crop_device": "disk"}, "`crop_device=disk`: choose one of"),
         ({"class_map": tmp_path / "classes.csv"}, "no line for class"),
-        ({"batch_size": 0}, "--batch-size 0: give 1 or more"),
-        ({"workers": -1}, "--workers -1: give 1 or more"),
+        ({"batch_size": 0}, "`batch_size=0`: give 1 or more"),
+        ({"workers": -1}, "`workers=-1`: give 1 or more"),
         ({"teacher": other}, "mean"),
         ({"teacher": lanczos}, "interpolation"),
         ({"images": tmp_path / "elsewhere"}, "elsewhere"),

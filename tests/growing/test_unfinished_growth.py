@@ -11,6 +11,7 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
+from cli.wording import in_flags
 from labelstore import Full, MarginalSmoothing, RegionQuantiles, RegionThresholds
 from labelstore.calibration import preview
 from labelstore.errors import IncompleteError, NotGenerated
@@ -121,8 +122,8 @@ def test_a_mask_may_cover_more_than_the_labels(store, tmp_path):
 def test_the_refusal_says_what_is_there_and_what_finishes_it(store, tmp_path, capsys):
     grow(store, a=[1])
     wanted = (
-        f"label set a is not finished, it covers 6 of 12 crops: finish it with `labelstore grow {store.path} "
-        "--num-crops 12 --teacher timm:a --label-set a`"
+        "label set a is not finished, it covers 6 of 12 crops: finish it with "
+        f"`labelstore.grow('{store.path}', num_crops=12, teacher='timm:a', label_set='a')`"
     )
     assert what_is_missing(store.label_set("a")) == wanted
     with pytest.raises(IncompleteError) as refused:
@@ -131,7 +132,7 @@ def test_the_refusal_says_what_is_there_and_what_finishes_it(store, tmp_path, ca
     words = ["export", "npz", str(store.path), str(tmp_path / "l.npz"), "--label-set", "a"]
     store.close()
     assert errors.run(labelstore_app.commands, "labelstore", words) == 8
-    assert wanted in capsys.readouterr().err
+    assert in_flags(wanted, {}) in capsys.readouterr().err
     assert errors.run(labelstore_app.commands, "labelstore", [*words, "--allow-incomplete"]) == 0
     said = capsys.readouterr()
     assert "label set a covers 6 of 12 crops of each image: these are exported" in said.err
@@ -146,7 +147,7 @@ def test_the_command_names_a_checkpoints_network(store, tmp_path, monkeypatch):
     made = replace(held, source=str(weights), architecture="timm:resnet18")
     monkeypatch.setattr(type(store), "teacher", lambda self, name: made)
     wanted = f"--teacher '{weights}' --teacher-model timm:resnet18 --label-set a`"
-    assert what_is_missing(store.label_set("a")).endswith(wanted)
+    assert in_flags(what_is_missing(store.label_set("a")), {}).endswith(wanted)
 
 
 def test_nothing_labelled_is_said_so(tmp_path):
