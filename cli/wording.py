@@ -79,7 +79,7 @@ def in_flags(message: str, flags: Mapping[str, str]) -> str:
 
     >>> in_flags("`skip_bad` or `k=5`, not `dtype`", {"skip_bad": "--skip-bad", "k": "--k"})
     '--skip-bad or --k 5, not `dtype`'
-    >>> in_flags("`labelstore.calibration.update('a b', name='m')`", {})
+    >>> in_flags("`labelstore.calibration.update(labelstore.open('a b'), name='m')`", {})
     "`labelstore calibrate 'a b' --update --name m`"
     """
     return _QUOTED.sub(lambda match: _shown(match[1], flags) or match[0], message)
@@ -124,6 +124,8 @@ def _command(name: str, call: str | None) -> str | None:
 
 def _word(node: ast.expr) -> str:
     """An argument as a shell reads it; a name in Python stands for something to fill in."""
+    if isinstance(node, ast.Call) and node.args:
+        return _word(node.args[0])  # a store that is opened: its path
     if isinstance(node, ast.Constant):
         return shlex.quote(str(node.value))
     return ast.unparse(node).upper()

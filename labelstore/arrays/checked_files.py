@@ -57,7 +57,7 @@ def damaged(
         ) from None
     where = f"{root / key}: {text}; {describe(spec, index)}"
     raise DamagedShard(
-        f"{where}; run `labelstore.repair({str(root.parent)!r}, images=DIR)`"
+        f"{where}; run `labelstore.repair(labelstore.open({str(root.parent)!r}), images=DIR)`"
     ) from None
 
 

@@ -75,7 +75,7 @@ def calibrate(
     if held is not None and held == replace(row, num_crops=held.num_crops) != row:
         raise ConflictError(
             f"mask {name} covers {held.num_crops} of {row.num_crops} crops, the plan has grown: "
-            f"extend it with `labelstore.calibration.update({str(store.path)!r}, name={name!r})`"
+            f"extend it with `labelstore.calibration.update(labelstore.open({str(store.path)!r}), name={name!r})`"
         )
     if held is not None:
         refuse_dropped_origin(store, row)

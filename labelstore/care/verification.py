@@ -250,7 +250,7 @@ def _problem(
         command=(
             "restore it from the store that was frozen"
             if frozen
-            else f"run `labelstore.repair({str(store.path)!r}{need})`"
+            else f"run `labelstore.repair(labelstore.open({str(store.path)!r}){need})`"
         ),
         path=str(store.arrays.root / key) if key else "",
         key=key,

@@ -17,5 +17,5 @@ def check_committed_files(store: Store, group: str) -> None:
                 raise DamagedShard(
                     f"{path} {found}: every label was made, but run "
                     f"`labelstore.verify({str(store.path)!r})`, then "
-                    f"`labelstore.repair({str(store.path)!r}, images=DIR)`"
+                    f"`labelstore.repair(labelstore.open({str(store.path)!r}), images=DIR)`"
                 )

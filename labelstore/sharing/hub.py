@@ -109,7 +109,7 @@ def push(
     path = store.path / MANIFEST_FILE
     if not path.exists():
         raise UsageError(
-            f"{store.path} is not frozen: run `labelstore.freeze({str(store.path)!r})` first, "
+            f"{store.path} is not frozen: run `labelstore.freeze(labelstore.open({str(store.path)!r}))` first, "
             "only what never changes is shared"
         )
     if private and isinstance(remote, FolderRemote):

@@ -53,4 +53,4 @@ def _finish(labels: LabelSet) -> str:
     if len(store.label_sets) > 1:
         arguments["label_set"] = row.name
     given = "".join(f", {name}={value!r}" for name, value in arguments.items())
-    return f"finish it with `labelstore.grow({str(store.path)!r}{given})`"
+    return f"finish it with `labelstore.grow(labelstore.open({str(store.path)!r}){given})`"

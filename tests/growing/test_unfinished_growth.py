@@ -123,7 +123,7 @@ def test_the_refusal_says_what_is_there_and_what_finishes_it(store, tmp_path, ca
     grow(store, a=[1])
     wanted = (
         "label set a is not finished, it covers 6 of 12 crops: finish it with "
-        f"`labelstore.grow('{store.path}', num_crops=12, teacher='timm:a', label_set='a')`"
+        f"`labelstore.grow(labelstore.open('{store.path}'), num_crops=12, teacher='timm:a', label_set='a')`"
     )
     assert what_is_missing(store.label_set("a")) == wanted
     with pytest.raises(IncompleteError) as refused:

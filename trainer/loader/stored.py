@@ -117,7 +117,7 @@ class StoredPasses(PassSource):
         if not self._blocks:
             raise NotGenerated(
                 f"no image block is covered by all of {self._members()}: finish them with `labelstore.grow` and "
-                f"`labelstore.calibration.update({str(labels.store.path)!r}, ...)`"
+                f"`labelstore.calibration.update(labelstore.open({str(labels.store.path)!r}), ...)`"
             )
         usable = self._usable_counts()
         drawn = np.flatnonzero(usable > 0)
