@@ -71,6 +71,14 @@ class TargetOptions:
     """Crop plan: a new one, or one with the very same crops."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FileOptions(LayoutOptions):
+    """Files that are made."""
+
+    scratch: Annotated[Path | None, option(metavar="DIR", unset="the temporary folder")] = None
+    """Where batch files are sorted by image."""
+
+
 @with_options
 def import_labels(
     format_: Annotated[
@@ -93,18 +101,9 @@ def import_labels(
     ],
     stated: Annotated[Stated, STATED],
     target: TargetOptions,
-    layout: LayoutOptions,
+    files: FileOptions,
     workers: Processes = None,
     dask: Dask = None,
-    scratch: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where batch files are sorted by image.",
-            show_default="the temporary folder",
-            rich_help_panel=WORK,
-        ),
-    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -142,8 +141,7 @@ def import_labels(
             found = run_import(
                 store,
                 **wanted,
-                **vars(layout),
-                scratch=scratch,
+                **vars(files),
                 map_blocks=map_blocks,
                 progress=progress,
                 note=say,

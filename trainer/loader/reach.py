@@ -39,8 +39,7 @@ def check_complete(labels: Ensemble, *, allow_incomplete: bool) -> None:
             raise IncompleteError(
                 f"mask {mask.name} covers {mask.num_crops} of {one.num_crops} crops: run "
                 f"`labelstore.calibration.update(labelstore.open({str(one.store.path)!r}), name={mask.name!r})`, "
-                "or train on these with "
-                "`allow_incomplete`"
+                "or train on these with `allow_incomplete`"
             )
         if mask is not None and not mask.is_complete:
             raise IncompleteError(
