@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from cli.output import visible
+from cli.wording import speak_of, spoken
 
 TRACEBACK_VARIABLE = "LABELSTORE_TRACEBACK"
 
@@ -47,6 +48,7 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
 
     Without arguments, the help.
     """
+    speak_of(())
     try:
         _check_utf8(arguments)
         return _call(
@@ -123,7 +125,7 @@ def outcome(error: BaseException) -> tuple[int, str]:
     from labelstore.errors import LabelStoreError, not_utf8
 
     if isinstance(error, LabelStoreError):
-        return error.exit_code, str(error)
+        return error.exit_code, spoken(str(error))
     if isinstance(error, ClickError):
         return 2, _usage_message(error)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):

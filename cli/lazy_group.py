@@ -18,6 +18,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from cli.examples import EXAMPLES
+from cli.wording import speak_of
+
 
 class PlainCommand(TyperCommand):
     """A command whose help is plain text, its options under the headings of their help panels."""
@@ -27,6 +30,7 @@ class PlainCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As click does it; UsageError for an argument that is empty, as `"$UNSET"` is in a script."""
+        speak_of(self.get_params(ctx))
         before = ""
         for arg in () if self.takes_empty else args:
             name, _, value = arg.partition("=")
@@ -54,6 +58,12 @@ class PlainCommand(TyperCommand):
         for heading, rows in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the command's example, on one line that can be copied."""
+        if ctx.command_path in EXAMPLES:
+            with formatter.section("Example"):
+                formatter.write(f"  {ctx.command_path} {EXAMPLES[ctx.command_path]}\n")
 
 
 class LazyGroup(TyperGroup):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.field_options import option
 from cli.named_functions import importable_here
 from cli.output import say
 from labelstore.errors import UsageError
@@ -40,6 +42,26 @@ WhichWeights = Annotated[
         show_default="raw",
     ),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardOptions:
+    """How images go through a network."""
+
+    device: str = "auto"
+    """torch device."""
+    batch_size: Annotated[int, option(min=1)] = 256
+    """Images per forward pass."""
+    workers: Annotated[int, option(min=1)] = 4
+    """Decoding threads."""
+
+    def settings(self) -> dict[str, Any]:
+        """As a run's settings call them."""
+        return {
+            "device": self.device,
+            "eval_batch_size": self.batch_size,
+            "workers": self.workers,
+        }
 
 
 def load_network(

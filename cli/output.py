@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+from cli.wording import spoken
+
 PIPE_WIDTH = 200
 """Columns of a table that is written to a file or a pipe: no line is folded."""
+SENTENCES = ("command", "note", "notes", "reason", "what")
+"""Fields of a record that are sentences of the library, or several of them."""
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -123,8 +127,8 @@ def percent(share: float | None) -> str:
 
 
 def say(message: str) -> None:
-    """Print a message for people, on stderr."""
-    print(visible(message), file=sys.stderr)
+    """Print a message for people, on stderr, with the flags of the command that runs."""
+    print(visible(spoken(message)), file=sys.stderr)
 
 
 def plain(value: object) -> object:
@@ -135,7 +139,10 @@ def plain(value: object) -> object:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {
+            str(key): _sentences(entry) if key in SENTENCES else plain(entry)
+            for key, entry in value.items()
+        }
     if isinstance(value, (list, tuple, set, frozenset, range)):
         return [plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -146,3 +153,11 @@ def plain(value: object) -> object:
         # a path that is a URL has lost a slash
         return re.sub(r"^(s3|gs|az|https?):/(?!/)", r"\1://", str(value))
     return value
+
+
+def _sentences(value: object) -> object:
+    if isinstance(value, str):
+        return spoken(value)
+    return (
+        [_sentences(entry) for entry in value] if isinstance(value, (list, tuple)) else plain(value)
+    )

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.output import drawn, number, percent, size
+from cli.wording import spoken
 from labelstore.analysis.codec_sizes import CodecTable
 from labelstore.analysis.comparison import Comparisons
 from labelstore.analysis.disk import Storage
@@ -100,7 +101,7 @@ def render_preview(found: Preview, title: str = "what each choice would do") -> 
         else "unfinished label set: only committed crops are counted",
     )
     notes = (
-        Text(f"{choice.title}: {note}", style="yellow")
+        Text(f"{choice.title}: {spoken(note)}", style="yellow")
         for choice in found.choices
         for note in choice.notes
     )

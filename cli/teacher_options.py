@@ -3,245 +3,256 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-import typer
-
+from cli.field_options import option
 from cli.named_functions import importable_here
-from cli.options import IMAGES
-from cli.output import say
+from cli.options import IMAGES, seconds
+from cli.output import print_json, say
 from cli.progress import Progress, duration
 from labelstore.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
+    from labelstore.codecs import LabelCodec
     from labelstore.labelling.generate import GenerationReport
+    from labelstore.teachers.teacher import Teacher
 
 TEACHER = "Teacher"
 LABELS = "Labels"
 WORK = "How it works"
+SOURCE_HELP = "timm:NAME, torchvision:NAME, a run folder of `trainer run`, or a checkpoint."
 
 Images = Annotated[
     Path | None,
-    typer.Option(
+    option(
         metavar=IMAGES,
         help="What the store was made from: a folder, list or shards.",
-        show_default="as recorded",
+        unset="as recorded",
     ),
 ]
 TeacherSource = Annotated[
     str,
-    typer.Option(
+    option(metavar="SOURCE", help=SOURCE_HELP, rich_help_panel=TEACHER, callback=importable_here),
+]
+OptionalTeacher = Annotated[
+    str | None,
+    option(
+        "--teacher",
         metavar="SOURCE",
-        help="timm:NAME, torchvision:NAME, a run folder of `trainer run`, or a checkpoint.",
+        help=SOURCE_HELP,
+        unset="none: new images are taken in and wait for their labels",
         rich_help_panel=TEACHER,
         callback=importable_here,
     ),
 ]
-OptionalTeacher = Annotated[
+SameTeacher = Annotated[
     str | None,
-    typer.Option(
-        "--teacher",
+    option(
         metavar="SOURCE",
-        help="timm:NAME, torchvision:NAME, a run folder of `trainer run`, or a checkpoint.",
-        show_default="none: new images are taken in and wait for their labels",
-        rich_help_panel=TEACHER,
+        help="The same weights from another place.",
+        unset="as recorded",
         callback=importable_here,
     ),
 ]
 TeacherModel = Annotated[
     str | None,
-    typer.Option(
+    option(
         metavar="NAME",
         help="Network of a checkpoint: timm:NAME or torchvision:NAME.",
         rich_help_panel=TEACHER,
         callback=importable_here,
     ),
 ]
-TeacherWeights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        metavar="ema|raw",
-        help="Of a checkpoint or run folder with a moving average: it, or the plain weights.",
-        show_default="raw",
-        rich_help_panel=TEACHER,
-    ),
-]
-ClassMap = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE",
-        help="CSV lines `class name,teacher output`, or wnid for ImageNet folders.",
-        rich_help_panel=TEACHER,
-    ),
-]
-LabelClasses = Annotated[
-    str | None,
-    typer.Option(
-        "--classes",
-        metavar="data|teacher",
-        help="Classes of the labels: those of the images, or all outputs of the teacher.",
-        show_default="as recorded, or data",
-        rich_help_panel=TEACHER,
-    ),
-]
-ClassNames = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE",
-        help="Names of the teacher's outputs to show: one per line, or imagenet-1k, -12k, -21k, -22k.",
-        show_default="as timm, torchvision or the run says",
-        rich_help_panel=TEACHER,
-    ),
-]
-AllowLostMass = Annotated[
-    bool,
-    typer.Option(
-        "--allow-lost-mass",
-        help="Accept a class map that leaves out more than a quarter of the teacher's probability on average.",
-        rich_help_panel=TEACHER,
-    ),
-]
-Temperature = Annotated[
-    float,
-    typer.Option("--temperature", "--temp", help="Of the softmax.", rich_help_panel=TEACHER),
-]
-Compression = Annotated[
-    str,
-    typer.Option(
-        metavar="CODEC",
-        help="Form of a label: full, hard, smoothing, ms, mr (FKD 3.5), logits or labelmap.",
-        rich_help_panel=LABELS,
-    ),
-]
-TailClasses = Annotated[
-    int | None,
-    typer.Option(
-        metavar="L",
-        help="With ms: store once per image how its crops' tails spread over L classes (100 is a good number).",
-        show_default="0, evenly",
-        rich_help_panel=LABELS,
-    ),
-]
-KeptClasses = Annotated[
-    int | None,
-    typer.Option(
-        metavar="K",
-        help="Classes that ms and mr keep, and labelmap in each cell.",
-        show_default="5",
-        rich_help_panel=LABELS,
-    ),
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DTYPE",
-        help="Of the probabilities: float32, float16 or uint8.",
-        show_default="float16",
-        rich_help_panel=LABELS,
-    ),
-]
-LabelSetName = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Name of the label set.",
-        show_default="the teacher's",
-        rich_help_panel=LABELS,
-    ),
-]
-SameTeacher = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SOURCE",
-        help="The same weights from another place.",
-        show_default="as recorded",
-        callback=importable_here,
-    ),
-]
 PlanName = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Crop plan; not needed if there is only one."),
-]
-BatchSize = Annotated[
-    int, typer.Option(min=1, max=65_536, help="Crops per forward pass.", rich_help_panel=WORK)
-]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        help="torch device.", show_default="cuda where there is one", rich_help_panel=WORK
-    ),
-]
-Amp = Annotated[
-    str | None,
-    typer.Option(
-        metavar="none|bf16|fp16",
-        help="Autocast of the teacher.",
-        show_default="as recorded, or none",
-        rich_help_panel=WORK,
-    ),
-]
-CropDevice = Annotated[
-    str | None,
-    typer.Option(
-        metavar="cpu|cuda",
-        help="Where crops are cut and resized; 1 % of the values differ by 1 of 255.",
-        show_default="as recorded, or cpu",
-        rich_help_panel=WORK,
-    ),
-]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="torch.compile the teacher.", rich_help_panel=WORK)
-]
-Val = Annotated[
-    Path | None,
-    typer.Option(
-        metavar=IMAGES,
-        help="Validation images of the same classes: the teacher is measured on them first.",
-        rich_help_panel=TEACHER,
-    ),
-]
-ExpectTop1 = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SHARE",
-        help="Refuse a teacher whose top-1 on --val is further than three standard errors from it.",
-        rich_help_panel=TEACHER,
-    ),
-]
-ValImages = Annotated[
-    int,
-    typer.Option(metavar="N", help="Images of --val that are looked at.", rich_help_panel=TEACHER),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Decoding threads.", show_default="one per core", rich_help_panel=WORK
-    ),
-]
-SkipBad = Annotated[
-    bool,
-    typer.Option(
-        "--skip-bad",
-        help="Leave out images that cannot be decoded, and record them.",
-        rich_help_panel=WORK,
-    ),
-]
-MaxTime = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME",
-        help="Stop cleanly after 90s, 30m, 1h30m; exit code 8 if labels are missing.",
-        rich_help_panel=WORK,
-    ),
+    str | None, option(metavar="NAME", help="Crop plan; not needed if there is only one.")
 ]
 
 
-def print_report(report: GenerationReport, store: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """How a teacher is loaded."""
+
+    PANEL: ClassVar = TEACHER
+
+    teacher_model: Annotated[str | None, option(metavar="NAME", callback=importable_here)] = None
+    """Network of a checkpoint: timm:NAME or torchvision:NAME."""
+    weights: Annotated[Literal["ema", "raw"] | None, option(unset="raw")] = None
+    """Of a checkpoint or run folder with a moving average: it, or the plain weights."""
+    class_map: Annotated[str | None, option(metavar="FILE")] = None
+    """CSV lines `class name,teacher output`, or wnid for ImageNet folders."""
+
+    def load(self, source: str) -> Teacher:
+        """The teacher, on the CPU."""
+        from labelstore.teachers.teacher import load_teacher
+
+        return load_teacher(
+            source, architecture=self.teacher_model, weights=self.weights, note=say_once
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """What the library is told about its outputs."""
+        return {"class_map": self.class_map}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTeacherOptions(TeacherOptions):
+    """How a teacher is loaded, checked and asked for a new label set."""
+
+    classes: Annotated[Literal["data", "teacher"] | None, option(unset="as recorded, or data")] = (
+        None
+    )
+    """Classes of the labels: those of the images, or all outputs of the teacher."""
+    class_names: Annotated[
+        str | None, option(metavar="FILE", unset="as timm, torchvision or the run says")
+    ] = None
+    """Names of the teacher's outputs to show: one per line, or imagenet-1k, -12k, -21k, -22k."""
+    allow_lost_mass: bool = False
+    """Accept a class map that leaves out more than a quarter of the teacher's probability on average."""
+    temperature: Annotated[float, option("--temperature", "--temp")] = 1.0
+    """Of the softmax."""
+    val: Annotated[Path | None, option(metavar=IMAGES)] = None
+    """Validation images of the same classes: the teacher is measured on them first."""
+    expect_top1: Annotated[float | None, option(metavar="SHARE")] = None
+    """Refuse a teacher whose top-1 on --val is further than three standard errors from it."""
+    val_images: Annotated[int, option(metavar="N")] = 2000
+    """Images of --val that are looked at."""
+
+    def __post_init__(self) -> None:
+        """UsageError or RejectedInput for a check of the teacher that cannot be."""
+        expected = self.expect_top1
+        if self.val is None:
+            if expected is not None:
+                raise UsageError(
+                    f"--expect-top1 {expected} needs --val DIR: images to measure the teacher on"
+                )
+            return
+        if expected is not None and not 0 < expected < 1:
+            raise UsageError(
+                f"--expect-top1 {expected}: give a share between 0 and 1, such as 0.88"
+            )
+        if self.val_images < 1:
+            raise UsageError(f"--val-images {self.val_images}: at least 1")
+        from labelstore.images import are_there
+
+        if not are_there(self.val):
+            raise RejectedInput(
+                f"--val {self.val} is not there: give a folder with one subfolder per class"
+            )
+
+    def arguments(self) -> dict[str, Any]:
+        """What the library is told about its outputs, and how to check it."""
+        from labelstore.teachers.teacher_check import TeacherCheck
+
+        check = None
+        if self.val is not None:
+            check = TeacherCheck(
+                val=self.val, expect_top1=self.expect_top1, num_images=self.val_images
+            )
+        return super().arguments() | {
+            "classes": self.classes,
+            "class_names": self.class_names,
+            "allow_lost_mass": self.allow_lost_mass,
+            "temperature": self.temperature,
+            "check": check,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions:
+    """What is kept of a label, and the name of the label set."""
+
+    PANEL: ClassVar = LABELS
+
+    compression: Annotated[str, option(metavar="CODEC")] = "ms"
+    """Form of a label: full, hard, smoothing, ms, mr (FKD 3.5), logits or labelmap."""
+    k: Annotated[int | None, option(metavar="K", unset="5")] = None
+    """Classes that ms and mr keep, and labelmap in each cell."""
+    tail_classes: Annotated[int | None, option(metavar="L", unset="0, evenly")] = None
+    """With ms: store once per image how its crops' tails spread over L classes (100 is a good number)."""
+    dtype: Annotated[str | None, option(metavar="DTYPE", unset="float16")] = None
+    """Of the probabilities: float32, float16 or uint8."""
+    name: Annotated[str | None, option(metavar="NAME", unset="the teacher's")] = None
+    """Name of the label set."""
+
+    def codec(self) -> LabelCodec:
+        """The codec; UsageError for what is none."""
+        from labelstore.codecs import codec_from_options
+
+        return codec_from_options(self.compression, self.k, self.dtype, self.tail_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardOptions:
+    """How crops go through a teacher."""
+
+    PANEL: ClassVar = WORK
+
+    batch_size: Annotated[int, option(min=1, max=65_536)] = 64
+    """Crops per forward pass."""
+    device: Annotated[str | None, option(unset="cuda where there is one")] = None
+    """torch device."""
+    amp: Annotated[Literal["none", "bf16", "fp16"] | None, option(unset="as recorded, or none")] = (
+        None
+    )
+    """Autocast of the teacher."""
+    workers: Annotated[int | None, option(min=1, unset="one per core")] = None
+    """Decoding threads."""
+
+    def arguments(self) -> dict[str, Any]:
+        """As the library's functions take them."""
+        return {
+            "batch_size": self.batch_size,
+            "device": self.device,
+            "autocast": self.amp,
+            "workers": self.workers,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkOptions(ForwardOptions):
+    """How labels are made."""
+
+    crop_device: Annotated[Literal["cpu", "cuda"] | None, option(unset="as recorded, or cpu")] = (
+        None
+    )
+    """Where crops are cut and resized; 1 % of the values differ by 1 of 255."""
+    compile_teacher: Annotated[bool, option("--compile")] = False
+    """torch.compile the teacher."""
+    skip_bad: bool = False
+    """Leave out images that cannot be decoded, and record them."""
+    max_time: Annotated[str | None, option(metavar="TIME")] = None
+    """Stop cleanly after 90s, 30m, 1h30m; exit code 8 if labels are missing."""
+
+    def __post_init__(self) -> None:
+        """UsageError for a time that is none, before torch is imported."""
+        self.max_seconds()
+
+    def max_seconds(self) -> float | None:
+        """Time after which the work stops."""
+        return None if self.max_time is None else seconds(self.max_time, "--max-time")
+
+    def arguments(self) -> dict[str, Any]:
+        """As the library's functions take them, each process of a node with a GPU of its own."""
+        return super().arguments() | {
+            "device": self.device or device_of_this_process(),
+            "crop_device": self.crop_device,
+            "compile_teacher": self.compile_teacher,
+            "skip_bad": self.skip_bad,
+            "max_seconds": self.max_seconds(),
+            "note": say_once,
+        }
+
+
+def print_report(
+    report: GenerationReport, store: Path, *, json: bool, more: dict[str, Any] | None = None
+) -> None:
     """Say what was labelled, and what was left out; the first rank only."""
     if not is_first_rank():
+        return
+    if json:
+        print_json({"store": store, **asdict(report), **(more or {})})
         return
     for key, reason in report.bad.items():
         say(f"left out {key}: {reason}")
@@ -252,51 +263,9 @@ def print_report(report: GenerationReport, store: Path) -> None:
     print(f"label set {report.label_set} in {store} is complete: {report.num_images:,} images")
 
 
-def teacher_check(val: Path | None, expect_top1: float | None, images: int) -> CheckOptions | None:
-    """What `--val`, `--expect-top1` and `--val-images` ask for; UsageError where that cannot be."""
-    if val is None:
-        if expect_top1 is not None:
-            raise UsageError(
-                f"--expect-top1 {expect_top1} needs --val DIR: images to measure the teacher on"
-            )
-        return None
-    if expect_top1 is not None and not 0 < expect_top1 < 1:
-        raise UsageError(f"--expect-top1 {expect_top1}: give a share between 0 and 1, such as 0.88")
-    if images < 1:
-        raise UsageError(f"--val-images {images}: at least 1")
-    from labelstore.images import are_there
-
-    if not are_there(val):
-        raise RejectedInput(f"--val {val} is not there: give a folder with one subfolder per class")
-    return {"val": val, "expect_top1": expect_top1, "num_images": images}
-
-
-class CheckOptions(TypedDict):
-    """Arguments of `TeacherCheck`, which lives beside torch."""
-
-    val: Path
-    expect_top1: float | None
-    num_images: int
-
-
-def one_of(value: str | None, flag: str, allowed: Sequence[str]) -> None:
-    """UsageError for a value that is given and not allowed."""
-    if value is not None and value not in allowed:
-        raise UsageError(f"{flag} {value}: choose one of {', '.join(allowed)}")
-
-
-def check_work(amp: str | None, crop_device: str | None = None, weights: str | None = None) -> None:
-    """UsageError for `--amp`, `--crop-device` and `--weights` that do not exist, before torch is imported."""
-    one_of(weights, "--weights", ("ema", "raw"))
-    one_of(amp, "--amp", ("none", "bf16", "fp16"))
-    one_of(crop_device, "--crop-device", ("cpu", "cuda"))
-
-
 def check_teacher_model(teacher: str | None, teacher_model: str | None) -> None:
     """UsageError for a `--teacher-model` without the checkpoint that it is the network of."""
     if teacher is None and teacher_model is not None:
-        from labelstore.errors import UsageError
-
         raise UsageError(
             f"--teacher-model {teacher_model} names the network of a checkpoint: give that with --teacher, or leave "
             "it out"

@@ -2,14 +2,14 @@
 
     LabelStoreError                 exit 1
     ├── UsageError                  exit 2   the call makes no sense: change the arguments        (ValueError)
-    ├── DamagedShard                exit 3   bytes are not what the ledger says: `labelstore repair`
+    ├── DamagedShard                exit 3   bytes are not what the ledger says: `labelstore.repair`
     ├── StoreNotFound               exit 4   no store there, or not one that this version reads   (FileNotFoundError)
     │   └── FormatVersionError      exit 4
     ├── ConflictError               exit 5   the store holds something else, or another worker holds the lease
     │   └── LeaseLost               exit 5
     ├── StorageError                exit 6   the disk refused: full, read-only, I/O error         (OSError)
     ├── RejectedInput               exit 7   an image, a checkpoint or a label file is not usable (ValueError)
-    └── IncompleteError             exit 8   some labels are not made yet: run `labelstore create` again
+    └── IncompleteError             exit 8   some labels are not made yet: run `labelstore.generate` again
         └── NotGenerated            exit 8   these very crops are not made yet                    (KeyError)
 
 A message is one line: what was given, what is allowed, what to do. The command line catches the base
@@ -67,7 +67,7 @@ def not_utf8(text: str) -> str:
 def check_seed(seed: int) -> None:
     """UsageError for a seed below 0, of which nothing can be drawn."""
     if seed < 0:
-        raise UsageError(f"--seed {seed}: give a whole number from 0 on")
+        raise UsageError(f"`seed={seed}`: give a whole number from 0 on")
 
 
 def told_apart(first: object, second: object) -> tuple[str, str]:

@@ -116,7 +116,7 @@ class BetweenSteps:
     def _save_before_the_end(self) -> None:
         try:
             if self._save_now():
-                self._note(f"step {self._step()} is saved: --resume goes on from there")
+                self._note(f"step {self._step()} is saved: `resume` goes on from there")
         except (LabelStoreError, OSError) as error:
             # what ended the run is what has to be said
             self._note(f"step {self._step()} is not saved: {error}")

@@ -226,7 +226,7 @@ def run(
                 if state.step < steps:
                     kept = "nothing is kept without a run folder"
                     if config.output is not None:
-                        kept = "--resume goes on from here"
+                        kept = "`resume` goes on from here"
                     note(f"stopped at step {state.step} of {steps}: {kept}")
         return Run(
             config=config,

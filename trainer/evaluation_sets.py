@@ -123,7 +123,7 @@ def _matched_numbers(
     if wrong:
         raise RejectedInput(
             f"{folder} has a folder {wrong[0]!r}, which is no class number: give one of ImageNetV2's folders, or "
-            "--val for folders with names"
+            "`val` for folders with names"
         )
     numbers = np.array([int(name) for name in images.classes])
     outputs = outputs_in_order(config, int(numbers.max()) + 1)

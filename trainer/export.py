@@ -47,13 +47,13 @@ def export_weights(
     library, _, name = config.model.rpartition(":")
     if format == "safetensors" and out.suffix != ".safetensors":
         raise UsageError(
-            f"--out {out} with --format safetensors: give a file that ends with .safetensors"
+            f"`out={out}` with `format=safetensors`: give a file that ends with .safetensors"
         )
-    check_new_place(out, "--out")
+    check_new_place(out, "`out`")
     if config.projection_head and format != "safetensors":
         raise UsageError(
             f"{config.model} ends in a projection head, which {format}'s network of that name does not have: export it "
-            "with --format safetensors"
+            "with `format=safetensors`"
         )
     if format in ("timm", "hf"):
         _check_timm(config, library, name)
@@ -87,13 +87,13 @@ def export_weights(
 def _check_free(out: Path, *, is_folder: bool, overwrite: bool) -> None:
     if not is_folder:
         if out.exists() and not overwrite:
-            raise ConflictError(f"{out} exists: give another file, or --overwrite")
+            raise ConflictError(f"{out} exists: give another file, or `overwrite`")
         return
     if out.suffix in (".safetensors", ".pth", ".pt") or (out.exists() and not out.is_dir()):
-        raise UsageError(f"--out {out} with --format hf: give a folder")
+        raise UsageError(f"`out={out}` with `format=hf`: give a folder")
     there = [name for name in (CONFIG, FOLDER_WEIGHTS) if (out / name).exists()]
     if there and not overwrite:
-        raise ConflictError(f"{out / there[0]} exists: give another folder, or --overwrite")
+        raise ConflictError(f"{out / there[0]} exists: give another folder, or `overwrite`")
 
 
 def _described(model: nn.Module, config: TrainConfig, name: str) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _check_timm(config: TrainConfig, library: str, name: str) -> None:
     import timm
 
     if library not in ("", "timm") or not timm.is_model(name):
-        raise UsageError(f"{config.model} is no timm network: export it with --format safetensors")
+        raise UsageError(f"{config.model} is no timm network: export it with `format=safetensors`")
 
 
 def _check_torchvision(config: TrainConfig, state: dict[str, Tensor], name: str) -> None:
@@ -145,7 +145,7 @@ def _check_torchvision(config: TrainConfig, state: dict[str, Tensor], name: str)
 
     if name not in models.list_models():
         raise UsageError(
-            f"torchvision has no network {name}: export it with --format timm or safetensors"
+            f"torchvision has no network {name}: export it with `format=timm` or safetensors"
         )
     with torch.device("meta"):
         theirs = models.get_model(name, num_classes=config.num_classes).state_dict()

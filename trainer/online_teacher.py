@@ -43,7 +43,7 @@ class OnlineTeacher:
         if own != config.interpolation:
             note(
                 f"the teacher {teacher.row.name} was made for {own}, and sees the student's crops, which are resized "
-                f"with {config.interpolation}: --interpolation {own} is the teacher's"
+                f"with {config.interpolation}: `interpolation={own}` is the teacher's"
             )
         self._columns = _columns(teacher, config, device)
         self._module = teacher.module.to(device)

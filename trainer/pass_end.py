@@ -65,7 +65,7 @@ def report_pass(
                 averaged = _evaluate(state.ema.module, data, config, state)
         except (Exception, SystemExit):
             if outputs.folder is not None:
-                note(f"epoch {epoch} is saved, but not evaluated: --resume makes up for it")
+                note(f"epoch {epoch} is saved, but not evaluated: `resume` makes up for it")
             raise
     state.top1, state.top5 = (None, None) if found is None else (found.top1, found.top5)
     is_best, state.best = _best(found, state.best)

@@ -152,7 +152,7 @@ def _named_losses(rank: int) -> Iterator[None]:
             raise
         raise RankLost(
             f"rank {rank} lost the others: one of them ended, its own message says why; start all of them again "
-            "with --resume"
+            "with `resume`"
         ) from error
 
 

@@ -200,6 +200,6 @@ class RunState:
 
 def _not_finite(what: str, step: int) -> LabelStoreError:
     return LabelStoreError(
-        f"{what} is not finite at step {step + 1}: lower --lr, add --clip-grad 1 or --warmup-epochs, or use "
-        "--amp bf16 in the place of fp16"
+        f"{what} is not finite at step {step + 1}: lower `lr`, add `clip_grad=1` or `warmup_epochs`, or use "
+        "`amp=bf16` in the place of fp16"
     )

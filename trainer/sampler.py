@@ -356,7 +356,7 @@ class Deal:
         for m in sorted(set(self.schedule.crops_per_pass)):
             if self.batch_size < 1 or self.batch_size % (m * self.world_size):
                 raise UsageError(
-                    f"--batch-size {self.batch_size} is not a multiple of {m * self.world_size}, "
+                    f"`batch_size={self.batch_size}` is not a multiple of {m * self.world_size}, "
                     f"which is {m} crops per image times {self.world_size} ranks: change one of them"
                 )
 

@@ -148,9 +148,9 @@ def _note_other_pixels(config: TrainConfig, note: Callable[[str], None]) -> None
     ]
     if changed:
         here = ", ".join(f"{name} {_written(getattr(config, name))}" for name in changed)
-        flags = " ".join(f"--{name.replace('_', '-')} {_written(own[name])}" for name in changed)
+        settings = " ".join(f"`{name}={_written(own[name])}`" for name in changed)
         note(
-            f"the weights of {config.model} were made for other pixels than {here}: {flags} is theirs"
+            f"the weights of {config.model} were made for other pixels than {here}: {settings} is theirs"
         )
 
 
@@ -217,7 +217,7 @@ def _stored(
         if teacher.interpolation != config.interpolation:
             note(
                 f"the teacher {teacher.name} saw crops resized with {teacher.interpolation}, the student sees "
-                f"{config.interpolation}: --interpolation {teacher.interpolation} makes them alike"
+                f"{config.interpolation}: `interpolation={teacher.interpolation}` makes them alike"
             )
     num_classes = labels.num_classes
     if config.labels in ("teacher", "ground-truth"):
@@ -324,7 +324,7 @@ def _with_classes(
 ) -> TrainConfig:
     if config.num_classes not in (None, num_classes):
         raise UsageError(
-            f"--num-classes {config.num_classes}: the labels have {num_classes} classes; leave it out"
+            f"`num_classes={config.num_classes}`: the labels have {num_classes} classes; leave it out"
         )
     if config.class_names and names and config.class_names != names:
         raise RejectedInput(
@@ -345,7 +345,7 @@ def _training_folder(config: TrainConfig) -> Path:
     if config.train is not None:
         return config.train
     if config.data is None:
-        raise UsageError("no images to train on: give --data DIR with train/ in it, or --train DIR")
+        raise UsageError("no images to train on: give `data=DIR` with train/ in it, or `train=DIR`")
     inside = config.data / "train"
     return inside if inside.is_dir() else config.data
 
@@ -357,7 +357,7 @@ def _validation(config: TrainConfig, note: Callable[[str], None]) -> Path | None
     if inside is not None and inside.is_dir():
         return inside
     note(
-        "nothing is evaluated: give --val"
+        "nothing is evaluated: give `val`"
         + ("" if config.data is None else f"; {config.data} has neither val nor validation in it")
     )
     return None

@@ -2,77 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
-from cli.options import DryRun, Json, Store, seconds
+from cli.field_options import with_options
+from cli.options import DryRun, Json, Store
 from cli.output import print_json
 from cli.teacher_options import (
-    AllowLostMass,
-    Amp,
-    BatchSize,
-    ClassMap,
-    ClassNames,
-    Compile,
-    Compression,
-    CropDevice,
-    Device,
-    Dtype,
-    ExpectTop1,
     Images,
-    KeptClasses,
-    LabelClasses,
-    LabelSetName,
-    MaxTime,
+    LabelOptions,
+    NewTeacherOptions,
     PlanName,
-    SkipBad,
-    TailClasses,
-    TeacherModel,
     TeacherSource,
-    TeacherWeights,
-    Temperature,
-    Val,
-    ValImages,
-    Workers,
-    check_work,
-    device_of_this_process,
-    is_first_rank,
-    one_of,
+    WorkOptions,
     print_report,
     progress_of,
-    say_once,
-    teacher_check,
 )
 
 
+@with_options
 def add_teacher(
     store: Store,
     teacher: TeacherSource,
+    about_teacher: NewTeacherOptions,
+    labels: LabelOptions,
+    work: WorkOptions,
     images: Images = None,
-    teacher_model: TeacherModel = None,
-    weights: TeacherWeights = None,
-    class_map: ClassMap = None,
-    classes: LabelClasses = None,
-    class_names: ClassNames = None,
-    allow_lost_mass: AllowLostMass = False,
-    temperature: Temperature = 1.0,
-    val: Val = None,
-    expect_top1: ExpectTop1 = None,
-    val_images: ValImages = 2000,
-    compression: Compression = "ms",
-    k: KeptClasses = None,
-    tail_classes: TailClasses = None,
-    dtype: Dtype = None,
-    name: LabelSetName = None,
     plan_name: PlanName = None,
-    batch_size: BatchSize = 64,
-    device: Device = None,
-    amp: Amp = None,
-    crop_device: CropDevice = None,
-    compile_teacher: Compile = False,
-    workers: Workers = None,
-    skip_bad: SkipBad = False,
-    max_time: MaxTime = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -81,13 +36,8 @@ def add_teacher(
     Several label sets on one crop plan are what makes ensembles honest. Run again, it resumes or joins.
     """
     import labelstore
-    from labelstore.codecs import codec_from_options
 
-    codec = codec_from_options(compression, k, dtype, tail_classes)
-    check_work(amp, crop_device, weights)
-    one_of(classes, "--classes", ("data", "teacher"))
-    check = teacher_check(val, expect_top1, val_images)
-    max_seconds = None if max_time is None else seconds(max_time, "--max-time")
+    codec = labels.codec()
     with labelstore.open(store, readonly=dry_run) as opened:
         plan = opened.plan(plan_name)
         if dry_run:
@@ -109,41 +59,16 @@ def add_teacher(
                 )
             return
 
-        from labelstore.labelling.generate import generate
-        from labelstore.teachers.teacher import load_teacher
-        from labelstore.teachers.teacher_check import TeacherCheck
-
         with progress_of("labels", "crops") as progress:
-            report = generate(
+            report = labelstore.generate(
                 opened,
-                teacher=load_teacher(
-                    teacher,
-                    architecture=teacher_model,
-                    weights=weights,  # type: ignore[arg-type] # checked above
-                    note=say_once,
-                ),
+                teacher=about_teacher.load(teacher),
                 codec=codec,
                 images=images,
-                name=name,
+                name=labels.name,
                 plan=plan.name,
-                temperature=temperature,
-                class_map=class_map,
-                classes=classes,
-                class_names=class_names,
-                allow_lost_mass=allow_lost_mass,
-                check=None if check is None else TeacherCheck(**check),
-                batch_size=batch_size,
-                device=device or device_of_this_process(),
-                autocast=amp,
-                crop_device=crop_device,
-                compile_teacher=compile_teacher,
-                workers=workers,
-                skip_bad=skip_bad,
-                max_seconds=max_seconds,
+                **about_teacher.arguments(),
+                **work.arguments(),
                 progress=progress,
-                note=say_once,
             )
-    if not json:
-        print_report(report, store)
-    elif is_first_rank():
-        print_json({"store": store, **asdict(report)})
+    print_report(report, store, json=json)

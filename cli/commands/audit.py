@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.field_options import option, with_options
 from cli.options import Json, LabelSet, Seed, Store
 from cli.output import print_json, say
 from cli.progress import Progress, duration
 from cli.teacher_options import (
-    Amp,
-    BatchSize,
-    Device,
+    ForwardOptions,
     Images,
     SameTeacher,
     TeacherModel,
-    Workers,
     check_teacher_model,
-    one_of,
 )
 
 if TYPE_CHECKING:
@@ -31,26 +28,24 @@ NAMED = 20
 """Crops that are named one by one."""
 
 
+@with_options
 def audit(
     store: Store,
+    work: ForwardOptions,
     images: Images = None,
     teacher: SameTeacher = None,
     teacher_model: TeacherModel = None,
     label_set: LabelSet = None,
-    sample: Annotated[int, typer.Option(metavar="N", help="Crops to look at.")] = 1000,
+    sample: Annotated[int, option(metavar="N", help="Crops to look at.")] = 1000,
     tolerance: Annotated[
         float | None,
-        typer.Option(
+        option(
             metavar="P",
             help="Largest difference of a probability that is no damage.",
-            show_default="by dtype and autocast",
+            unset="by dtype and autocast",
         ),
     ] = None,
     seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    device: Device = None,
-    amp: Amp = None,
-    workers: Workers = None,
     json: Json = False,
 ) -> None:
     """Run the teacher again on stored crops and compare its probabilities with the stored ones.
@@ -60,7 +55,6 @@ def audit(
     """
     import labelstore
 
-    one_of(amp, "--amp", ("none", "bf16", "fp16"))
     check_teacher_model(teacher, teacher_model)
     with labelstore.open(store, readonly=True) as opened, Progress("audit", "crops") as progress:
         from labelstore.care.auditing import audit as run
@@ -76,10 +70,7 @@ def audit(
             sample=sample,
             tolerance=tolerance,
             seed=seed,
-            batch_size=batch_size,
-            device=device,
-            autocast=amp,  # type: ignore[arg-type] # checked above
-            workers=workers,
+            **work.arguments(),
             progress=progress,
         )
     if json:

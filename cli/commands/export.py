@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.field_options import option, with_options
 from cli.options import IMAGES, DryRun, Json, LabelSet, Store
 from cli.output import print_json, say
 from cli.progress import Progress
 
+if TYPE_CHECKING:
+    from labelstore.exchange import Selection
 
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionOptions:
+    """What of a label set is written."""
+
+    classes: Annotated[str | None, option(metavar="NAME,...", unset="all")] = None
+    """Only images of these classes."""
+    image_list: Annotated[Path | None, option(metavar="FILE")] = None
+    """Only these images: a text file with a key per line."""
+    crops: Annotated[str | None, option(metavar="FIRST-LAST", unset="all")] = None
+    """Only these crops of each image."""
+
+    def selection(self) -> Selection:
+        """As the library takes it; RejectedInput or UsageError for what is none."""
+        from labelstore.exchange import Selection
+
+        return Selection(
+            classes=[] if self.classes is None else self.classes.split(","),
+            images=[] if self.image_list is None else _keys(self.image_list),
+            crops=None if self.crops is None else _crop_range(self.crops),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormOptions:
+    """Where a format leaves a choice."""
+
+    axis_order: Annotated[str | None, option(metavar="ORDER", unset="rows-first")] = None
+    """Of label maps: rows-first or columns-first."""
+    images: Annotated[Path | None, option(metavar=IMAGES)] = None
+    """Put the images themselves beside their labels (webdataset)."""
+    shard_mb: Annotated[int | None, option(metavar="MB", unset="256")] = None
+    """Largest file of webdataset, 10^6 bytes."""
+
+
+@with_options
 def export(
     format_: Annotated[
         str,
@@ -27,54 +67,20 @@ def export(
             metavar="TARGET", help="Folder (hdf5: file) to make; nothing may have that name."
         ),
     ],
+    chosen: SelectionOptions,
+    form: FormOptions,
     label_set: LabelSet = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,...", help="Only images of these classes.", show_default="all"),
-    ] = None,
-    image_list: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Only these images: a text file with a key per line."),
-    ] = None,
-    crops: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FIRST-LAST", help="Only these crops of each image.", show_default="all"
-        ),
-    ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(
+        option(
             "--temperature",
             "--temp",
             help="T of the teacher's logits at which labels go out.",
-            show_default="as they were made",
-        ),
-    ] = None,
-    axis_order: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ORDER",
-            help="Of label maps: rows-first or columns-first.",
-            show_default="rows-first",
-        ),
-    ] = None,
-    images_: Annotated[
-        Path | None,
-        typer.Option(
-            "--images",
-            metavar=IMAGES,
-            help="Put the images themselves beside their labels (webdataset).",
-        ),
-    ] = None,
-    shard_mb: Annotated[
-        int | None,
-        typer.Option(
-            metavar="MB", help="Largest file of webdataset, 10^6 bytes.", show_default="256"
+            unset="as they were made",
         ),
     ] = None,
     allow_incomplete: Annotated[
-        bool, typer.Option("--allow-incomplete", help="Export what an unfinished store has.")
+        bool, option("--allow-incomplete", help="Export what an unfinished store has.")
     ] = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -85,22 +91,15 @@ def export(
     """
     import labelstore
     from labelstore.errors import UsageError
-    from labelstore.exchange import EXPORTS, Form, Selection, export_labels
+    from labelstore.exchange import EXPORTS, Form, export_labels
 
     if format_ not in EXPORTS:
         raise UsageError(f"no format {format_!r} to export: choose one of {', '.join(EXPORTS)}")
-    images: list[str] = []
     if target == Path():
         raise UsageError(
             "TARGET is empty, or the folder that this runs in: name what is to be made"
         )
-    if image_list is not None:
-        images = _keys(image_list)
-    selection = Selection(
-        classes=[] if classes is None else classes.split(","),
-        images=images,
-        crops=None if crops is None else _crop_range(crops),
-    )
+    selection = chosen.selection()
     with labelstore.open(store, readonly=True) as opened, Progress("export", "images") as progress:
         labels = opened.label_set(label_set)
         if allow_incomplete and 0 < labels.covered_crops < labels.num_crops:
@@ -113,7 +112,7 @@ def export(
             format=format_,
             target=target,
             selection=selection,
-            form=Form(axis_order=axis_order, images=images_, shard_mb=shard_mb),
+            form=Form(**vars(form)),
             temperature=temperature,
             allow_incomplete=allow_incomplete,
             dry_run=dry_run,

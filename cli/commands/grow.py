@@ -7,63 +7,42 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from cli.options import DryRun, Json, LabelSet, Store, seconds
+from cli.field_options import option, with_options
+from cli.options import DryRun, Json, LabelSet, Store
 from cli.output import print_json, say
 from cli.teacher_options import (
-    Amp,
-    BatchSize,
-    ClassMap,
-    Compile,
-    CropDevice,
-    Device,
     Images,
-    MaxTime,
     OptionalTeacher,
     PlanName,
-    SkipBad,
-    TeacherModel,
-    TeacherWeights,
-    Workers,
+    TeacherOptions,
+    WorkOptions,
     check_teacher_model,
-    check_work,
-    device_of_this_process,
     is_first_rank,
     print_report,
     progress_of,
-    say_once,
 )
 
 if TYPE_CHECKING:
     import labelstore
 
 
+@with_options
 def grow(
     store: Store,
+    about_teacher: TeacherOptions,
+    work: WorkOptions,
     teacher: OptionalTeacher = None,
     num_crops: Annotated[
         int | None,
-        typer.Option(
+        option(
             metavar="M",
-            help="Crops of each image that there shall be.",
-            show_default="as many as there are: new images join",
+            help="Target number of crops per image.",
+            unset="as many as there are: new images join",
         ),
     ] = None,
     images: Images = None,
-    teacher_model: TeacherModel = None,
-    weights: TeacherWeights = None,
-    class_map: ClassMap = None,
     label_set: LabelSet = None,
     plan_name: PlanName = None,
-    batch_size: BatchSize = 64,
-    device: Device = None,
-    amp: Amp = None,
-    crop_device: CropDevice = None,
-    compile_teacher: Compile = False,
-    workers: Workers = None,
-    skip_bad: SkipBad = False,
-    max_time: MaxTime = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -79,21 +58,18 @@ def grow(
     import labelstore
     from labelstore.errors import UsageError
 
-    check_work(amp, crop_device, weights)
-    check_teacher_model(teacher, teacher_model)
-    max_seconds = None if max_time is None else seconds(max_time, "--max-time")
+    check_teacher_model(teacher, about_teacher.teacher_model)
     if num_crops is not None and teacher is None:
         raise UsageError("--num-crops needs --teacher SOURCE: new crops are labelled at once")
     with labelstore.open(store, readonly=dry_run) as opened:
         if num_crops is None and (teacher is None or dry_run):
-            _take_in(opened, store, images, skip_bad=skip_bad, dry_run=dry_run, json=json)
+            _take_in(opened, store, images, skip_bad=work.skip_bad, dry_run=dry_run, json=json)
             return
         if dry_run:
             _report_growth(opened, store, num_crops, plan_name, json=json)
             return
 
         from labelstore.labelling.grow import plan_growth
-        from labelstore.teachers.teacher import load_teacher
 
         if num_crops is not None:
             plan_growth(opened, num_crops, plan=plan_name)  # before the teacher is loaded
@@ -102,37 +78,19 @@ def grow(
             report = labelstore.grow(
                 opened,
                 num_crops=num_crops,
-                teacher=load_teacher(
-                    teacher,
-                    architecture=teacher_model,
-                    weights=weights,  # type: ignore[arg-type] # checked above
-                    note=say_once,
-                ),
+                teacher=about_teacher.load(teacher),
                 images=images,
                 label_set=label_set,
                 plan=plan_name,
-                class_map=class_map,
-                batch_size=batch_size,
-                device=device or device_of_this_process(),
-                autocast=amp,
-                crop_device=crop_device,
-                compile_teacher=compile_teacher,
-                workers=workers,
-                skip_bad=skip_bad,
-                max_seconds=max_seconds,
+                **about_teacher.arguments(),
+                **work.arguments(),
                 progress=progress,
-                note=say_once,
             )
         plan = opened.plan(opened.label_set_row(report.label_set).plan)
         behind = _left_behind(opened, plan.name)
-    if not is_first_rank():
-        return
-    if json:
-        about = {"store": store, "num_crops_per_image": plan.num_crops}
-        print_json({**about, **asdict(report), **behind})
-        return
-    print_report(report, store)
-    _say_what_is_left(behind, store)
+    print_report(report, store, json=json, more={"num_crops_per_image": plan.num_crops, **behind})
+    if is_first_rank() and not json:
+        _say_what_is_left(behind, store)
 
 
 def _take_in(

@@ -3,29 +3,86 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.errors import one_line
+from cli.field_options import Shown, option, with_options
 from cli.import_facts import import_facts
-from cli.new_store_options import Backend, CropsPerShard, ImagesPerShard
-from cli.options import IMAGES, Dask, DryRun, Json, Processes, numbers
+from cli.new_store_options import CROPS, LayoutOptions
+from cli.options import IMAGES, Dask, DryRun, Json, Processes
 from cli.output import print_json, say
 from cli.progress import Progress, duration
-from cli.teacher_options import LABELS, WORK, Dtype
+from cli.teacher_options import LABELS, WORK
+from labelstore.exchange.stated import Stated
 
 if TYPE_CHECKING:
     from labelstore.exchange import ImportPlan, ImportReport
 
-STATED = "What the files cannot tell"
-CROPS = "Crops"
 LISTED = 20
 """Unusable files that are listed on stderr; `--report` lists them all."""
 
+_FILES = "What the files cannot tell"
+STATED = Shown(
+    panels={
+        "compression": LABELS,
+        "num_classes": _FILES,
+        "num_crops": CROPS,
+        "axis_order": _FILES,
+        "round_boxes": CROPS,
+        "batch_size": _FILES,
+        "skip_bad": WORK,
+    },
+    options={
+        "compression": option(metavar="CODEC", unset="by format"),
+        "k": option(metavar="K", unset="the files'"),
+        "num_classes": option(metavar="C"),
+        "temperature": option("--temperature", "--temp", unset="1 for outputs"),
+        "teacher": option(metavar="NAME"),
+        "input_size": option(metavar="PX"),
+        "num_crops": option(metavar="M", unset="all"),
+        "axis_order": option(metavar="ORDER", unset="sides; measured"),
+        "order": option(metavar="NAME|FILE", unset="where it is proved"),
+        "batch_size": option(metavar="B", unset="the files'"),
+        "sampler_seed": option(unset="42, where that is proved"),
+        "scale": option(metavar="LOW,HIGH", unset="0.08,1"),
+        "flip_prob": option(unset="0.5"),
+    },
+    left_out=("ratio",),
+)
 
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """What the labels become."""
+
+    dtype: Annotated[
+        str | None, option(metavar="DTYPE", unset="float16", rich_help_panel=LABELS)
+    ] = None
+    """Of the probabilities: float32, float16 or uint8."""
+    name: Annotated[
+        str | None,
+        option(metavar="NAME", unset="the teacher's, or the format", rich_help_panel=LABELS),
+    ] = None
+    """Name of the label set."""
+    plan_name: Annotated[
+        str | None, option(metavar="NAME", unset="plan", rich_help_panel=CROPS)
+    ] = None
+    """Crop plan: a new one, or one with the very same crops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions(LayoutOptions):
+    """Files that are made."""
+
+    scratch: Annotated[Path | None, option(metavar="DIR", unset="the temporary folder")] = None
+    """Where batch files are sorted by image."""
+
+
+@with_options
 def import_labels(
     format_: Annotated[
         str,
@@ -44,175 +101,13 @@ def import_labels(
         typer.Option(
             metavar=IMAGES,
             help="Images that the labels were made from: a folder with one folder per class, or as `create` has it.",
-            show_default=False,
         ),
     ],
-    compression: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CODEC",
-            help="Form in which labels are kept; of FKD's files also what they are.",
-            show_default="by format",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
-    k: Annotated[
-        int | None,
-        typer.Option(
-            metavar="K", help="Classes to keep.", show_default="the files'", rich_help_panel=LABELS
-        ),
-    ] = None,
-    dtype: Dtype = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Name of the label set.",
-            show_default="the teacher's, or the format",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
-    num_classes: Annotated[
-        int | None,
-        typer.Option(metavar="C", help="Classes of the teacher.", rich_help_panel=STATED),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            "--temperature",
-            "--temp",
-            help="Of the softmax that made the probabilities, needed where files do not say it; or is to make them.",
-            show_default="1 for outputs",
-            rich_help_panel=STATED,
-        ),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Such as timm:resnet50; recorded only.", rich_help_panel=STATED
-        ),
-    ] = None,
-    input_size: Annotated[
-        int | None,
-        typer.Option(metavar="PX", help="Side of the teacher's input.", rich_help_panel=STATED),
-    ] = None,
-    interpolation: Annotated[
-        str | None,
-        typer.Option(help="How the teacher's crops were resized.", rich_help_panel=STATED),
-    ] = None,
-    axis_order: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ORDER",
-            help="Of boxes: sides or swapped; of label maps: rows-first or columns-first.",
-            show_default="sides; measured",
-            rich_help_panel=STATED,
-        ),
-    ] = None,
-    order: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="Order of the images in the data set of the run that wrote the files: folder, natural, listed, "
-            "named, or a file that lists them; of sre2l files two-permutations or one-permutation.",
-            show_default="where it is proved",
-            rich_help_panel=STATED,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="B",
-            help="Of the run that wrote sre2l or lpld files.",
-            show_default="the files'",
-            rich_help_panel=STATED,
-        ),
-    ] = None,
-    sampler_seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Of the run that wrote sre2l files.",
-            show_default="42, where that is proved",
-            rich_help_panel=STATED,
-        ),
-    ] = None,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LOW,HIGH",
-            help="Area of tinyvit crops, or of those drawn from label maps.",
-            show_default="0.08,1",
-            rich_help_panel=STATED,
-        ),
-    ] = None,
-    flip_prob: Annotated[
-        float | None,
-        typer.Option(help="Likewise.", show_default="0.5", rich_help_panel=STATED),
-    ] = None,
-    num_crops: Annotated[
-        int | None,
-        typer.Option(
-            metavar="M",
-            help="Take the first M crops of each image.",
-            show_default="all",
-            rich_help_panel=CROPS,
-        ),
-    ] = None,
-    plan_name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Crop plan: a new one, or one with the very same crops.",
-            show_default="plan",
-            rich_help_panel=CROPS,
-        ),
-    ] = None,
-    round_boxes: Annotated[
-        bool,
-        typer.Option(
-            "--round-boxes",
-            help="Take the nearest pixels where boxes are of an image of another size.",
-            rich_help_panel=CROPS,
-        ),
-    ] = False,
-    whole_images: Annotated[
-        bool,
-        typer.Option(
-            "--whole-images",
-            help="Crops are whole images, where the format keeps no boxes.",
-            rich_help_panel=CROPS,
-        ),
-    ] = False,
-    drop_augmentations: Annotated[
-        bool,
-        typer.Option(
-            "--drop-augmentations",
-            help="Import labels of crops that were augmented further, without that.",
-            rich_help_panel=CROPS,
-        ),
-    ] = False,
-    images_per_shard: ImagesPerShard = None,
-    crops_per_shard: CropsPerShard = None,
-    backend: Backend = "zarr",
+    stated: Annotated[Stated, STATED],
+    target: TargetOptions,
+    files: FileOptions,
     workers: Processes = None,
     dask: Dask = None,
-    scratch: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where batch files are sorted by image.",
-            show_default="the temporary folder",
-            rich_help_panel=WORK,
-        ),
-    ] = None,
-    skip_bad: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad",
-            help="Leave out images whose labels cannot be used, and record them.",
-            rich_help_panel=WORK,
-        ),
-    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -229,37 +124,15 @@ def import_labels(
     Run again, it goes on where it was. Files that cannot be used end it with exit code 7 and a list of them.
     """
     from labelstore.blocks.block_map import block_map
-    from labelstore.exchange import RejectedFiles, Stated, plan_import
+    from labelstore.exchange import RejectedFiles, plan_import
     from labelstore.exchange import import_labels as run_import
 
-    stated = Stated(
-        compression=compression,
-        k=k,
-        num_classes=num_classes,
-        temperature=temperature,
-        teacher=teacher,
-        input_size=input_size,
-        interpolation=interpolation,
-        num_crops=num_crops,
-        axis_order=axis_order,
-        round_boxes=round_boxes,
-        whole_images=whole_images,
-        drop_augmentations=drop_augmentations,
-        order=order,
-        batch_size=batch_size,
-        sampler_seed=sampler_seed,
-        scale=None if scale is None else _pair(scale),
-        flip_prob=flip_prob,
-        skip_bad=skip_bad,
-    )
     wanted: dict[str, Any] = {
         "format": format_,
         "source": source,
         "images": images,
         "stated": stated,
-        "dtype": dtype,
-        "name": name,
-        "plan_name": plan_name,
+        **vars(target),
     }
     if dry_run:
         _print_plan(plan_import(store, **wanted), store, json=json)
@@ -272,10 +145,7 @@ def import_labels(
             found = run_import(
                 store,
                 **wanted,
-                images_per_shard=images_per_shard,
-                crops_per_shard=crops_per_shard,
-                backend=backend,
-                scratch=scratch,
+                **vars(files),
                 map_blocks=map_blocks,
                 progress=progress,
                 note=say,
@@ -294,11 +164,6 @@ def import_labels(
         print_json({"store": store, **asdict(found)})
     else:
         _print_report(found, store)
-
-
-def _pair(text: str) -> tuple[float, float]:
-    low, high = numbers(text, "--scale", "LOW", "HIGH")
-    return low, high
 
 
 def _tell_bad(found: ImportReport, report: Path | None) -> None:

@@ -3,59 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
-from cli.options import IMAGES, DryRun, Json, Store
+from cli.field_options import option, with_options
+from cli.options import DryRun, Json, Store
 from cli.output import print_json, say
 from cli.progress import Progress, duration
-from cli.teacher_options import SameTeacher
+from cli.teacher_options import ForwardOptions, Images, SameTeacher
+from cli.wording import spoken
 
 DAMAGE = 3
 
 
+@with_options
 def repair(
     store: Store,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar=IMAGES,
-            help="Images that the labels were made from.",
-            show_default="as recorded",
-        ),
-    ] = None,
+    work: ForwardOptions,
+    images: Images = None,
     teacher: SameTeacher = None,
     class_map: Annotated[
         str | None,
-        typer.Option(
+        option(
             metavar="FILE",
             help="CSV lines `class name,teacher output`, or wnid.",
-            show_default="as recorded",
+            unset="as recorded",
         ),
     ] = None,
     whole_shards: Annotated[
         bool,
-        typer.Option(
+        option(
             "--whole-shards",
             help="Replace all files of a damaged shard where the teacher does not make the intact ones "
             "again bit for bit.",
         ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Crops per forward pass.")] = 64,
-    device: Annotated[
-        str | None, typer.Option(help="torch device.", show_default="cuda where there is one")
-    ] = None,
-    amp: Annotated[
-        str | None,
-        typer.Option(
-            metavar="none|bf16|fp16", help="Autocast of the teacher.", show_default="as recorded"
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")
-    ] = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -66,7 +49,6 @@ def repair(
     """
     from labelstore.care.repairing import repair as run
     from labelstore.store import open_store
-    from labelstore.teachers.labeller import Autocast
 
     with (
         open_store(store, readonly=dry_run, checked=False) as opened,
@@ -78,10 +60,7 @@ def repair(
             teacher=teacher,
             class_map=class_map,
             whole_shards=whole_shards,
-            batch_size=batch_size,
-            device=device,
-            autocast=cast("Autocast | None", amp),
-            workers=workers,
+            **work.arguments(),
             dry_run=dry_run,
             progress=progress,
             note=say,
@@ -99,7 +78,7 @@ def repair(
                 f"{shard.group}, crop shard {shard.crop_shard}{state}"
             )
         for problem in report.remaining:
-            print(problem)
+            print(spoken(str(problem)))
         count = len(report.metadata) + len(report.shards)
         print(
             f"{verb} {count:,} of {count + len(report.remaining):,} in {duration(report.seconds)}"

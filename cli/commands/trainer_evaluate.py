@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.network_options import Network, OfRun, WhichWeights, load_network
+from cli.field_options import with_options
+from cli.network_options import ForwardOptions, Network, OfRun, WhichWeights, load_network
 from cli.options import IMAGES, Json
 from cli.output import print_fields, print_json
 from cli.progress import Progress
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from trainer.config import TrainConfig
 
 
+@with_options
 def trainer_evaluate(
     model: Network,
+    forward: ForwardOptions,
     val: Annotated[
         Path | None,
         typer.Option(
@@ -47,9 +50,6 @@ def trainer_evaluate(
             help="A setting of the run to change: input_size, crop_pct, mean ...; may be repeated.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 256,
-    workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 4,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also the top-1 of every class.")
     ] = False,
@@ -93,8 +93,9 @@ def trainer_evaluate(
     )
     from trainer.models import choose_device
 
-    changes = {"device": device, "eval_batch_size": batch_size, "workers": workers}
-    network, config = _load(model, of_run, checkpoint, weights, val, data, settings or [], changes)
+    network, config = _load(
+        model, of_run, checkpoint, weights, val, data, settings or [], forward.settings()
+    )
     on = choose_device(config.device)
     network = network.to(on)
     folder = _folder(config)

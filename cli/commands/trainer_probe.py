@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from cli.network_options import Network, OfRun, WhichWeights, load_network
+from cli.field_options import with_options
+from cli.network_options import ForwardOptions, Network, OfRun, WhichWeights, load_network
 from cli.options import IMAGES, Json
 from cli.output import print_fields, print_json
 from cli.progress import Progress
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """How the linear classifier is trained."""
+
+    solver: Literal["lbfgs", "sgd"] = "lbfgs"
+    """How the head is trained."""
+    weight_decay: float = 1e-4
+    """Of the head's weights."""
+    lr: float = 0.1
+    """Of sgd."""
+    epochs: int = 100
+    """Of sgd; iterations of lbfgs at most."""
+    seed: int = 0
+    """Of the order of images in sgd."""
+
+
+@with_options
 def trainer_probe(
     model: Network,
+    head: HeadOptions,
+    forward: ForwardOptions,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Data set with train/ and val/ inside.")
     ] = None,
@@ -34,19 +55,9 @@ def trainer_probe(
             show_default="val/ in --data",
         ),
     ] = None,
-    solver: Annotated[str, typer.Option(metavar="lbfgs|sgd", help="How the head is trained.")] = (
-        "lbfgs"
-    ),
-    weight_decay: Annotated[float, typer.Option(help="Of the head's weights.")] = 1e-4,
-    lr: Annotated[float, typer.Option(help="Of sgd.")] = 0.1,
-    epochs: Annotated[int, typer.Option(help="Of sgd; iterations of lbfgs at most.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the order of images in sgd.")] = 0,
     input_size: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     weights: WhichWeights = None,
     of_run: OfRun = None,
-    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 256,
-    workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 4,
     json: Json = False,
 ) -> None:
     """Train a linear classifier on a network's frozen features, and measure its top-1 and top-5."""
@@ -65,34 +76,31 @@ def trainer_probe(
             raise RejectedInput(
                 f"nothing is at {images}: give --data DIR with train/ and val/ in it, or --train and --val"
             )
-    if solver not in ("lbfgs", "sgd"):
-        raise UsageError(f"--solver {solver}: give lbfgs or sgd")
 
     from trainer.models import choose_device
     from trainer.probe import ProbeSettings, linear_probe
 
-    settings = ProbeSettings(
-        solver=solver,  # type: ignore[arg-type]  # checked above
-        weight_decay=weight_decay,
-        lr=lr,
-        epochs=epochs,
-        seed=seed,
-    )
-    changes = {"eval_batch_size": batch_size, "workers": workers, "device": device}
+    changes = forward.settings()
     if input_size is not None:
         changes["input_size"] = input_size
     network, config = load_network(model, of_run=of_run, weights=weights, settings=changes)
-    on = choose_device(device)
+    on = choose_device(forward.device)
     with Progress("features", "images") as progress:
         found, _ = linear_probe(
-            network.to("cpu"), train, val, config, settings=settings, device=on, report=progress
+            network.to("cpu"),
+            train,
+            val,
+            config,
+            settings=ProbeSettings(**vars(head)),
+            device=on,
+            report=progress,
         )
     record = {
         "model": model,
         "images": found.num_images,
         "top1": found.top1,
         "top5": found.top5,
-        "solver": solver,
+        "solver": head.solver,
     }
     if json:
         print_json(record)

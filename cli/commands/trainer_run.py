@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cli.field_options import with_options
 from cli.options import Json
 from cli.output import print_fields, print_json, say
 from cli.progress import Progress, duration
-from cli.run_options import assemble, overrides, with_options
+from cli.run_options import SETTINGS, assemble, overrides
 from labelstore.errors import UsageError
 from labelstore.untrusted.yaml_files import read_mapping
 from trainer.config import without_filled_in
@@ -18,6 +20,7 @@ from trainer.config import without_filled_in
 
 @with_options
 def trainer_run(
+    fields: Annotated[Mapping[str, Any], SETTINGS],
     config: Annotated[
         Path | None,
         typer.Option(
@@ -43,7 +46,6 @@ def trainer_run(
         typer.Option("--print-config", "--dry-run", help="Print the config and train nothing."),
     ] = False,
     json: Json = False,
-    **fields: Any,  # noqa: ANN401 - one per field of TrainConfig, checked there
 ) -> None:
     """Train a student from stored labels, or from the ground truth.
 

@@ -81,7 +81,7 @@ def variants(
     )
 
     with labelstore.open(store, readonly=dry_run) as opened:
-        labels = opened.label_set(opened.label_set_row(source, flag="--from").name)
+        labels = opened.label_set(opened.label_set_row(source, parameter="source").name)
         codec = codec_for(labels, compression, k, dtype, tail_classes)
         check_derivable(labels, codec)
         chosen = name or variant_name(labels, codec)

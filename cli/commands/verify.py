@@ -9,6 +9,7 @@ import typer
 from cli.options import Dask, Json, Processes, Store
 from cli.output import print_json
 from cli.progress import Progress, duration
+from cli.wording import spoken
 
 if TYPE_CHECKING:
     from labelstore.care.leftovers import Leftover
@@ -59,7 +60,7 @@ def verify(
 
 def _print(report: VerifyReport) -> None:
     for problem in report.problems:
-        print(problem)
+        print(spoken(str(problem)))
     for found in report.leftovers:
         print(_left_over(found, report.store))
     state = "frozen, " if report.frozen else ""

@@ -103,7 +103,7 @@ def codec_table(
     source = _richest(store) if label_set is None else store.label_set(label_set)
     if is_map(source.row.codec) or not source.blocks:
         raise UsageError(
-            f"label set {source.name} has no labels of crops to take a sample of: choose another one with --label-set"
+            f"label set {source.name} has no labels of crops to take a sample of: choose another one with `label_set`"
         )
     sample = _Sample(source)
     rows = tuple(
@@ -219,7 +219,7 @@ def _richest(store: Store) -> LabelSet:
             best = richness, labels
     if best is None:
         raise UsageError(
-            f"{store.path} has no labels of crops yet to take a sample of: run `labelstore create` first"
+            f"{store.path} has no labels of crops yet to take a sample of: run `labelstore.generate` first"
         )
     return best[1]
 

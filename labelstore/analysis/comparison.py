@@ -254,7 +254,7 @@ def compare(
     UsageError for label sets of different stores, plans, numbers of classes or outputs, and for one given twice.
     """
     if not label_sets:
-        raise UsageError("no label set to measure: make one with `labelstore create`")
+        raise UsageError("no label set to measure: make one with `labelstore.generate`")
     first = label_sets[0]
     names = [labels.name for labels in label_sets]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
@@ -306,7 +306,7 @@ def compare_all(
     if not chosen:
         raise UsageError(
             f"{store.path} has labels of {', '.join(names) or 'no label set'}: a comparison needs two label sets on "
-            "one plan; make another with `labelstore add-teacher`"
+            "one plan; make another with `labelstore.generate()`"
         )
     share_of_blocks((), share)  # a share that is none is refused for all pairs at once
     pairs: list[Distance] = []

@@ -179,7 +179,7 @@ def _explained(
     if several and "crops" not in several and _NO_CROPS.search(str(error)):
         held = ", ".join(several)
         return UsageError(
-            f"SQL: crops of {len(several)} label sets ({held}): choose one with --label-set, or name these"
+            f"SQL: crops of {len(several)} label sets ({held}): choose one with `label_set`, or name these"
         )
     origin = type(error).__module__.partition(".")[0].lstrip("_")
     if origin in ("duckdb", "pyarrow"):

@@ -56,7 +56,9 @@ def damaged(
             f"{source.url}/{key}: {text}; {describe(spec, index)}; upload the file again from the frozen store"
         ) from None
     where = f"{root / key}: {text}; {describe(spec, index)}"
-    raise DamagedShard(f"{where}; run `labelstore repair {root.parent} --images DIR`") from None
+    raise DamagedShard(
+        f"{where}; run `labelstore.repair(labelstore.open({str(root.parent)!r}), images=DIR)`"
+    ) from None
 
 
 def wrong_shape(spec: ArraySpec, found: object) -> str:
@@ -76,7 +78,7 @@ def find_record(
             return record
     if not files:
         raise NotGenerated(
-            f"{spec.path}: {describe(spec, index)} is not generated; run `labelstore create` again"
+            f"{spec.path}: {describe(spec, index)} is not generated; run `labelstore.generate` again"
         )
     if not spec.may_be_empty:
         damaged(root, key, spec, index, "the ledger names the shard but not this file")
@@ -87,7 +89,7 @@ def read_attributes(path: Path, *keys: str) -> dict[str, Any]:
     """The JSON object at `keys` inside a metadata file. DamagedShard if missing, too large or unreadable."""
     data = read_metadata(path)
     if data is None:
-        raise DamagedShard(f"{path}: is missing; run `labelstore verify`")
+        raise DamagedShard(f"{path}: is missing; run `labelstore.verify`")
     try:
         value = json.loads(data)
         for key in keys:

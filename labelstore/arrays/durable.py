@@ -129,17 +129,17 @@ def write_file(path: Path, data: bytes) -> None:
         staged.publish()
 
 
-def check_place(path: Path, flag: str = "--out") -> None:
+def check_place(path: Path, parameter: str = "out") -> None:
     """Before any work for a file: StorageError where its folder is not there, UsageError where it is a folder
     itself."""
     if path == Path():
-        raise UsageError(f"{flag} is empty, or the folder that this runs in: name a file")
-    check_new_place(path, flag)
+        raise UsageError(f"`{parameter}` is empty, or the folder that this runs in: name a file")
+    check_new_place(path, f"`{parameter}`")
     if path.is_dir():
-        raise UsageError(f"{flag} {path} is a folder: name a file in it")
+        raise UsageError(f"`{parameter}={path}` is a folder: name a file in it")
     if not path.parent.is_dir():
         raise StorageError(
-            f"{flag} {path}: there is no folder {path.parent}: make it first, or name a file in another"
+            f"`{parameter}={path}`: there is no folder {path.parent}: make it first, or name a file in another"
         )
 
 

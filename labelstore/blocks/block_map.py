@@ -26,10 +26,10 @@ def block_map(*, workers: int | None = None, dask: str | None = None) -> Iterato
     """
     if dask is not None and workers is not None:
         raise UsageError(
-            f"--workers {workers} and --dask {dask}: a cluster has its own workers, give one"
+            f"`workers={workers}` and `dask={dask}`: a cluster has its own workers, give one"
         )
     if workers is not None and not 1 <= workers <= MAX_WORKERS:
-        raise UsageError(f"--workers {workers}: 1 to {MAX_WORKERS}")
+        raise UsageError(f"`workers={workers}`: 1 to {MAX_WORKERS}")
     if dask is not None:
         from labelstore.blocks.dask_cluster import DaskMap
 

@@ -81,5 +81,5 @@ def check_columns(names: Sequence[str], *, with_mask: bool) -> tuple[str, ...]:
         if name not in COLUMNS:
             raise UsageError(f"no column {name!r}: choose from {', '.join(COLUMNS)}")
         if COLUMNS[name].source == "mask" and not with_mask:
-            raise UsageError(f"column {name!r} needs a mask: name one with --mask")
+            raise UsageError(f"column {name!r} needs a mask: name one with `mask`")
     return tuple(dict.fromkeys(names))

@@ -222,7 +222,7 @@ class CropSlab:
 
     def _region(self) -> Text:
         if self.mask is None:
-            raise UsageError("column 'region' needs a mask: name one with --mask")
+            raise UsageError("column 'region' needs a mask: name one with `mask`")
         if self.block not in self.mask.blocks:
             return Text(codes=np.full(self.shape, -1, np.int32), names=REGION_NAMES)
         codes = self.mask.regions(self.block, self.columns).astype(np.int32)

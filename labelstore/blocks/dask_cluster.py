@@ -44,7 +44,7 @@ class DaskMap(BlockMap):
         if not self._threads():
             self._client.close()
             raise StorageError(
-                f"--dask {address}: the scheduler has no workers; start some with `dask worker {address}`"
+                f"`dask={address}`: the scheduler has no workers; start some with `dask worker {address}`"
             )
 
     def __enter__(self) -> Self:
@@ -101,19 +101,19 @@ class DaskMap(BlockMap):
                     seen = time.monotonic()
                 elif time.monotonic() - seen > WITHOUT_WORKERS_SECONDS:
                     raise IncompleteError(
-                        f"--dask {self.address}: all workers went away: what was committed is kept; "
+                        f"`dask={self.address}`: all workers went away: what was committed is kept; "
                         "run the command again when there are workers"
                     ) from None
             except LabelStoreError:
                 raise
             except KilledWorker:
                 raise IncompleteError(
-                    f"--dask {self.address}: workers died over the same task, perhaps for want of memory: what "
+                    f"`dask={self.address}`: workers died over the same task, perhaps for want of memory: what "
                     "was committed is kept; run the command again with more memory per worker"
                 ) from None
             except ImportError as error:
                 raise UsageError(
-                    f"--dask {self.address}: a worker cannot import {error.name}: install the same labelstore "
+                    f"`dask={self.address}`: a worker cannot import {error.name}: install the same labelstore "
                     "on every worker"
                 ) from None
             except (CancelledError, CommClosedError):
@@ -129,7 +129,7 @@ class DaskMap(BlockMap):
 
     def _gone(self) -> StorageError:
         return StorageError(
-            f"--dask {self.address}: the scheduler went away: what was committed is kept; "
+            f"`dask={self.address}`: the scheduler went away: what was committed is kept; "
             "run the command again when it is back"
         )
 
@@ -139,7 +139,7 @@ def _connected(address: str) -> Any:  # noqa: ANN401 - a Client of a library wit
         from distributed import Client
     except ImportError:
         raise UsageError(
-            "--dask needs Dask's distributed: pip install 'labelstore[dask]'"
+            "`dask` needs Dask's distributed: pip install 'labelstore[dask]'"
         ) from None
     host, port = _host_and_port(address)
     try:
@@ -151,7 +151,7 @@ def _connected(address: str) -> Any:  # noqa: ANN401 - a Client of a library wit
             return client(address, timeout=ANSWER_SECONDS, set_as_default=False)
     except OSError:
         raise StorageError(
-            f"--dask {address}: no scheduler answers within {ANSWER_SECONDS:.0f} s; start one with "
+            f"`dask={address}`: no scheduler answers within {ANSWER_SECONDS:.0f} s; start one with "
             "`dask scheduler` and give the address that it prints"
         ) from None
 
@@ -161,7 +161,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
     match = ADDRESS.fullmatch(address)
     port = 0 if match is None else int(match[2])
     if match is None or not 0 < port < 65536:
-        raise UsageError(f"--dask {address}: is not an address such as tcp://10.0.0.1:8786")
+        raise UsageError(f"`dask={address}`: is not an address such as tcp://10.0.0.1:8786")
     return match[1].strip("[]"), port
 
 

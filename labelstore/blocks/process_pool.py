@@ -72,7 +72,7 @@ class ProcessMap(BlockMap):
         except BrokenProcessPool:
             raise IncompleteError(
                 f"one of {self.processes} worker processes was killed, perhaps for want of memory: what was "
-                "committed is kept; run the command again, with fewer --workers"
+                "committed is kept; run the command again, with fewer `workers`"
             ) from None
         finally:
             for future in running:

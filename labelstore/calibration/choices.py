@@ -296,7 +296,7 @@ def _emptied(counts: RegionCounts) -> tuple[str, ...]:
         return ("every crop is discarded: nothing is left to train on",)
     if too_many_left_out(counts.images_without_crop, counts.images):
         left = f"{counts.images_without_crop:,} of {counts.images:,} images have no crop left"
-        return (f"{left}: a run refuses that without --allow-empty-images",)
+        return (f"{left}: a run refuses that without allow_empty_images",)
     return ()
 
 
@@ -324,7 +324,7 @@ def _notes(asked: RegionQuantiles, rule: RegionThresholds, counts: RegionCounts)
             1 - asked.top,
             counts.too_easy,
             rule.top,
-            f"--top just below {rule.top:.6g} would discard all of them",
+            f"a top threshold just below {rule.top:.6g} would discard all of them",
         ),
     )
     return tuple(note for note in found if note)

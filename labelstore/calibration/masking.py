@@ -74,7 +74,7 @@ def calibrate(
     if held is not None and held == replace(row, num_crops=held.num_crops) != row:
         raise ConflictError(
             f"mask {name} covers {held.num_crops} of {row.num_crops} crops, the plan has grown: "
-            f"extend it with `labelstore calibrate {store.path} --update --name {name}`"
+            f"extend it with `labelstore.calibration.update(labelstore.open({str(store.path)!r}), name={name!r})`"
         )
     if held is not None:
         refuse_dropped_origin(store, row)
@@ -120,20 +120,20 @@ def check_update(store: Store, name: str, labels: LabelSet | None = None) -> Lab
     if labels is None and row.label_set not in store.label_sets:
         raise UsageError(
             f"label set {row.label_set}, which mask {name} was made from, is not in {store.path}: "
-            f"choose another one of {row.teacher} with --label-set"
+            f"choose another one of {row.teacher} with `label_set`"
         )
     labels = store.label_set(row.label_set) if labels is None else labels
     if (labels.row.teacher, labels.plan.name) != (row.teacher, row.plan):
         raise UsageError(
             f"label set {labels.name} is of {labels.row.teacher} on {labels.plan.name}, mask {name} of "
-            f"{row.teacher} on {row.plan}: choose a label set of the same teacher with --label-set"
+            f"{row.teacher} on {row.plan}: choose a label set of the same teacher with `label_set`"
         )
     check_unmixed(labels)
     made_at = store.mask(name).temperature
     if made_at not in (None, labels.temperature):
         raise UsageError(
             f"label set {labels.name} was made at T={labels.temperature:g}, mask {name} from labels at T={made_at:g}: "
-            "choose a label set made at that temperature with --label-set"
+            "choose a label set made at that temperature with `label_set`"
         )
     rule_from_record(row.rule).check(labels)
     if labels.name == row.label_set:
@@ -141,7 +141,7 @@ def check_update(store: Store, name: str, labels: LabelSet | None = None) -> Lab
     if row.num_crops != labels.num_crops and not labels.is_complete:
         raise IncompleteError(
             f"label set {labels.name} has {len(labels.blocks)} of {labels.layout.num_blocks} image "
-            f"blocks with {labels.num_crops} crops: finish it with `labelstore grow` first"
+            f"blocks with {labels.num_crops} crops: finish it with `labelstore.grow` first"
         )
     return labels
 
@@ -180,7 +180,7 @@ def _settled(
     if not labels.is_complete:
         raise IncompleteError(
             f"label set {labels.name} has {len(labels.blocks)} of {labels.layout.num_blocks} image blocks: "
-            "quantiles need all of them; finish it with `labelstore create`, or give thresholds"
+            "quantiles need all of them; finish it with `labelstore.generate`, or give thresholds"
         )
     settled = rule.thresholds(labels, map_blocks=map_blocks)
     return settled, settled.to_record() | asked

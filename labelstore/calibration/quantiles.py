@@ -55,7 +55,7 @@ def exact_quantiles(
     total = int(below[-1])
     if total == 0:
         raise NotGenerated(
-            f"label set {labels.name} has no labels yet: run the same `labelstore create` again"
+            f"label set {labels.name} has no labels yet: run the same `labelstore.generate` again"
         )
     # the shares as they were written: 0.07 * 100 is 7, not 7.000000000000001
     ranks = [max(1, ceil(Fraction(str(share)) * total)) for share in shares]

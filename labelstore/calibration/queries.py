@@ -53,7 +53,7 @@ class RegionQuery:
                     "say the same with the columns that mask was made from"
                 )
         if self.discard is None and self.harden is None:
-            raise UsageError("a mask by conditions needs --discard or --harden")
+            raise UsageError("a mask by conditions needs `discard` or `harden`")
         check_epsilon(self.epsilon)
 
     @classmethod

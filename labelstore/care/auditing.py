@@ -162,9 +162,9 @@ def audit(
 
 def _check(row: LabelSetRow, sample: int, tolerance: float | None) -> None:
     if sample < 1:
-        raise UsageError(f"--sample {sample}: audit at least one crop")
+        raise UsageError(f"`sample={sample}`: audit at least one crop")
     if tolerance is not None and not 0 <= tolerance <= 1:
-        raise UsageError(f"--tolerance {tolerance}: a difference of probabilities is 0 to 1")
+        raise UsageError(f"`tolerance={tolerance}`: a difference of probabilities is 0 to 1")
 
 
 def _cells(labels: LabelSet, sample: int, seed: int) -> list[DrawnCrops]:

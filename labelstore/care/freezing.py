@@ -115,12 +115,12 @@ def _check(store: Store, allow_incomplete: bool) -> None:
         (
             f"labels/{row.name}",
             label_layout(row, store.plan(row.plan), rows),
-            "labelstore create",
+            "labelstore.generate",
         )
         for row in store.catalogue.label_sets.all()
     ]
     kinds += [
-        (f"masks/{row.name}", Layout.of(store.plan(row.plan), rows), "labelstore calibrate")
+        (f"masks/{row.name}", Layout.of(store.plan(row.plan), rows), "labelstore.calibrate")
         for row in store.catalogue.masks.all()
     ]
     for group, layout, command in kinds:
@@ -128,7 +128,7 @@ def _check(store: Store, allow_incomplete: bool) -> None:
         there = sum(len(shards) for shards in store.catalogue.ledger.committed(group).values())
         if there < due:
             raise IncompleteError(
-                f"{group} has {there} of {due} shards: finish it with `{command}`, or give --allow-incomplete"
+                f"{group} has {there} of {due} shards: finish it with `{command}`, or give `allow_incomplete`"
             )
 
 
@@ -221,7 +221,7 @@ class _Freezing:
             if source.is_symlink() or not source.is_file():
                 self._refuse_changes()
                 raise DamagedShard(
-                    f"{source}: is missing; run `labelstore verify {self.store.path}`"
+                    f"{source}: is missing; run `labelstore.verify({str(self.store.path)!r})`"
                 )
             if target is None:
                 found = file_digest(source)
@@ -232,7 +232,7 @@ class _Freezing:
             if found.sha256 not in due:
                 self._refuse_changes()
                 raise DamagedShard(
-                    f"{source}: its SHA-256 is not the catalogue's; run `labelstore verify {self.store.path}`"
+                    f"{source}: its SHA-256 is not the catalogue's; run `labelstore.verify({str(self.store.path)!r})`"
                 )
             files[relative.as_posix()] = found
             self.progress(done, len(self.listed))

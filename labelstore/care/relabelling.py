@@ -47,7 +47,7 @@ class Relabeller:
         if teacher.row.digest != held.digest:
             raise ConflictError(
                 f"label set {row.name} was made by weights {held.digest[:12]} ({held.source}), "
-                f"{teacher.row.source} has {teacher.row.digest[:12]}: give the same with --teacher"
+                f"{teacher.row.source} has {teacher.row.digest[:12]}: give the same with `teacher`"
             )
         # with the preprocessing that the store recorded
         teacher = Teacher(module=teacher.module, row=held, class_names=teacher.class_names)

@@ -286,7 +286,7 @@ class _Repair:
             raise ConflictError(
                 f"{self.store.arrays.root / min(others)}: intact, but the teacher does not make it again bit for bit "
                 f"here (made on {row.device or 'another device'}), so that new files would not fit it: repair "
-                "where it was made, or give --whole-shards to replace all files of the damaged shard"
+                "where it was made, or give `whole_shards` to replace all files of the damaged shard"
             )
         told = replace(
             self._described(group.name, *index),
@@ -340,7 +340,7 @@ class _Repair:
         if height < 1 or width < 1:
             raise ConflictError(
                 f"{known['key'][row]}: crops of a damaged shard are mixed with it, and its size is not recorded yet: "
-                "finish the label set first (`labelstore create` again)"
+                "finish the label set first (`labelstore.generate` again)"
             )
         return str(known["key"][row]), height, width
 

@@ -244,13 +244,13 @@ def _problem(
     images: tuple[int, int] | None = None,
 ) -> Problem:
     frozen = (store.path / MANIFEST_FILE).exists()
-    need = " --images DIR" if group.startswith("labels/") else ""
+    need = ", images=DIR" if group.startswith("labels/") else ""
     return Problem(
         what=what,
         command=(
             "restore it from the store that was frozen"
             if frozen
-            else f"run `labelstore repair {store.path}{need}`"
+            else f"run `labelstore.repair(labelstore.open({str(store.path)!r}){need})`"
         ),
         path=str(store.arrays.root / key) if key else "",
         key=key,

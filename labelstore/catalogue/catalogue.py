@@ -174,7 +174,7 @@ class Catalogue:
                         f"{database.name}: table store is missing: restore the catalogue from a copy"
                     )
                 raise StoreNotFound(
-                    f"{database.name}: no catalogue there; check the path or run `labelstore create`"
+                    f"{database.name}: no catalogue there; check the path or run `labelstore.create`"
                 )
             lacking = lacking_revisions(conn, database.name)
             version = conn.execute(select(store.c.format_version)).scalar()

@@ -87,7 +87,7 @@ class Database:
             mode = "rwc" if creating else "rw"
             if not creating and not path.is_file():
                 raise StoreNotFound(
-                    f"{path}: no catalogue there; check the path or run `labelstore create`"
+                    f"{path}: no catalogue there; check the path or run `labelstore.create`"
                 )
             if not creating and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
                 # Not immutable=1: a rollback journal left by a killed writer must be noticed, not

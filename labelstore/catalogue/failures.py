@@ -44,7 +44,7 @@ _ADVICE: dict[type[LabelStoreError], str] = {
     ConflictError: "other workers kept it busy; try again",
     DamagedShard: "the catalogue is damaged; restore it from a copy",
     StorageError: "the catalogue could not be read or written; nothing was committed",
-    StoreNotFound: "no catalogue there; check the path or run `labelstore create`",
+    StoreNotFound: "no catalogue there; check the path or run `labelstore.create`",
 }
 
 

@@ -26,7 +26,7 @@ def check_server_url(url: str) -> None:
     parsed = parse_url(url)
     if parsed.drivername == "sqlite":
         raise UsageError(
-            f"--catalogue {url}: a catalogue in a file lies in the store; give postgresql://HOST/DATABASE, "
+            f"`catalogue={url}`: a catalogue in a file lies in the store; give postgresql://HOST/DATABASE, "
             "or leave it out"
         )
 

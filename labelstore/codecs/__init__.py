@@ -98,11 +98,11 @@ def codec_from_options(
     parameters = {field.name for field in fields(cls)}
     if k is not None and "k" not in parameters:
         raise UsageError(
-            f"K={k} with {compression!r} labels: only ms, mr and labelmap keep K classes, leave --k out"
+            f"K={k} with {compression!r} labels: only ms, mr and labelmap keep K classes, leave `k` out"
         )
     if dtype is not None and "dtype" not in parameters:
         raise UsageError(
-            f"dtype {dtype} with {compression!r} labels, which hold classes and no probabilities: leave --dtype out"
+            f"dtype {dtype} with {compression!r} labels, which hold classes and no probabilities: leave `dtype` out"
         )
     if tail_classes and "tail_classes" not in parameters:
         raise UsageError(
@@ -119,6 +119,6 @@ def is_map(record: Mapping[str, Any]) -> bool:
 def _codec_class(name: str) -> type[AnyCodec]:
     if name not in CODECS:
         raise UsageError(
-            f"no label codec {name!r}: choose one of {', '.join(CODECS)} with --compression"
+            f"no label codec {name!r}: choose one of {', '.join(CODECS)} with `compression`"
         )
     return CODECS[name]

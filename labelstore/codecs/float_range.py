@@ -15,5 +15,5 @@ def check_range(outputs: NDArray[np.float32], dtype: str) -> None:
     if largest > most:
         raise RejectedInput(
             f"the teacher's outputs reach {largest:.6g} and {dtype} ends at {most:.6g}: "
-            "store them with --dtype float32"
+            "store them with `dtype=float32`"
         )

@@ -58,7 +58,7 @@ class LabelMap:
     def __post_init__(self) -> None:
         check_dtype(self.dtype, _DTYPES)
         if self.k < 1:
-            raise UsageError(f"K={self.k}: keep at least one class with --k")
+            raise UsageError(f"K={self.k}: keep at least one class with `k`")
         for what in ("height", "width"):
             cells = getattr(self, what)
             if cells is not None and not 1 <= cells <= MAX_CELLS:

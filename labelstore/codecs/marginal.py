@@ -312,7 +312,7 @@ class Hard(_Kept):
 
 def _check_k(k: int) -> None:
     if k < 1:
-        raise UsageError(f"K={k}: keep at least one class with --k")
+        raise UsageError(f"K={k}: keep at least one class with `k`")
 
 
 def _checked(

@@ -47,5 +47,5 @@ FORMS: Mapping[str, ProbabilityForm] = {
 def check_dtype(dtype: str, allowed: Mapping[str, object] = FORMS) -> str:
     """The dtype, if probabilities can be kept so; UsageError otherwise."""
     if dtype not in allowed:
-        raise UsageError(f"dtype {dtype!r}: choose one of {', '.join(allowed)} with --dtype")
+        raise UsageError(f"dtype {dtype!r}: choose one of {', '.join(allowed)} with `dtype`")
     return dtype

@@ -28,7 +28,7 @@ def check_kept(k: int, num_classes: int) -> int:
     """K, if C classes have that many; UsageError otherwise."""
     if k > num_classes:
         raise UsageError(
-            f"K={k} of C={num_classes} classes: K is 1 to {num_classes}, choose a smaller --k"
+            f"K={k} of C={num_classes} classes: K is 1 to {num_classes}, choose a smaller `k`"
         )
     return k
 

@@ -36,5 +36,5 @@ def refuse_dropped_origin(store: Store, mask: MaskRow) -> None:
         raise ConflictError(
             f"mask {mask.name} of {store.path} was made from a label set that was dropped, not from the "
             f"{mask.label_set} that is there now: `labelstore drop mask {mask.name} {store.path}` first, or "
-            "choose another --name"
+            "choose another `name`"
         )

@@ -17,7 +17,7 @@ def refuse_differences(
         if held != asked:
             raise ConflictError(
                 f"label set {row.name} in {path} has {what} {_short(what, held)}, asked for {_short(what, asked)}: "
-                "use the same, or make another label set with --name NAME"
+                "use the same, or make another label set with `name=NAME`"
             )
 
 

@@ -58,10 +58,10 @@ class CropMixing:
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn."""
         if self.method not in get_args(Method):
-            raise UsageError(f"--mix {self.method}: choose one of {', '.join(get_args(Method))}")
+            raise UsageError(f"`method={self.method}`: choose one of {', '.join(get_args(Method))}")
         if not 0 < self.alpha <= 100 or not 0 < self.prob <= 1:
             raise UsageError(
-                f"--mix with alpha {self.alpha} and probability {self.prob}: give 0 to 100 and 0 to 1, above 0"
+                f"`mixing` with alpha {self.alpha} and probability {self.prob}: give 0 to 100 and 0 to 1, above 0"
             )
         if not 1 <= self.crops_per_partner <= 65_536 or not 1 <= self.side <= 65_534:
             raise UsageError(

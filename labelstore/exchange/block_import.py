@@ -224,7 +224,7 @@ class _BlockCrops:
             same = np.array_equal(boxes, found.boxes) and np.array_equal(flips, found.flips)
             if not same or found.mixed is not None:
                 raise RejectedInput(
-                    f"its crops are not those of crop plan {self._job.plan.name}: import it with --plan-name of another"
+                    f"its crops are not those of crop plan {self._job.plan.name}: import it with `plan_name` of another"
                 )
         return {"box": found.boxes, "flip": found.flips, **(found.mixed or {})}
 

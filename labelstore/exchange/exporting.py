@@ -96,11 +96,11 @@ def export_labels(
     if not labels.is_complete:
         if not allow_incomplete:
             raise IncompleteError(
-                f"{what_is_missing(labels)}, or export what is there with --allow-incomplete"
+                f"{what_is_missing(labels)}, or export what is there with `allow_incomplete`"
             )
         labels = covered_labels(labels)
     if writer_type.wants_maps and selection.crops is not None:
-        raise UsageError(f"--crops with {format}: a map is of a whole image, leave it out")
+        raise UsageError(f"`crops` with {format}: a map is of a whole image, leave it out")
     chosen, crops = _chosen_rows(labels, selection), _chosen_crops(labels, selection)
     present = labels.present & chosen
     total = int(present.sum())
@@ -151,7 +151,7 @@ def _export(
     if writer_type.wants_maps and codec.takes != "map":
         raise UsageError(
             f"label set {labels.name} is {codec.name}: {format_name} files are maps of whole images, as "
-            "`labelstore create --compression labelmap` makes them"
+            "`labelstore.generate` makes them with `compression=labelmap`"
         )
     is_mixed = bool(labels.plan.parameters.get("mixed"))
     if is_mixed and not writer_type.keeps_mixing:
@@ -192,9 +192,7 @@ def _export(
 def _check_form(form: Form, writer_type: type[Writer], format_name: str) -> None:
     for field, value in vars(form).items():
         if value is not None and field not in writer_type.form:
-            raise UsageError(
-                f"--{field.replace('_', '-')} {value}: {format_name} has no such choice, leave it out"
-            )
+            raise UsageError(f"`{field}={value}`: {format_name} has no such choice, leave it out")
 
 
 def _chosen_rows(labels: LabelSet, selection: Selection) -> NDArray[np.bool_]:

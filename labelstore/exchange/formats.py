@@ -6,7 +6,8 @@ from importlib import import_module
 from pathlib import Path
 
 from labelstore.errors import UsageError
-from labelstore.exchange.source import LabelSource, OpenSource, Stated
+from labelstore.exchange.source import LabelSource, OpenSource
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 
 FORMATS = {

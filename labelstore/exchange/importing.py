@@ -18,7 +18,8 @@ from labelstore.exchange.block_import import BlockResult, ImportedBlocks
 from labelstore.exchange.formats import open_source
 from labelstore.exchange.labels import Conversion
 from labelstore.exchange.registering import Target, existing_plan, prepared, target_of
-from labelstore.exchange.source import BadFile, LabelSource, Stated
+from labelstore.exchange.source import BadFile, LabelSource
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource, ignored_words, open_images, torchvision_classes
 from labelstore.store import Store
 from labelstore.store.layout import label_layout
@@ -322,8 +323,8 @@ def _rejected(
         else "nothing was committed"
     )
     return RejectedFiles(
-        f"{first.file}: {first.reason}{more}; {kept}: mend and run the command again, or --skip-bad leaves "
-        "such images out and records them",
+        f"{first.file}: {first.reason}{more}; {kept}: fix the files and run it again, or pass "
+        "`skip_bad` to leave such images out and record them",
         report,
     )
 
@@ -333,5 +334,5 @@ def _refuse_holes_for_others(store: Store, label_set: str) -> None:
     others = [name for name in store.label_sets if name != label_set]
     if others:
         raise UsageError(
-            f"--skip-bad would take images away from label set {others[0]} too: import into a store of its own"
+            f"`skip_bad` would take images away from label set {others[0]} too: import into a store of its own"
         )

@@ -121,15 +121,15 @@ def check_conversion(
         allowed = ("smoothing", "hard", "ms")
     if codec.name not in allowed:
         raise UsageError(
-            f"--compression {codec.name}: these {format_name} files hold {has}; choose {', '.join(allowed)}"
+            f"`compression={codec.name}`: these {format_name} files hold {has}; choose {', '.join(allowed)}"
         )
     if contents.k is not None and kept is not None and kept > contents.k:
         raise UsageError(
-            f"--k {kept}: these {format_name} files hold {has}; choose 1 to {contents.k}"
+            f"`k={kept}`: these {format_name} files hold {has}; choose 1 to {contents.k}"
         )
     if contents.num_classes is not None and contents.num_classes != num_classes:
         raise UsageError(
-            f"--num-classes {num_classes}: these {format_name} files hold {contents.num_classes} of each crop; "
+            f"`num_classes={num_classes}`: these {format_name} files hold {contents.num_classes} of each crop; "
             "leave it out"
         )
 

@@ -24,7 +24,8 @@ from labelstore.commit.same_labels import refuse_differences, teacher_difference
 from labelstore.cropping.crop_plan import CropPlan, imported_record
 from labelstore.errors import ConflictError, UsageError
 from labelstore.exchange.labels import Contents, check_conversion
-from labelstore.exchange.source import LabelSource, Stated
+from labelstore.exchange.source import LabelSource
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.store import Store, create, open_store
 from labelstore.store.layout import check_num_crops, choose_layout, plan_fields
@@ -90,7 +91,7 @@ def target_of(
         )
     assert num_classes is not None
     if stated.num_classes is not None and not 1 <= stated.num_classes <= MAX_CLASSES:
-        raise UsageError(f"--num-classes {stated.num_classes}: 1 to {MAX_CLASSES}")
+        raise UsageError(f"`num_classes={stated.num_classes}`: 1 to {MAX_CLASSES}")
     codec = _codec(contents, stated, dtype)
     check_conversion(contents, codec, stated.num_classes or num_classes, format_name)
     codec.fields(num_classes)
@@ -222,10 +223,10 @@ def _teacher(
         stated.teacher.isprintable() and len(stated.teacher) <= 200
     ):
         raise UsageError(
-            "--teacher: give a name of up to 200 printable characters, such as timm:resnet50"
+            "`teacher`: give a name of up to 200 printable characters, such as timm:resnet50"
         )
     if stated.input_size is not None and not 1 <= stated.input_size <= 65_534:
-        raise UsageError(f"--input-size {stated.input_size}: 1 to 65534 pixels")
+        raise UsageError(f"`input_size={stated.input_size}`: 1 to 65534 pixels")
     words = re.sub(r"[^A-Za-z0-9._-]+", "-", (stated.teacher or label_set).rpartition(":")[2])
     name = words.strip("-._")[:100] or format_name
     # whose weights are unknown is nobody else's teacher
@@ -293,18 +294,18 @@ def _check(store: Store, target: Target, images: ImageSource) -> None:
     if plan is not None and (plan.num_crops != target.num_crops and target.stored):
         raise ConflictError(
             f"{store.path} has crop plan {plan.name} of {plan.num_crops} crops per image, these labels are of "
-            f"{target.num_crops}: give another --plan-name, or another STORE"
+            f"{target.num_crops}: give another `plan_name`, or another STORE"
         )
     mixed = bool(target.plan_parameters.get("mixed"))
     if plan is not None and mixed != bool(plan.parameters.get("mixed")):
         raise ConflictError(
             f"{store.path}: crop plan {plan.name} keeps {'no ' if mixed else ''}mixing of crops: give another "
-            "--plan-name"
+            "`plan_name`"
         )
     if plan is not None and plan.parameters.get("augmentation"):
         raise ConflictError(
             f"{store.path}: crops of plan {plan.name} are augmented, which imported labels know nothing of: give "
-            "another --plan-name"
+            "another `plan_name`"
         )
     row = store.find_label_set(target.name)
     if row is not None:
@@ -325,8 +326,7 @@ def _compare(store: Store, target: Target, row: LabelSetRow) -> None:
     }
     stated, given = dict(row.facts.get("stated", target.stated)), dict(target.stated)
     for key in sorted((stated.keys() | given.keys()) - _COMPARED):
-        flag = "--" + key.replace("_", "-")
-        differences[flag] = (stated.get(key, "left out"), given.get(key, "left out"))
+        differences[f"`{key}`"] = (stated.get(key, "left out"), given.get(key, "left out"))
     differences |= teacher_differences(store.teacher(row.teacher), target.teacher)
     refuse_differences(row, store.path, differences)
 

@@ -12,61 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from labelstore.commit.lease_keeper import Progress
-from labelstore.errors import RejectedInput, UsageError
+from labelstore.errors import RejectedInput
 from labelstore.exchange.labels import Contents, ImageLabels
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stated:
-    """What a format cannot tell and a user says; None: not said. What was said is recorded with the labels."""
-
-    compression: str | None = None
-    """How the labels are kept; of FKD's files also what they are, since MS and MR look alike."""
-    k: int | None = None
-    num_classes: int | None = None
-    temperature: float | None = None
-    """Of the softmax that made the files' probabilities, or that is to make probabilities of their outputs."""
-    teacher: str | None = None
-    input_size: int | None = None
-    """Side of the crops that the teacher saw, pixels."""
-    interpolation: str | None = None
-    num_crops: int | None = None
-    """Take the first M crops of each image."""
-    axis_order: str | None = None
-    """Of boxes (`sides`, `swapped`) or of label maps (`rows-first`, `columns-first`)."""
-    round_boxes: bool = False
-    whole_images: bool = False
-    """The crops are the whole images: for formats that keep no boxes."""
-    drop_augmentations: bool = False
-    """Import labels of crops that were augmented or mixed further, without what was done to them."""
-    batch_size: int | None = None
-    """Images per batch of the sampler that wrote the files."""
-    sampler_seed: int | None = None
-    """Of the sampler that wrote the files; None: 42, where that is proved."""
-    order: str | None = None
-    """Order of the data set that wrote the files (`image_orders`, or how the sampler drew), or a file that lists it."""
-    scale: tuple[float, float] | None = None
-    ratio: tuple[float, float] | None = None
-    flip_prob: float | None = None
-    skip_bad: bool = False
-
-    def need(self, name: str, why: str) -> Any:  # noqa: ANN401 - the field's type
-        """A field that must have been said; UsageError with the flag and the reason where it was not."""
-        value = getattr(self, name)
-        if value is None or value is False:
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} is needed: {why}")
-        return value
-
-    def said(self) -> dict[str, Any]:
-        """What was said, as JSON values."""
-        blank = Stated()
-        found = {}
-        for name, value in vars(self).items():
-            if value != getattr(blank, name) and name not in ("skip_bad", "num_crops"):
-                found[name] = list(value) if isinstance(value, tuple) else value
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ def check_committed_files(store: Store, group: str) -> None:
             if size != file.size:
                 found = "is missing" if size is None else f"has {size} of {file.size} bytes"
                 raise DamagedShard(
-                    f"{path} {found}: every label was made, but run `labelstore verify "
-                    f"{store.path}`, then `labelstore repair {store.path} --images DIR`"
+                    f"{path} {found}: every label was made, but run "
+                    f"`labelstore.verify({str(store.path)!r})`, then "
+                    f"`labelstore.repair(labelstore.open({str(store.path)!r}), images=DIR)`"
                 )

@@ -27,11 +27,11 @@ DEVICE_INTERPOLATIONS = ("bilinear", "bicubic")
 def check_crop_device(crop_device: str, interpolation: str) -> None:
     """UsageError for an unknown place, or for an interpolation that only the CPU has."""
     if crop_device not in CROP_DEVICES:
-        raise UsageError(f"--crop-device {crop_device}: choose one of {', '.join(CROP_DEVICES)}")
+        raise UsageError(f"`crop_device={crop_device}`: choose one of {', '.join(CROP_DEVICES)}")
     if crop_device != "cpu" and interpolation not in DEVICE_INTERPOLATIONS:
         raise UsageError(
-            f"--crop-device {crop_device} with a teacher that wants {interpolation}: there are only "
-            f"{' and '.join(DEVICE_INTERPOLATIONS)} on the device, use --crop-device cpu"
+            f"`crop_device={crop_device}` with a teacher that wants {interpolation}: there are only "
+            f"{' and '.join(DEVICE_INTERPOLATIONS)} on the device, use `crop_device=cpu`"
         )
 
 
@@ -45,7 +45,7 @@ def check_augmented(
         return
     if crop_device not in (None, "cpu"):
         raise UsageError(
-            f"--crop-device {crop_device} with recorded augmentation or mixing: these run on the CPU, leave it out"
+            f"`crop_device={crop_device}` with recorded augmentation or mixing: these run on the CPU, leave it out"
         )
     if codec.takes == "map":
         raise UsageError(

@@ -190,7 +190,7 @@ def _work_through(blocks: TeacherBlocks, started: float, progress: Progress) -> 
         late = most is not None and time.monotonic() >= started + most
         if late and blocks.has_begun and done < total:
             raise IncompleteError(
-                f"stopped after max_seconds with {done} of {total} crops of {blocks.row.name} labelled: "
+                f"stopped after `max_seconds` with {done} of {total} crops of {blocks.row.name} labelled: "
                 "run the same command again to go on"
             )
 

@@ -103,19 +103,19 @@ def plan_growth(store: Store, num_crops: int, *, plan: str | None = None) -> Gro
     row = store.plan(plan)
     if num_crops < row.num_crops:
         raise UsageError(
-            f"--num-crops {num_crops}: {store.path} has {row.num_crops} crops of each image and never "
+            f"`num_crops={num_crops}`: {store.path} has {row.num_crops} crops of each image and never "
             "shrinks; a run draws fewer by itself"
         )
     if is_imported(row.parameters) and num_crops > row.num_crops:
         raise UsageError(
-            f"--num-crops {num_crops}: the {row.num_crops} crops of plan {row.name} were imported with their labels "
+            f"`num_crops={num_crops}`: the {row.num_crops} crops of plan {row.name} were imported with their labels "
             "and follow from no seed, so that there are no further ones: make another store, or train from these"
         )
     check_num_crops(num_crops)
     if num_crops % row.crops_per_shard:
         below = num_crops // row.crops_per_shard * row.crops_per_shard
         raise UsageError(
-            f"--num-crops {num_crops}: a plan grows by whole shards of {row.crops_per_shard} crops, "
+            f"`num_crops={num_crops}`: a plan grows by whole shards of {row.crops_per_shard} crops, "
             f"choose {below} or {below + row.crops_per_shard}"
         )
     catalogue = store.catalogue
@@ -156,12 +156,12 @@ def _label_set_of(store: Store, teacher: Teacher, plan: str, name: str | None) -
     if mine:
         names = ", ".join(row.name for row in mine)
         raise UsageError(
-            f"teacher {mine[0].teacher} has label sets {names}: choose with --label-set"
+            f"teacher {mine[0].teacher} has label sets {names}: choose with `label_set`"
         )
     made = ", ".join(f"{row.name} by {row.teacher}" for row in on_plan) or "no label set"
     raise UsageError(
         f"this teacher has no labels on crop plan {plan}, which has {made}: give one of these teachers, or "
-        "`labelstore add-teacher` for a new one"
+        "`labelstore.generate(store, ...)` for a new one"
     )
 
 

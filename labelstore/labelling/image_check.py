@@ -85,11 +85,11 @@ def _check_gone(
     most = max(1, store.num_images // GONE_AT_MOST)
     if len(rows) > most:
         raise RejectedInput(
-            f"{what}: give the folder that the store was made from (--skip-bad leaves out at most {most} that are gone)"
+            f"{what}: give the folder that the store was made from (`skip_bad` leaves out at most {most} that are gone)"
         )
     if not skip_bad:
         raise RejectedInput(
-            f"{what} and has no labels yet: bring it back, or give --skip-bad to leave it out for good"
+            f"{what} and has no labels yet: bring it back, or give `skip_bad` to leave it out for good"
         )
 
 

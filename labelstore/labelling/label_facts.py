@@ -159,19 +159,19 @@ def check_same(
 ) -> None:
     """ConflictError where labels made now would not be like those that the label set has; else notes about versions."""
     held = row.facts
-    for key, what, flag in (
-        ("autocast", "autocast", "--amp"),
-        ("crop_device", "crops made on", "--crop-device"),
+    for key, what in (
+        ("autocast", "autocast"),
+        ("crop_device", "crops made on"),
     ):
         if key in held and held[key] != getattr(facts, key):
             raise ConflictError(
                 f"label set {row.name} in {where} has {what} {held[key]}, asked for {getattr(facts, key)}: "
-                f"its labels would not be alike; leave {flag} out, or make another label set with --name NAME"
+                f"its labels would not be alike; leave `{key}` out, or make another label set with `name=NAME`"
             )
     if "class_map" in held and _outputs(held["class_map"]) != _outputs(facts.class_map):
         raise ConflictError(
-            f"label set {row.name} in {where} has another class map: leave --class-map out to use it again, or "
-            "make another label set with --name NAME"
+            f"label set {row.name} in {where} has another class map: leave `class_map` out to use it again, or "
+            "make another label set with `name=NAME`"
         )
     meaning = Outputs.of(row, num_classes)
     if meaning.kind != "not recorded" and not meaning.same_as(facts.meaning):
@@ -197,7 +197,7 @@ def recorded_images(store: Store, row: LabelSetRow | None = None) -> Path:
         if are_there(images):
             return Path(images)
     was = f" ({', '.join(given)} is not there)" if given else ""
-    raise UsageError(f"--images DIR is needed: what {store.path} was made from{was}")
+    raise UsageError(f"`images=DIR` is needed: what {store.path} was made from{was}")
 
 
 def _output_choice(

@@ -214,7 +214,7 @@ def _check_catalogue(path: Path, url: str | None, *, is_new: bool) -> None:
     if held is None or not same_server(held, url):
         raise ConflictError(
             f"{path} exists with its catalogue {'in a file' if held is None else 'on another server'}: "
-            "leave --catalogue out, or give another STORE"
+            "leave `catalogue` out, or give another STORE"
         )
     name_server(url)
 
@@ -224,7 +224,7 @@ def _same_plan(store: Store, name: str, choice: PlanChoice) -> PlanRow:
     held = {row.name: row for row in store.catalogue.plans.all()}
     if name not in held:
         raise ConflictError(
-            f"{store.path} has crop plan {', '.join(held)}, not {name}: use --plan-name {next(iter(held))}, "
+            f"{store.path} has crop plan {', '.join(held)}, not {name}: use `plan_name={next(iter(held))}`, "
             "or another store"
         )
     row = held[name]
@@ -238,8 +238,8 @@ def _same_plan(store: Store, name: str, choice: PlanChoice) -> PlanRow:
         before, value = old.get(what), new.get(what)
         if (list(before) if isinstance(before, tuple) else before) != value:
             raise ConflictError(
-                f"{store.path} exists with {what.replace('_', '-')} {before}, asked for {value}: "
-                + ("use the same, `labelstore grow`," if what == "num_crops" else "use the same,")
+                f"{store.path} exists with {what.replace('_', ' ')} {before}, asked for {value}: "
+                + ("use the same, `labelstore.grow`," if what == "num_crops" else "use the same,")
                 + " or give another STORE"
             )
     return row

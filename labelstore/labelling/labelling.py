@@ -76,7 +76,7 @@ class Labelling:
         """
         if codec.takes != "probabilities" and options.temperature != 1:
             raise UsageError(
-                f"temperature {options.temperature} with {codec.name} labels: they are outputs before softmax, and a "
+                f"`temperature={options.temperature}` with {codec.name} labels: they are outputs before softmax, and a "
                 "run chooses its own temperature; leave it out"
             )
         teacher = with_output_names(teacher, options.class_names, options.class_map)

@@ -130,7 +130,7 @@ def _new_rows(store: Store, folder: ImageSource, skip_bad: bool) -> NDArray[np.i
             image_size(folder.file(folder.keys[i]))
         except RejectedInput as error:
             raise RejectedInput(
-                f"{error}; --skip-bad lets such images join, and leaves them out when labels are made"
+                f"{error}; `skip_bad` lets such images join, and leaves them out when labels are made"
             ) from None
     return new
 

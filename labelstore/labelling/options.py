@@ -39,5 +39,5 @@ class GenerationOptions:
         """UsageError for what no labelling can have."""
         for what, value in (("batch_size", self.batch_size), ("workers", self.workers)):
             if value is not None and value < 1:
-                raise UsageError(f"{what} {value}: give 1 or more")
+                raise UsageError(f"`{what}={value}`: give 1 or more")
         check_temperature(self.temperature)

@@ -93,7 +93,7 @@ def own_plan(options: PlanOptions) -> PlanChoice:
     """The plan that the options describe; UsageError without a number of crops."""
     if options.num_crops is None:
         raise UsageError(
-            "--num-crops M is needed: crops of each image (or --plan-from STORE for another store's)"
+            "`num_crops=M` is needed: crops of each image (or `plan_of=STORE` for another store's)"
         )
     stored = options.stored_crops
     return PlanChoice(
@@ -128,19 +128,19 @@ def plan_from(
             planned = planned_augmentation(row.parameters)
         except (FormatVersionError, UsageError) as error:
             raise RejectedInput(
-                f"--plan-from {path}: its crops cannot be computed ({error}): choose another store"
+                f"`plan_of={path}`: its crops cannot be computed ({error}): choose another store"
             ) from None
         if planned_mixing(row.parameters) is not None or options.mixing is not None:
             raise UsageError(
-                f"--plan-from {path} with mixed crops: their partners are images of one store, so that no other "
-                "store can have the same; leave --plan-from or --mix out"
+                f"`plan_of={path}` with mixed crops: their partners are images of one store, so that no other "
+                "store can have the same; leave `plan_of` or `mixing` out"
             )
         augmentation = None if planned is None else planned.settings
         _refuse_other_options(path, options, plan, row)
         if options.augmentation is not None and (options.augmentation or None) != augmentation:
             raise UsageError(
-                f"--plan-from {path}, whose crops are {'augmented otherwise' if augmentation else 'not augmented'}: "
-                "leave --color-jitter and --rand-augment out"
+                f"`plan_of={path}`, whose crops are {'augmented otherwise' if augmentation else 'not augmented'}: "
+                "leave `augmentation` out"
             )
         _check_images(path, store.image_columns, folder, note)
     return PlanChoice(
@@ -160,7 +160,7 @@ def _refuse_other_options(path: Path, options: PlanOptions, plan: CropPlan, row:
         said = tuple(said) if isinstance(said, (tuple, list)) else said
         if said is not None and said != held[name]:
             raise UsageError(
-                f"--{name.replace('_', '-')} {said} with --plan-from {path}, whose plan has {held[name]}: "
+                f"`{name}={said}` with `plan_of={path}`, whose plan has {held[name]}: "
                 "leave one of the two out"
             )
 
@@ -172,7 +172,7 @@ def _check_images(
     common = [key for key in folder.keys if key in row_of]
     if not common:
         raise RejectedInput(
-            f"--plan-from {path}: none of the {len(folder):,} images of {folder.root} is in it by its key (path below "
+            f"`plan_of={path}`: none of the {len(folder):,} images of {folder.root} is in it by its key (path below "
             f"the folder, such as {columns['key'][0] if len(row_of) else 'none'}): its crops would mean nothing here"
         )
     if len(common) < len(folder):
@@ -190,6 +190,6 @@ def _check_images(
         if image_size(folder.file(key)) != was:
             height, width = image_size(folder.file(key))
             raise RejectedInput(
-                f"--plan-from {path}: {folder.file(key)} has {width} x {height} pixels, there it has {was[1]} x "
+                f"`plan_of={path}`: {folder.file(key)} has {width} x {height} pixels, there it has {was[1]} x "
                 f"{was[0]}, so that boxes would differ: give the same images"
             )

@@ -23,7 +23,7 @@ def check_derivable(source: LabelSet, codec: LabelCodec) -> None:
     if codec.takes != "probabilities":
         raise UsageError(
             f"{codec.name} labels cannot be derived: only the teacher has its outputs before softmax; "
-            f"make them with `labelstore add-teacher --compression {codec.name}`"
+            f"make them with `labelstore.generate(store, compression={codec.name!r})`"
         )
     asked = fewest_classes(codec, num_classes)
     held = source.codec.kept(num_classes)
@@ -112,13 +112,13 @@ def check_name(source: LabelSet, codec: LabelCodec, name: str) -> LabelSetRow | 
             has, asked = told_apart(old, new)
             raise ConflictError(
                 f"label set {name} is in {store.path} with {what} {has}, not {asked}: "
-                "choose another --name"
+                "choose another `name`"
             )
     made_by = {shard.device for shard in store.catalogue.ledger.shards(f"labels/{name}")}
     if made_by - {derived_from(source.name)}:
         raise ConflictError(
             f"label set {name} is in {store.path} and was not derived from {source.name}: "
-            "choose another --name"
+            "choose another `name`"
         )
     return row
 

@@ -198,7 +198,7 @@ class TeacherBlocks(BlockStream):
                 f"{opened.bad}; it could be when other labels were made: restore the file, or make a new store"
             )
         if not self.labelling.options.skip_bad:
-            raise RejectedInput(f"{opened.bad}; --skip-bad leaves such images out and records them")
+            raise RejectedInput(f"{opened.bad}; `skip_bad` leaves such images out and records them")
         block.leave_out(opened.job.image, opened.bad)
         self.bad[opened.job.image] = opened.bad
 
@@ -209,5 +209,5 @@ class TeacherBlocks(BlockStream):
             crop = crops.first + int(np.flatnonzero(~finite)[0])
             raise RejectedInput(
                 f"the teacher returned NaN for crop {crop} of {crops.opened.job.key}: nothing of its block was "
-                "committed; check the weights, or try --amp none"
+                "committed; check the weights, or try `autocast=none`"
             )

@@ -69,7 +69,7 @@ def write_page(
     """
     path = Path(path)
     if sample < 1:
-        raise UsageError(f"--sample {sample}: give the number of crops to look at, at least 1")
+        raise UsageError(f"`sample={sample}`: give the number of crops to look at, at least 1")
     check_seed(seed)
     if counted is not None and counted < 1:
         raise UsageError(f"counted={counted}: give the number of crops to count, at least 1")

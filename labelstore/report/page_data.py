@@ -201,7 +201,7 @@ def _frame(wanted: Wanted) -> pd.DataFrame:
     """The sample of crops behind figures per class and plots."""
     labels = wanted.labels
     if not labels.blocks:
-        raise NotGenerated(f"label set {labels.name} has no labels yet: run `labelstore create`")
+        raise NotGenerated(f"label set {labels.name} has no labels yet: run `labelstore.generate`")
     of_classes = labels.outputs_are_classes and len(labels.store.class_names) > 0
     truth = ["ground_truth_probability", "agrees"] if of_classes else []
     columns = ["class_id", "max_probability", "entropy", "area", "centre_x", "centre_y", *truth]

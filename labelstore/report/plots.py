@@ -69,9 +69,9 @@ def plot(
     if name not in PLOTS:
         raise UsageError(f"plot {name!r}: choose one of {', '.join(PLOTS)}")
     if name == "regions" and mask is None:
-        raise UsageError("plot regions: it shows what a mask does, give --mask NAME")
+        raise UsageError("plot regions: it shows what a mask does, give `mask=NAME`")
     if sample < 1:
-        raise UsageError(f"--sample {sample}: give the number of crops to show, at least 1")
+        raise UsageError(f"`sample={sample}`: give the number of crops to show, at least 1")
     check_seed(seed)
     from matplotlib.figure import Figure
 

@@ -23,7 +23,7 @@ def check_page(path: Path) -> None:
     """UsageError unless the ending is one of a page, StorageError where its folder is not there."""
     check_place(path)
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--out {path}: give a file that ends in .html")
+        raise UsageError(f"`out={path}`: give a file that ends in .html")
 
 
 def made_by() -> dict[str, str]:

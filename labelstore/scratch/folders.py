@@ -41,7 +41,7 @@ def scratch_parent(parent: Path | None) -> Path:
     chosen = Path(tempfile.gettempdir()) if parent is None else Path(parent)
     if chosen.resolve().is_relative_to("/dev/shm"):
         raise UsageError(
-            f"scratch {chosen} is shared memory, which labels would fill: give a folder on a disk"
+            f"`scratch={chosen}` is shared memory, which labels would fill: give a folder on a disk"
         )
     return chosen
 
@@ -56,7 +56,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "no space left" if full else (error.strerror or str(error))
-        raise StorageError(f"{path}: {reason}; choose another scratch folder") from error
+        raise StorageError(f"{path}: {reason}; choose another folder with `scratch`") from error
 
 
 def _locked_folder(parent: Path) -> tuple[Path, int]:

@@ -34,7 +34,7 @@ def check_room(folder: Path, num_bytes: int) -> None:
     if num_bytes > room:
         raise StorageError(
             f"{folder}: labels take {num_bytes / 1e9:.3g} GB, more than the {room / 1e9:.3g} GB {what}; "
-            "choose a scratch folder on another disk"
+            "choose a folder on another disk with `scratch`"
         )
 
 

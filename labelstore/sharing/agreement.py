@@ -101,7 +101,7 @@ def _refused(
 ) -> ConflictError:
     return ConflictError(
         f"label set {labels.name}: labels of {union.keys[image]!r}, crop {crop}, differ by {difference:.3g} between "
-        f"{_names(union, first, second)}; ask the teacher with `labelstore audit` which are right"
+        f"{_names(union, first, second)}; ask the teacher with `labelstore.audit` which are right"
     )
 
 

@@ -109,10 +109,11 @@ def push(
     path = store.path / MANIFEST_FILE
     if not path.exists():
         raise UsageError(
-            f"{store.path} is not frozen: run `labelstore freeze {store.path}` first, only what never changes is shared"
+            f"{store.path} is not frozen: run `labelstore.freeze(labelstore.open({str(store.path)!r}))` first, "
+            "only what never changes is shared"
         )
     if private and isinstance(remote, FolderRemote):
-        raise UsageError(f"--private is for the Hub: who may read {remote.where} its folder says")
+        raise UsageError(f"`private` is for the Hub: who may read {remote.where} its folder says")
     if isinstance(remote, FolderRemote):
         remote.check_place()
     manifest = read_manifest(path)
@@ -122,7 +123,7 @@ def push(
         file = store.path / key
         if file.is_symlink() or not file.is_file() or file_digest(file) != due:
             raise DamagedShard(
-                f"{file}: is not what the manifest says; run `labelstore verify {store.path}`"
+                f"{file}: is not what the manifest says; run `labelstore.verify({str(store.path)!r})`"
             )
         progress(done, len(manifest.files))
     current = remote.resolve(revision)
@@ -168,7 +169,7 @@ def pull(
     check_revision(revision)
     if expect_root is not None and re.fullmatch(r"[0-9a-fA-F]{64}", expect_root) is None:
         raise UsageError(
-            f"--expect-root {expect_root!r}: give the 64 hex digits that `labelstore push` printed as root"
+            f"`expect_root={expect_root!r}`: give the 64 hex digits that `labelstore.push` gave as root"
         )
     target = Path(target)
     refuse_remote(target, "a store is pulled to a disk")
@@ -225,7 +226,7 @@ def pull(
 def check_limits(manifest: Manifest) -> None:
     """UsageError for a store that the Hub would not take."""
     files = [*manifest.files, MANIFEST_FILE, CARD_FILE]
-    fewer = "make fewer, larger shards: `labelstore create --images-per-shard`"
+    fewer = "make fewer, larger shards: `labelstore.create(images_per_shard=N)`"
     if len(files) > MAX_FILES:
         raise UsageError(f"{len(files):,} files, the Hub takes {MAX_FILES:,} at most: {fewer}")
     for folder, entries in _entries(files).items():
@@ -237,7 +238,7 @@ def check_limits(manifest: Manifest) -> None:
         if file.bytes > MAX_FILE_BYTES:
             raise UsageError(
                 f"{key} has {file.bytes / 1e9:,.1f} GB, the Hub takes {MAX_FILE_BYTES / 1e9:.0f} GB in a file: make "
-                "smaller shards: `labelstore create --images-per-shard`"
+                "smaller shards: `labelstore.create(images_per_shard=N)`"
             )
 
 
@@ -259,7 +260,7 @@ def _check_licence(licence: str | None) -> None:
         licence.strip() and licence.isprintable() and len(licence) <= MAX_LICENCE
     ):
         raise UsageError(
-            f"--licence {licence!r}: give a name such as cc-by-4.0, one line of at most {MAX_LICENCE} characters"
+            f"`licence={licence!r}`: give a name such as cc-by-4.0, one line of at most {MAX_LICENCE} characters"
         )
 
 

@@ -214,5 +214,5 @@ def _masks(
         else:
             kept.append(rows[0])
             continue
-        notes.append(f"mask {name} is dropped: {why}; make it again with `labelstore calibrate`")
+        notes.append(f"mask {name} is dropped: {why}; make it again with `labelstore.calibrate`")
     return tuple(kept), tuple(notes)

@@ -111,9 +111,9 @@ def _check(
     if not 2 <= len(stores) <= MOST_STORES:
         raise UsageError(f"{len(stores)} stores given: merge 2 to {MOST_STORES}")
     if backend is not None and backend not in ARRAY_FOLDERS:
-        raise UsageError(f"--backend {backend}: choose one of {', '.join(ARRAY_FOLDERS)}")
+        raise UsageError(f"`backend={backend}`: choose one of {', '.join(ARRAY_FOLDERS)}")
     if images_per_shard is not None and not 1 <= images_per_shard <= MOST_IMAGES_PER_SHARD:
-        raise UsageError(f"--images-per-shard {images_per_shard}: 1 to {MOST_IMAGES_PER_SHARD:,}")
+        raise UsageError(f"`images_per_shard={images_per_shard}`: 1 to {MOST_IMAGES_PER_SHARD:,}")
     places: set[str] = set()
     for path in stores:
         url = storage_url(path)
@@ -128,14 +128,14 @@ def _check(
 def _check_layout(there: Store, backend: str | None, images_per_shard: int | None) -> None:
     """ConflictError where a merged store that is to go on was begun with another layout than asked for."""
     heights = {row.images_per_shard for row in there.catalogue.plans.all()}
-    for flag, asked, held in (
-        ("--backend", backend, {there.arrays.name}),
-        ("--images-per-shard", images_per_shard, heights),
+    for name, asked, held in (
+        ("backend", backend, {there.arrays.name}),
+        ("images_per_shard", images_per_shard, heights),
     ):
         if asked is not None and held != {asked}:
             has = ", ".join(map(str, sorted(held, key=str)))
             raise ConflictError(
-                f"{there.path} exists with {has}, asked for {flag} {asked}: leave it out, or merge into a new store"
+                f"{there.path} exists with {has}, asked for `{name}={asked}`: leave it out, or merge into a new store"
             )
 
 

@@ -85,7 +85,7 @@ def check_revision(revision: str) -> str:
         for part in parts
     ):
         raise UsageError(
-            f"--revision {revision!r}: give a branch, a tag or a commit (letters, digits, '.', '_', '-', '/')"
+            f"`revision={revision!r}`: give a branch, a tag or a commit (letters, digits, '.', '_', '-', '/')"
         )
     return revision
 
@@ -155,7 +155,7 @@ class FolderRemote:
         """Make the folders; who may read them is the folder's own matter."""
         if private:
             raise UsageError(
-                f"--private is for the Hub: who may read {self.root} is said by the folder's permissions"
+                f"`private` is for the Hub: who may read {self.root} is said by the folder's permissions"
             )
         self._made = not self.root.is_dir()
         make_folders(self.root / "commits")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,16 +41,16 @@ def _finish(labels: LabelSet) -> str:
     store, row = labels.store, labels.row
     devices = {shard.device for shard in store.catalogue.ledger.shards(f"labels/{row.name}")}
     if devices == {IMPORTED}:
-        return "run the same `labelstore import` again to finish it"
+        return "run the same `labelstore.import_labels` again to finish it"
     if devices and all(device.startswith(DERIVED) for device in devices):
-        return "run the same `labelstore variants` again to finish it"
+        return "run the same `labelstore.derive` again to finish it"
     if not labels.covered_crops or labels.covered_crops == labels.num_crops:
-        return "run the same `labelstore create` or `labelstore grow` again to finish it"
+        return "run the same `labelstore.generate` or `labelstore.grow` again to finish it"
     teacher = store.teacher(row.teacher)
-    words = ["labelstore", "grow", str(store.path), "--num-crops", str(labels.num_crops)]
-    words += ["--teacher", teacher.source]
+    arguments: dict[str, object] = {"num_crops": labels.num_crops, "teacher": teacher.source}
     if Path(teacher.source).is_file():  # a checkpoint does not say what it is of
-        words += ["--teacher-model", teacher.architecture]
+        arguments["architecture"] = teacher.architecture
     if len(store.label_sets) > 1:
-        words += ["--label-set", row.name]
-    return f"finish it with `{shlex.join(words)}`"
+        arguments["label_set"] = row.name
+    given = "".join(f", {name}={value!r}" for name, value in arguments.items())
+    return f"finish it with `labelstore.grow(labelstore.open({str(store.path)!r}){given})`"

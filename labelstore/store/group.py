@@ -98,7 +98,7 @@ class Group:
             raise NotGenerated(
                 f"{self.name}: images {rows.start}-{rows.stop - 1}, crops {first}-"
                 f"{first + self.layout.crops_per_shard - 1} are not generated yet; "
-                "run the same `labelstore create` or `labelstore grow` again to finish them"
+                "run the same `labelstore.generate` or `labelstore.grow` again to finish them"
             )
         if not row.files:
             raise DamagedShard(

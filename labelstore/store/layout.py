@@ -144,9 +144,9 @@ def label_layout(row: LabelSetRow, plan: PlanRow, num_rows: int) -> Layout:
 def check_num_crops(num_crops: int) -> None:
     """UsageError unless M is something that a store can hold."""
     if num_crops < 1:
-        raise UsageError(f"--num-crops {num_crops}: store at least one crop per image")
+        raise UsageError(f"`num_crops={num_crops}`: store at least one crop per image")
     if num_crops > MAX_CROPS:
-        raise UsageError(f"--num-crops {num_crops}: a store holds at most {MAX_CROPS:,} per image")
+        raise UsageError(f"`num_crops={num_crops}`: a store holds at most {MAX_CROPS:,} per image")
 
 
 def choose_layout(
@@ -172,7 +172,7 @@ def choose_layout(
     else:
         if crops_per_shard < 1 or num_crops % crops_per_shard:
             raise UsageError(
-                f"--crops-per-shard {crops_per_shard} does not divide --num-crops {num_crops}: "
+                f"`crops_per_shard={crops_per_shard}` does not divide `num_crops={num_crops}`: "
                 f"choose one of {', '.join(map(str, divisors))}"
             )
         chunk = gcd(crops_per_shard, min(divisors, key=lambda d: abs(log(d / 20))))
@@ -189,7 +189,7 @@ def choose_layout(
         ):
             images_per_shard //= 2
     elif not 1 <= images_per_shard <= MOST_IMAGES_PER_SHARD:
-        raise UsageError(f"--images-per-shard {images_per_shard}: 1 to {MOST_IMAGES_PER_SHARD:,}")
+        raise UsageError(f"`images_per_shard={images_per_shard}`: 1 to {MOST_IMAGES_PER_SHARD:,}")
     return Layout(
         num_rows=num_images,
         num_crops=num_crops,

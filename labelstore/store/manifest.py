@@ -92,7 +92,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         same = False
     if not same:
-        raise DamagedShard(f"{path}: is not a manifest that `labelstore freeze` wrote; {RESTORE}")
+        raise DamagedShard(f"{path}: is not a manifest that `labelstore.freeze` wrote; {RESTORE}")
     return manifest
 
 

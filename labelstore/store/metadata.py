@@ -124,10 +124,12 @@ def check_metadata(catalogue: Catalogue, arrays: ArrayBackend, store: Path) -> N
         if held not in (None, catalogue.uuid):
             raise DamagedShard(
                 f"{arrays.root / key} is of another store ({held}, the catalogue is of {catalogue.uuid}): "
-                "copy the whole folder of one store, or, if only this file was damaged, run `labelstore repair "
-                f"{store}`"
+                "copy the whole folder of one store, or, if only this file was damaged, run "
+                f"`labelstore.repair(labelstore.open({str(store)!r}))`"
             )
-        raise DamagedShard(f"{arrays.root / key}: {what}; run `labelstore repair {store}`")
+        raise DamagedShard(
+            f"{arrays.root / key}: {what}; run `labelstore.repair(labelstore.open({str(store)!r}))`"
+        )
     for key in top:
         if (refused := arrays.metadata_problem(key)) is not None:
             raise RejectedInput(

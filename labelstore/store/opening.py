@@ -132,7 +132,7 @@ def create(
         name_server(catalogue)
     plan = CropPlan(seed=seed, scale=scale, ratio=ratio, flip_prob=flip_prob)
     if backend not in ARRAY_FOLDERS:
-        raise UsageError(f"--backend {backend}: choose one of {', '.join(ARRAY_FOLDERS)}")
+        raise UsageError(f"`backend={backend}`: choose one of {', '.join(ARRAY_FOLDERS)}")
     if path.exists():
         _refuse_lost_catalogue(path)
         raise ConflictError(f"{path} exists already: give another path, or remove it first")
@@ -140,7 +140,7 @@ def create(
     check_num_crops(num_crops)
     if mixing is not None and not stored_crops:
         raise UsageError(
-            "--mix with --crops seeded: what crops are mixed with is stored with their boxes, leave one out"
+            "`mixing` with `stored_crops=False`: what crops are mixed with is stored with their boxes, leave one out"
         )
     folder = open_images(images)
     check_keys(folder.keys)
@@ -263,14 +263,14 @@ def catalogue_url(path: Path) -> str | URL:
     check_utf8(str(path.absolute()))
     if not path.exists():
         raise StoreNotFound(
-            f"no store at {path}: make one with `labelstore create {path} --images DIR ...`"
+            f"no store at {path}: make one with `labelstore.create({str(path)!r}, images=DIR, ...)`"
         )
     if (url := catalogue_server(path)) is not None:
         return url
     if not (path / CATALOGUE_FILE).exists():
         _refuse_lost_catalogue(path)
         raise StoreNotFound(
-            f"{path} is not a store: it has no {CATALOGUE_FILE}; give the folder that `labelstore create` made"
+            f"{path} is not a store: it has no {CATALOGUE_FILE}; give the folder that `labelstore.create` made"
         )
     return sqlite_url(path / CATALOGUE_FILE)
 

@@ -63,7 +63,7 @@ def open_remote(url: str, *, cache: Path | None = None) -> Store:
         data = bucket.read(MANIFEST_KEY, most=MAX_MANIFEST_BYTES)
     except Missing:
         raise StoreNotFound(
-            f"{bucket.url}: no frozen store there: check the path; a store is uploaded after `labelstore freeze`"
+            f"{bucket.url}: no frozen store there: check the path; a store is uploaded after `labelstore.freeze`"
         ) from None
     manifest = parse_manifest(data, f"{bucket.url}/{MANIFEST_KEY}")
     described = next((key for key in ARRAYS if key in manifest.files), None)

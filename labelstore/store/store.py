@@ -169,7 +169,7 @@ class Store:
 
     def plan(self, name: str | None = None) -> PlanRow:
         """The row of a crop plan: the only one, if no name is given."""
-        return _pick(self.catalogue.plans.all(), name, "crop plan", "--plan-name")
+        return _pick(self.catalogue.plans.all(), name, "crop plan", "plan")
 
     def crop_plan(self, name: str | None = None) -> CropPlan:
         """The function that gives every crop's box and flip."""
@@ -182,9 +182,11 @@ class Store:
             return StoredCrops(self, plan)
         return CropPlan.from_record(plan.parameters)
 
-    def label_set_row(self, name: str | None = None, *, flag: str = "--label-set") -> LabelSetRow:
-        """The row of a label set: the only one, if no name is given; `flag` is what a message calls the choice."""
-        return _pick(self.catalogue.label_sets.all(), name, "label set", flag)
+    def label_set_row(
+        self, name: str | None = None, *, parameter: str = "label_set"
+    ) -> LabelSetRow:
+        """The row of a label set: the only one, if no name is given; `parameter` is what the caller takes it from."""
+        return _pick(self.catalogue.label_sets.all(), name, "label set", parameter)
 
     def find_label_set(self, name: str) -> LabelSetRow | None:
         """The row of a label set, or None where there is none of this name."""
@@ -192,14 +194,14 @@ class Store:
 
     def teacher(self, name: str) -> TeacherRow:
         """The row of a teacher."""
-        return _pick(self.catalogue.teachers.all(), name, "teacher", "--teacher")
+        return _pick(self.catalogue.teachers.all(), name, "teacher", "teacher")
 
     def label_set(self, name: str | None = None) -> LabelSet:
         """A label set: the only one, if no name is given."""
         row = self.label_set_row(name)
         if not row.is_settled:
             raise NotGenerated(
-                f"label set {row.name} has no labels yet; run `labelstore create {self.path}` to make them"
+                f"label set {row.name} has no labels yet; run the same `labelstore.generate` again to make them"
             )
         plan = self.plan(row.plan)
         self._forget_others(f"labels/{row.name}")
@@ -208,7 +210,7 @@ class Store:
 
     def mask(self, name: str | None = None) -> Mask:
         """A mask: the only one, if no name is given."""
-        row = _pick(self.catalogue.masks.all(), name, "mask", "--mask")
+        row = _pick(self.catalogue.masks.all(), name, "mask", "mask")
         self._forget_others(f"masks/{row.name}")
         return Mask(self, row)
 
@@ -309,7 +311,7 @@ class Store:
         if kind == "labels":
             row = self.label_set_row(owner)
             return label_specs(row, self.plan(row.plan), self.num_rows)
-        mask: MaskRow = _pick(self.catalogue.masks.all(), owner, "mask", "--mask")
+        mask: MaskRow = _pick(self.catalogue.masks.all(), owner, "mask", "mask")
         return mask_specs(mask, self.plan(mask.plan), self.num_rows)
 
     def write_metadata(self) -> None:
@@ -348,7 +350,7 @@ class Store:
         return row.codec
 
 
-def _pick(rows: Sequence[Row], name: str | None, what: str, flag: str) -> Row:
+def _pick(rows: Sequence[Row], name: str | None, what: str, parameter: str) -> Row:
     names = [row.name for row in rows]
     if name is None and len(rows) == 1:
         return rows[0]
@@ -356,6 +358,6 @@ def _pick(rows: Sequence[Row], name: str | None, what: str, flag: str) -> Row:
         return rows[names.index(name)]
     held = ", ".join(names) if names else "none"
     if name is None:
-        advice = f"choose one with {flag}" if names else "make one first"
+        advice = f"choose one with `{parameter}`" if names else "make one first"
         raise UsageError(f"this store holds {len(names)} {what}s ({held}): {advice}")
     raise UsageError(f"no {what} named {name!r}: this store holds {held}")

@@ -61,7 +61,8 @@ class StoredCrops:
                 group = self._store.group(f"crops/{self._plan.name}")
                 if block not in group.blocks:
                     raise NotGenerated(
-                        f"{key}: its crops were not imported yet; run the same `labelstore import` again to finish them"
+                        f"{key}: its crops were not imported yet; "
+                        "run the same `labelstore.import_labels` again to finish them"
                     )
                 self._blocks[block] = (
                     group.read(block, None, "box"),

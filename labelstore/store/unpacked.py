@@ -60,7 +60,7 @@ class Unpacked:
         if not labels.is_complete:
             raise IncompleteError(
                 f"label set {labels.name}: {len(labels.blocks)} of {labels.layout.num_blocks} image blocks "
-                "are complete; finish it with the same `labelstore create` or `labelstore grow`, then unpack it"
+                "are complete; finish it with the same `labelstore.generate` or `labelstore.grow`, then unpack it"
             )
         self.labels, self.form = labels, RecordForm.of(labels)
         self._root = scratch_parent(Path(scratch)) / FOLDER

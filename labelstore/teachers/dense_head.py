@@ -93,5 +93,5 @@ def _layouts(network: Any, features: Tensor) -> list[bool]:  # noqa: ANN401 - ti
 
 def _refusal(name: str, why: str) -> RejectedInput:
     return RejectedInput(
-        f"{name} has no dense head for label maps: {why}; choose a convolutional timm network, or --compression ms"
+        f"{name} has no dense head for label maps: {why}; choose a convolutional timm network, or `compression=ms`"
     )

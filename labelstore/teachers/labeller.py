@@ -22,7 +22,7 @@ def check_temperature(temperature: float) -> None:
     """UsageError unless it is within 0.001 and 1000."""
     if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
         raise UsageError(
-            f"--temperature {temperature}: give a number within {MIN_TEMPERATURE} and {MAX_TEMPERATURE}"
+            f"`temperature={temperature}`: give a number within {MIN_TEMPERATURE} and {MAX_TEMPERATURE}"
         )
 
 
@@ -46,9 +46,11 @@ class Labeller:
             module = teacher.module.to(self._device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise UsageError(f"--device {device} cannot be used: {reason}") from error
+            raise UsageError(f"`device={device}` cannot be used: {reason}") from error
         if autocast not in ("none", *AUTOCAST_DTYPES):
-            raise UsageError(f"--amp {autocast}: choose one of none, {', '.join(AUTOCAST_DTYPES)}")
+            raise UsageError(
+                f"`autocast={autocast}`: choose one of none, {', '.join(AUTOCAST_DTYPES)}"
+            )
         check_temperature(temperature)
         self._module = torch.compile(module) if compile_teacher else module
         self._kept = kept

@@ -1,4 +1,4 @@
-"""Loading a teacher: timm:NAME, torchvision:NAME, a local checkpoint, or a folder that `trainer run` wrote."""
+"""Loading a teacher: timm:NAME, torchvision:NAME, a local checkpoint, or a folder that `trainer.run` wrote."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def load_teacher(
         named = path.is_dir() or ":" in source
         why = "this teacher says its own" if named else f"no file or folder {source} is there"
         raise UsageError(
-            f"--teacher-model {architecture} with --teacher {source}: it names the network of a checkpoint, and {why}; "
+            f"`architecture={architecture}` with `teacher={source}`: it names the network of a checkpoint, and {why}; "
             "leave it out"
         )
     options = dict(model_options or {})
@@ -113,13 +113,13 @@ def load_recorded_teacher(row: TeacherRow, given: str | None = None) -> Teacher:
     source = given or row.source
     if given is None and is_function(row.source):
         raise UsageError(
-            f"teacher {row.name} is {row.source}, and a store does not say which code to run: give --teacher "
-            f"{row.source} if you trust it"
+            f"teacher {row.name} is {row.source}, and a store does not say which code to run: give "
+            f"`teacher={row.source}` if you trust it"
         )
     if is_function(row.architecture) and not is_function(source):
         raise UsageError(
             f"the network of teacher {row.name} is {row.architecture}, and a store does not say which code to run: "
-            "give --teacher with a package.module:function that returns it with its weights"
+            "give `teacher` with a package.module:function that returns it with its weights"
         )
     architecture = row.architecture if _is_checkpoint(Path(source)) else None
     weights = row.facts.get("weights")
@@ -154,7 +154,7 @@ def _from_checkpoint(
 ) -> _Network:
     if architecture is None:
         raise UsageError(
-            f"--teacher {path} is a checkpoint: name its network with --teacher-model, e.g. timm:resnet50"
+            f"`teacher={path}` is a checkpoint: name its network with `architecture`, e.g. timm:resnet50"
         )
     file = read_weights(path, weights)
     if "num_classes" not in options and not is_function(architecture):
@@ -179,7 +179,7 @@ def _from_run_folder(
     config_path = path / "config.yaml"
     if not config_path.is_file():
         raise RejectedInput(
-            f"{path} is not a run folder: it has no config.yaml; give one that `trainer run` wrote"
+            f"{path} is not a run folder: it has no config.yaml; give one that `trainer.run` wrote"
         )
     config = read_mapping(config_path)
     try:
@@ -202,13 +202,13 @@ def _from_run_folder(
     file = run_weights(path, weights)
     if is_function(model):
         raise UsageError(
-            f"{path} is a run of {model}, and a folder does not say which code to run: give --teacher {file} "
-            f"--teacher-model {model}"
+            f"{path} is a run of {model}, and a folder does not say which code to run: give `teacher={file}` "
+            f"`architecture={model}`"
         )
     if config.get("projection_head"):
         raise UsageError(
-            f"{path} is a run of {model} with a projection head, which is no part of that network: give --teacher "
-            f"{file} --teacher-model package.module:function, of a function that builds both"
+            f"{path} is a run of {model} with a projection head, which is no part of that network: give "
+            f"`teacher={file}` `architecture=package.module:function`, of a function that builds both"
         )
     module = build(model, {**options, "num_classes": classes}, pretrained=False)
     load_weights(module, read_weights(file, "raw"))

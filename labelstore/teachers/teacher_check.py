@@ -69,10 +69,10 @@ class TeacherCheck:
     def __post_init__(self) -> None:
         if self.expect_top1 is not None and not 0 < self.expect_top1 < 1:
             raise UsageError(
-                f"--expect-top1 {self.expect_top1}: give a share between 0 and 1, such as 0.88"
+                f"`expect_top1={self.expect_top1}`: give a share between 0 and 1, such as 0.88"
             )
         if self.num_images < 1:
-            raise UsageError(f"--val-images {self.num_images}: at least 1")
+            raise UsageError(f"`num_images={self.num_images}`: at least 1")
 
     def run(
         self,
@@ -98,8 +98,8 @@ class TeacherCheck:
             if abs(evaluation.top1 - self.expect_top1) > STANDARD_ERRORS * error:
                 raise RejectedInput(
                     f"teacher {teacher.row.source} has {evaluation}, expected {100 * self.expect_top1:.2f} %: more "
-                    f"than three standard errors ({300 * error:.2f} points) apart; check weights, --teacher-model "
-                    "and --class-map, or give another --expect-top1"
+                    f"than three standard errors ({300 * error:.2f} points) apart; check weights, `architecture` "
+                    "and `class_map`, or give another `expect_top1`"
                 )
 
     def recorded(self, row: TeacherRow, teacher: TeacherRow) -> TeacherEvaluation | None:

@@ -412,7 +412,7 @@ class ArrayBackendTests:
                 with pytest.raises(DamagedShard) as error:
                     arrays.read(spec, index, files)
                 first = 4 * index[0]
-                for part in (str(path), f"images {first} to {first + 3}", "labelstore repair"):
+                for part in (str(path), f"images {first} to {first + 3}", "labelstore.repair"):
                     assert part in str(error.value)
                 assert "\n" not in str(error.value)
         (problem,) = arrays.verify(SPECS, index, files, level)

@@ -62,7 +62,7 @@ def test_slabs_make_no_difference(make_store, monkeypatch):
 @pytest.mark.parametrize(
     ("rule", "problem"),
     [
-        ({}, "needs --discard or --harden"),
+        ({}, "needs `discard` or `harden`"),
         ({"discard": "area <"}, "is missing"),
         ({"discard": "region = 'HARD'"}, "would change with the mask"),
         ({"harden": "flip", "epsilon": 1.0}, "below 1"),

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import typer
 
 from cli import errors, labelstore_app, trainer_app
+from cli.examples import EXAMPLES
 from cli.lazy_group import lazy_group
 from cli.options import seconds
 from labelstore.errors import (
@@ -79,6 +81,15 @@ def test_every_option_says_what_it_is(name, command):
     found = loaded(name, command)
     assert found.name == command
     assert [param.name for param in found.params if not param.help] == []
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
+def test_every_command_has_an_example_that_it_reads(name, command, capsys):
+    example = EXAMPLES[f"{name} {command}"]
+    with loaded(name, command).make_context(command, shlex.split(example)):
+        pass
+    assert errors.run(PROGRAMS[name].commands, name, [command, "--help"]) == 0
+    assert f"\n  {name} {command} {example}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "command"), COMMANDS)

@@ -176,7 +176,7 @@ def test_records_options_and_what_is_refused():
     with pytest.raises(UsageError, match="K=3 of C=2"):
         whole.fields(2)
     _, top = maps(np.random.default_rng(0), 1, 15, 15, 3, 10)
-    with pytest.raises(RejectedInput, match="--dtype float32"):
+    with pytest.raises(RejectedInput, match="`dtype=float32`"):
         whole.encode(MapTopK(class_ids=top.class_ids, logits=top.logits * 1e6), 10)
     with pytest.raises(UsageError, match="labels of crops"):
         whole.encode(np.ones((1, 1, 10), np.float32), 10)

@@ -62,7 +62,7 @@ def test_missing_crops_stay_missing():
 def test_outputs_beyond_float16_are_refused_and_fit_float32(value):
     outputs = np.zeros((1, 2, 3), np.float32)
     outputs[0, 1, 2] = value
-    with pytest.raises(RejectedInput, match="--dtype float32"):
+    with pytest.raises(RejectedInput, match="`dtype=float32`"):
         Logits().encode(outputs, 3)
     if np.isfinite(value):
         codec = Logits(dtype="float32")

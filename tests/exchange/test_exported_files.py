@@ -337,8 +337,8 @@ def test_webdataset_takes_the_labelled_images_only(made, store, tmp_path):
     wrong = {
         "is not the image that was labelled": Form(images=other.root),
         "nothing is there": Form(images=tmp_path / "nowhere"),
-        "--shard-mb 0: a shard has 1 to": Form(shard_mb=0),
-        "--axis-order rows-first: webdataset has no such choice": Form(axis_order="rows-first"),
+        "`shard_mb=0`: a shard has 1 to": Form(shard_mb=0),
+        "`axis_order=rows-first`: webdataset has no such choice": Form(axis_order="rows-first"),
     }
     for message, form in wrong.items():
         with pytest.raises((RejectedInput, UsageError), match=message):

@@ -130,7 +130,7 @@ def test_a_commit_stays_what_it_was(tmp_path, remote):
         with pytest.raises(StoreNotFound, match="no revision"):
             hub.pull(str(remote.root), tmp_path / "e", revision=revision)
     for revision in ("../main", "a/../b", "/main", "-f", "", "a b", "x\n", "a//b"):
-        with pytest.raises(UsageError, match="--revision"):
+        with pytest.raises(UsageError, match="`revision="):
             hub.pull(str(remote.root), tmp_path / "e", revision=revision)
     assert not (tmp_path / "e").exists()
 
@@ -227,12 +227,12 @@ def test_what_is_not_pushed(tmp_path, remote, frozen, pushed, capsys):
         shard = next((other.path / "arrays.zarr/labels").rglob("c.*"))
         shard.chmod(0o644)
         flip(shard)
-        with pytest.raises(DamagedShard, match="labelstore verify"):
+        with pytest.raises(DamagedShard, match=r"labelstore\.verify"):
             hub.push(other, str(tmp_path / "new"))
-    with pytest.raises(UsageError, match="--private"):
+    with pytest.raises(UsageError, match="`private`"):
         hub.push(frozen, str(tmp_path / "new"), private=True)
     for licence in ("", "a\nb", "x" * 200):
-        with pytest.raises(UsageError, match="--licence"):
+        with pytest.raises(UsageError, match="`licence="):
             hub.push(frozen, str(tmp_path / "new"), licence=licence)
     for repo in (
         "name",

@@ -188,7 +188,7 @@ def test_a_disk_that_fails_leaves_no_hole(made, copy, tmp_path, command, monkeyp
 
 def test_skip_bad_takes_nothing_from_other_label_sets(made, copy, imported, tmp_path):
     store = Path(shutil.copytree(imported, tmp_path / "s"))
-    with pytest.raises(UsageError, match="--skip-bad would take images away from label set fkd"):
+    with pytest.raises(UsageError, match="`skip_bad` would take images away from label set fkd"):
         run(store, made, copy, Stated(**{**vars(MS), "skip_bad": True}), name="other")
 
 
@@ -289,9 +289,9 @@ def test_other_images_are_a_conflict(labels, imported, tmp_path):
 @pytest.mark.parametrize(
     ("stated", "says"),
     [
-        (Stated(num_classes=12), "--compression is needed"),
-        (Stated(compression="ms"), "--num-classes is needed"),
-        (Stated(compression="ms", num_classes=0, temperature=1.0), "--num-classes 0"),
+        (Stated(num_classes=12), "`compression` is needed"),
+        (Stated(compression="ms"), "`num_classes` is needed"),
+        (Stated(compression="ms", num_classes=0, temperature=1.0), "`num_classes=0`"),
         (Stated(compression="ms", num_classes=12, temperature=1.0, k=4), "choose 1 to 3"),
         (Stated(compression="full", num_classes=12), "choose ms, mr, smoothing, hard"),
         (Stated(compression="logits", num_classes=12), "choose ms, mr, smoothing, hard"),
@@ -304,10 +304,10 @@ def test_other_images_are_a_conflict(labels, imported, tmp_path):
             Stated(compression="ms", num_classes=12, temperature=float("nan")),
             "temperature nan",
         ),
-        (Stated(compression="ms", num_classes=12, temperature=1.0, teacher="a\nb"), "--teacher"),
+        (Stated(compression="ms", num_classes=12, temperature=1.0, teacher="a\nb"), "`teacher`"),
         (
             Stated(compression="ms", num_classes=12, temperature=1.0, input_size=-1),
-            "--input-size -1",
+            "`input_size=-1`",
         ),
     ],
 )
@@ -393,7 +393,7 @@ def test_swapped_axes_are_noticed_and_read_when_said(made, copy, tmp_path):
         value = torch.load(file_of(copy, made, row), weights_only=False)
         value[0] = (made.boxes[row] / np.array([width, height] * 2, float)).astype("f4")
         torch.save(value, file_of(copy, made, row))
-    with pytest.raises(RejectedFiles, match="they fit with --axis-order swapped"):
+    with pytest.raises(RejectedFiles, match="they fit with `axis_order=swapped`"):
         run(tmp_path / "s", made, copy)
     run(
         tmp_path / "t",

@@ -280,7 +280,7 @@ def test_ml_dr(made, tmp_path, store_of, mixing):
 
 def test_further_augmentations_are_dropped_only_when_that_is_said(made, tmp_path, store_of):
     source = foreign.write_ml_dr(made, tmp_path / "dr", augment=True)
-    with pytest.raises(UsageError, match="--drop-augmentations"):
+    with pytest.raises(UsageError, match="`drop_augmentations`"):
         store_of("ml-dr", source, num_classes=12)
     with store_of("ml-dr", source, num_classes=12, drop_augmentations=True) as store:
         np.testing.assert_array_equal(store.label_set().boxes(range(8)), made.boxes)
@@ -325,7 +325,7 @@ def test_tinyvits_boxes_follow_from_its_seeds(made, tmp_path, store_of):
 
 def test_torchdistill(made, tmp_path, store_of):
     source = foreign.write_torchdistill(made, tmp_path / "td")
-    with pytest.raises(UsageError, match="--whole-images is needed"):
+    with pytest.raises(UsageError, match="`whole_images` is needed"):
         store_of("torchdistill", source)
     with pytest.raises(RejectedInput, match="state order: folder"):
         store_of("torchdistill", source, whole_images=True)

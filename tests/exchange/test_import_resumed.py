@@ -67,11 +67,11 @@ def run(tmp_path, source, images, **stated):
 @pytest.mark.parametrize(
     ("first", "then", "words"),
     [
-        ({"teacher": "timm:a"}, {"teacher": "timm:b"}, "--teacher timm:a, asked for timm:b"),
-        ({}, {"teacher": "timm:b"}, "--teacher left out, asked for timm:b"),
-        ({"teacher": "timm:a"}, {}, "--teacher timm:a, asked for left out"),
-        ({"input_size": 8}, {"input_size": 9}, "--input-size 8, asked for 9"),
-        ({"interpolation": "bicubic"}, {}, "--interpolation bicubic, asked for left out"),
+        ({"teacher": "timm:a"}, {"teacher": "timm:b"}, "`teacher` timm:a, asked for timm:b"),
+        ({}, {"teacher": "timm:b"}, "`teacher` left out, asked for timm:b"),
+        ({"teacher": "timm:a"}, {}, "`teacher` timm:a, asked for left out"),
+        ({"input_size": 8}, {"input_size": 9}, "`input_size` 8, asked for 9"),
+        ({"interpolation": "bicubic"}, {}, "`interpolation` bicubic, asked for left out"),
     ],
 )
 def test_other_statements_are_refused(tmp_path, images, monkeypatch, first, then, words):

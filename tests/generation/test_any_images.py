@@ -174,7 +174,7 @@ def test_an_image_that_cannot_be_decoded_is_named_by_its_shard(place, tmp_path):
         shutil.copy(source, tmp_path / "images" / name / "b.jpg")
     keys = sorted(open_images(tmp_path / "images").keys)
     write_shards(tmp_path / "shards", tmp_path / "images", keys, shards=1)
-    with pytest.raises(RejectedInput, match=r"0.tar: cat/a.jpg cannot be decoded .*--skip-bad"):
+    with pytest.raises(RejectedInput, match=r"0.tar: cat/a.jpg cannot be decoded .*`skip_bad`"):
         made(tmp_path / "s", tmp_path / "shards", place)
     with made(tmp_path / "s", tmp_path / "shards", place, skip_bad=True) as store:
         assert int((store.bad & ~store.free).sum()) == 1

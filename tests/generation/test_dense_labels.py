@@ -200,7 +200,7 @@ def test_images_that_cannot_be_used_have_no_map(tmp_path, teacher):
         "images": photographs, "teacher": teacher, "codec": LabelMap(k=1), "num_crops": M,
         "images_per_shard": 1, **WORK,
     }  # fmt: skip
-    with pytest.raises(RejectedInput, match="--skip-bad"):
+    with pytest.raises(RejectedInput, match="`skip_bad`"):
         label_images(tmp_path / "refused", **options)
     report = label_images(tmp_path / "s", skip_bad=True, **options)
     assert list(report.bad) == ["bird/0.jpg"]
@@ -263,7 +263,7 @@ class Broken(torch.nn.Module):
         return torch.full((len(pixels), 3), self.value)
 
 
-@pytest.mark.parametrize(("value", "message"), [(1e6, "--dtype float32"), (float("nan"), "NaN")])
+@pytest.mark.parametrize(("value", "message"), [(1e6, "`dtype=float32`"), (float("nan"), "NaN")])
 def test_outputs_that_cannot_be_kept_commit_nothing(teacher, photographs, tmp_path, value, message):
     broken = Teacher(module=Broken(value), row=teacher.row)
     with pytest.raises(RejectedInput, match=message):
@@ -302,7 +302,7 @@ def test_an_ssl_teacher_comes_from_a_function_or_a_checkpoint(photographs, tmp_p
         with pytest.raises(RejectedInput, match="none of the 3 classes"):
             labelstore.calibrate(labels, name="m")
         # a store is data: it cannot have its functions called
-        with pytest.raises(UsageError, match="give --teacher"):
+        with pytest.raises(UsageError, match="give `teacher"):
             load_recorded_teacher(store.teacher(labels.row.teacher))
         with pytest.raises(UsageError, match=r"package\.module:function"):
             load_recorded_teacher(store.teacher(labels.row.teacher), "timm:resnet18")

@@ -185,7 +185,7 @@ def test_bad_images_are_named_or_left_out(tmp_path: Path, run_folder: Path) -> N
     photographs = write_photographs(tmp_path / "data")
     broken = photographs / "cat" / "3.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
-    with pytest.raises(RejectedInput, match=r"cat/3\.jpg.*--skip-bad"):
+    with pytest.raises(RejectedInput, match=r"cat/3\.jpg.*`skip_bad`"):
         create(tmp_path / "s", photographs, run_folder)
     report = create(tmp_path / "s", photographs, run_folder, skip_bad=True)
     assert list(report.bad) == ["cat/3.jpg"]

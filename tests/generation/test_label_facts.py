@@ -138,7 +138,7 @@ def test_a_folder_that_moved_must_be_given(made, tmp_path, five):
     photographs.rename(tmp_path / "elsewhere")
     about = {"teacher": str(tmp_path / "teacher"), "codec": MarginalSmoothing(k=1), **WORK}
     with labelstore.open(tmp_path / "s") as opened:
-        with pytest.raises(UsageError, match=r"--images DIR is needed.*photographs is not there"):
+        with pytest.raises(UsageError, match=r"`images=DIR` is needed.*photographs is not there"):
             generate(opened, name="more", **about)
         generate(opened, name="more", images=tmp_path / "elsewhere", **about)
         # the newer label set knows the way

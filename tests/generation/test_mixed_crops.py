@@ -308,7 +308,7 @@ def test_what_cannot_be_is_refused(place, tmp_path):
         ({"plan_of": place / "cutmix", "num_crops": None}, "partners are images of one store"),
         ({"mixing": CUTMIX, "codec": LabelMap(k=2)}, "label maps are of whole images"),
         ({"mixing": CUTMIX, "crop_device": "cuda"}, "run on the CPU"),
-        ({"mixing": CUTMIX, "stored_crops": False}, "--crops seeded"),
+        ({"mixing": CUTMIX, "stored_crops": False}, "`stored_crops=False`"),
     ):
         with pytest.raises(UsageError, match=why):
             label(tmp_path / "x", place, **options)

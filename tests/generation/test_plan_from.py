@@ -85,7 +85,7 @@ def test_boxes_are_equal_for_equal_keys_and_sizes(
         tmp_path / "s", plan_of=reference, stored_crops=stored_crops, **again
     ).num_crops == 0  # fmt: skip
     with pytest.raises(
-        ConflictError, match=r"exists with (seed 11, asked for 0|flip-prob 0.25, asked for 0.5)"
+        ConflictError, match=r"exists with (seed 11, asked for 0|flip prob 0.25, asked for 0.5)"
     ):
         label_images(tmp_path / "s", num_crops=6, stored_crops=stored_crops, **again)
 
@@ -93,7 +93,7 @@ def test_boxes_are_equal_for_equal_keys_and_sizes(
 def test_what_cannot_match_is_refused(tmp_path, photographs, run_folder, reference):
     about = {"teacher": str(run_folder), "plan_of": reference, **WORK}
     for option in ({"seed": 0}, {"num_crops": 7}, {"scale": (0.08, 1.0)}, {"flip_prob": 0.5}):
-        with pytest.raises(UsageError, match=r"with --plan-from .*leave one of the two out"):
+        with pytest.raises(UsageError, match=r"with `plan_of=.*leave one of the two out"):
             label_images(tmp_path / "s", images=photographs, **option, **about)
     others = write_photographs(tmp_path / "others")
     for folder in others.iterdir():

@@ -100,7 +100,7 @@ def test_crops_masks_and_metadata_need_no_images(store, photographs):
     damage(store, "labels")
     away = photographs.rename(photographs.with_name("away"))
     try:
-        with pytest.raises(UsageError, match="--images"):
+        with pytest.raises(UsageError, match="`images=DIR` is needed"):
             repair(store)
     finally:
         away.rename(photographs)
@@ -147,7 +147,7 @@ def test_files_that_would_not_fit_each_other_are_replaced_only_together(
 
     monkeypatch.setattr(Labeller, "__call__", elsewhere)
     before = files_of(store.path)
-    with pytest.raises(ConflictError, match="--whole-shards"):
+    with pytest.raises(ConflictError, match="`whole_shards`"):
         repair(store, images=photographs, **CHOICES)
     assert files_of(store.path) == before
     (shard,) = repair(store, images=photographs, whole_shards=True, **CHOICES).shards

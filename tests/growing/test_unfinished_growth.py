@@ -11,6 +11,7 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
+from cli.wording import in_flags
 from labelstore import Full, MarginalSmoothing, RegionQuantiles, RegionThresholds
 from labelstore.calibration import preview
 from labelstore.errors import IncompleteError, NotGenerated
@@ -94,7 +95,7 @@ def of_kind(store, kind):
 def test_passes_are_those_of_before(store, tmp_path, kind):
     before, facts, keys = drawn(folder=tmp_path, **of_kind(store, kind))
     grow(store, a=[1], b=[0, 1, 2])
-    with pytest.raises(IncompleteError, match=r"covers 6 of 12 crops: .*--allow-incomplete"):
+    with pytest.raises(IncompleteError, match=r"covers 6 of 12 crops: .*`allow_incomplete`"):
         drawn(folder=tmp_path, **of_kind(store, kind))
     after, facts_after, keys_after = drawn(
         folder=tmp_path, allow_incomplete=True, **of_kind(store, kind)
@@ -121,17 +122,17 @@ def test_a_mask_may_cover_more_than_the_labels(store, tmp_path):
 def test_the_refusal_says_what_is_there_and_what_finishes_it(store, tmp_path, capsys):
     grow(store, a=[1])
     wanted = (
-        f"label set a is not finished, it covers 6 of 12 crops: finish it with `labelstore grow {store.path} "
-        "--num-crops 12 --teacher timm:a --label-set a`"
+        "label set a is not finished, it covers 6 of 12 crops: finish it with "
+        f"`labelstore.grow(labelstore.open('{store.path}'), num_crops=12, teacher='timm:a', label_set='a')`"
     )
     assert what_is_missing(store.label_set("a")) == wanted
     with pytest.raises(IncompleteError) as refused:
         drawn(store.label_set("a"), tmp_path)
-    assert str(refused.value) == f"{wanted}, or train on what is there with --allow-incomplete"
+    assert str(refused.value) == f"{wanted}, or train on what is there with `allow_incomplete`"
     words = ["export", "npz", str(store.path), str(tmp_path / "l.npz"), "--label-set", "a"]
     store.close()
     assert errors.run(labelstore_app.commands, "labelstore", words) == 8
-    assert wanted in capsys.readouterr().err
+    assert in_flags(wanted, {}) in capsys.readouterr().err
     assert errors.run(labelstore_app.commands, "labelstore", [*words, "--allow-incomplete"]) == 0
     said = capsys.readouterr()
     assert "label set a covers 6 of 12 crops of each image: these are exported" in said.err
@@ -146,7 +147,7 @@ def test_the_command_names_a_checkpoints_network(store, tmp_path, monkeypatch):
     made = replace(held, source=str(weights), architecture="timm:resnet18")
     monkeypatch.setattr(type(store), "teacher", lambda self, name: made)
     wanted = f"--teacher '{weights}' --teacher-model timm:resnet18 --label-set a`"
-    assert what_is_missing(store.label_set("a")).endswith(wanted)
+    assert in_flags(what_is_missing(store.label_set("a")), {}).endswith(wanted)
 
 
 def test_nothing_labelled_is_said_so(tmp_path):

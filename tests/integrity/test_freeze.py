@@ -98,7 +98,7 @@ def test_what_cannot_be_frozen(store, tmp_path):
         freeze(store, store.path)
     flip_bit(shard_paths(store)[0], 100)
     for target in (None, tmp_path / "copy"):
-        with pytest.raises(DamagedShard, match="labelstore verify"):
+        with pytest.raises(DamagedShard, match=r"labelstore\.verify"):
             freeze(store, target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
     assert not (store.path / "labelstore.json").exists()

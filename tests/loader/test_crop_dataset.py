@@ -158,5 +158,5 @@ def test_an_order_that_is_none_is_refused(labels, data, tmp_path):
 
 def test_a_damaged_image_is_named(dataset, data, tmp_path, labels):
     (tmp_path / "other").mkdir()
-    with pytest.raises(RejectedInput, match="--data"):
+    with pytest.raises(RejectedInput, match="`data`"):
         CropDataset(labels, tmp_path / "other", scratch=tmp_path, allow_empty_images=True)

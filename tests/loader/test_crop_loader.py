@@ -288,7 +288,7 @@ def test_data_may_be_the_folder_above_train(source, data, tmp_path):
         snapshot(loader(source, tmp_path / "in1k").batches(2)),
         snapshot(loader(source, data).batches(2)),
     )
-    with pytest.raises(RejectedInput, match="--data"):
+    with pytest.raises(RejectedInput, match="`data`"):
         loader(source, tmp_path)
 
 

@@ -196,7 +196,7 @@ def test_images_without_a_usable_crop_are_counted_or_refused(labels, scratch):
     empty = int((~usable.any(axis=1)).sum())
     assert 1 < empty < 23
     options = {"schedule": SCHEDULE, "mask": strict, "scratch": scratch}
-    with pytest.raises(RejectedInput, match=rf"{empty} of 23 images.*--allow-empty-images"):
+    with pytest.raises(RejectedInput, match=rf"{empty} of 23 images.*`allow_empty_images`"):
         passes(labels, **options, allow_empty_images=False)
     with pytest.raises(RejectedInput, match=r"1 of 23 images.*left out as bad"):
         passes(labels, scratch=scratch, allow_empty_images=False)
@@ -217,7 +217,7 @@ def test_an_unfinished_store_is_refused_or_used_in_part(tmp_path, scratch):
     codec = MarginalSmoothing(k=2, dtype="float32", class_ids="plain")
     with filled_store(tmp_path / "s", probs, codec, images_per_shard=4, blocks=[0, 2]) as filled:
         part = filled.label_set()
-        with pytest.raises(IncompleteError, match=r"--allow-incomplete"):
+        with pytest.raises(IncompleteError, match=r"`allow_incomplete`"):
             passes(part, scratch=scratch)
         with passes(part, scratch=scratch, allow_incomplete=True) as source:
             assert source.table.images.tolist() == [0, 1, 2, 3, 8]
@@ -359,7 +359,7 @@ def test_a_disk_error_names_folder_and_flag(labels, scratch, monkeypatch):
 
     with passes(labels, scratch=scratch) as source:
         monkeypatch.setattr(os, "pwrite", full_disk)
-        with pytest.raises(StorageError, match=r"no space left.*scratch folder"):
+        with pytest.raises(StorageError, match=r"no space left.*`scratch`"):
             source.pass_labels(0)
         assert not list(source.folder.glob("*plane*"))
 

@@ -77,7 +77,7 @@ def test_memory_is_what_machine_and_control_groups_leave(machine):
 )
 def test_what_does_not_fit_comfortably_is_refused(machine, folder, fits):
     room.check_room(Path(folder), fits * GB)
-    with pytest.raises(StorageError, match=rf"{folder}: .* {fits} GB .*scratch folder") as caught:
+    with pytest.raises(StorageError, match=rf"{folder}: .* {fits} GB .*`scratch`") as caught:
         room.check_room(Path(folder), fits * GB + 10**8)
     assert "\n" not in str(caught.value)
     assert ("memory" in str(caught.value)) == (fits == 4)
@@ -91,7 +91,7 @@ def test_where_the_system_says_nothing_free_space_decides(tmp_path, monkeypatch)
     room.check_room(tmp_path, 1)
     with pytest.raises(StorageError, match="free there"):
         room.check_room(tmp_path, 1 << 62)
-    with pytest.raises(StorageError, match="scratch folder"):
+    with pytest.raises(StorageError, match="`scratch"):
         room.check_room(tmp_path / "gone", 1)
 
 
@@ -126,6 +126,6 @@ def test_nothing_is_written_where_it_does_not_fit(labels, scratch, monkeypatch):
     with StoredPasses(
         labels, schedule=schedule, scratch=scratch, allow_empty_images=True
     ) as source:
-        with pytest.raises(StorageError, match="scratch folder"):
+        with pytest.raises(StorageError, match="`scratch"):
             source.pass_labels(0)
         assert not list(source.folder.glob("*plane*"))

@@ -54,7 +54,7 @@ def test_refused_plots(store):
     labels = store.label_set()
     with pytest.raises(UsageError, match="histogram"):
         plot(labels, "pie")
-    with pytest.raises(UsageError, match="--mask"):
+    with pytest.raises(UsageError, match="`mask=NAME`"):
         plot(labels, "regions")
     with pytest.raises(UsageError, match="sample"):
         plot(labels, "area", sample=0)

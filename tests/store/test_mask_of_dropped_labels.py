@@ -78,7 +78,7 @@ def test_nor_does_a_whole_one_pass_for_one_of_the_new_labels(store):
     fill_blocks(store, OLD, name="teacher")
     assert calibrate(store.label_set(), RULE, name="m").is_complete
     labels = make_anew(store)
-    with pytest.raises(ConflictError, match="choose another --name"):
+    with pytest.raises(ConflictError, match="choose another `name`"):
         calibrate(labels, RULE, name="m")
 
 

@@ -316,7 +316,7 @@ def test_what_does_not_fit_is_refused(data: Path, store: Path, tmp_path: Path) -
             num_crops=M,
             max_seconds=0.0,
         )
-    with pytest.raises(IncompleteError, match="--allow-incomplete"):
+    with pytest.raises(IncompleteError, match="`allow_incomplete`"):
         trainer.run(config(data, labels="fkd", store=tmp_path / "empty"))
 
 

@@ -271,7 +271,7 @@ def test_what_cannot_be_exported_is_refused(resnet_run, tmp_path):
         export_weights(model, other, tmp_path / "x.pth", format="torchvision")
     for name, format in (("a.b:c", "timm"), ("vit_tiny_patch16_224", "torchvision")):
         wrong = dataclasses.replace(config, model=name)
-        with pytest.raises(UsageError, match="--format"):
+        with pytest.raises(UsageError, match="`format="):
             export_weights(model, wrong, tmp_path / "x.pth", format=format)
 
 

@@ -159,7 +159,7 @@ def test_a_run_with_a_projection_head_is_loaded_and_goes_on(tmp_path):
         load_teacher(str(folder.path))
     further = dataclasses.replace(SSL, seed=3, initial_checkpoint=folder.path / "last.pth.tar")
     assert state_digest(create_model(further).state_dict()) == state_digest(model.state_dict())
-    with pytest.raises(UsageError, match="--format safetensors"):
+    with pytest.raises(UsageError, match="`format=safetensors`"):
         export_weights(loaded, config, tmp_path / "w.pth", format="timm")
     export_weights(loaded, config, tmp_path / "w.safetensors", format="safetensors")
 

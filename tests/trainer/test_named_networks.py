@@ -209,7 +209,7 @@ def test_a_fine_tuned_run_is_told_that_its_pixels_are_others(pretrained, val, tm
     trainer.run(settings, note=notes.append)
     told = [note for note in notes if "made for other pixels" in note]
     assert len(told) == 1
-    assert "--mean 0.5,0.5,0.5 --std 0.5,0.5,0.5" in told[0]
+    assert "`mean=0.5,0.5,0.5` `std=0.5,0.5,0.5`" in told[0]
     notes.clear()
     import dataclasses
 

@@ -128,10 +128,10 @@ def test_a_run_goes_on_with_settings_that_may_differ(data, tmp_path, monkeypatch
     wanted = config(data, tmp_path / "run")
     stopped_after(wanted, STEPS + 1)
     again = dataclasses.replace(wanted, resume=True, accumulation_steps=2, channels_last=False)
-    with pytest.raises(ConflictError, match="--may-differ accumulation_steps"):
+    with pytest.raises(ConflictError, match="`may_differ=accumulation_steps`"):
         trainer.run(again)
     with pytest.raises(
-        ConflictError, match=r"channels_last=True, now False.* --may-differ channels_last"
+        ConflictError, match=r"channels_last=True, now False.* `may_differ=channels_last`"
     ):
         trainer.run(dataclasses.replace(again, may_differ=("accumulation_steps",)))
     with pytest.raises(

@@ -134,7 +134,7 @@ def test_a_broken_validation_image_costs_an_evaluation_and_no_pass(data, whole, 
     with pytest.raises(RejectedInput, match=image.name) as caught:
         trainer.run(wanted, note=notes.append)
     assert "\n" not in str(caught.value)
-    assert notes[-1] == "epoch 2 is saved, but not evaluated: --resume makes up for it"
+    assert notes[-1] == "epoch 2 is saved, but not evaluated: `resume` makes up for it"
     saved = read_checkpoint(wanted.output / "last.pth.tar")
     assert (saved.step, saved.epoch, saved.is_whole_pass) == (STEPS, 2, False)
     steps = []
@@ -192,7 +192,7 @@ def test_a_disk_that_refuses_an_image_costs_no_step(pictures, whole, tmp_path, m
         assert not last.exists()
     else:
         assert read_checkpoint(last).step == steps[-1]
-        assert notes[-1] == f"step {steps[-1]} is saved: --resume goes on from there"
+        assert notes[-1] == f"step {steps[-1]} is saved: `resume` goes on from there"
     if images > 12:
         # that of the pass's end stays
         assert read_checkpoint(last.with_name("previous.pth.tar")).is_whole_pass

@@ -450,7 +450,7 @@ def test_an_online_teacher_sees_its_own_interpolation_or_says_so(data, tmp_path)
     online = OnlineTeacher(wanted, torch.device("cpu"), told.append)
     assert len(told) == 1
     assert "was made for bicubic" in told[0]
-    assert "--interpolation bicubic" in told[0]
+    assert "`interpolation=bicubic`" in told[0]
     pixels = torch.randn(5, 3, 32, 32)
     seen = torch.nn.functional.interpolate(pixels, (48, 48), mode="bicubic", antialias=True)
     expected = torch.softmax(load_teacher(str(folder)).module(seen), 1)
@@ -473,7 +473,7 @@ def test_an_online_teacher_sees_its_own_interpolation_or_says_so(data, tmp_path)
         ({"label_set": "full,other", "labels": "ensemble", "mask": "strict"}, "one for each"),
         ({"label_set": "full", "labels": "labelmap"}, "wants label maps"),
         ({"label_set": "map"}, "labels='labelmap' learns from it"),
-        ({"label_set": "full", "labels": "ssl"}, "--compression logits"),
+        ({"label_set": "full", "labels": "ssl"}, "`compression=logits`"),
         ({"label_set": "ssl"}, "labels='ssl' learns"),
         ({"labels": "ensemble"}, "give the names of its label sets"),
         ({"label_set": "full,ms", "labels": "ensemble", "ensemble_weights": (1, 0)}, "above 0"),

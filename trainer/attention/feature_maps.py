@@ -89,7 +89,7 @@ def choose_map(maps: Sequence[FeatureMap], layer: str | None, name: str) -> Feat
     if not maps:
         raise UsageError(
             f"{name}: none of its layers puts out a map of the image with more than one place; give a ConvNet, a ViT, "
-            "or larger images (--input-size)"
+            "or larger images (`input_size`)"
         )
     if layer is None:
         return maps[-1]
@@ -101,7 +101,7 @@ def choose_map(maps: Sequence[FeatureMap], layer: str | None, name: str) -> Feat
     names = ", ".join(m.layer for m in maps if m in outer)
     more = f" and {len(maps) - len(outer)} more" if len(maps) > len(outer) else ""
     raise UsageError(
-        f"--layer {layer}: no layer of {name} with a map of the image; these work: {names}{more}"
+        f"`layer={layer}`: no layer of {name} with a map of the image; these work: {names}{more}"
     )
 
 

@@ -43,7 +43,7 @@ def find_image(text: str, folders: Sequence[Path]) -> ImageFile:
         raise RejectedInput(f"no image {text[:80]!r}: {error}") from error
     where = f" in {', '.join(map(str, folders[:4]))}" if folders else ""
     raise RejectedInput(
-        f"no image {text}{where}: give a file, or CLASS/NAME with --images where it lies"
+        f"no image {text}{where}: give a file, or CLASS/NAME with `images` where it lies"
     )
 
 

@@ -70,7 +70,7 @@ def attend(
     target = predicted if class_id is None else class_id
     if not 0 <= target < len(logits):
         raise UsageError(
-            f"--class {target}: {name} has {len(logits)} classes, 0 to {len(logits) - 1}"
+            f"`class={target}`: {name} has {len(logits)} classes, 0 to {len(logits) - 1}"
         )
     chosen = choose_map(feature_maps(bare, x, target), layer, name)
     wrapped = AsMap(bare.get_submodule(chosen.layer), chosen)

@@ -47,7 +47,7 @@ def going_on(
         else:
             provenance["amp"] = was
             notes.append(
-                f"amp stays {was}, which it was when the run began; {now} is this device's own: --may-differ amp "
+                f"amp stays {was}, which it was when the run began; {now} is this device's own: `may_differ=amp` "
                 "takes it"
             )
     kept = before.provenance.get("changed")
@@ -76,7 +76,7 @@ def _check_same(config: TrainConfig, before: TrainConfig, path: Path) -> None:
             f"{path} began with other data ({entry} {was}, now {now}): resume with what it was trained on,"
             " or give another output folder"
         )
-    allow = f", or allow it with --may-differ {name}" if name in get_args(MayDiffer) else ""
+    allow = f", or allow it with `may_differ={name}`" if name in get_args(MayDiffer) else ""
     raise ConflictError(
         f"{path} was trained with {name}={getattr(before, name)!r}, now {getattr(config, name)!r}:"
         f" resume with the same settings{allow}, or give another output folder"

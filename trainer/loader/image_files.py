@@ -22,7 +22,7 @@ def load_image(path: ImageFile, key: str, size: NDArray[np.int64]) -> Tensor:
     if min(height, width) > 0 and image.shape[1:] != (height, width):
         raise RejectedInput(
             f"{key} has {image.shape[2]} x {image.shape[1]} pixels, its crops were made for {width} x {height}: "
-            "give --data the images that the store was made from"
+            "give `data` the images that the store was made from"
         )
     return image
 
@@ -38,7 +38,7 @@ def named_errors(key: str) -> Iterator[None]:
         raise type(error)(f"{key}: {error}") from error
     except FileNotFoundError as error:
         raise RejectedInput(
-            f"{key}: no such image; give --data the images that the store was made from"
+            f"{key}: no such image; give `data` the images that the store was made from"
         ) from error
     except OSError as error:
         raise StorageError(f"{key}: {error.strerror or error}") from error
@@ -64,6 +64,6 @@ def path_by_key(data: Path | ImageSource, key: str) -> Callable[[str], ImageFile
         found(key).read_bytes()
     except OSError:
         raise RejectedInput(
-            f"{data} has no image {key}, nor has train/ in it: give --data the images that the store was made from"
+            f"{data} has no image {key}, nor has train/ in it: give `data` the images that the store was made from"
         ) from None
     return found

@@ -33,16 +33,16 @@ def check_complete(labels: Ensemble, *, allow_incomplete: bool) -> None:
         one, mask = member.labels, member.mask
         if not one.is_complete:
             raise IncompleteError(
-                f"{what_is_missing(one)}, or train on what is there with --allow-incomplete"
+                f"{what_is_missing(one)}, or train on what is there with `allow_incomplete`"
             )
         if mask is not None and mask.num_crops < one.num_crops:
             raise IncompleteError(
-                f"mask {mask.name} covers {mask.num_crops} of {one.num_crops} crops: run `labelstore "
-                f"calibrate {one.store.path} --update --name {mask.name}`, or train on these with "
-                "--allow-incomplete"
+                f"mask {mask.name} covers {mask.num_crops} of {one.num_crops} crops: run "
+                f"`labelstore.calibration.update(labelstore.open({str(one.store.path)!r}), name={mask.name!r})`, "
+                "or train on these with `allow_incomplete`"
             )
         if mask is not None and not mask.is_complete:
             raise IncompleteError(
-                f"mask {mask.name} does not cover all images: run `labelstore calibrate --update`, or train on "
-                "what is there with --allow-incomplete"
+                f"mask {mask.name} does not cover all images: run `labelstore.calibration.update`, or train on "
+                "what is there with `allow_incomplete`"
             )

@@ -119,7 +119,7 @@ class Partners:
         if max(edges) > self.side:
             raise RejectedInput(
                 f"a crop was mixed in rows {top}-{edges[2]} and columns {left}-{edges[3]} of {self.side} x "
-                f"{self.side} pixels: import the labels with the teacher's --input-size"
+                f"{self.side} pixels: import the labels with the teacher's `input_size`"
             )
         return top, left, height, width
 

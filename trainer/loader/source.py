@@ -250,5 +250,5 @@ def check_left_out(counts: DrawCounts, *, allow_empty_images: bool, why: str) ->
     if too_many_left_out(counts.left_out, total) and not allow_empty_images:
         raise RejectedInput(
             f"{counts.left_out} of {total} images have no usable crop, more than 1 %: {why}; "
-            "accept it with --allow-empty-images"
+            "accept it with `allow_empty_images`"
         )

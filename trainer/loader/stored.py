@@ -130,8 +130,8 @@ class StoredPasses(PassSource):
         self._blocks = list(self.labels.blocks)
         if not self._blocks:
             raise NotGenerated(
-                f"no image block is covered by all of {self._members()}: finish them with `labelstore grow` and "
-                f"`labelstore calibrate {labels.store.path} --update`"
+                f"no image block is covered by all of {self._members()}: finish them with `labelstore.grow` and "
+                f"`labelstore.calibration.update(labelstore.open({str(labels.store.path)!r}), ...)`"
             )
         usable = self._usable_counts()
         drawn = np.flatnonzero(usable > 0)
@@ -339,7 +339,7 @@ class StoredPasses(PassSource):
             _, row = np.nonzero(np.isnan(records["probs"][..., 0]))
             raise NotGenerated(
                 f"{self.table.keys[chosen.start + int(row[0])]}: some of its crops have no labels in "
-                f"{self.labels.name}; run the same `labelstore create` again to finish them"
+                f"{self.labels.name}; run the same `labelstore.generate` again to finish them"
             )
         return records
 

@@ -56,7 +56,7 @@ def _check_kind(labels: LabelSet, config: TrainConfig) -> None:
         raise UsageError(f"{held}: labels='labelmap' wants label maps, labels='fkd' learns from it")
     if kind == "ssl" and takes != "outputs":
         raise UsageError(
-            f"{held}: labels='ssl' wants outputs before softmax, made with --compression logits"
+            f"{held}: labels='ssl' wants outputs before softmax, made with `compression=logits`"
         )
     if kind in ("fkd", "ferkd") and takes == "map":
         raise UsageError(f"{held}: labels='labelmap' learns from it")

@@ -97,7 +97,7 @@ def load_run(
         config = dataclasses.replace(config, model=model)
     elif names_foreign_code(config):
         raise UsageError(
-            f"{path} is a run of {config.model}, and a folder does not say which code to run: give --model "
+            f"{path} is a run of {config.model}, and a folder does not say which code to run: give `model` "
             f"{config.model} if you trust it"
         )
     file = weight_file(path, weights)
@@ -122,7 +122,7 @@ def read_run_config(path: Path) -> TrainConfig:
     if not config_path.is_file():
         what = "is no run folder" if path.is_dir() else "lies in no run folder"
         raise RejectedInput(
-            f"{path} {what}: there is no config.yaml; give one that `trainer run` wrote, or a weight file in one"
+            f"{path} {what}: there is no config.yaml; give one that `trainer.run` wrote, or a weight file in one"
         )
     return TrainConfig.from_yaml(config_path)
 

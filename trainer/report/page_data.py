@@ -179,7 +179,7 @@ def _classes(
         of_setting.append(sums)
     names = list(dict.fromkeys(name for sums in of_setting for name in sums))
     if not names:
-        return None, "No run recorded results by class: give images to measure them on (--images)."
+        return None, "No run recorded results by class: give images to measure them on."
     if len(names) * len(settings) > CLASS_CELLS:
         return None, (
             f"{len(names):,} classes x {len(settings)} settings are more than a page holds: give fewer runs."

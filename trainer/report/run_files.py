@@ -91,7 +91,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         inside = sorted(each.parent for each in path.glob("*/config.yaml") if each.is_file())
         if not inside:
             raise RejectedInput(
-                f"{path} is no run folder and holds none: give folders that `trainer run` wrote"
+                f"{path} is no run folder and holds none: give folders that `trainer.run` wrote"
             )
         found += inside
     known: dict[Path, Path] = {}

@@ -47,7 +47,7 @@ from labelstore.exchange.readers.image_orders import folder_order
 from labelstore.exchange.readers.label_values import class_ids, finite, refuse_twice, truths
 from labelstore.exchange.readers.mix_boxes import MixBox, check_side
 from labelstore.exchange.readers.scattered import Piece, Scattered
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named
 
@@ -88,7 +88,7 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
     if first.augmented and not stated.drop_augmentations:
         raise UsageError(
             f"{paths[0]}: its crops were augmented further (RandAugment, a cut-out or shuffled patches), which a store "
-            "cannot keep: drop_augmentations imports the labels without"
+            "cannot keep: `drop_augmentations` imports the labels without"
         )
     facts: dict[str, Any] = {"batch_size": len(first.shares), "files": len(paths)}
     boxes = box_shares(stated.axis_order, round_boxes=stated.round_boxes)
@@ -113,7 +113,7 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
     # a file that says its rows itself is an epoch's, in which an image comes once
     most = int(np.bincount(np.concatenate(list(order.values()))).max()) if order else len(epochs)
     if stated.num_crops is not None and stated.num_crops > most:
-        raise UsageError(f"num_crops {stated.num_crops}: these files hold up to {most}")
+        raise UsageError(f"`num_crops={stated.num_crops}`: these files hold up to {most}")
     side = mixed_side(source, batches, flavour, stated) if first.partner is not None else None
     contents = Contents(
         kind="kept-outputs" if kept else "outputs",

@@ -28,7 +28,7 @@ from labelstore.exchange.readers.image_files import size_or_none
 from labelstore.exchange.readers.image_orders import Order, check_count, folder_order
 from labelstore.exchange.readers.label_values import finite
 from labelstore.exchange.readers.order_choice import Chosen, Evidence, choose, weigh
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import Value
 from labelstore.untrusted.refusal import Refused, named, read_bytes

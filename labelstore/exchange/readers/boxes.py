@@ -42,7 +42,7 @@ class BoxShares:
             other = BoxShares(axis_order="sides" if self.axis_order == "swapped" else "swapped")
             swapped, off = other._boxes(shares, height, width)
             if other._problem(swapped, off, shares.dtype.itemsize, height, width) is None:
-                problem += f"; they fit with --axis-order {other.axis_order}"
+                problem += f"; they fit with `axis_order={other.axis_order}`"
             raise Refused(problem)
         return np.ascontiguousarray(boxes.T.astype(np.uint16))
 
@@ -114,7 +114,7 @@ class BoxShares:
         elif allowed >= 0.5:
             return (
                 f"has boxes in float{8 * itemsize}, which are not exact on an image of {size}: "
-                "--round-boxes takes the nearest pixels"
+                "`round_boxes` takes the nearest pixels"
             )
         top, left, tall, wide = boxes
         if min(top.min(), left.min()) < 0 or min(tall.min(), wide.min()) < 1:
@@ -124,7 +124,7 @@ class BoxShares:
         if off > allowed and not self.round_boxes:
             return (
                 f"has boxes that are {off:.2f} pixels off whole pixels of an image of {size}: they were made from "
-                "a copy of another size; give that folder, or --round-boxes to take the nearest pixels"
+                "a copy of another size; give that folder, or `round_boxes` to take the nearest pixels"
             )
         return None
 
@@ -142,7 +142,7 @@ class BoxShares:
 def box_shares(axis_order: str | None, *, round_boxes: bool) -> BoxShares:
     """How shares become pixels, as a user said; UsageError for an order that boxes do not have."""
     if axis_order not in (None, "sides", "swapped"):
-        raise UsageError(f"--axis-order {axis_order}: boxes are sides or swapped")
+        raise UsageError(f"`axis_order={axis_order}`: boxes are sides or swapped")
     return BoxShares(
         axis_order="swapped" if axis_order == "swapped" else "sides", round_boxes=round_boxes
     )

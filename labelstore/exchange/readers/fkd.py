@@ -40,7 +40,7 @@ from labelstore.exchange.readers.label_values import (
     truths,
     whole_probabilities,
 )
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import array_of, kind_of
 from labelstore.untrusted.refusal import Refused
@@ -73,7 +73,7 @@ def open_fkd(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
         "num_classes", "fkd files do not say how many classes the teacher has"
     )
     if stated.num_crops is not None and stated.num_crops > first.num_crops:
-        raise UsageError(f"--num-crops {stated.num_crops}: these fkd files hold {first.num_crops}")
+        raise UsageError(f"`num_crops={stated.num_crops}`: these fkd files hold {first.num_crops}")
     num_crops = stated.num_crops or first.num_crops
     contents = Contents(
         kind=first.kind,
@@ -201,7 +201,7 @@ def _look(path: Path, compression: str) -> Contents:
     if labels.ndim == 1:
         if compression != "hard":
             raise Refused(
-                f"holds one {labels.dtype} per crop, hard labels, which compression {compression} is not"
+                f"holds one {labels.dtype} per crop, hard labels, which `compression={compression}` is not"
             )
         return Contents(kind="kept", num_crops=m, k=1, num_classes=None, dtype=dtype)
     if labels.ndim == 2 and not (labels.shape[1] == 2 and compression in ("smoothing", "hard")):

@@ -32,7 +32,7 @@ from labelstore.exchange.readers.image_files import (
     refuse_shared,
 )
 from labelstore.exchange.readers.label_values import class_ids, finite, refuse_twice
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import array_of
 from labelstore.untrusted.refusal import Refused, named
@@ -65,7 +65,7 @@ def open_tokenlabeling(source: Path, images: ImageSource, stated: Stated) -> Ima
 
 def _open(source: Path, images: ImageSource, stated: Stated, format_name: str) -> ImageFiles:
     if stated.axis_order not in (None, *ORDERS):
-        raise UsageError(f"--axis-order {stated.axis_order}: label maps are {' or '.join(ORDERS)}")
+        raise UsageError(f"`axis_order={stated.axis_order}`: label maps are {' or '.join(ORDERS)}")
     names = [label_file(key) for key in images.keys]
     folder = label_folder(source, images, names, format_name)
     refuse_shared(names, images)
@@ -137,7 +137,7 @@ def measured(
     """
     if len(images.classes) != parse.num_classes:
         raise UsageError(
-            f"--axis-order is needed: the order of a map's axes is measured against the images' classes, and these are "
+            f"`axis_order` is needed: the order of a map's axes is measured against the images' classes, and these are "
             f"{len(images.classes)} of {parse.num_classes}; choose {' or '.join(ORDERS)}"
         )
     step = max(1, len(names) // MEASURED_IMAGES)

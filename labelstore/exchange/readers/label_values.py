@@ -45,7 +45,7 @@ def _refuse_ids(values: NDArray[Any], num_classes: int) -> NoReturn:
     if not (low >= 0 and high < num_classes):
         worst = low if not low >= 0 else high
         raise Refused(
-            f"has class {worst:.6g}, and --num-classes is {num_classes}: classes are 0 to {num_classes - 1}"
+            f"has class {worst:.6g}, and `num_classes` is {num_classes}: classes are 0 to {num_classes - 1}"
         )
     raise Refused("has class ids that are no whole numbers")
 
@@ -64,7 +64,7 @@ def _from_half(values: NDArray[Any], num_classes: int) -> NDArray[Any]:
                 "class ids up to 2048 apart; get the labels in float32"
             )
         raise Refused(
-            f"has class {bad:.6g}, and --num-classes is {num_classes}: classes are 0 to {num_classes - 1}"
+            f"has class {bad:.6g}, and `num_classes` is {num_classes}: classes are 0 to {num_classes - 1}"
         )
     return found.astype(id_dtype(num_classes))
 

@@ -45,7 +45,7 @@ from labelstore.exchange.readers.image_orders import (
 )
 from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
 from labelstore.exchange.readers.order_choice import Evidence, positions_of, weigh
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import InertArray, Value
 from labelstore.untrusted.refusal import Refused, named, shown
@@ -81,10 +81,10 @@ def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
         what = " and ".join(name for name in AUGMENTING if name in enabled)
         raise UsageError(
             f"{source}: its crops were augmented further ({what}), which a store cannot keep: "
-            "--drop-augmentations imports the labels without"
+            "`drop_augmentations` imports the labels without"
         )
     if stated.num_crops is not None and stated.num_crops > num_samples:
-        raise UsageError(f"--num-crops {stated.num_crops}: these files hold {num_samples}")
+        raise UsageError(f"`num_crops={stated.num_crops}`: these files hold {num_samples}")
     num_classes = stated.need(
         "num_classes", "ml-dr files do not say how many classes the teacher has"
     )

@@ -35,7 +35,7 @@ from labelstore.exchange.readers.label_values import (
     whole_probabilities,
 )
 from labelstore.exchange.readers.scattered import Piece, Scattered
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named, read_bytes, shown
 from labelstore.untrusted.stored_zip import ZIP_MAGIC, ZipEntries
@@ -163,7 +163,7 @@ def table_source(
         stated.need("whole_images", "there is no box; without boxes crops can only be whole images")
     most = most or next(value for name, value in first.items() if name != "key").shape[1]
     if stated.num_crops is not None and stated.num_crops > most:
-        raise UsageError(f"--num-crops {stated.num_crops}: these files hold {most}")
+        raise UsageError(f"`num_crops={stated.num_crops}`: these files hold {most}")
     values = first["logit"] if kind == "outputs" else first["prob"]
     assert num_classes is not None
     return Scattered(

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from labelstore.errors import RejectedInput
 from labelstore.exchange.readers.image_orders import MEANINGS, Order, known_orders, stated_order
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 
 CHANCE = 1e-4

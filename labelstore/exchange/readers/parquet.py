@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from labelstore.errors import RejectedInput, StorageError
 from labelstore.exchange.readers.npz import table_source
 from labelstore.exchange.readers.scattered import Piece, Scattered
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named, shown
 

@@ -173,7 +173,7 @@ class Scattered:
         if whole > min(free, MAX_SCRATCH):
             raise UsageError(
                 f"sorting these labels by image takes {whole / 1e9:.1f} GB in {self.folder.parent}, which has "
-                f"{free / 1e9:.1f} GB free: give --scratch DIR of a larger disk"
+                f"{free / 1e9:.1f} GB free: give `scratch=DIR` of a larger disk"
             )
         for name in self.shapes:
             self._array(name, "w+")

@@ -36,7 +36,7 @@ from labelstore.exchange.readers.image_orders import check_count, rows_by_name
 from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
 from labelstore.exchange.readers.order_choice import Chosen, positions_of
 from labelstore.exchange.readers.scattered import Piece, Scattered
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named, read_bytes
 
@@ -58,7 +58,7 @@ def open_tinyvit(source: Path, images: ImageSource, stated: Stated) -> Scattered
         "num_classes", "tinyvit files do not say how many classes the teacher has"
     )
     if stated.num_crops is not None and stated.num_crops > len(folders):
-        raise UsageError(f"--num-crops {stated.num_crops}: these files hold {len(folders)} epochs")
+        raise UsageError(f"`num_crops={stated.num_crops}`: these files hold {len(folders)} epochs")
     keys = _Keys.of(source, folders, images, stated)
     pieces = [path for folder in folders for path in sorted(folder.glob("rank*-values.bin"))]
     if not pieces:

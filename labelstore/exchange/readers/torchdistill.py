@@ -20,7 +20,7 @@ from labelstore.exchange.readers.image_files import ImageFiles, files_without_im
 from labelstore.exchange.readers.image_orders import check_positions, files_of_positions
 from labelstore.exchange.readers.label_values import finite
 from labelstore.exchange.readers.order_choice import positions_of
-from labelstore.exchange.source import Stated
+from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import array_of, kind_of
 from labelstore.untrusted.refusal import Refused

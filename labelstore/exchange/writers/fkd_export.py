@@ -34,7 +34,7 @@ class FkdWriter(Writer):
         if self.kind not in KINDS:
             raise UsageError(
                 f"label set {export.labels.name} is {self.kind}: FKD's files hold {', '.join(KINDS)}; derive one "
-                "with `labelstore variants`"
+                "with `labelstore.derive`"
             )
         self._written: set[str] = set()
 

@@ -35,7 +35,7 @@ class ReLabelWriter(Writer):
         """UsageError for an order that maps do not have."""
         order = export.form.axis_order or ORDERS[0]
         if order not in ORDERS:
-            raise UsageError(f"--axis-order {order}: label maps are {' or '.join(ORDERS)}")
+            raise UsageError(f"`axis_order={order}`: label maps are {' or '.join(ORDERS)}")
         self.folder, self.turned = place, order == ORDERS[1]
         self._written: set[str] = set()
 

@@ -39,7 +39,7 @@ class MlDrWriter(Writer):
         if export.kept is None:
             raise UsageError(
                 f"label set {labels.name} is {labels.codec.name}: ml-dr's files hold the K largest probabilities; "
-                f"derive them with `labelstore variants --compression ms --k {min(10, labels.num_classes - 1)}`"
+                f"derive them with `labelstore.derive(store, compression='ms', k={min(10, labels.num_classes - 1)})`"
             )
         self.folder, self.export = place, export
         self._place = _positions(labels.store)

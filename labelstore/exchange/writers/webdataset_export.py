@@ -52,7 +52,7 @@ class WebDatasetWriter(Writer):
         form = export.form
         size = SHARD_MB if form.shard_mb is None else form.shard_mb
         if not 1 <= size <= MAX_SHARD_MB:
-            raise UsageError(f"--shard-mb {size}: a shard has 1 to {MAX_SHARD_MB:,}")
+            raise UsageError(f"`shard_mb={size}`: a shard has 1 to {MAX_SHARD_MB:,}")
         self.folder, self.export = place, export
         self._most = size * MEGABYTE
         self._image_file = None if form.images is None else file_finder(form.images)

@@ -1,0 +1,69 @@
+"""What the files of a format cannot tell, and a user says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from labelstore.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What a format cannot tell and a user says; None: not said. What was said is recorded with the labels."""
+
+    compression: str | None = None
+    """Form in which labels are kept; of FKD's files also what they are."""
+    k: int | None = None
+    """Classes to keep."""
+    num_classes: int | None = None
+    """Classes of the teacher."""
+    temperature: float | None = None
+    """Of the softmax that made the probabilities, needed where files do not say it; or is to make them."""
+    teacher: str | None = None
+    """Such as timm:resnet50; recorded only."""
+    input_size: int | None = None
+    """Side of the teacher's input, pixels."""
+    interpolation: str | None = None
+    """How the teacher's crops were resized."""
+    num_crops: int | None = None
+    """Take the first M crops of each image."""
+    axis_order: str | None = None
+    """Of boxes: sides or swapped; of label maps: rows-first or columns-first."""
+    round_boxes: bool = False
+    """Take the nearest pixels where boxes are of an image of another size."""
+    whole_images: bool = False
+    """Crops are whole images, where the format keeps no boxes."""
+    drop_augmentations: bool = False
+    """Import labels of crops that were augmented further, without that."""
+    order: str | None = None
+    """Order of the images in the data set of the run that wrote the files: folder, natural, listed, named, or a file
+    that lists them; of sre2l files two-permutations or one-permutation."""
+    batch_size: int | None = None
+    """Of the run that wrote sre2l or lpld files."""
+    sampler_seed: int | None = None
+    """Of the run that wrote sre2l files."""
+    scale: tuple[float, float] | None = None
+    """Area of tinyvit crops, or of those drawn from label maps."""
+    ratio: tuple[float, float] | None = None
+    """Width over height of crops drawn from label maps."""
+    flip_prob: float | None = None
+    """Share of flipped crops, likewise."""
+    skip_bad: bool = False
+    """Leave out images whose labels cannot be used, and record them."""
+
+    def need(self, name: str, why: str) -> Any:  # noqa: ANN401 - the field's type
+        """A field that must have been said; UsageError with its name and the reason where it was not."""
+        value = getattr(self, name)
+        if value is None or value is False:
+            raise UsageError(f"`{name}` is needed: {why}")
+        return value
+
+    def said(self) -> dict[str, Any]:
+        """What was said, as JSON values."""
+        blank = Stated()
+        found = {}
+        for name, value in vars(self).items():
+            if value != getattr(blank, name) and name not in ("skip_bad", "num_crops"):
+                found[name] = list(value) if isinstance(value, tuple) else value
+        return found
