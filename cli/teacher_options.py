@@ -162,7 +162,7 @@ BatchSize = Annotated[
 Device = Annotated[
     str | None,
     typer.Option(
-        help="torch device.", show_default="cuda where there is one", rich_help_panel=WORK
+        help="torch device.", show_default="auto: a GPU where there is one", rich_help_panel=WORK
     ),
 ]
 Amp = Annotated[
@@ -177,7 +177,7 @@ Amp = Annotated[
 CropDevice = Annotated[
     str | None,
     typer.Option(
-        metavar="cpu|cuda",
+        metavar="cpu|device",
         help="Where crops are cut and resized; 1 % of the values differ by 1 of 255.",
         show_default="as recorded, or cpu",
         rich_help_panel=WORK,
@@ -280,7 +280,7 @@ def check_work(amp: str | None, crop_device: str | None = None, weights: str | N
     """UsageError for `--amp`, `--crop-device` and `--weights` that do not exist, before torch is imported."""
     one_of(weights, "--weights", ("ema", "raw"))
     one_of(amp, "--amp", ("none", "bf16", "fp16"))
-    one_of(crop_device, "--crop-device", ("cpu", "cuda"))
+    one_of(crop_device, "--crop-device", ("cpu", "device", "cuda"))
 
 
 def check_teacher_model(teacher: str | None, teacher_model: str | None) -> None:
@@ -328,7 +328,6 @@ def device_of_this_process() -> str | None:
     rank = os.environ.get("LOCAL_RANK", "")
     if not rank.isdecimal():
         return None
-    import torch
+    from labelstore.devices import device_of_rank
 
-    count = torch.cuda.device_count()
-    return f"cuda:{int(rank) % count}" if count else None
+    return device_of_rank(int(rank))

@@ -45,7 +45,8 @@ def repair(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Crops per forward pass.")] = 64,
     device: Annotated[
-        str | None, typer.Option(help="torch device.", show_default="cuda where there is one")
+        str | None,
+        typer.Option(help="torch device.", show_default="auto: a GPU where there is one"),
     ] = None,
     amp: Annotated[
         str | None,

@@ -68,7 +68,7 @@ def trainer_probe(
     if solver not in ("lbfgs", "sgd"):
         raise UsageError(f"--solver {solver}: give lbfgs or sgd")
 
-    from trainer.models import choose_device
+    from labelstore.devices import choose_device
     from trainer.probe import ProbeSettings, linear_probe
 
     settings = ProbeSettings(

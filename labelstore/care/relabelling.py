@@ -19,7 +19,6 @@ from labelstore.errors import ConflictError, RejectedInput
 from labelstore.images import ImageSource
 from labelstore.labelling.crop_batches import ImageJob, OpenedImage, TeacherBatches
 from labelstore.labelling.device_crops import check_crop_device
-from labelstore.labelling.generate import default_device
 from labelstore.labelling.label_facts import facts_for
 from labelstore.labelling.mixed_crops import mixed_crops
 from labelstore.labelling.whole_images import WholeImages
@@ -79,7 +78,7 @@ class Relabeller:
         labeller = Labeller(
             teacher,
             codec.kept(row.num_classes),
-            device=device or default_device(),
+            device=device,
             autocast=facts.autocast,
             temperature=row.temperature,
             class_map=facts.outputs,

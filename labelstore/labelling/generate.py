@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from labelstore.codecs.base import LabelCodec
 from labelstore.commit.lease_keeper import Progress
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.crop_mixing import planned_mixing
+from labelstore.devices import resize_note
 from labelstore.errors import UsageError
 from labelstore.images import ImageSource, open_images
 from labelstore.labelling.device_crops import CropDevice, check_augmented, check_crop_device
@@ -110,7 +109,7 @@ def generate(
     check_augmented(changed, codec, facts.crop_device)
     num_classes = teacher.row.num_classes if facts.outputs is None else len(facts.outputs)
     settings: dict[str, Any] = {
-        "device": device or default_device(),
+        "device": device,
         "autocast": facts.autocast,
         "temperature": temperature,
         "class_map": facts.outputs,
@@ -119,6 +118,10 @@ def generate(
     classifier = teacher
     teacher, codec = with_dense_head(teacher, codec)
     labeller = Labeller(teacher, codec.kept(num_classes), takes=codec.takes, **settings)
+    if facts.crop_device != "cpu":
+        unable = resize_note(labeller.device, teacher.row.interpolation)
+        if unable is not None:
+            note(f"{unable}, which crop_device='cpu' does faster")
     threads = workers or default_workers()
     if isinstance(check, TeacherCheck):
         known = (
@@ -182,11 +185,6 @@ def _check_sizes(batch_size: int, workers: int | None) -> None:
     for flag, value in (("--batch-size", batch_size), ("--workers", workers)):
         if value is not None and value < 1:
             raise UsageError(f"{flag} {value}: give 1 or more")
-
-
-def default_device() -> str:
-    """Cuda where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def default_workers() -> int:

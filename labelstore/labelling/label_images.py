@@ -28,7 +28,7 @@ from labelstore.cropping.crop_mixing import CropMixing
 from labelstore.errors import ConflictError, LabelStoreError
 from labelstore.images import ImageSource, open_images, torchvision_classes
 from labelstore.labelling.device_crops import check_augmented, check_crop_device
-from labelstore.labelling.generate import default_device, generate
+from labelstore.labelling.generate import generate
 from labelstore.labelling.lost_mass import checked_lost_mass
 from labelstore.labelling.plan_choice import PlanChoice, PlanOptions, own_plan, plan_from
 from labelstore.labelling.worker import GenerationReport
@@ -162,7 +162,7 @@ def _settings(teacher: Teacher, generation: dict[str, Any]) -> dict[str, Any]:
     """Of a Labeller that generate() will make again: here a device or an option is refused before there is a store."""
     check_crop_device(generation.get("crop_device") or "cpu", teacher.row.interpolation)
     return {
-        "device": generation.get("device") or default_device(),
+        "device": generation.get("device"),
         "autocast": generation.get("autocast") or "none",
         "temperature": generation.get("temperature", 1.0),
     }

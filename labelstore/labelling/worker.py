@@ -21,6 +21,7 @@ from labelstore.catalogue.records import PlanRow
 from labelstore.codecs import is_map
 from labelstore.commit.lease_keeper import Progress
 from labelstore.cropping.crop_augmentation import planned_augmentation
+from labelstore.devices import backend_of
 from labelstore.errors import IncompleteError, RejectedInput
 from labelstore.images import ImageSource
 from labelstore.labelling.committed_files import check_committed_files
@@ -135,7 +136,7 @@ class Worker:
             interpolation=self.teacher.row.interpolation,
             workers=self.threads,
             check=self._check_unchanged,
-            pin_memory=self.labeller.device.type == "cuda",
+            pin_memory=backend_of(self.labeller.device).copies_ahead,
             crop_device=self.crop_device,
             # no more than a block: what is leased ahead, nobody else can take
             most_ahead=self._layout.images_per_shard,

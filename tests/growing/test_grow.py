@@ -122,10 +122,10 @@ def test_what_generate_refuses_does_not_grow_the_plan(tmp_path, photographs, tea
     refused = [
         ({"autocast": "bf16"}, "leave --amp out"),
         ({"autocast": "fp8"}, "--amp fp8: choose one of"),
-        ({"device": "cuda:70"}, "--device cuda:70 cannot be used"),
-        ({"device": "nonsense"}, "--device nonsense cannot be used"),
+        ({"device": "cuda:70"}, "device='cuda:70' cannot be used"),
+        ({"device": "nonsense"}, "device='nonsense' cannot be used"),
         ({"crop_device": "cuda"}, "leave --crop-device out"),
-        ({"crop_device": "disk"}, "--crop-device disk: choose one of"),
+        ({"crop_device": "disk"}, "crop_device='disk': choose one of"),
         ({"class_map": tmp_path / "classes.csv"}, "no line for class"),
         ({"batch_size": 0}, "--batch-size 0: give 1 or more"),
         ({"workers": -1}, "--workers -1: give 1 or more"),
