@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import types
 
+import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from labelstore import devices
 
 
 @pytest.fixture
 def fake(monkeypatch):
-    """`with fake:` tensors on `cuda` have shapes, dtypes, strides and a device, and no values.
+    """`with fake:` tensors on `cuda` have shapes, dtypes, strides and a device, and no values; NumPy gets zeros.
 
     An operation of tensors of two devices raises, as it does on a GPU. Backward passes do not run.
     """
@@ -21,8 +22,26 @@ def fake(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     # an event is the driver's
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: Stream())
+    kept, from_numpy, numpy = [], torch.from_numpy, torch.Tensor.numpy
+
+    def kept_from_numpy(array):
+        # the mode knows a tensor by its memory, which another one could be given
+        kept.append(from_numpy(array))
+        return kept[-1]
+
+    def values(tensor, *more, **named):
+        if not isinstance(tensor, FakeTensor):
+            return numpy(tensor, *more, **named)
+        assert tensor.device.type == "cpu", "a tensor on a GPU has no NumPy array"
+        return np.zeros(tensor.shape, str(tensor.dtype).removeprefix("torch."))
+
+    monkeypatch.setattr(torch, "from_numpy", kept_from_numpy)
+    monkeypatch.setattr(torch.Tensor, "numpy", values)
     devices.resizes.cache_clear()
-    yield FakeTensorMode(allow_non_fake_inputs=True)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    # what an operation gave in one test is no answer in another, under inference mode for example
+    mode.cache_enabled = False
+    yield mode
     devices.resizes.cache_clear()
 
 
