@@ -38,10 +38,7 @@ def fake(monkeypatch):
     monkeypatch.setattr(torch, "from_numpy", kept_from_numpy)
     monkeypatch.setattr(torch.Tensor, "numpy", values)
     devices.resizes.cache_clear()
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    # what an operation gave in one test is no answer in another, under inference mode for example
-    mode.cache_enabled = False
-    yield mode
+    yield FakeTensorMode(allow_non_fake_inputs=True)
     devices.resizes.cache_clear()
 
 
