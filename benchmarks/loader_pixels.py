@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from labelstore.pictures import DECODE_JPEG
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
@@ -26,6 +25,7 @@ from benchmarks.generation import Spent, spent
 from benchmarks.loader_data import LoaderData
 from benchmarks.scale_store import NUM_CLASSES
 from labelstore.cropping.crop_plan import CropPlan
+from labelstore.cropping.pictures import DECODE_JPEG
 from labelstore.cropping.replay import TORCH_KERNELS
 from trainer.loader import CropLoader, GroundTruthPasses, PassSource, StoredPasses, read_sizes
 from trainer.sampler import PassSchedule

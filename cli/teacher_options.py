@@ -191,7 +191,7 @@ class ForwardOptions:
 
     batch_size: Annotated[int, option(min=1, max=65_536)] = 64
     """Crops per forward pass."""
-    device: Annotated[str | None, option(unset="cuda where there is one")] = None
+    device: Annotated[str | None, option(unset="auto: a GPU where there is one")] = None
     """torch device."""
     amp: Annotated[Literal["none", "bf16", "fp16"] | None, option(unset="as recorded, or none")] = (
         None
@@ -214,9 +214,9 @@ class ForwardOptions:
 class WorkOptions(ForwardOptions):
     """How labels are made."""
 
-    crop_device: Annotated[Literal["cpu", "cuda"] | None, option(unset="as recorded, or cpu")] = (
-        None
-    )
+    crop_device: Annotated[
+        Literal["cpu", "device", "cuda"] | None, option(unset="as recorded, or cpu")
+    ] = None
     """Where crops are cut and resized; 1 % of the values differ by 1 of 255."""
     compile_teacher: Annotated[bool, option("--compile")] = False
     """torch.compile the teacher."""
@@ -306,7 +306,6 @@ def device_of_this_process() -> str | None:
     rank = os.environ.get("LOCAL_RANK", "")
     if not rank.isdecimal():
         return None
-    import torch
+    from labelstore.devices import device_of_rank
 
-    count = torch.cuda.device_count()
-    return f"cuda:{int(rank) % count}" if count else None
+    return device_of_rank(int(rank))

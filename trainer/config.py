@@ -243,7 +243,7 @@ class TrainConfig:
     seed: int = 0
     """Of initial weights, drawing order, mixing and dropout."""
     device: str = "auto"
-    """torch device; auto is cuda where there is one, otherwise cpu."""
+    """torch device; auto is a GPU (cuda, xpu or mps) where there is one, otherwise cpu."""
     amp: Autocast = "auto"
     """Autocast of the forward pass; auto is bf16 on a GPU that computes in it, fp16 (with a loss scaler) on an
     older one, none on a CPU, and stays what it was when the run began."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from labelstore.devices import backend_of, choose_device
 from trainer.augmentation import augmentation_of
 from trainer.between_steps import BetweenSteps
 from trainer.config import TrainConfig
@@ -26,7 +27,7 @@ from trainer.evaluation import check_evaluable
 from trainer.loader import CropLoader
 from trainer.losses import DistillationLoss, SparseSoftCrossEntropy
 from trainer.mixing import mixing_rng
-from trainer.models import autocast, choose_device, chosen_amp, create_model
+from trainer.models import autocast, chosen_amp, create_model
 from trainer.outputs import open_outputs
 from trainer.pass_end import end_pass, report_pass
 from trainer.randomness import own_randomness, seed_step
@@ -126,7 +127,7 @@ def run(
             workers=config.workers,
             rank=ranks.rank,
             world_size=ranks.world_size,
-            pin_memory=device.type == "cuda",
+            pin_memory=backend_of(device).copies_ahead,
             augment=augmentation_of(config),
         )
         schedule, steps = data.source.schedule, loader.deal.num_steps

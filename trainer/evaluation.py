@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labelstore.cropping.replay import centre_crops
+from labelstore.devices import moved
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.images import ImageFile, ImageSource, open_images
 from trainer.config import TrainConfig
@@ -138,7 +139,7 @@ def forward_all(
                 crop_mode=config.crop_mode,
                 mean=config.mean,
             ):
-                crops = normalise(pixels.to(device, non_blocking=True))
+                crops = normalise(moved(pixels, device))
                 if config.channels_last:
                     crops = crops.contiguous(memory_format=torch.channels_last)
                 with autocast(device, config.amp):
@@ -151,6 +152,15 @@ def forward_all(
         model.train(training)
 
 
+def judged(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (B, C), classes (B,) on the CPU -> sum of -log q of the class, a scalar, and whether the class has the
+    largest logit, (B,), or one of the five largest, (B,): all on the device of the logits."""
+    truth = classes.to(logits.device)
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth.unsqueeze(1)
+    loss = nn.functional.cross_entropy(logits, truth, reduction="sum")
+    return loss, best[:, 0], best.any(1)
+
+
 class Counts:
     """Adds up an `Evaluation`."""
 
@@ -161,10 +171,7 @@ class Counts:
 
     def add(self, logits: Tensor, classes: Tensor) -> None:
         """Logits (B, C) on any device, classes (B,) on the CPU."""
-        truth = classes.to(logits.device)
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth.unsqueeze(1)
-        loss = nn.functional.cross_entropy(logits, truth, reduction="sum")
-        first, among5 = best[:, 0].cpu().numpy(), best.any(1).cpu().numpy()
+        loss, first, among5 = (values.cpu().numpy() for values in judged(logits, classes))
         self._loss_sum += float(loss)
         self._images += self._count(classes.numpy())
         self._correct += self._count(classes.numpy()[first])

@@ -185,6 +185,7 @@ def _on(device: torch.device | str, drawn: Drawn | None) -> Mixture | None:
     partner, weights, boxes = drawn
     return Mixture(
         partner=torch.from_numpy(partner).to(device),
-        weight=torch.from_numpy(weights).to(device, torch.float32),
+        # float32 before they travel: mps has no float64
+        weight=torch.from_numpy(weights).float().to(device),
         boxes=None if boxes is None else torch.from_numpy(boxes).to(device),
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from labelstore.devices import resize_note, resized
 from labelstore.errors import UsageError
 from labelstore.teachers.class_map import class_map
 from labelstore.teachers.teacher import Teacher, load_teacher
@@ -52,6 +52,9 @@ class OnlineTeacher:
         self._amp, self._device = config.amp, device
         # torch resizes floats with these two only
         self._resize = own if own in ("bilinear", "bicubic") else "bilinear"
+        is_resized = self._size != config.input_size
+        if is_resized and (unable := resize_note(device, self._resize)) is not None:
+            note(unable)
         self._is_same = (teacher.row.mean, teacher.row.std) == (config.mean, config.std)
         mean, std, own_mean, own_std = (
             torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
@@ -71,9 +74,7 @@ class OnlineTeacher:
             pixels = torch.addcmul(self._shift, pixels, self._scale)
         if pixels.shape[-1] != self._size:
             size = (self._size, self._size)
-            pixels = functional.interpolate(
-                pixels, size, mode=self._resize, align_corners=False, antialias=True
-            )
+            pixels = resized(pixels, size, self._resize)
         with autocast(self._device, self._amp):
             logits = self._module(pixels)
         logits = logits.float()

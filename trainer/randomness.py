@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
+from labelstore.devices import backend_of
 from trainer.sampler import hash_words
 
 _NETWORK = 0x6E6574
 """First word of the key: apart from whatever else is keyed by (seed, step)."""
 
 
-def own_randomness(device: torch.device) -> AbstractContextManager[None]:
+@contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
     """A block whose draws leave torch's generators of the CPU and of `device` as they were for the caller."""
-    devices = [device] if device.type == "cuda" else []
-    return torch.random.fork_rng(devices=devices)
+    with torch.random.fork_rng(devices=[]):
+        if device.type == "cpu":
+            yield
+            return
+        module = torch.get_device_module(device)
+        which = (device,) if backend_of(device).numbered else ()
+        state = module.get_rng_state(*which)
+        try:
+            yield
+        finally:
+            module.set_rng_state(state, *which)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from labelstore.devices import accelerator, backend_of
 from labelstore.errors import LabelStoreError, UsageError
 
 T = TypeVar("T")
@@ -120,9 +121,8 @@ def join_ranks() -> Iterator[Ranks]:
     joined_before = dist.is_initialized()
     if not joined_before:
         # each operation goes to the backend of its tensors' device
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
-            dist.init_process_group(backend)
+            dist.init_process_group(exchange())
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(
@@ -136,6 +136,14 @@ def join_ranks() -> Iterator[Ranks]:
         if not joined_before:
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
+
+
+def exchange() -> str:
+    """What torch.distributed is told to exchange tensors with: gloo those of the CPU, nccl or xccl an accelerator's."""
+    found = accelerator()
+    own = None if found is None else backend_of(found).ranks
+    has = getattr(dist, f"is_{own}_available", None)
+    return f"cpu:gloo,{found}:{own}" if callable(has) and has() else "gloo"
 
 
 def is_first_process() -> bool:
@@ -160,7 +168,9 @@ def _is_lost_connection(error: BaseException) -> bool:
     if isinstance(error, dist.DistError):
         return True
     text = str(error).lower()
-    return any(word in text for word in ("gloo", "nccl", "connection", "socket closed", "peer"))
+    return any(
+        word in text for word in ("gloo", "nccl", "xccl", "connection", "socket closed", "peer")
+    )
 
 
 def _number(variable: str, default: int | None) -> int:

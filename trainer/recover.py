@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labelstore.codecs.base import SparseLabels
+from labelstore.devices import moved
 
 LabelTensors = tuple[Tensor, Tensor, Tensor]
 """class_ids (B, K), probs (B, K), rest (B,), on a device."""
@@ -44,9 +45,10 @@ def label_tensors(labels: SparseLabels, device: torch.device | str = "cpu") -> L
     """
     kept = labels.class_ids.shape[-1]
     target = torch.device(device)
-    class_ids = _tensor(labels.class_ids).to(target, non_blocking=True).long()
-    probs = _tensor(labels.probs).to(target, torch.float32, non_blocking=True)
-    rest = _tensor(labels.rest).to(target, torch.float32, non_blocking=True)
+    class_ids = moved(_tensor(labels.class_ids), target).long()
+    # float32 before they travel: mps has no float64
+    probs = moved(_tensor(labels.probs).float(), target)
+    rest = moved(_tensor(labels.rest).float(), target)
     return class_ids.reshape(-1, kept), probs.reshape(-1, kept), rest.reshape(-1)
 
 

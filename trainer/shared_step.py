@@ -17,6 +17,7 @@ from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]  # 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from labelstore.devices import backend_of
 from labelstore.errors import UsageError
 from trainer.loader import CropBatch
 from trainer.ranks import Ranks
@@ -25,10 +26,10 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def with_synced_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """The network with batch norm over all ranks, its state dict unchanged; UsageError on a CPU."""
-    if device.type != "cuda":
+    """The network with batch norm over all ranks, its state dict unchanged; UsageError on a device without it."""
+    if not backend_of(device).numbered:
         raise UsageError(
-            f"sync_batchnorm on {device.type}: torch has it for GPUs only; leave it off"
+            f"sync_batchnorm on {device.type}: torch has it for cuda and xpu only; leave it off"
         )
     synced: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return synced
@@ -38,7 +39,7 @@ def parallel_model(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.M
     """The network, its gradients exchanged between ranks where there are several."""
     if ranks.world_size == 1:
         return model
-    devices = [device] if device.type == "cuda" else None
+    devices = [device] if backend_of(device).numbered else None
     return DistributedDataParallel(model, device_ids=devices)
 
 

@@ -91,8 +91,9 @@ def trainer_attention(
         )
 
     from labelstore.cropping.replay import centre_crop, read_image
+    from labelstore.devices import choose_device
     from trainer.attention import Looked, attend, draw_attention, find_image, image_folders
-    from trainer.models import choose_device, names_foreign_code, read_run_config
+    from trainer.models import names_foreign_code, read_run_config
     from trainer.report import short_names
 
     on = choose_device(device)

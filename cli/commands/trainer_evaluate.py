@@ -82,6 +82,7 @@ def trainer_evaluate(
 
             raise RejectedInput(f"{path} does not exist: give ReaL's file, ImageNetV2's folders")
 
+    from labelstore.devices import choose_device
     from labelstore.images import open_images
     from labelstore.images.wordnet import readable
     from trainer.evaluation import evaluate
@@ -91,7 +92,6 @@ def trainer_evaluate(
         evaluate_numbered,
         evaluate_real,
     )
-    from trainer.models import choose_device
 
     network, config = _load(
         model, of_run, checkpoint, weights, val, data, settings or [], forward.settings()

@@ -77,7 +77,7 @@ def trainer_probe(
                 f"nothing is at {images}: give --data DIR with train/ and val/ in it, or --train and --val"
             )
 
-    from trainer.models import choose_device
+    from labelstore.devices import choose_device
     from trainer.probe import ProbeSettings, linear_probe
 
     changes = forward.settings()

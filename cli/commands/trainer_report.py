@@ -45,7 +45,7 @@ def trainer_report(
     if images is None:
         page = write_report(runs, out)
     else:
-        from trainer.models import choose_device
+        from labelstore.devices import choose_device
 
         on = choose_device(device)
         with Progress("evaluation", "images") as progress:

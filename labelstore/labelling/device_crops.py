@@ -1,4 +1,4 @@
-"""Crops made on the teacher's device (`--crop-device cuda`): for a CPU that cannot resize as fast as the teacher looks.
+"""Crops made on the teacher's device (`crop_device`): for a CPU that cannot resize as fast as it looks.
 
 The image is decoded on the CPU as always; cutting, resizing with antialiasing and flipping happen on the device, in
 float32, rounded to uint8 after columns and after rows. `replay` resizes in fixed point with the same order of
@@ -13,15 +13,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from labelstore.codecs.base import LabelCodec
+from labelstore.devices import resized
 from labelstore.errors import RejectedInput, UsageError
 
-CropDevice = Literal["cpu", "cuda"]
-CROP_DEVICES = ("cpu", "cuda")
+CropDevice = Literal["cpu", "device", "cuda"]
+CROP_DEVICES = ("cpu", "device", "cuda")
+"""Where crops can be made; cuda is the older name of the teacher's device, whichever it is, and what is recorded."""
 DEVICE_INTERPOLATIONS = ("bilinear", "bicubic")
-"""Interpolations that torch has with antialiasing on every device."""
+"""Interpolations that torch has with antialiasing for floats."""
 
 
 def check_crop_device(crop_device: str, interpolation: str) -> None:
@@ -79,13 +80,10 @@ def crops_on_device(
         crop = pixels[None, :, top : top + height, left : left + width]
         # columns, then rows, rounded in between, as `replay` does it: overshoot of a bicubic is cut twice
         narrow = _resized(crop, (height, size[1]), interpolation)
-        resized = _resized(narrow, size, interpolation)
-        target.copy_((resized.flip(3) if flip else resized)[0])
+        whole = _resized(narrow, size, interpolation)
+        target.copy_((whole.flip(3) if flip else whole)[0])
 
 
 def _resized(pixels: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
     """Whole numbers 0 to 255, as float32."""
-    resized = functional.interpolate(
-        pixels, size, mode=interpolation, align_corners=False, antialias=True
-    )
-    return resized.round_().clamp_(0, 255)
+    return resized(pixels, size, interpolation).round_().clamp_(0, 255)

@@ -14,6 +14,7 @@ from labelstore.commit.lease_keeper import Progress
 from labelstore.commit.worker import work_through
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.crop_mixing import planned_mixing
+from labelstore.devices import resize_note
 from labelstore.errors import IncompleteError
 from labelstore.images import ImageSource, open_images
 from labelstore.labelling.committed_files import check_committed_files
@@ -136,6 +137,10 @@ def label(
     begin: Callable[[], None] | None = None,
 ) -> GenerationReport:
     """`generate` once everything is checked; `gone` are image rows that `check_images` found missing."""
+    if labelling.crop_device is not None:
+        unable = resize_note(labelling.crop_device, labelling.teacher.row.interpolation)
+        if unable is not None:
+            note(f"{unable}, which `crop_device=cpu` does faster")
     row = registered(store, labelling, plan, evaluation, note)
     if begin is not None:
         begin()

@@ -96,6 +96,7 @@ def facts_for(
     fits any teacher, of any. `classes` says whether labels have the data set's classes, or all outputs of the teacher.
     """
     held: Mapping[str, Any] = {} if row is None else row.facts
+    place = crop_device or held.get("crop_device", "cpu")
     if store is None:
         choice = OutputChoice.of(teacher, codec, images.classes, class_map, classes or "data")
         chosen_map = choice.to_record()
@@ -103,7 +104,8 @@ def facts_for(
         choice, chosen_map = _output_choice(store, row, teacher, codec, class_map, classes)
     return LabelFacts(
         autocast=cast("Autocast", autocast or held.get("autocast", "none")),
-        crop_device=cast("CropDevice", crop_device or held.get("crop_device", "cpu")),
+        # what is recorded stays readable by older versions, which know the teacher's device as cuda
+        crop_device=cast("CropDevice", "cuda" if place == "device" else place),
         class_map=chosen_map,
         meaning=choice.meaning,
         compile=compile_teacher or bool(held.get("compile", False)),

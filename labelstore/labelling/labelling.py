@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from labelstore.catalogue.records import LabelSetRow, PlanRow
 from labelstore.codecs.base import LabelCodec
 from labelstore.cropping.crop_augmentation import planned_augmentation
+from labelstore.devices import backend_of
 from labelstore.errors import UsageError
 from labelstore.images import ImageSource
 from labelstore.labelling.crop_batches import ImageJob, OpenedImage, TeacherBatch, TeacherBatches
@@ -129,7 +130,7 @@ class Labelling:
         RejectedInput where that is too much and `allow_lost_mass` does not take it.
         """
         settings = {
-            "device": self.options.device or default_device(),
+            "device": self.options.device,
             "autocast": self.facts.autocast,
             "temperature": self.options.temperature,
         }
@@ -183,7 +184,7 @@ class Labelling:
             interpolation=self.teacher.row.interpolation,
             workers=self.threads,
             check=check,
-            pin_memory=self.labeller.device.type == "cuda",
+            pin_memory=backend_of(self.labeller.device).copies_ahead,
             crop_device=self.crop_device,
             most_ahead=most_ahead,
             augmentation=planned_augmentation(plan.parameters),
@@ -234,18 +235,13 @@ def _labeller(
     return Labeller(
         teacher,
         kept,
-        device=options.device or default_device(),
+        device=options.device,
         autocast=facts.autocast,
         temperature=options.temperature,
         class_map=facts.outputs,
         compile_teacher=facts.compile,
         takes=codec.takes,
     )
-
-
-def default_device() -> str:
-    """Cuda where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def default_workers() -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from labelstore.codecs import id_dtype
 from labelstore.codecs.base import Takes
+from labelstore.devices import choose_device, device_name, moved
 from labelstore.errors import MAX_TEMPERATURE, MIN_TEMPERATURE, UsageError
 from labelstore.teachers.teacher import Teacher
 
@@ -27,26 +28,25 @@ def check_temperature(temperature: float) -> None:
 
 
 class Labeller:
-    """Calls the teacher and reduces its logits on the device, so that only K classes per crop travel back."""
+    """Calls the teacher and reduces its logits on the device, so that only K classes per crop travel back.
+
+    UsageError for a `device` that cannot be used.
+    """
 
     def __init__(
         self,
         teacher: Teacher,
         kept: int | None,
         *,
-        device: str,
+        device: str | None,
         autocast: Autocast = "none",
         temperature: float = 1.0,
         class_map: NDArray[np.int64] | None = None,
         compile_teacher: bool = False,
         takes: Takes = "probabilities",
     ) -> None:
-        try:
-            self._device = torch.device(device)
-            module = teacher.module.to(self._device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"`device={device}` cannot be used: {reason}") from error
+        self._device = choose_device(device)
+        module = teacher.module.to(self._device)
         if autocast not in ("none", *AUTOCAST_DTYPES):
             raise UsageError(
                 f"`autocast={autocast}`: choose one of none, {', '.join(AUTOCAST_DTYPES)}"
@@ -67,10 +67,7 @@ class Labeller:
     @property
     def device_name(self) -> str:
         """What the cost ledger calls the device."""
-        if self._device.type == "cuda":
-            return torch.cuda.get_device_name(self._device)
-        threads = torch.get_num_threads()
-        return f"{self._device.type} ({threads} thread{'' if threads == 1 else 's'})"
+        return device_name(self._device)
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +77,7 @@ class Labeller:
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, S, S) -> float32 of the teacher's mean and std on its device; valid until the next call."""
         if self._device.type != "cpu":
-            return pixels.to(self._device, non_blocking=True).float() * self._scale + self._shift
+            return moved(pixels, self._device).float() * self._scale + self._shift
         # new memory for every batch costs six times as much as the arithmetic; crop by crop, it stays in the cache
         if self._ready is None or self._ready.shape[1:] != pixels.shape[1:]:
             self._ready = torch.empty(0, *pixels.shape[1:])
@@ -117,23 +114,23 @@ class Labeller:
         What codecs of outputs take is logits (B, D), what those of maps take class_ids and logits (B, H, W, K).
         """
         outputs = self.logits(pixels)
+        labels = {name: values.cpu().numpy() for name, values in self._reduced(outputs).items()}
+        if "class_ids" in labels:
+            labels["class_ids"] = labels["class_ids"].astype(id_dtype(outputs.shape[-1]))
+        return labels
+
+    def _reduced(self, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What of the outputs travels back, still on the device."""
         if self._takes == "outputs":
-            return {"logits": outputs.cpu().numpy()}
+            return {"logits": outputs}
         if self._takes == "map":
             assert self._kept is not None
             most, ids = torch.topk(outputs, self._kept, dim=-1)
-            return {
-                "class_ids": ids.cpu().numpy().astype(id_dtype(outputs.shape[-1])),
-                "logits": most.cpu().numpy(),
-            }
+            return {"class_ids": ids, "logits": most}
         probs = torch.softmax(outputs / self.temperature, dim=1)
         if self._kept is None:
-            return {"probs": probs.cpu().numpy()}
+            return {"probs": probs}
         top, ids = torch.topk(probs, self._kept, dim=1)
         # summing what is left keeps a tail of 1e-7 that "one minus the kept" would round away
         tail = probs.scatter(1, ids, 0.0).sum(dim=1)
-        return {
-            "class_ids": ids.cpu().numpy().astype(id_dtype(probs.shape[1])),
-            "probs": top.cpu().numpy(),
-            "tail": tail.cpu().numpy(),
-        }
+        return {"class_ids": ids, "probs": top, "tail": tail}

@@ -14,12 +14,13 @@ import trainer
 import trainer.engine
 from cli import errors, trainer_app
 from labelstore import MarginalSmoothing
+from labelstore.devices import choose_device
 from labelstore.errors import ConflictError, UsageError
 from labelstore.labelling.label_images import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
 from trainer import TrainConfig
 from trainer.checkpoint import read_checkpoint
-from trainer.models import autocast, choose_device, chosen_amp, create_model, load_run
+from trainer.models import autocast, chosen_amp, create_model, load_run
 
 STEPS = 2
 

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from labelstore.devices import copy_event, moved
 from labelstore.errors import UsageError
 from labelstore.images import ImageSource
 from trainer.loader.crop_pixels import CropPixels
@@ -66,7 +67,7 @@ class CropBatch:
     """Crops of this step over all ranks: what a mean over the whole batch divides by."""
     tails: BatchTails | None = None
     """What spreads the tails of labels that keep that once per image; `labels` has it in."""
-    _copied: list[torch.cuda.Event] = field(default_factory=list, repr=False)
+    _copied: list[torch.Event] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -102,20 +103,15 @@ class CropBatch:
     def to(self, device: torch.device | str) -> CropBatch:
         """The batch on a device; from pinned buffers the copy is asynchronous, and the buffer waits for it."""
         device = torch.device(device)
-        moved = replace(
-            self,
-            **{
-                name: getattr(self, name).to(device, non_blocking=True)
-                for name in ("probs", "rest", "ground_truth", "regions", "crops", "images")
-            },
-            class_ids=_ids_on(device, self.class_ids),
-            tails=None if self.tails is None else self.tails.to(device),
-            pixels=self.pixels.to(device, non_blocking=True, copy=True),
-            _copied=[],
-        )
-        if device.type == "cuda":
-            self._copied.append(torch.cuda.current_stream(device).record_event())
-        return moved
+        own = ("probs", "rest", "ground_truth", "regions", "crops", "images")
+        parts: dict[str, Any] = {name: moved(getattr(self, name), device) for name in own}
+        parts["class_ids"] = _ids_on(device, self.class_ids)
+        parts["pixels"] = moved(self.pixels, device, copy=True)
+        parts["tails"] = None if self.tails is None else self.tails.to(device)
+        batch = replace(self, **parts, _copied=[])
+        if (event := copy_event(device)) is not None:
+            self._copied.append(event)
+        return batch
 
 
 class CropLoader:
@@ -317,8 +313,8 @@ class CropBatches:
 def _ids_on(device: torch.device, class_ids: Tensor) -> Tensor:
     """Class ids on a device; dense labels' one row of them stays one row."""
     if len(class_ids) and class_ids.stride(0) == 0:
-        return class_ids[:1].to(device, non_blocking=True).expand(class_ids.shape)
-    return class_ids.to(device, non_blocking=True)
+        return moved(class_ids[:1], device).expand(class_ids.shape)
+    return moved(class_ids, device)
 
 
 def _filler(loader: CropLoader, positions: range) -> Callable[[_OpenBatch, int], None]:

@@ -132,29 +132,6 @@ def weight_file(path: Path, weights: Weights | None = None) -> Path:
     return path if path.is_file() else run_weights(path, weights)
 
 
-def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device of a config's `device`; auto is cuda where there is one. UsageError if there is none such.
-
-    With `local_rank`, "cuda" is the GPU of that number.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and local_rank is not None:
-        name = f"cuda:{local_rank}"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"device={name!r} cannot be used ({reason}): give cpu, cuda or cuda:0"
-        ) from error
-    if local_rank is not None and device.type == "cuda":
-        # pinned memory belongs to the current device: left at the first GPU, every rank would open a context there
-        torch.cuda.set_device(device)
-    return device
-
-
 def _checkpoint_gradients(model: nn.Module, config: TrainConfig) -> None:
     refused = f"grad_checkpointing with model={config.model!r}: this network cannot; leave it off"
     switch = getattr(model, "set_grad_checkpointing", None)

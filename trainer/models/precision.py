@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from labelstore.devices import native_half
 from trainer.config import Autocast
 
 
@@ -23,11 +24,4 @@ def chosen_amp(device: torch.device | str, amp: Autocast) -> Autocast:
 
     Others stay. (GPUs before Ampere emulate bf16, in more time than float32 takes.)
     """
-    device = torch.device(device)
-    if amp != "auto":
-        return amp
-    if device.type != "cuda":
-        return "none"
-    with torch.cuda.device(device):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if native else "fp16"
+    return native_half(device) if amp == "auto" else amp
