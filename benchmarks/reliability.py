@@ -167,6 +167,12 @@ ROWS: dict[str, Row] = {
         zero=("wrong", "programs"),
         most={"peak_mb": 1074},
     ),
+    "R28": Row(
+        test="run ends: a last step of one crop, one image, one class, one shard, more warm-up than epochs, more ranks "
+        "than images: trains, or is refused before the first step",
+        least={"shapes": 40},
+        zero=("wrong",),
+    ),
 }
 
 

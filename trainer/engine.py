@@ -35,6 +35,7 @@ from trainer.run_state import RunState
 from trainer.schedule import LearningRate
 from trainer.shared_step import (
     blank_crops,
+    check_single_crops,
     exchanged,
     micro_batches,
     parallel_model,
@@ -103,19 +104,6 @@ def run(
         if config.amp == "auto":
             amp = ranks.on_first(lambda: chosen_amp(device, "auto"))
             config = dataclasses.replace(config, provenance={**config.provenance, "amp": amp})
-        outputs, checkpoint, config = open_outputs(config, ranks, note)
-        opened.callback(outputs.close)
-        if data.first_line is not None and checkpoint is None:
-            outputs.log(data.first_line)
-        # a run goes on with what auto was when it began, wherever it is resumed
-        amp = config.provenance["amp"] if config.amp == "auto" else config.amp
-        if config.amp == "auto" and amp != "none":
-            outputs.say(f"amp auto is {amp}", note)
-        exact = dataclasses.replace(config, amp=amp)
-        state = RunState.of(exact, model, ranks)
-        if checkpoint is not None:
-            state.load(checkpoint)
-            note(f"resumed at step {state.step}")
         loader = CropLoader(
             data.source,
             data.images,
@@ -129,6 +117,20 @@ def run(
             pin_memory=device.type == "cuda",
             augment=augmentation_of(config),
         )
+        check_single_crops(model, loader.deal, config)
+        outputs, checkpoint, config = open_outputs(config, ranks, note)
+        opened.callback(outputs.close)
+        if data.first_line is not None and checkpoint is None:
+            outputs.log(data.first_line)
+        # a run goes on with what auto was when it began, wherever it is resumed
+        amp = config.provenance["amp"] if config.amp == "auto" else config.amp
+        if config.amp == "auto" and amp != "none":
+            outputs.say(f"amp auto is {amp}", note)
+        exact = dataclasses.replace(config, amp=amp)
+        state = RunState.of(exact, model, ranks)
+        if checkpoint is not None:
+            state.load(checkpoint)
+            note(f"resumed at step {state.step}")
         schedule, steps = data.source.schedule, loader.deal.num_steps
         rate = LearningRate(
             config,
@@ -174,9 +176,7 @@ def run(
                         seed_step(config.seed, state.step, ranks.rank)
                         lr = rate.set(state.step)
                         state.optimizer.zero_grad(set_to_none=True)
-                        parts = list(
-                            micro_batches(batch, config.accumulation_steps, ranks.world_size)
-                        )
+                        parts = list(micro_batches(batch, config.accumulation_steps, loader.deal))
                         for part in parts:
                             # a rank without images in this step takes part with black ones, which weigh nothing
                             idle = not len(part) and not config.sync_batchnorm
