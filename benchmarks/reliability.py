@@ -160,6 +160,12 @@ ROWS: dict[str, Row] = {
         least={"paths": 40, "tried": 240},
         zero=("harmed",),
     ),
+    "R23": Row(
+        test="clocks: leases that expire ahead of any clock, clocks set back and forward under a worker, owners that "
+        "slept past their lease",
+        least={"cases": 20},
+        zero=("endless",),
+    ),
     "R26": Row(
         test="odd pictures: every format and mode that Pillow opens, bombs, lying headers, PostScript under .jpg: "
         "pixels as documented or one line",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cli.options import DryRun, Json, Store, seconds
 from cli.output import print_json
@@ -42,6 +43,11 @@ from cli.teacher_options import (
     say_once,
     teacher_check,
 )
+
+if TYPE_CHECKING:
+    from labelstore.codecs.base import LabelCodec
+    from labelstore.commit.lease_keeper import Progress
+    from labelstore.labelling.worker import GenerationReport
 
 
 def add_teacher(
@@ -86,33 +92,15 @@ def add_teacher(
     one_of(classes, "--classes", ("data", "teacher"))
     check = teacher_check(val, expect_top1, val_images)
     max_seconds = None if max_time is None else seconds(max_time, "--max-time")
-    with labelstore.open(store, readonly=dry_run) as opened:
-        plan = opened.plan(plan_name)
-        if dry_run:
-            record: dict[str, Any] = {
-                "store": store,
-                "plan": plan.name,
-                "images": opened.num_images,
-                "num_crops": plan.num_crops,
-                "crops": opened.num_images * plan.num_crops,
-                "codec": codec.to_record(),
-                "label_sets": opened.label_sets,
-            }
-            if json:
-                print_json(record)
-            else:
-                print(
-                    f"would label {record['crops']:,} crops of plan {plan.name} in {store}, which holds "
-                    f"label sets {', '.join(opened.label_sets) or 'none'}"
-                )
-            return
 
-        from labelstore.labelling.generate import generate
-        from labelstore.teachers.teacher import load_teacher
-        from labelstore.teachers.teacher_check import TeacherCheck
+    from labelstore.labelling.generate import generate
+    from labelstore.labelling.rehearsal import rehearse
+    from labelstore.teachers.teacher import load_teacher
+    from labelstore.teachers.teacher_check import TeacherCheck
 
-        with progress_of("labels", "crops") as progress:
-            report = generate(
+    def label(path: Path, progress: Progress) -> GenerationReport:
+        with labelstore.open(path) as opened:
+            return generate(
                 opened,
                 teacher=load_teacher(
                     teacher,
@@ -123,7 +111,7 @@ def add_teacher(
                 codec=codec,
                 images=images,
                 name=name,
-                plan=plan.name,
+                plan=opened.plan(plan_name).name,
                 temperature=temperature,
                 class_map=class_map,
                 classes=classes,  # type: ignore[arg-type]
@@ -141,7 +129,37 @@ def add_teacher(
                 progress=progress,
                 note=say_once,
             )
+
+    if dry_run:
+        rehearse(store, label)
+        _report_labels(store, plan_name, codec, json=json)
+        return
+    with progress_of("labels", "crops") as progress:
+        report = label(store, progress)
     if not json:
         print_report(report, store)
     elif is_first_rank():
         print_json({"store": store, **asdict(report)})
+
+
+def _report_labels(store: Path, plan_name: str | None, codec: LabelCodec, *, json: bool) -> None:
+    import labelstore
+
+    with labelstore.open(store, readonly=True) as opened:
+        plan = opened.plan(plan_name)
+        record: dict[str, Any] = {
+            "store": store,
+            "plan": plan.name,
+            "images": opened.num_images,
+            "num_crops": plan.num_crops,
+            "crops": opened.num_images * plan.num_crops,
+            "codec": codec.to_record(),
+            "label_sets": opened.label_sets,
+        }
+    if json:
+        print_json(record)
+        return
+    held = ", ".join(record["label_sets"]) or "none"
+    print(
+        f"would label {record['crops']:,} crops of plan {record['plan']} in {store}, which holds label sets {held}"
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,6 +57,10 @@ from cli.teacher_options import (
     say_once,
     teacher_check,
 )
+
+if TYPE_CHECKING:
+    from labelstore.commit.lease_keeper import Progress
+    from labelstore.labelling.worker import GenerationReport
 
 CROPS = "Crops"
 
@@ -204,17 +209,14 @@ def create(
     one_of(classes, "--classes", ("data", "teacher"))
     check = teacher_check(val, expect_top1, val_images)
     max_seconds = None if max_time is None else seconds(max_time, "--max-time")
-    if dry_run:
-        _report_plan(store, images, num_crops, plan_of, json=json)
-        return
 
     from labelstore.labelling.label_images import label_images
     from labelstore.teachers.teacher import load_teacher
     from labelstore.teachers.teacher_check import TeacherCheck
 
-    with progress_of("labels", "crops") as progress:
-        report = label_images(
-            store,
+    def label(path: Path, progress: Progress) -> GenerationReport:
+        return label_images(
+            path,
             images=images,
             teacher=load_teacher(
                 teacher,
@@ -230,7 +232,8 @@ def create(
             images_per_shard=images_per_shard,
             crops_per_shard=crops_per_shard,
             backend=backend,
-            catalogue=catalogue,
+            # a dry run makes its copy in a file
+            catalogue=None if dry_run else catalogue,
             class_map=class_map,
             classes=classes,
             class_names=class_names,
@@ -249,6 +252,12 @@ def create(
             progress=progress,
             note=say_once,
         )
+
+    if dry_run:
+        _report_plan(store, images, num_crops, plan_of, label, json=json)
+        return
+    with progress_of("labels", "crops") as progress:
+        report = label(store, progress)
     if not json:
         print_report(report, store)
     elif is_first_rank():
@@ -275,13 +284,22 @@ def _check_plan(
 
 
 def _report_plan(
-    store: Path, images: Path, num_crops: int | None, plan_of: Path | None, *, json: bool
+    store: Path,
+    images: Path,
+    num_crops: int | None,
+    plan_of: Path | None,
+    label: Callable[[Path, Progress], object],
+    *,
+    json: bool,
 ) -> None:
     from labelstore.arrays.durable import check_new_place
     from labelstore.images import ignored_words, open_images
+    from labelstore.labelling.rehearsal import rehearse
+    from labelstore.store.opening import exists
 
-    if not store.exists():
+    if not exists(store):
         check_new_place(store)
+    rehearse(store, label)
     if plan_of is not None:
         import labelstore
 

@@ -37,6 +37,8 @@ from cli.teacher_options import (
 
 if TYPE_CHECKING:
     import labelstore
+    from labelstore.commit.lease_keeper import Progress
+    from labelstore.labelling.worker import GenerationReport
 
 
 def grow(
@@ -84,22 +86,22 @@ def grow(
     max_seconds = None if max_time is None else seconds(max_time, "--max-time")
     if num_crops is not None and teacher is None:
         raise UsageError("--num-crops needs --teacher SOURCE: new crops are labelled at once")
-    with labelstore.open(store, readonly=dry_run) as opened:
-        if num_crops is None and (teacher is None or dry_run):
+    if teacher is None:
+        with labelstore.open(store, readonly=dry_run) as opened:
             _take_in(opened, store, images, skip_bad=skip_bad, dry_run=dry_run, json=json)
-            return
-        if dry_run:
-            _report_growth(opened, store, num_crops, plan_name, json=json)
-            return
+        return
 
-        from labelstore.labelling.grow import plan_growth
-        from labelstore.teachers.teacher import load_teacher
+    from labelstore.labelling.grow import plan_growth
+    from labelstore.labelling.rehearsal import rehearse
+    from labelstore.teachers.teacher import load_teacher
 
-        if num_crops is not None:
+    if num_crops is not None:
+        with labelstore.open(store, readonly=True) as opened:
             plan_growth(opened, num_crops, plan=plan_name)  # before the teacher is loaded
-        assert teacher is not None
-        with progress_of("labels", "crops") as progress:
-            report = labelstore.grow(
+
+    def label(path: Path, progress: Progress) -> GenerationReport:
+        with labelstore.open(path) as opened:
+            return labelstore.grow(
                 opened,
                 num_crops=num_crops,
                 teacher=load_teacher(
@@ -123,6 +125,18 @@ def grow(
                 progress=progress,
                 note=say_once,
             )
+
+    if dry_run:
+        rehearse(store, label)
+        with labelstore.open(store, readonly=True) as opened:
+            if num_crops is None:
+                _take_in(opened, store, images, skip_bad=skip_bad, dry_run=True, json=json)
+            else:
+                _report_growth(opened, store, num_crops, plan_name, json=json)
+        return
+    with progress_of("labels", "crops") as progress:
+        report = label(store, progress)
+    with labelstore.open(store, readonly=True) as opened:
         plan = opened.plan(opened.label_set_row(report.label_set).plan)
         behind = _left_behind(opened, plan.name)
     if not is_first_rank():
