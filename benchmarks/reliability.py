@@ -166,6 +166,12 @@ ROWS: dict[str, Row] = {
         least={"cases": 20},
         zero=("endless",),
     ),
+    "R25": Row(
+        test="single cells of a stranger's catalogue replaced by every odd value, digests made to match; info, stats, "
+        "verify, and a fifth with create and run: read, or one line",
+        least={"cells": 500},
+        zero=("tracebacks",),
+    ),
     "R26": Row(
         test="odd pictures: every format and mode that Pillow opens, bombs, lying headers, PostScript under .jpg: "
         "pixels as documented or one line",

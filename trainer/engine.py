@@ -85,9 +85,16 @@ def run(
     store without `allow_incomplete`; LabelStoreError for a loss that is not finite, or another rank that ended.
     """
     started = time.perf_counter()
+    early: list[str] = []
+
+    def tell(line: str) -> None:
+        """Before there is a log.txt, which gets these lines as soon as it is there."""
+        early.append(line)
+        note(line)
+
     with (
         join_ranks() as ranks,
-        training_data_of_rank(config, ranks, note) as data,
+        training_data_of_rank(config, ranks, tell) as data,
         ExitStack() as opened,
     ):
         config = data.config
@@ -96,7 +103,7 @@ def run(
             progress, note = None, lambda message: None
         if (val := data.val) is not None:
             ranks.on_first(lambda: check_evaluable(val, config))
-        model = create_model(config, note).to(device)
+        model = create_model(config, tell).to(device)
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)
         if config.sync_batchnorm:
@@ -120,8 +127,9 @@ def run(
         check_single_crops(model, loader.deal, config)
         outputs, checkpoint, config = open_outputs(config, ranks, note)
         opened.callback(outputs.close)
-        if data.first_line is not None and checkpoint is None:
-            outputs.log(data.first_line)
+        if checkpoint is None:
+            for line in early:
+                outputs.log(line)
         # a run goes on with what auto was when it began, wherever it is resumed
         amp = config.provenance["amp"] if config.amp == "auto" else config.amp
         if config.amp == "auto" and amp != "none":
@@ -130,7 +138,7 @@ def run(
         state = RunState.of(exact, model, ranks)
         if checkpoint is not None:
             state.load(checkpoint)
-            note(f"resumed at step {state.step}")
+            outputs.say(f"resumed at step {state.step}", note)
         schedule, steps = data.source.schedule, loader.deal.num_steps
         rate = LearningRate(
             config,
@@ -227,7 +235,7 @@ def run(
                     kept = "nothing is kept without a run folder"
                     if config.output is not None:
                         kept = "--resume goes on from here"
-                    note(f"stopped at step {state.step} of {steps}: {kept}")
+                    outputs.say(f"stopped at step {state.step} of {steps}: {kept}", note)
         return Run(
             config=config,
             steps=steps,

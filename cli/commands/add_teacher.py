@@ -95,7 +95,7 @@ def add_teacher(
 
     from labelstore.labelling.generate import generate
     from labelstore.labelling.rehearsal import rehearse
-    from labelstore.teachers.teacher import load_teacher
+    from labelstore.teachers.teacher import load_teacher, recorded_architecture
     from labelstore.teachers.teacher_check import TeacherCheck
 
     def label(path: Path, progress: Progress) -> GenerationReport:
@@ -104,7 +104,8 @@ def add_teacher(
                 opened,
                 teacher=load_teacher(
                     teacher,
-                    architecture=teacher_model,
+                    architecture=teacher_model
+                    or recorded_architecture(teacher, opened.catalogue.teachers.all()),
                     weights=weights,  # type: ignore[arg-type] # checked above
                     note=say_once,
                 ),

@@ -93,7 +93,7 @@ def grow(
 
     from labelstore.labelling.grow import plan_growth
     from labelstore.labelling.rehearsal import rehearse
-    from labelstore.teachers.teacher import load_teacher
+    from labelstore.teachers.teacher import load_teacher, recorded_architecture
 
     if num_crops is not None:
         with labelstore.open(store, readonly=True) as opened:
@@ -106,7 +106,8 @@ def grow(
                 num_crops=num_crops,
                 teacher=load_teacher(
                     teacher,
-                    architecture=teacher_model,
+                    architecture=teacher_model
+                    or recorded_architecture(teacher, opened.catalogue.teachers.all()),
                     weights=weights,  # type: ignore[arg-type] # checked above
                     note=say_once,
                 ),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import Dask, DryRun, Json, Processes, Store
-from cli.output import print_fields, print_json, say
+from cli.output import print_fields, print_json, say, size
 from cli.progress import Progress
 
 
@@ -119,7 +119,7 @@ def variants(
                 "KL(source || new) mean": f"{cost.mean:.3g} nats over {cost.num_crops:,} crops",
                 "KL(source || new) 99th percentile": f"{cost.p99:.3g} nats",
                 "KL(source || new) worst": f"{cost.worst:.3g} nats",
-                "size": f"{sizes[chosen] / 1e6:,.1f} MB, {sizes[record['from']] / 1e6:,.1f} MB before",
+                "size": f"{size(sizes[chosen])}, {size(sizes[record['from']])} before",
             }
         )
     if not is_complete:

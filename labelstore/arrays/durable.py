@@ -44,7 +44,7 @@ def write_durably(path: Path, data: bytes) -> Path:
     )
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(temporary, flags, 0o644)
+        descriptor = os.open(temporary, flags, 0o666)
     except OSError as error:
         _refuse(error, path)
     try:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, func, select
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import insert_rows, update_rows, verified_rows
 from labelstore.catalogue.identities import identity
+from labelstore.catalogue.record_columns import check_types
 from labelstore.catalogue.records import Lease
 from labelstore.catalogue.tables import leases, shards
 from labelstore.errors import ConflictError, LeaseLost, UsageError
@@ -76,10 +77,10 @@ class Leases:
             committed = _num_committed(conn, group)
             fences = {}
             live = set()
-            for _, block, _, expires, fence in verified_rows(conn, leases, group):
-                fences[block] = int(fence)
-                if is_live(expires, now=now):
-                    live.add(block)
+            for held in _leases(conn, group):
+                fences[held.block] = held.fence
+                if is_live(held.expires, now=now):
+                    live.add(held.block)
             granted: list[Lease] = []
             for block in order:
                 if len(granted) == count:
@@ -193,9 +194,12 @@ def is_live(expires: float, *, now: float) -> bool:
 
 
 def _leases(conn: Connection, group: str | None) -> list[Lease]:
+    rows = verified_rows(conn, leases, group)
+    for row in rows:
+        check_types(leases, row)
     return [
         Lease(group=row[0], block=row[1], owner=row[2], expires=row[3], fence=row[4])
-        for row in verified_rows(conn, leases, group)
+        for row in rows
     ]
 
 
