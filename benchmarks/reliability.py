@@ -179,6 +179,12 @@ ROWS: dict[str, Row] = {
         zero=("wrong", "programs"),
         most={"peak_mb": 1074},
     ),
+    "R27": Row(
+        test="a store that is moved, frozen, grown, calibrated, collected, or loses its label set, and a scratch folder "
+        "that is removed, at any step of a run; a run folder with two runs: refused, or bit-equal",
+        least={"interleavings": 40},
+        zero=("different",),
+    ),
     "R28": Row(
         test="run ends: a last step of one crop, one image, one class, one shard, more warm-up than epochs, more ranks "
         "than images: trains, or is refused before the first step",

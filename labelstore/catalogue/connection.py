@@ -240,7 +240,7 @@ def _whose(path: Path) -> str:
     closed = path if not os.access(path, os.W_OK) else path.parent
     try:
         kept = f"{stat.filemode(closed.stat().st_mode)}, owner {closed.owner()}, group {closed.group()}"
-    except (OSError, KeyError):
+    except (OSError, KeyError, NotImplementedError):
         kept = "owned by somebody else"
     return (
         f"may not be written by this user ({closed} is {kept}; its owner can allow a group with "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -58,7 +57,7 @@ def from_columns(kind: type[R], table: Table, row: Row) -> R:
     """
     check_types(table, row)
     values = {column.name: value for column, value in zip(table.columns, row, strict=True)}
-    hints = _hints(kind)
+    hints = get_type_hints(kind)
     for column in table.columns:
         if not column.info.get("json"):
             continue
@@ -88,11 +87,6 @@ def _foreign(table: Table, column: Column[Any], what: object) -> DamagedShard:
     )
 
 
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
 def fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - a type, or what typing makes of one
     """Whether a JSON value is of a type: a mapping, a tuple (a list in JSON), a plain value, or one of several."""
     if hint is Any:
@@ -111,6 +105,7 @@ def fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - a type, or what ty
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is float:
         # Infinity and NaN are no JSON, but Python reads them
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and abs(value) < MAX_NUMBER  # type: ignore[operator]
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        return abs(value) < MAX_NUMBER
     return isinstance(value, hint)
