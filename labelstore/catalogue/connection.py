@@ -28,7 +28,6 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from labelstore.arrays.durable import storage_errors
 from labelstore.catalogue import engines
 from labelstore.catalogue.engines import (
     CREATE,
@@ -90,8 +89,7 @@ class Database:
                 )
             if creating:
                 # SQLite would make it 0644 whatever the umask says, and a group's other members could not join
-                with storage_errors(path):
-                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+                _make_file(path)
             elif not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
                 # Not immutable=1: a rollback journal left by a killed writer must be noticed, not
                 # read past.
@@ -233,6 +231,16 @@ class Database:
                     raise
                 time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
         raise ConflictError(f"{self.name}: {_ATTEMPTS} attempts met another writer; try again")
+
+
+def _make_file(path: Path) -> None:
+    """An empty file with the rights that the umask leaves; one that is there stays as it is."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror or error}): nothing was written"
+        ) from error
 
 
 def _whose(path: Path) -> str:

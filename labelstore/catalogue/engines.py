@@ -158,9 +158,9 @@ def postgresql_engine(url: URL) -> Engine:
         # how safe a connection has to be is for who connects to say, not for who made the store
         url = url.difference_update_query(["sslmode"])
     # a server that is gone is noticed in seconds; what the URL says comes first
-    settings: dict[str, object] = dict(KEEPALIVE) | (
-        {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
-    )
+    settings: dict[str, object] = {**KEEPALIVE}
+    if "connect_timeout" not in url.query:
+        settings["connect_timeout"] = CONNECT_SECONDS
     named = is_named(url)
     try:
         if not named:
