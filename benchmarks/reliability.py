@@ -160,12 +160,36 @@ ROWS: dict[str, Row] = {
         least={"paths": 40, "tried": 240},
         zero=("harmed",),
     ),
+    "R23": Row(
+        test="clocks: leases that expire ahead of any clock, clocks set back and forward under a worker, owners that "
+        "slept past their lease",
+        least={"cases": 20},
+        zero=("endless",),
+    ),
+    "R25": Row(
+        test="single cells of a stranger's catalogue replaced by every odd value, digests made to match; info, stats, "
+        "verify, and a fifth with create and run: read, or one line",
+        least={"cells": 500},
+        zero=("tracebacks",),
+    ),
     "R26": Row(
         test="odd pictures: every format and mode that Pillow opens, bombs, lying headers, PostScript under .jpg: "
         "pixels as documented or one line",
         least={"files": 120},
         zero=("wrong", "programs"),
         most={"peak_mb": 1074},
+    ),
+    "R27": Row(
+        test="a store that is moved, frozen, grown, calibrated, collected, or loses its label set, and a scratch folder "
+        "that is removed, at any step of a run; a run folder with two runs: refused, or bit-equal",
+        least={"interleavings": 40},
+        zero=("different",),
+    ),
+    "R28": Row(
+        test="run ends: a last step of one crop, one image, one class, one shard, more warm-up than epochs, more ranks "
+        "than images: trains, or is refused before the first step",
+        least={"shapes": 40},
+        zero=("wrong",),
     ),
 }
 

@@ -144,8 +144,16 @@ def outcome(error: BaseException) -> tuple[int, str]:
     )
 
 
+_NO_ROOM = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch says so, in its own ways for the memory of CPU and GPU; torch is not imported for that."""
+    """Whether torch says so, in its own ways for the memory of CPU and GPU, or the loader of a library (`ulimit -v`).
+
+    Torch is not imported for that.
+    """
+    if isinstance(error, ImportError):
+        return any(words in str(error) for words in _NO_ROOM)
     return isinstance(error, RuntimeError) and (
         type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     )

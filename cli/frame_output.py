@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula, also where the file quotes it."""
 FORMATS = ("table", "csv", "parquet", "json", "md")
 ENDINGS = {".csv": "csv", ".parquet": "parquet", ".json": "json", ".md": "md"}
 TABLE_ROWS = 60
@@ -262,10 +264,17 @@ def _csv_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     arrays = [
         pa.array([None if v is None else v.hex() for v in column.to_pylist()], pa.string())
         if _is_bytes(column.type)
+        else pa.array(map(no_formula, column.cast(field.type).to_pylist()), field.type)
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
         else column.cast(field.type)
         for column, field in zip(batch.columns, schema, strict=True)
     ]
     return pa.record_batch(arrays, schema=schema)
+
+
+def no_formula(text: str | None) -> str | None:
+    """The text as a spreadsheet takes it for text: what begins like a formula gets an apostrophe."""
+    return f"'{text}" if text and text[0] in FORMULA_STARTS else text
 
 
 def _is_bytes(kind: Any) -> bool:  # noqa: ANN401 - pyarrow's types have no stubs

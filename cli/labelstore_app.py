@@ -36,6 +36,8 @@ COMMANDS = {
     "verify": "Compare every committed shard, the metadata and the catalogue with their digests.",
     "audit": "Run the teacher again on stored crops and compare its probabilities with the stored ones.",
     "repair": "Make damaged shards again, and only them: labels from images, boxes from the plan.",
+    "leases": "List the image blocks that workers hold, until when; --break frees those of a worker that will not come "
+    "back.",
     "gc": "Remove temporary files and orphans that killed workers left behind an hour ago or more.",
     "freeze": "Make a store read-only for good, with a manifest by which every copy can be checked.",
     "push": "Share a frozen store on the Hugging Face Hub, with a card; images never travel.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -15,6 +16,7 @@ from cli.progress import Progress, duration
 from labelstore.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
+    from labelstore.catalogue.records import TeacherRow
     from labelstore.codecs import LabelCodec
     from labelstore.labelling.generate import GenerationReport
     from labelstore.teachers.teacher import Teacher
@@ -83,12 +85,15 @@ class TeacherOptions:
     class_map: Annotated[str | None, option(metavar="FILE")] = None
     """CSV lines `class name,teacher output`, or wnid for ImageNet folders."""
 
-    def load(self, source: str) -> Teacher:
-        """The teacher, on the CPU."""
-        from labelstore.teachers.teacher import load_teacher
+    def load(self, source: str, recorded: Iterable[TeacherRow] = ()) -> Teacher:
+        """The teacher, on the CPU; of a checkpoint that a store has `recorded`, the network is known."""
+        from labelstore.teachers.teacher import load_teacher, recorded_architecture
 
         return load_teacher(
-            source, architecture=self.teacher_model, weights=self.weights, note=say_once
+            source,
+            architecture=self.teacher_model or recorded_architecture(source, recorded),
+            weights=self.weights,
+            note=say_once,
         )
 
     def arguments(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from trainer.run_state import RunState
 from trainer.schedule import LearningRate
 from trainer.shared_step import (
     blank_crops,
+    check_single_crops,
     exchanged,
     micro_batches,
     parallel_model,
@@ -85,9 +86,16 @@ def run(
     store without `allow_incomplete`; LabelStoreError for a loss that is not finite, or another rank that ended.
     """
     started = time.perf_counter()
+    early: list[str] = []
+
+    def tell(line: str) -> None:
+        """Before there is a log.txt, which gets these lines as soon as it is there."""
+        early.append(line)
+        note(line)
+
     with (
         join_ranks() as ranks,
-        training_data_of_rank(config, ranks, note) as data,
+        training_data_of_rank(config, ranks, tell) as data,
         ExitStack() as opened,
     ):
         config = data.config
@@ -96,7 +104,7 @@ def run(
             progress, note = None, lambda message: None
         if (val := data.val) is not None:
             ranks.on_first(lambda: check_evaluable(val, config))
-        model = create_model(config, note).to(device)
+        model = create_model(config, tell).to(device)
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)
         if config.sync_batchnorm:
@@ -104,19 +112,6 @@ def run(
         if config.amp == "auto":
             amp = ranks.on_first(lambda: chosen_amp(device, "auto"))
             config = dataclasses.replace(config, provenance={**config.provenance, "amp": amp})
-        outputs, checkpoint, config = open_outputs(config, ranks, note)
-        opened.callback(outputs.close)
-        if data.first_line is not None and checkpoint is None:
-            outputs.log(data.first_line)
-        # a run goes on with what auto was when it began, wherever it is resumed
-        amp = config.provenance["amp"] if config.amp == "auto" else config.amp
-        if config.amp == "auto" and amp != "none":
-            outputs.say(f"amp auto is {amp}", note)
-        exact = dataclasses.replace(config, amp=amp)
-        state = RunState.of(exact, model, ranks)
-        if checkpoint is not None:
-            state.load(checkpoint)
-            note(f"resumed at step {state.step}")
         loader = CropLoader(
             data.source,
             data.images,
@@ -130,6 +125,21 @@ def run(
             pin_memory=backend_of(device).copies_ahead,
             augment=augmentation_of(config),
         )
+        check_single_crops(model, loader.deal, config)
+        outputs, checkpoint, config = open_outputs(config, ranks, note)
+        opened.callback(outputs.close)
+        if checkpoint is None:
+            for line in early:
+                outputs.log(line)
+        # a run goes on with what auto was when it began, wherever it is resumed
+        amp = config.provenance["amp"] if config.amp == "auto" else config.amp
+        if config.amp == "auto" and amp != "none":
+            outputs.say(f"amp auto is {amp}", note)
+        exact = dataclasses.replace(config, amp=amp)
+        state = RunState.of(exact, model, ranks)
+        if checkpoint is not None:
+            state.load(checkpoint)
+            outputs.say(f"resumed at step {state.step}", note)
         schedule, steps = data.source.schedule, loader.deal.num_steps
         rate = LearningRate(
             config,
@@ -175,9 +185,7 @@ def run(
                         seed_step(config.seed, state.step, ranks.rank)
                         lr = rate.set(state.step)
                         state.optimizer.zero_grad(set_to_none=True)
-                        parts = list(
-                            micro_batches(batch, config.accumulation_steps, ranks.world_size)
-                        )
+                        parts = list(micro_batches(batch, config.accumulation_steps, loader.deal))
                         for part in parts:
                             # a rank without images in this step takes part with black ones, which weigh nothing
                             idle = not len(part) and not config.sync_batchnorm
@@ -228,7 +236,7 @@ def run(
                     kept = "nothing is kept without a run folder"
                     if config.output is not None:
                         kept = "`resume` goes on from here"
-                    note(f"stopped at step {state.step} of {steps}: {kept}")
+                    outputs.say(f"stopped at step {state.step} of {steps}: {kept}", note)
         return Run(
             config=config,
             steps=steps,

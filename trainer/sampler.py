@@ -40,6 +40,9 @@ COLUMNS, CROPS, IMAGES = 0, 1, 2
 """What a hash is for: its second word."""
 MAX_CROPS_PER_CHUNK = 1 << 16
 """A crop's number inside its column has to fit the low 16 bits of the sort key."""
+FEWEST_TO_SPREAD = 3
+"""Crops of a full step (on a rank) from which a single crop can be joined by another, and no share outgrows a full
+one."""
 _LOW16 = np.uint64(0xFFFF)
 
 
@@ -339,7 +342,9 @@ class Deal:
     """Steps of a run, and which images of a pass's global order each rank takes in a step.
 
     The last step of a pass may be smaller; nothing is padded or dropped, so that a rank may have fewer
-    images than another there, or none.
+    images than another there, or none. Batch norm has no variance over a single crop, so that with one crop per image
+    a last step of one image gets a second from the step before, and a small step goes to fewer ranks, two crops or
+    more to each. Both need full steps of 3 crops or more (per rank); where these are smaller, single crops stay.
     """
 
     schedule: PassSchedule
@@ -393,15 +398,33 @@ class Deal:
 
     def images_of_step(self, pass_index: int, step: int) -> int:
         """Images of one step over all ranks."""
+        return self._first_image(pass_index, step + 1) - self._first_image(pass_index, step)
+
+    def _first_image(self, pass_index: int, step: int) -> int:
+        """Images of a pass before one of its steps."""
         per_step = self.images_per_step(pass_index)
-        return min(per_step, self.num_images - step * per_step)
+        first = min(step * per_step, self.num_images)
+        leaves_one = self.num_images - first == 1 and step > 0
+        single_crops = per_step == self.batch_size
+        return first - (leaves_one and single_crops and per_step >= FEWEST_TO_SPREAD)
 
     def share(self, pass_index: int, step: int, rank: int = 0) -> slice:
         """One rank's images of one step, as a slice of the pass's global order; possibly empty."""
-        start = step * self.images_per_step(pass_index)
-        each, over = divmod(self.images_of_step(pass_index, step), self.world_size)
-        first = start + rank * each + min(rank, over)
-        return slice(first, first + each + (rank < over))
+        start, num_images = (
+            self._first_image(pass_index, step),
+            self.images_of_step(pass_index, step),
+        )
+        taking_part = self.ranks_of_step(pass_index, step)
+        each, over = divmod(num_images, taking_part)
+        first = start + min(rank * each + min(rank, over), num_images)
+        return slice(first, first + (each + (rank < over) if rank < taking_part else 0))
+
+    def ranks_of_step(self, pass_index: int, step: int) -> int:
+        """How many ranks, the first ones, a step's images are dealt to; the others have none."""
+        single_crops = self.images_per_step(pass_index) == self.batch_size
+        if not single_crops or self.batch_size // self.world_size < FEWEST_TO_SPREAD:
+            return self.world_size
+        return min(self.world_size, max(1, self.images_of_step(pass_index, step) // 2))
 
 
 def image_order(seed: int, pass_index: int, streams: U64) -> NDArray[np.intp]:

@@ -7,6 +7,7 @@ in the exchange: it adds nothing.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,8 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from labelstore.devices import backend_of
 from labelstore.errors import UsageError
+from trainer.config import TrainConfig
 from trainer.loader import CropBatch
 from trainer.ranks import Ranks
+from trainer.sampler import Deal
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -43,18 +46,72 @@ def parallel_model(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.M
     return DistributedDataParallel(model, device_ids=devices)
 
 
-def micro_batches(batch: CropBatch, count: int, world_size: int = 1) -> Iterator[CropBatch]:
+def micro_batches(batch: CropBatch, count: int, deal: Deal) -> Iterator[CropBatch]:
     """A step's crops in up to `count` parts of whole images, as many on every rank; `step` numbers the part.
 
-    The last part is only empty where the rank has no images at all.
+    A part is only empty where the rank has no images at all.
     """
     images = len(batch.images)
-    # the last step of a pass may be smaller
-    largest_share = -(-batch.crops_of_step // (batch.crops_per_image * world_size))
-    count = min(count, largest_share)
+    count = num_parts(deal, batch.pass_index, batch.step, count)
     bounds = [images * i // count for i in range(count + 1)]
     for number, (first, last) in enumerate(itertools.pairwise(bounds)):
         yield batch.part(first, last, number=number)
+
+
+def num_parts(deal: Deal, pass_index: int, step: int, count: int) -> int:
+    """In how many parts, at most `count`, every rank takes a step.
+
+    The last step of a pass may be smaller: where parts of a full step have several crops, so have its parts.
+    """
+    most = len(range(*deal.share(pass_index, step).indices(deal.num_images)))
+    if deal.images_per_step(pass_index) == deal.batch_size:
+        fewest = deal.images_of_step(pass_index, step) // deal.ranks_of_step(pass_index, step)
+        if deal.batch_size // deal.world_size >= 2 * count:
+            return min(count, max(1, fewest // 2))
+    return min(count, most)
+
+
+def check_single_crops(model: nn.Module, deal: Deal, config: TrainConfig) -> None:
+    """UsageError where the network would see one crop alone in training, and cannot: batch norm over a single value.
+
+    It is tried on a copy of the network, and only where a part of a step is a single crop.
+    """
+    alone = _single_crop(deal, config.accumulation_steps)
+    if alone is None or config.sync_batchnorm:
+        return
+    tried = copy.deepcopy(model).train()
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            tried(torch.zeros(1, 3, config.input_size, config.input_size, device=device))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        pass_index, step = alone
+        raise UsageError(
+            f"batch_size={config.batch_size}, accumulation_steps={config.accumulation_steps}, {deal.world_size} ranks, "
+            f"{deal.num_images} images: step {step} of pass {pass_index} would show the network a single crop, over "
+            "which its batch norm has no variance; set crops_per_image to 2 or more, or another batch_size with at "
+            "least 3 crops on each rank and in each part"
+        ) from None
+
+
+def _single_crop(deal: Deal, count: int) -> tuple[int, int] | None:
+    """(pass, step) of a part of a step that is a single crop; None where there is none."""
+    first_of_m = {m: p for p, m in reversed([*enumerate(deal.schedule.crops_per_pass)])}
+    if 1 not in first_of_m:
+        return None
+    pass_index = first_of_m[1]
+    steps = deal.steps(pass_index)
+    # all steps before these two are full
+    for step in sorted({0, max(steps - 2, 0), steps - 1}):
+        parts = num_parts(deal, pass_index, step, count)
+        for rank in range(deal.world_size):
+            share = deal.share(pass_index, step, rank)
+            images = share.stop - share.start
+            if images and images // parts <= 1:
+                return pass_index, step
+    return None
 
 
 def exchanged(model: nn.Module, *, is_last: bool) -> AbstractContextManager[object]:

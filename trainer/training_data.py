@@ -38,8 +38,6 @@ class TrainingData:
     source: PassSource
     images: ImageSource
     val: Path | None
-    first_line: str | None
-    """What a run says before anything else: that its labels were made at another temperature."""
 
 
 @contextmanager
@@ -98,7 +96,6 @@ def open_training_data(
             source=source,
             images=images,
             val=None if config.labels == "ssl" else _validation(config, note),
-            first_line=first_line,
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cli.field_options import option, with_options
 from cli.new_store_options import CropOptions, LayoutOptions
@@ -18,6 +19,10 @@ from cli.teacher_options import (
     print_report,
     progress_of,
 )
+
+if TYPE_CHECKING:
+    from labelstore.commit.lease_keeper import Progress
+    from labelstore.labelling.generate import GenerationReport
 
 
 @with_options
@@ -60,35 +65,49 @@ def create(
         from labelstore.catalogue.server import check_server_url
 
         check_server_url(catalogue)
-    if dry_run:
-        _report_plan(store, images, crops, json=json)
-        return
 
     from labelstore.labelling.label_images import label_images
 
-    with progress_of("labels", "crops") as progress:
-        report = label_images(
-            store,
+    def label(path: Path, progress: Progress) -> GenerationReport:
+        return label_images(
+            path,
             images=images,
             teacher=about_teacher.load(teacher),
             codec=codec,
             name=labels.name,
-            catalogue=catalogue,
+            # a dry run makes its copy in a file
+            catalogue=None if dry_run else catalogue,
             **crops.arguments(),
             **vars(layout),
             **about_teacher.arguments(),
             **work.arguments(),
             progress=progress,
         )
+
+    if dry_run:
+        _report_plan(store, images, crops, label, json=json)
+        return
+    with progress_of("labels", "crops") as progress:
+        report = label(store, progress)
     print_report(report, store, json=json)
 
 
-def _report_plan(store: Path, images: Path, crops: CropOptions, *, json: bool) -> None:
+def _report_plan(
+    store: Path,
+    images: Path,
+    crops: CropOptions,
+    label: Callable[[Path, Progress], object],
+    *,
+    json: bool,
+) -> None:
     from labelstore.arrays.durable import check_new_place
     from labelstore.images import ignored_words, open_images
+    from labelstore.labelling.rehearsal import rehearse
+    from labelstore.store.opening import exists
 
-    if not store.exists():
+    if not exists(store):
         check_new_place(store)
+    rehearse(store, label)
     num_crops = crops.num_crops
     if crops.plan_of is not None:
         import labelstore

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.options import DryRun, Json
-from cli.output import print_json, say
+from cli.output import print_json, say, size
 
 
 def drop(
@@ -38,7 +38,7 @@ def drop(
         path, kind, name = Path(kind), name, str(store)
     with labelstore.open(path, readonly=dry_run) as opened:
         found = what_drops(opened, kind, name)
-        what = f"{kind} {name} of {path}: {found.shards:,} shards, {found.bytes / 1e6:,.1f} MB"
+        what = f"{kind} {name} of {path}: {found.shards:,} shards, {size(found.bytes)}"
         if not dry_run:
             if not yes:
                 raise UsageError(f"this deletes {what}; give --yes to do it")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.options import DryRun, Json, Store
-from cli.output import print_json
+from cli.output import print_json, size
 from cli.progress import Progress
 
 
@@ -49,7 +49,7 @@ def freeze(
     if json:
         print_json({"store": store, **asdict(found), "frozen": not dry_run})
         return
-    what = f"{found.path}: {found.files:,} files, {found.bytes / 1e6:,.1f} MB"
+    what = f"{found.path}: {found.files:,} files, {size(found.bytes)}"
     if dry_run:
         print(f"would freeze {what}")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cli.options import DryRun, Json, Store
-from cli.output import print_json, say
+from cli.output import print_json, say, size
 
 
 def gc(store: Store, dry_run: DryRun = False, json: Json = False) -> None:
@@ -24,4 +24,4 @@ def gc(store: Store, dry_run: DryRun = False, json: Json = False) -> None:
     for found, reason in collected.kept:
         say(f"kept {store / found.path}: {reason}")
     verb = "would remove" if dry_run else "removed"
-    print(f"{verb} {len(collected.removed):,} files, {collected.bytes / 1e6:,.1f} MB")
+    print(f"{verb} {len(collected.removed):,} files, {size(collected.bytes)}")

@@ -24,6 +24,8 @@ from cli.teacher_options import (
 
 if TYPE_CHECKING:
     import labelstore
+    from labelstore.commit.lease_keeper import Progress
+    from labelstore.labelling.generate import GenerationReport
 
 
 @with_options
@@ -61,24 +63,24 @@ def grow(
     check_teacher_model(teacher, about_teacher.teacher_model)
     if num_crops is not None and teacher is None:
         raise UsageError("--num-crops needs --teacher SOURCE: new crops are labelled at once")
-    with labelstore.open(store, readonly=dry_run) as opened:
-        if num_crops is None and (teacher is None or dry_run):
+    if teacher is None:
+        with labelstore.open(store, readonly=dry_run) as opened:
             _take_in(opened, store, images, skip_bad=work.skip_bad, dry_run=dry_run, json=json)
-            return
-        if dry_run:
-            _report_growth(opened, store, num_crops, plan_name, json=json)
-            return
+        return
 
-        from labelstore.labelling.grow import plan_growth
+    from labelstore.labelling.grow import plan_growth
+    from labelstore.labelling.rehearsal import rehearse
 
-        if num_crops is not None:
+    if num_crops is not None:
+        with labelstore.open(store, readonly=True) as opened:
             plan_growth(opened, num_crops, plan=plan_name)  # before the teacher is loaded
-        assert teacher is not None
-        with progress_of("labels", "crops") as progress:
-            report = labelstore.grow(
+
+    def label(path: Path, progress: Progress) -> GenerationReport:
+        with labelstore.open(path) as opened:
+            return labelstore.grow(
                 opened,
                 num_crops=num_crops,
-                teacher=about_teacher.load(teacher),
+                teacher=about_teacher.load(teacher, opened.catalogue.teachers.all()),
                 images=images,
                 label_set=label_set,
                 plan=plan_name,
@@ -86,6 +88,18 @@ def grow(
                 **work.arguments(),
                 progress=progress,
             )
+
+    if dry_run:
+        rehearse(store, label)
+        with labelstore.open(store, readonly=True) as opened:
+            if num_crops is None:
+                _take_in(opened, store, images, skip_bad=work.skip_bad, dry_run=True, json=json)
+            else:
+                _report_growth(opened, store, num_crops, plan_name, json=json)
+        return
+    with progress_of("labels", "crops") as progress:
+        report = label(store, progress)
+    with labelstore.open(store, readonly=True) as opened:
         plan = opened.plan(opened.label_set_row(report.label_set).plan)
         behind = _left_behind(opened, plan.name)
     print_report(report, store, json=json, more={"num_crops_per_image": plan.num_crops, **behind})

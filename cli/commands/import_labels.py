@@ -11,6 +11,7 @@ import typer
 
 from cli.errors import one_line
 from cli.field_options import Shown, option, with_options
+from cli.frame_output import no_formula
 from cli.import_facts import import_facts
 from cli.new_store_options import CROPS, LayoutOptions
 from cli.options import IMAGES, Dask, DryRun, Json, Processes
@@ -172,7 +173,9 @@ def _tell_bad(found: ImportReport, report: Path | None) -> None:
         with report.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             rows = csv.writer(file)
             rows.writerow(("file", "image", "reason"))
-            rows.writerows((bad.file, bad.image or "", bad.reason) for bad in found.bad)
+            rows.writerows(
+                map(no_formula, (bad.file, bad.image or "", bad.reason)) for bad in found.bad
+            )
     if found.num_bad > 1 or (found.num_bad and not found.rejected_blocks):
         for bad in found.bad[:LISTED]:
             say(f"cannot be used: {bad.file}: {bad.reason}")

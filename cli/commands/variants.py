@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import Dask, DryRun, Json, Processes, Store
-from cli.output import print_fields, print_json, say
+from cli.output import print_fields, print_json, say, size
 from cli.progress import Progress
 
 
@@ -132,7 +132,7 @@ def variants(
                 "KL(source || new) mean": f"{_nats(cost.kl)} over {cost.num_crops:,} crops",
                 "KL(source || new) 99th percentile": _nats(cost.kl_p99),
                 "KL(source || new) worst": _nats(cost.kl_worst),
-                "size": f"{sizes[chosen] / 1e6:,.1f} MB, {sizes[record['from']] / 1e6:,.1f} MB before",
+                "size": f"{size(sizes[chosen])}, {size(sizes[record['from']])} before",
             }
         )
     if not is_complete:

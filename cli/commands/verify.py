@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import Dask, Json, Processes, Store
-from cli.output import print_json
+from cli.output import print_json, size
 from cli.progress import Progress, duration
 from cli.wording import spoken
 
@@ -66,7 +66,7 @@ def _print(report: VerifyReport) -> None:
     state = "frozen, " if report.frozen else ""
     count = len(report.problems)
     print(
-        f"{report.store}: {state}{report.shards:,} shards, {report.files:,} files, {report.bytes / 1e6:,.1f} MB "
+        f"{report.store}: {state}{report.shards:,} shards, {report.files:,} files, {size(report.bytes)} "
         f"in {duration(report.seconds)}: {'sound' if not count else f'{count} problems'}"
     )
 

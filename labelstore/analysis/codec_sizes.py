@@ -218,8 +218,16 @@ def _richest(store: Store) -> LabelSet:
         if best is None or richness > best[0]:
             best = richness, labels
     if best is None:
+        others = [name for name in store.label_sets if store.label_set(name).blocks]
+        if others:
+            raise UsageError(
+                f"{store.path}: {', '.join(others)} holds no probabilities of crops, and no other form can be computed "
+                "from it: `labelstore stats` without storage has its size, and one that `labelstore.generate()` makes "
+                "can be taken as a sample"
+            )
         raise UsageError(
-            f"{store.path} has no labels of crops yet to take a sample of: run `labelstore.generate` first"
+            f"{store.path} has no labels of crops yet to take a sample of: run `labelstore.generate` first, as it was "
+            "begun"
         )
     return best[1]
 

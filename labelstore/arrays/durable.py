@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-from labelstore.errors import StorageError, UsageError, check_utf8
+from labelstore.errors import LabelStoreError, StorageError, UsageError, check_utf8
 
 TEMPORARY_SUFFIX = ".tmp"
 STORE_MARKS = (("catalogue.db", "catalogue.url"), ("arrays.zarr", "arrays"))
@@ -44,7 +44,7 @@ def write_durably(path: Path, data: bytes) -> Path:
     )
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(temporary, flags, 0o644)
+        descriptor = os.open(temporary, flags, 0o666)
     except OSError as error:
         _refuse(error, path)
     try:
@@ -167,7 +167,8 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn an OSError inside the block into a StorageError that names `path`."""
     try:
         yield
-    except StorageError:
+    except LabelStoreError:
+        # some are an OSError too, such as StoreNotFound
         raise
     except OSError as error:
         _refuse(error, path)

@@ -135,7 +135,7 @@ class _Sink(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         super().__init__()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(path, flags, 0o644)
+        self._descriptor = os.open(path, flags, 0o666)
         self._at = 0
         self._size = 0
         self._problem: OSError | None = None

@@ -16,6 +16,7 @@ import os
 import random
 import shutil
 import sqlite3
+import stat
 import tempfile
 import threading
 import time
@@ -89,10 +90,14 @@ class Database:
                 raise StoreNotFound(
                     f"{path}: no catalogue there; check the path or run `labelstore.create`"
                 )
-            if not creating and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            if creating:
+                # SQLite would make it 0644 whatever the umask says, and a group's other members could not join
+                _make_file(path)
+            elif not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
                 # Not immutable=1: a rollback journal left by a killed writer must be noticed, not
                 # read past.
                 self.readonly, mode = True, "ro"
+                self.why_readonly = _whose(path)
             self._engine = sqlite_engine(path, mode=mode, readonly=self.readonly)
         else:
             self._engine = postgresql_engine(parsed)
@@ -255,6 +260,29 @@ class Database:
                     raise
                 time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
         raise ConflictError(f"{self.name}: {_ATTEMPTS} attempts met another writer; try again")
+
+
+def _make_file(path: Path) -> None:
+    """An empty file with the rights that the umask leaves; one that is there stays as it is."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror or error}): nothing was written"
+        ) from error
+
+
+def _whose(path: Path) -> str:
+    """Why a file, or its folder, cannot be written by this user, and what its owner can do."""
+    closed = path if not os.access(path, os.W_OK) else path.parent
+    try:
+        kept = f"{stat.filemode(closed.stat().st_mode)}, owner {closed.owner()}, group {closed.group()}"
+    except (OSError, KeyError, NotImplementedError):
+        kept = "owned by somebody else"
+    return (
+        f"may not be written by this user ({closed} is {kept}; its owner can allow a group with "
+        f"`chmod -R g+rwX {path.parent}`)"
+    )
 
 
 @contextmanager

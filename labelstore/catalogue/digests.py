@@ -7,6 +7,7 @@ integrity check misses a fifth of flipped bits, since it knows structure and not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
@@ -31,7 +32,7 @@ from sqlalchemy import (
 )
 
 from labelstore.catalogue.tables import DIGESTED, digests
-from labelstore.errors import DamagedShard
+from labelstore.errors import DamagedShard, UsageError
 
 _MODULUS = 1 << 128
 _BATCH = 20_000
@@ -200,8 +201,15 @@ def _python_type(column: Column[Any]) -> Callable[[Any], Any]:
     if isinstance(column.type, Integer):
         return int
     if isinstance(column.type, Double):
-        return float
+        return _double
     return bytes if isinstance(column.type, LargeBinary) else str
+
+
+def _double(value: Any) -> float:  # noqa: ANN401 - a number of any kind
+    number = float(value)
+    if math.isnan(number):
+        raise UsageError("NaN cannot be kept in the catalogue: SQLite has no such number")
+    return number + 0.0  # SQLite has no -0.0
 
 
 def _rows_by_key(conn: Connection, table: Table, keys: Sequence[Row]) -> list[Row]:

@@ -6,6 +6,7 @@ import os
 import re
 import sqlite3
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
@@ -25,6 +26,12 @@ BUSY_SECONDS = 60
 
 CONNECT_SECONDS = 10
 """How long a PostgreSQL server has to answer."""
+
+SILENT_SECONDS = 2 * BUSY_SECONDS
+"""How long a PostgreSQL server may send nothing while it is waited for: longer than it waits for other writers."""
+
+KEEPALIVE = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3}
+"""Libpq's settings by which the system notices a machine that is gone, in less than a minute."""
 
 MAX_CELL_BYTES = 64 << 20
 """Largest value of a SQLite catalogue: no row of ours comes near, and a wicked one is not read into memory."""
@@ -151,9 +158,9 @@ def postgresql_engine(url: URL) -> Engine:
         # how safe a connection has to be is for who connects to say, not for who made the store
         url = url.difference_update_query(["sslmode"])
     # a server that is gone is noticed in seconds; what the URL says comes first
-    settings: dict[str, object] = (
-        {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
-    )
+    settings: dict[str, object] = {**KEEPALIVE}
+    if "connect_timeout" not in url.query:
+        settings["connect_timeout"] = CONNECT_SECONDS
     named = is_named(url)
     try:
         if not named:
@@ -166,6 +173,12 @@ def postgresql_engine(url: URL) -> Engine:
         raise UsageError(
             "a catalogue on PostgreSQL needs psycopg: pip install 'labelstore[postgresql]'"
         ) from None
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: object, record: object, args: list[Any], named: dict[str, Any]) -> object:
+        from labelstore.catalogue.silent_servers import connect_with_deadline
+
+        return connect_with_deadline(*args, **named)
 
     @event.listens_for(engine, "handle_error")
     def asked_for_a_secret(context: ExceptionContext) -> None:

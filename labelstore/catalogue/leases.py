@@ -4,6 +4,9 @@ A lease is granted on a block that is not complete and that nobody holds. Its fe
 more than any that the block ever had, and is kept after release, so that an owner who slept past
 the expiry can be told apart from the one who came after, whatever both believe. A lease is of one label set
 or mask and not of its name: after a drop it is worth nothing, also where the name was given again.
+
+No lease lasts longer than `LONGEST_SECONDS`. An expiry further ahead was written by a clock that was wrong, or has
+been set back since: such a lease is void, so that nobody waits for it, and its fencing number keeps its owner apart.
 """
 
 from __future__ import annotations
@@ -16,9 +19,13 @@ from sqlalchemy import Connection, func, select
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import insert_rows, update_rows, verified_rows
 from labelstore.catalogue.identities import identity
+from labelstore.catalogue.record_columns import check_types
 from labelstore.catalogue.records import Lease
 from labelstore.catalogue.tables import leases, shards
 from labelstore.errors import ConflictError, LeaseLost, UsageError
+
+LONGEST_SECONDS = 600.0
+"""Five times the leases that `LeaseKeeper` takes, for clocks of machines that differ by minutes."""
 
 
 class Leases:
@@ -65,10 +72,10 @@ class Leases:
             committed = _num_committed(conn, group)
             fences = {}
             live = set()
-            for _, block, _, expires, fence in verified_rows(conn, leases, group):
-                fences[block] = int(fence)
-                if expires > now:
-                    live.add(block)
+            for held in _leases(conn, group):
+                fences[held.block] = held.fence
+                if is_live(held.expires, now=now):
+                    live.add(held.block)
             granted: list[Lease] = []
             for block in order:
                 if len(granted) == count:
@@ -155,6 +162,16 @@ class Leases:
         with self._database.reading() as conn:
             return live_leases(conn, group, now=self._database.now(conn))
 
+    def now(self) -> float:
+        """Unix seconds by the clock that leases expire by."""
+        with self._database.reading() as conn:
+            return self._database.now(conn)
+
+    def owned(self) -> list[Lease]:
+        """Every lease that was not given up, also those that expired or are void."""
+        with self._database.reading() as conn:
+            return [lease for lease in _leases(conn, None) if lease.owner]
+
 
 def check_lease(conn: Connection, lease: Lease, *, now: float) -> None:
     """LeaseLost unless the lease is still its owner's, with its fencing number, has not expired, and its group is
@@ -173,10 +190,21 @@ def check_lease(conn: Connection, lease: Lease, *, now: float) -> None:
 
 def live_leases(conn: Connection, group: str | None, *, now: float) -> list[Lease]:
     """`Leases.live` as the transaction of `conn` sees it."""
+    return [lease for lease in _leases(conn, group) if is_live(lease.expires, now=now)]
+
+
+def is_live(expires: float, *, now: float) -> bool:
+    """Whether a lease with this expiry keeps others away."""
+    return now < expires <= now + LONGEST_SECONDS
+
+
+def _leases(conn: Connection, group: str | None) -> list[Lease]:
+    rows = verified_rows(conn, leases, group)
+    for row in rows:
+        check_types(leases, row)
     return [
         Lease(group=row[0], block=row[1], owner=row[2], expires=row[3], fence=row[4])
-        for row in verified_rows(conn, leases, group)
-        if row[3] > now
+        for row in rows
     ]
 
 
@@ -191,10 +219,8 @@ def _same_identity(conn: Connection, group: str, of: str) -> str:
 
 
 def _check_seconds(ttl_s: float) -> None:
-    if ttl_s <= 0:
-        raise UsageError(
-            f"a lease of {ttl_s} s is over before it begins: give a positive number of seconds"
-        )
+    if not 0 < ttl_s <= LONGEST_SECONDS:
+        raise UsageError(f"a lease of {ttl_s} s: give more than 0 and at most {LONGEST_SECONDS:g}")
 
 
 def _num_committed(conn: Connection, group: str) -> dict[int, int]:

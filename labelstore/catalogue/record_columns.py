@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from sqlalchemy import BigInteger, Boolean, Double, Integer, LargeBinary, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, LargeBinary, Table, Text
 
 from labelstore.catalogue.digests import Row
 from labelstore.errors import DamagedShard, UsageError
 
 R = TypeVar("R")
+
+MAX_NUMBER = 1e300
+"""Above every number of ours; NaN and infinities are not below it."""
 
 _TYPES: dict[type, type | tuple[type, ...]] = {
     Integer: int,
@@ -54,22 +58,59 @@ def records(kind: type[R], table: Table, rows: Iterable[Row]) -> tuple[R, ...]:
 def from_columns(kind: type[R], table: Table, row: Row) -> R:
     """The record of one row in column order; JSON lists come back as tuples.
 
-    DamagedShard for a value of another type than its column's, as only a foreign hand writes.
+    DamagedShard for a value of another type than its column's or its field's, as only a foreign hand writes.
     """
+    check_types(table, row)
     values = {column.name: value for column, value in zip(table.columns, row, strict=True)}
-    try:
-        for column in table.columns:
-            value = values[column.name]
-            if column.info.get("json"):
-                value = json.loads(value)
-                values[column.name] = tuple(value) if isinstance(value, list) else value
-            elif not isinstance(value, _TYPES[type(column.type)]) and not (
-                value is None and column.nullable
-            ):
-                raise TypeError(f"{value!r}"[:40])
-    except (ValueError, TypeError, RecursionError) as error:
-        raise DamagedShard(
-            f"catalogue table {table.name}: column {column.name} holds what nobody wrote there ({error}): "
-            "restore the catalogue from a copy"
-        ) from None
+    hints = get_type_hints(kind)
+    for column in table.columns:
+        if not column.info.get("json"):
+            continue
+        try:
+            value = json.loads(values[column.name])
+        except (ValueError, RecursionError) as error:
+            raise _foreign(table, column, error) from None
+        if not fits(value, hints[column.name]):
+            raise _foreign(table, column, f"{value!r}"[:40])
+        values[column.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+def check_types(table: Table, row: Row) -> None:
+    """DamagedShard for a value of another type than its column's: SQLite lets any value stand in any column."""
+    for column, value in zip(table.columns, row, strict=True):
+        if not isinstance(value, _TYPES[type(column.type)]) and not (
+            value is None and column.nullable
+        ):
+            raise _foreign(table, column, f"{value!r}"[:40])
+
+
+def _foreign(table: Table, column: Column[Any], what: object) -> DamagedShard:
+    return DamagedShard(
+        f"catalogue table {table.name}: column {column.name} holds what nobody wrote there ({what}): "
+        "restore the catalogue from a copy"
+    )
+
+
+def fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - a type, or what typing makes of one
+    """Whether a JSON value is of a type: a mapping, a tuple (a list in JSON), a plain value, or one of several."""
+    if hint is Any:
+        return True
+    inner = get_args(hint)
+    if isinstance(hint, UnionType):
+        return any(fits(value, each) for each in inner)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            return False
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        return len(kinds) == len(value) and all(map(fits, value, kinds))
+    if get_origin(hint) is Mapping:
+        return isinstance(value, dict) and all(fits(part, inner[1]) for part in value.values())
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        # Infinity and NaN are no JSON, but Python reads them
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        return abs(value) < MAX_NUMBER
+    return isinstance(value, hint)

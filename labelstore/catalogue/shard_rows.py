@@ -7,8 +7,9 @@ import zlib
 from collections.abc import Sequence
 
 from labelstore.catalogue.digests import Row
-from labelstore.catalogue.record_columns import json_text
+from labelstore.catalogue.record_columns import check_types, json_text
 from labelstore.catalogue.records import ShardRow
+from labelstore.catalogue.tables import shards
 from labelstore.errors import DamagedShard
 from labelstore.shard_files import ShardFile, check_file_key
 
@@ -75,6 +76,7 @@ def to_columns(row: ShardRow) -> dict[str, object]:
 
 def from_columns(row: Row) -> ShardRow:
     """The ledger row of a table row in column order."""
+    check_types(shards, row)
     group, block, crop_shard, num_images, _, fence, seconds, device, committed, files = row
     return ShardRow(
         group=group,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -15,6 +16,9 @@ from labelstore.errors import ConflictError, LabelStoreError, LeaseLost
 
 LEASE_SECONDS = 120.0
 HEARTBEAT_SECONDS = 20.0
+
+# a warning: without a handler of the caller's own, Python writes it to stderr
+_LOG = logging.getLogger(__name__)
 
 
 def owner_name() -> str:
@@ -40,6 +44,14 @@ def is_dead(owner: str) -> bool:
     # a /proc that hides the processes of other users tells nothing
     now = _start_time(pid)
     return bool(now and started) and now != started
+
+
+def process_of(owner: str) -> str:
+    """The owner of a lease in words: its process and machine; what is no owner of ours is quoted."""
+    parts = owner.split("/")
+    if len(parts) == 6 and parts[3].isdecimal() and parts[0].isascii() and parts[0].isprintable():
+        return f"process {parts[3]} on {parts[0]}"
+    return ascii(owner)
 
 
 class LeaseKeeper:
@@ -167,23 +179,39 @@ class Patience:
         self._waits = waits
         self._seen: object = None
         self._waited = 0.0
+        self._told = False
 
     def wait(self, blocks: Sequence[int], *, seconds: float, most: float) -> None:
         """Sleep for `seconds`, while others are at the `blocks` that are not committed yet.
 
         ConflictError after `most` seconds in which none was committed and no lease on one was renewed.
         """
-        held = self._catalogue.leases.live(self._group)
-        seen = len(blocks), [lease for lease in held if lease.block in set(blocks)]
+        wanted = set(blocks)
+        held = [
+            lease for lease in self._catalogue.leases.live(self._group) if lease.block in wanted
+        ]
+        seen = len(blocks), held
         if seen != self._seen:
             self._seen, self._waited = seen, 0.0
+        if held and not self._told:
+            self._told = True
+            _LOG.warning("%s: waiting for %s", self._group, self._words(held[0]))
         if self._waited > most or not self._waits:
+            whom = self._words(held[0]) if held else f"image block {blocks[0]}"
             raise ConflictError(
-                f"{self._group}: another worker holds image block {blocks[0]} and does not finish it: "
-                "run the command again when it is done"
+                f"{self._group}: waited {self._waited:.0f} s for {whom}, which does not finish it; "
+                "run the command again later, or look who holds it (`labelstore leases`)"
             )
         time.sleep(seconds)
         self._waited += seconds
+
+    def _words(self, lease: Lease) -> str:
+        left = lease.expires - self._catalogue.leases.now()
+        until = time.strftime("%H:%M:%S", time.localtime(lease.expires))
+        return (
+            f"image block {lease.block}, leased to {process_of(lease.owner)} until {until} (for {left:.0f} s) "
+            "unless it renews the lease"
+        )
 
 
 def _machine() -> str:

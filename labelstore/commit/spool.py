@@ -183,7 +183,7 @@ def _open(path: Path, flags: int) -> int:
     """A descriptor of a plain file that no other name leads to; RejectedInput for anything else."""
     try:
         # not blocking: a pipe would wait for its other end
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR):
             raise _no_file(path) from None

@@ -79,7 +79,10 @@ def open_store(
     if (url := storage_url(path)) is not None:
         return open_remote(url, cache=None if cache is None else Path(cache))
     path = Path(path)
-    refuse_links(path)
+    # a folder that may not be entered, or a disk that fails, at the first look
+    with storage_errors(path):
+        refuse_links(path)
+        catalogue_url(path)
     catalogue = _catalogue(path, readonly=readonly)
     with catalogue.reading():
         refuse_rows(catalogue, path)

@@ -13,10 +13,12 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.named_rows import check_name
-from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow
+from labelstore.catalogue.record_columns import fits
+from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherRow
 from labelstore.codecs import codec_from_record
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.crop_mixing import planned_mixing
@@ -30,8 +32,14 @@ from labelstore.store.layout import (
     plan_fields,
     specs,
 )
+from labelstore.store.outputs import OUTPUT_NAMES
+
+Facts: TypeAlias = Mapping[str, Any]
+"""Key -> type."""
 
 MAX_CLASSES = 1 << 24
+MOST_PIXELS = 1 << 14
+"""Of a side of what a teacher sees."""
 MAX_ROWS = 1 << 32
 
 _FILES = (
@@ -151,8 +159,12 @@ def refuse_rows(catalogue: Catalogue, store: Path) -> None:
         num_rows = catalogue.images.num_rows()
         plans = {row.name: row for row in catalogue.plans.all()}
         label_sets, masks = catalogue.label_sets.all(), catalogue.masks.all()
+        teachers = catalogue.teachers.all()
     except DamagedShard:
         return
+    for teacher in teachers:
+        with _refused(store, "teacher", teacher.name):
+            _check_teacher(teacher)
     for plan in plans.values():
         with _refused(store, "crop plan", plan.name):
             _check_plan(plan, num_rows)
@@ -177,6 +189,48 @@ def _refused(store: Path, what: str, name: str) -> Iterator[None]:
             f"{store}: {what} {name[:100]!r} is none that labelstore writes ({reason[:300]}): "
             "get the store from somebody you trust"
         ) from None
+
+
+_CLASS_MAP: Facts = {
+    "outputs": tuple[int, ...],
+    "lost_mass": Mapping[str, Any] | None,
+    "source": str | None,
+}
+_LABEL_FACTS: Facts = {
+    "images": str | None,
+    "images_kind": str,
+    "autocast": str,
+    "crop_device": str,
+    "compile": bool,
+    "class_map": Mapping[str, Any] | None,
+    "output_of_class": Mapping[str, Any] | None,
+    "outputs_are": str,
+    "imported_from": Mapping[str, Any],
+    "stated": Mapping[str, Any],
+    "versions": Mapping[str, str],
+}
+_TEACHER_FACTS: Facts = {
+    "crop_mode": str,
+    "weights": str,
+    "evaluation": Mapping[str, Any] | None,
+    OUTPUT_NAMES: tuple[str, ...] | None,
+}
+"""What is read of facts, by key: any may be missing, and others are only shown."""
+
+
+def _check_facts(facts: Mapping[str, Any], kinds: Facts) -> None:
+    for key, kind in kinds.items():
+        if key in facts and not fits(facts[key], kind):
+            raise ValueError(f"{key} {str(facts[key])[:40]!r}")
+
+
+def _check_teacher(row: TeacherRow) -> None:
+    _check_facts(row.facts, _TEACHER_FACTS)
+    _check_facts(row.facts.get("evaluation") or {}, {"num_images": int | None})
+    if not (0 < row.input_size <= MOST_PIXELS and 1 <= row.num_classes <= MAX_CLASSES):
+        raise ValueError(f"{row.num_classes} classes at {row.input_size} pixels")
+    if not all(map(math.isfinite, (row.crop_pct, row.top1 or 0.0))):
+        raise ValueError("a number that is not finite")
 
 
 def _check_plan(plan: PlanRow, num_rows: int) -> None:
@@ -210,6 +264,10 @@ def _check_label_set(row: LabelSetRow, plans: Mapping[str, PlanRow], num_rows: i
         raise ValueError(f"{row.num_classes} classes")
     if not (math.isfinite(row.temperature) and row.temperature > 0):
         raise ValueError(f"temperature {row.temperature}")
+    _check_facts(row.facts, _LABEL_FACTS)
+    class_map = row.facts.get("class_map") or {}
+    _check_facts(class_map, _CLASS_MAP)
+    _check_facts(class_map.get("lost_mass") or {"mean": 0.0}, {"mean": float})
     record = dict(row.codec)
     if "class_ids" in record and record["class_ids"] is None:
         record["class_ids"] = "plain"  # no shard has decided yet
@@ -219,6 +277,7 @@ def _check_label_set(row: LabelSetRow, plans: Mapping[str, PlanRow], num_rows: i
 
 def _check_mask(row: MaskRow, plans: Mapping[str, PlanRow]) -> None:
     check_name(row.name)
+    _check_facts(row.rule, {"temperature": float, "epsilon": float})
     plan = plans[row.plan]
     if not 1 <= row.num_crops <= plan.num_crops or row.num_crops % plan.crops_per_shard:
         raise ValueError(f"{row.num_crops} of {plan.num_crops} crops")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -128,6 +128,15 @@ def load_recorded_teacher(row: TeacherRow, given: str | None = None) -> Teacher:
     return load_teacher(
         source, architecture=architecture, input_size=row.input_size, weights=weights
     )
+
+
+def recorded_architecture(source: str, recorded: Iterable[TeacherRow]) -> str | None:
+    """The network of a checkpoint that is a teacher of a store already; None where none is recorded, or only code."""
+    path = Path(source)
+    if not _is_checkpoint(path):
+        return None
+    named = {row.architecture for row in recorded if Path(row.source).absolute() == path.absolute()}
+    return named.pop() if len(named) == 1 and not any(map(is_function, named)) else None
 
 
 def _is_checkpoint(path: Path) -> bool:

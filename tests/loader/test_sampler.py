@@ -276,9 +276,27 @@ def test_ranks_share_every_step_without_gap_or_overlap(deal):
                 images = range(deal.num_images)[deal.share(pass_index, step, rank)]
                 seen.extend(images)
                 sizes.append(len(images))
-            assert max(sizes) - min(sizes) <= 1
+            taking_part = deal.ranks_of_step(pass_index, step)
+            assert max(sizes) - min(sizes[:taking_part]) <= 1
+            assert not any(sizes[taking_part:])
             assert sum(sizes) == deal.images_of_step(pass_index, step)
+            # buffers are made for a full step
+            assert max(sizes) * len(deal.schedule.positions(pass_index)) <= -(
+                -deal.batch_size // deal.world_size
+            )
         assert seen == list(range(deal.num_images))
+
+
+@law
+@given(deals())
+def test_no_rank_has_a_single_crop_where_steps_are_large_enough(deal):
+    if deal.batch_size // deal.world_size < 3 or deal.num_images == 1:
+        return
+    for pass_index, m in enumerate(deal.schedule.crops_per_pass):
+        for step in range(deal.steps(pass_index)):
+            for rank in range(deal.world_size):
+                images = range(deal.num_images)[deal.share(pass_index, step, rank)]
+                assert len(images) * m != 1
 
 
 @law

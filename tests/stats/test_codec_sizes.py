@@ -10,7 +10,7 @@ from cli.labelstore_app import app
 from labelstore import MarginalSmoothing
 from labelstore.analysis.codec_sizes import codec_table
 from labelstore.analysis.fkd_files import fkd_kinds
-from labelstore.codecs import Full, Hard, MarginalRenorm, Smoothing
+from labelstore.codecs import Full, Hard, Logits, MarginalRenorm, Smoothing
 from labelstore.errors import UsageError
 from labelstore.labelling.deriving import derive
 from labelstore.testing.filled_store import filled_store
@@ -118,3 +118,15 @@ def test_the_command_prints_the_table(store, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "FKD Table 2 with these labels" in shown
     assert "relabel-full" in shown
+
+
+def test_labels_that_no_other_form_follows_from_are_told_apart_from_none(new_store):
+    """Advice that can be followed: `labelstore create` would change nothing where labels are there."""
+    empty = new_store(np.full((4, 2, 3), 1 / 3, "f4"), MarginalSmoothing(k=2), blocks=[])
+    with pytest.raises(UsageError, match="run `labelstore create` first"):
+        codec_table(empty)
+    outputs = new_store(np.zeros((4, 2, 3), "f4"), Logits())
+    with pytest.raises(
+        UsageError, match=r"holds no probabilities of crops.* `labelstore add-teacher`"
+    ):
+        codec_table(outputs)

@@ -80,6 +80,16 @@ def litter(world: World) -> None:
     os.utime(path, (0, 0))
 
 
+def leased(world: World) -> None:
+    """Something for `leases` to break."""
+    import labelstore
+
+    with labelstore.open(world.store) as store:
+        name = store.label_sets[0]
+        owner = "elsewhere/pid:[1]/boot/1/1/abcdef"
+        store.catalogue.leases.acquire(f"labels/{name}", [0], owner, 60, done=99)
+
+
 def frozen(world: World) -> None:
     """Something for `push`."""
     assert run("labelstore", ["freeze", world.store]) == 0
@@ -94,6 +104,7 @@ def shared(world: World) -> None:
 PREPARE = {
     ("labelstore", "repair"): damage,
     ("labelstore", "gc"): litter,
+    ("labelstore", "leases"): leased,
     ("labelstore", "push"): frozen,
     ("labelstore", "pull"): shared,
 }
@@ -119,6 +130,7 @@ CASES = {
     ("labelstore", "verify"): lambda w: ["verify", w.store],
     ("labelstore", "repair"): lambda w: ["repair", w.store],
     ("labelstore", "gc"): lambda w: ["gc", w.store],
+    ("labelstore", "leases"): lambda w: ["leases", w.store, "--break", "process 1 on elsewhere"],
     ("labelstore", "freeze"): lambda w: ["freeze", w.store, w.folder / "frozen"],
     ("labelstore", "push"): lambda w: ["push", w.store, w.folder / "remote"],
     ("labelstore", "pull"): lambda w: ["pull", w.folder / "remote", w.folder / "pulled"],

@@ -145,7 +145,7 @@ def test_a_run_goes_on_with_settings_that_may_differ(data, tmp_path, monkeypatch
     monkeypatch.setattr(
         trainer.engine,
         "micro_batches",
-        lambda batch, count, ranks: parts.append(count) or split(batch, count, ranks),
+        lambda batch, count, deal: parts.append(count) or split(batch, count, deal),
     )
     run = trainer.run(may, note=notes.append)
     assert parts == [2] * STEPS
