@@ -26,6 +26,7 @@ EXAMPLES = {
     "labelstore audit": "in1k.labels --sample 500",
     "labelstore repair": "in1k.labels --images imagenet/train",
     "labelstore gc": "in1k.labels",
+    "labelstore leases": "in1k.labels",
     "labelstore freeze": "in1k.labels",
     "labelstore push": "in1k.labels OWNER/in1k-labels",
     "labelstore pull": "OWNER/in1k-labels in1k.labels",

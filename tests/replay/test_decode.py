@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from labelstore import pictures
-from labelstore.cropping import replay
+from labelstore.cropping import pictures, replay
 from labelstore.errors import LabelStoreError, RejectedInput, StorageError
 
 
