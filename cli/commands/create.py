@@ -22,6 +22,7 @@ from cli.teacher_options import (
 
 if TYPE_CHECKING:
     from labelstore.commit.lease_keeper import Progress
+    from labelstore.images import ImageSource
     from labelstore.labelling.generate import GenerationReport
 
 
@@ -66,12 +67,20 @@ def create(
 
         check_server_url(catalogue)
 
+    from labelstore.arrays.durable import check_new_place
+    from labelstore.images import open_images
+    from labelstore.store.opening import exists
+
+    if not exists(store):
+        check_new_place(store)
+    folder = open_images(images)
+
     from labelstore.labelling.label_images import label_images
 
     def label(path: Path, progress: Progress) -> GenerationReport:
         return label_images(
             path,
-            images=images,
+            images=folder,
             teacher=about_teacher.load(teacher),
             codec=codec,
             name=labels.name,
@@ -85,7 +94,7 @@ def create(
         )
 
     if dry_run:
-        _report_plan(store, images, crops, label, json=json)
+        _report_plan(store, folder, crops, label, json=json)
         return
     with progress_of("labels", "crops") as progress:
         report = label(store, progress)
@@ -94,19 +103,15 @@ def create(
 
 def _report_plan(
     store: Path,
-    images: Path,
+    folder: ImageSource,
     crops: CropOptions,
     label: Callable[[Path, Progress], object],
     *,
     json: bool,
 ) -> None:
-    from labelstore.arrays.durable import check_new_place
-    from labelstore.images import ignored_words, open_images
+    from labelstore.images import ignored_words
     from labelstore.labelling.rehearsal import rehearse
-    from labelstore.store.opening import exists
 
-    if not exists(store):
-        check_new_place(store)
     rehearse(store, label)
     num_crops = crops.num_crops
     if crops.plan_of is not None:
@@ -115,7 +120,6 @@ def _report_plan(
         with labelstore.open(crops.plan_of, readonly=True) as other:
             num_crops = other.num_crops
     assert num_crops is not None
-    folder = open_images(images)
     record: dict[str, Any] = {
         "store": store,
         "exists": store.exists(),

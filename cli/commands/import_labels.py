@@ -18,6 +18,7 @@ from cli.options import IMAGES, Dask, DryRun, Json, Processes
 from cli.output import print_json, say
 from cli.progress import Progress, duration
 from cli.teacher_options import LABELS, WORK
+from cli.wording import spoken
 from labelstore.exchange.stated import Stated
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def import_labels(
         if not json:
             raise
         # here and not in cli.errors: what was and was not imported is in the same object as the error
-        message, code = one_line(str(error)), error.exit_code
+        message, code = one_line(spoken(str(error))), error.exit_code
         say(f"labelstore: {message}")
         print_json({"store": store, **asdict(error.report), "error": message, "exit": code})
         raise typer.Exit(code) from None

@@ -46,7 +46,7 @@ from labelstore.teachers.teacher_check import TeacherCheck, TeacherEvaluation
 def label_images(
     path: str | Path,
     *,
-    images: str | Path,
+    images: str | Path | ImageSource,
     teacher: str | Teacher,
     codec: LabelCodec,
     num_crops: int | None = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -57,7 +59,7 @@ def test_chunks_that_gzip_cannot_shrink(tmp_path):
 def test_one_group_per_shard(tmp_path):
     backend = open_arrays(tmp_path, "hdf5")
     specs = [field_spec("tail", "u1", 255), field_spec("flip", "u1", 255)]
-    object.__setattr__(specs[1], "path", "crops/default/flip")
+    specs[1] = replace(specs[1], path="crops/default/flip")
     zeros = np.zeros((4, 6), "u1")
     with pytest.raises(UsageError, match="one group"):
         backend.encode_shard(specs, (0, 0), {"tail": zeros, "flip": zeros})

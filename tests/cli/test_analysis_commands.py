@@ -334,7 +334,7 @@ def test_a_seed_below_zero_draws_nothing(path, tmp_path, seed):
             lambda: report.plot(labels, "histogram", seed=seed),
             lambda: report.write_page(store, tmp_path / "r.html", seed=seed),
         ):
-            with pytest.raises(UsageError, match=f"--seed {seed}"):
+            with pytest.raises(UsageError, match=f"`seed={seed}`"):
                 draw()
 
 

@@ -33,6 +33,7 @@ from trainer.losses import Discriminator, DistillationLoss, SparseSoftCrossEntro
 from trainer.mixing import mixing_rng
 from trainer.models import autocast, create_model
 from trainer.online_teacher import OnlineTeacher
+from trainer.sampler import Deal, PassSchedule
 from trainer.schedule import create_optimizer
 from trainer.shared_step import blank_crops, micro_batches
 from trainer.student_view import StudentView
@@ -91,7 +92,9 @@ MIXING = ("none", "selfmix", "mixup", "cutmix", "mixup-cutmix")
 def test_the_students_view(fake, mixing, dense, channels_last):
     wanted = config(mixing=mixing, channels_last=channels_last, ground_truth_weight=0.5)
     with fake:
-        parts = [*micro_batches(loaded(dense=dense), 2)]
+        schedule = PassSchedule.of(passes=1, crops_per_image=M)
+        deal = Deal(schedule=schedule, num_images=3, batch_size=3 * M)
+        parts = [*micro_batches(loaded(dense=dense), 2, deal)]
         parts.append(blank_crops(parts[0]))
         view = StudentView(wanted, CUDA, None)
         for crops in parts:

@@ -83,6 +83,9 @@ class _Leases:
     def live(self, group):
         return self.held
 
+    def now(self):
+        return 0.0
+
 
 def test_a_renewed_lease_is_a_sign_of_life_and_one_of_another_block_is_not(monkeypatch, store):
     monkeypatch.setattr(leases.time, "sleep", lambda seconds: None)
