@@ -51,7 +51,7 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(machine, kind
         with pytest.raises(UsageError) as caught:
             choose_device(name)
         line = str(caught.value)
-        assert line.startswith(f"device={name!r} cannot be used (")
+        assert line.startswith(f"`device={name}` cannot be used (")
         assert line.endswith(f"): give {here}")
         assert "\n" not in line
 

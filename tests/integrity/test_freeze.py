@@ -108,7 +108,7 @@ def test_an_incomplete_store_needs_to_be_allowed(tmp_path):
     with filled_store(
         tmp_path / "s", soft_labels(), MarginalSmoothing(k=3), images_per_shard=8, blocks=[0]
     ) as store:
-        with pytest.raises(IncompleteError, match="allow-incomplete"):
+        with pytest.raises(IncompleteError, match="allow_incomplete"):
             freeze(store)
         freeze(store, allow_incomplete=True)
         assert verify(store).is_sound

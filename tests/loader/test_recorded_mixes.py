@@ -162,7 +162,7 @@ def test_a_mask_of_mixed_crops_is_refused(imported, tmp_path, monkeypatch, capsy
         ("mix_share", np.nan, "share"),
         ("mix_share", -0.5, "share"),
         ("mix_image", 2**32 - 1, "image 4294967295 of 8"),
-        ("mix_box", (0, 0, 65_535, 65_535), "--input-size"),
+        ("mix_box", (0, 0, 65_535, 65_535), "input_size"),
         ("mix_from", (0, 0, 200, 200), "leaves an image"),
     ],
 )

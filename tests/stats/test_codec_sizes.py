@@ -123,10 +123,10 @@ def test_the_command_prints_the_table(store, capsys, monkeypatch):
 def test_labels_that_no_other_form_follows_from_are_told_apart_from_none(new_store):
     """Advice that can be followed: `labelstore create` would change nothing where labels are there."""
     empty = new_store(np.full((4, 2, 3), 1 / 3, "f4"), MarginalSmoothing(k=2), blocks=[])
-    with pytest.raises(UsageError, match="run `labelstore create` first"):
+    with pytest.raises(UsageError, match=r"run `labelstore\.generate` first"):
         codec_table(empty)
     outputs = new_store(np.zeros((4, 2, 3), "f4"), Logits())
     with pytest.raises(
-        UsageError, match=r"holds no probabilities of crops.* `labelstore add-teacher`"
+        UsageError, match=r"holds no probabilities of crops.* `labelstore\.generate\(\)`"
     ):
         codec_table(outputs)
