@@ -35,7 +35,7 @@ def test_a_flipped_bit_is_named_with_its_images(store):
     (problem,) = verify(store).problems
     line = str(problem)
     assert "\n" not in line
-    for part in (str(path), "images 16-19 of labels/teacher", "crop shard 1", "labelstore repair"):
+    for part in (str(path), "images 16-19 of labels/teacher", "crop shard 1", "labelstore.repair("):
         assert part in line
     assert verify(store).damaged_shards == (("labels/teacher", 2, 1),)
 
