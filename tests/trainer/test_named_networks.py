@@ -26,7 +26,7 @@ from trainer.models import Normalise, create_model, load_named, load_run
 WNIDS = ("n01440764", "n01443537", "n07749582")
 """Outputs 0, 1 and 951 of a network of ImageNet."""
 SHUFFLE, SQUEEZE = "torchvision:shufflenet_v2_x0_5", "torchvision:squeezenet1_1"
-SMALL = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}
+SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +297,7 @@ def test_exports_that_cannot_be_are_one_line(finished, tmp_path, capsys):
         )
     finally:
         (tmp_path / "away").rename(finished / "model_ema.safetensors")
-    assert (code, "--ema-decay" in err) == (RejectedInput.exit_code, True)
+    assert (code, "ema" in err) == (RejectedInput.exit_code, True)
 
 
 def test_another_run_starts_from_a_runs_config(finished, tmp_path, capsys):
