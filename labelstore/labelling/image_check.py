@@ -18,6 +18,12 @@ GONE_AT_MOST = 10
 """`skip_bad` leaves out one image in so many that is gone: where more are, the folder is another or half mounted."""
 
 
+def note_ignored(folder: ImageSource, note: Callable[[str], None]) -> None:
+    """Say how many files beside the images are not labelled, and why."""
+    if words := ignored_words(folder.ignored):
+        note(f"{folder.root}: {words}")
+
+
 def check_images(
     store: Store,
     folder: ImageSource,
@@ -32,8 +38,7 @@ def check_images(
     be made (`skip_bad` False), and its row is returned where it is to be left out (True).
     Images that are new in the folder are only noted: they have no labels and are not drawn.
     """
-    if words := ignored_words(folder.ignored):
-        note(f"{folder.root}: {words}")
+    note_ignored(folder, note)
     if isinstance(folder, ImageFolder) and any(map(is_hidden, store.image_columns["key"])):
         folder = folder.with_hidden()
     rows = np.flatnonzero(~store.free)

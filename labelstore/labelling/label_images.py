@@ -32,7 +32,7 @@ from labelstore.errors import ConflictError, LabelStoreError
 from labelstore.images import ImageSource, open_images, torchvision_classes
 from labelstore.labelling.device_crops import check_augmented
 from labelstore.labelling.generate import GenerationReport, check_on_plan, evaluated, label
-from labelstore.labelling.image_check import check_images
+from labelstore.labelling.image_check import check_images, note_ignored
 from labelstore.labelling.labelling import Labelling
 from labelstore.labelling.options import GenerationOptions
 from labelstore.labelling.plan_choice import PlanChoice, PlanOptions, own_plan, plan_from
@@ -120,6 +120,7 @@ def label_images(
         with store or open_store(path) as store:
             gone = frozenset[int]()
             if made:
+                note_ignored(folder, note)
                 plan = store.plan(plan_name)
             else:
                 plan = _same_plan(store, plan_name, choice)

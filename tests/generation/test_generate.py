@@ -149,9 +149,9 @@ def test_max_time_stops_cleanly(tmp_path: Path, photographs: Path, run_folder: P
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"num_crops": 6}, "num-crops"),
+        ({"num_crops": 6}, "num crops"),
         ({"seed": 1}, "seed"),
-        ({"flip_prob": 0.0}, "flip-prob"),
+        ({"flip_prob": 0.0}, "flip prob"),
         ({"codec": MarginalSmoothing(k=1)}, "compression"),
         ({"codec": MarginalSmoothing(k=2, dtype="uint8")}, "compression"),
         ({"codec": Full()}, "compression"),

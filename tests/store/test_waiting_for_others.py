@@ -104,7 +104,7 @@ def test_a_renewed_lease_is_a_sign_of_life_and_one_of_another_block_is_not(monke
             patience.wait([0], seconds=1.0, most=3.0)
 
     wait(renewed=True, other_renewed=False)
-    with pytest.raises(ConflictError, match="waited .* s for image block 0, .*does not finish it"):
+    with pytest.raises(ConflictError, match=r"waited .* s for image block 0, .*does not finish it"):
         wait(renewed=False, other_renewed=True)
 
 
