@@ -200,7 +200,7 @@ def bad() -> Iterator[tuple[str, bytes]]:
 
 def large(full: bool) -> Iterator[tuple[str, bytes]]:
     """Pictures as large as is allowed, and beyond: small files of many pixels."""
-    from labelstore.pictures import BYTES_PER_PIXEL, MAX_DECODING_BYTES
+    from labelstore.cropping.pictures import BYTES_PER_PIXEL, MAX_DECODING_BYTES
 
     limit = {kind: MAX_DECODING_BYTES / each for kind, each in BYTES_PER_PIXEL.items()}
     forms = {
