@@ -126,7 +126,7 @@ def test_a_block_that_is_leased_is_left_alone(store, photographs):
     (name,) = [name for name in store.group_names() if name.startswith("labels")]
     store.catalogue.leases.acquire(name, [1], "somebody else", 60, done=99)
     before = files_of(store.path)
-    with pytest.raises(ConflictError, match="another worker"):
+    with pytest.raises(ConflictError, match="leased to"):
         repair(store, images=photographs, **CHOICES)
     assert files_of(store.path) == before
 
