@@ -31,7 +31,7 @@ def crops(
 ) -> pd.DataFrame:
     """A DataFrame with one row per labelled crop, in the order of images and crops.
 
-    `columns` are names of `labelstore.analysis.COLUMNS` (a usual choice if None); only arrays that they and
+    `columns` are names of `labelstore.blocks.columns.COLUMNS` (a usual choice if None); only arrays that they and
     `where` need are read. `where` is a condition like "area < 0.1 and max_probability < 0.2". `images` are rows or
     keys. `sample` is a number of the crops that satisfy `where`, or, below 1, the share of all crops that is
     looked at; the same `seed` gives the same crops. `mask` names a mask for the column `region`. Texts are

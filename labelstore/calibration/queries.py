@@ -32,7 +32,7 @@ OF_PROBABILITIES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class RegionQuery:
-    """A rule by conditions over the columns of a crop (`labelstore.analysis.COLUMNS`).
+    """A rule by conditions over the columns of a crop (`labelstore.blocks.columns.COLUMNS`).
 
     >>> RegionQuery(discard="area < 0.1 and max_probability < 0.2").describe()
     'discard area < 0.1 and max_probability < 0.2'

@@ -238,6 +238,8 @@ class _Worker:
             self._done.add(made.leased.block)
             self._results.append(made.result)
             self._source.committed(made)
+        if isinstance(self._source, BlockStream):
+            return  # it looks ahead itself: what is leased beyond that, no other process can take
         now = time.monotonic()
         seconds, self._since = (now - self._since) / len(committed), now
         fitting = min(TOGETHER_BLOCKS, int(TOGETHER_SECONDS / max(seconds, 1e-6)))

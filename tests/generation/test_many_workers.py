@@ -71,7 +71,7 @@ import os, signal, sys
 from pathlib import Path
 from labelstore import MarginalSmoothing
 from labelstore.labelling.label_images import label_images
-from labelstore.store import spool
+from labelstore.commit import spool
 
 store, photographs, synced = map(Path, sys.argv[1:4])
 clock = [0.0]
