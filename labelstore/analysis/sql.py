@@ -46,7 +46,7 @@ def sql(
     """The rows that a SELECT gives, as a DataFrame.
 
     Tables: images, classes, teachers, plans, label_sets, masks, shards, runs, results, and the views
-    `crops_NAME`, one per label set, with the columns of `labelstore.blocks.columns.COLUMNS`; `crops` is `label_set`'s, or
+    `crops_NAME`, one per label set, with the columns of `blocks.columns.COLUMNS`; `crops` is `label_set`'s, or
     the only one's. The column `region` is of the mask named, or of the teacher's only one. UsageError for anything but
     one SELECT that DuckDB understands, for `crops` where there are several label sets and none is named, and where
     DuckDB (`pip install 'labelstore[sql]'`) is missing.
