@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ class ImportPlan:
     source: LabelSource
     folder: ImageSource
     target: Target
+    retarget: Callable[[], Target]
+    """The target again, once the source has been prepared: only then how many crops there are is known."""
 
     def to_record(self) -> dict[str, Any]:
         """As JSON values."""
@@ -116,7 +119,8 @@ def plan_import(
     check_utf8(str(source))
     folder = torchvision_classes(open_images(images))
     found = open_source(format, Path(source), folder, stated)
-    target = target_of(
+    retarget = partial(
+        target_of,
         found,
         folder,
         stated,
@@ -126,8 +130,9 @@ def plan_import(
         name=name,
         plan_name=plan_name,
     )
+    target = retarget()
     existing_plan(Path(path), target, folder)
-    return ImportPlan(source=found, folder=folder, target=target)
+    return ImportPlan(source=found, folder=folder, target=target, retarget=retarget)
 
 
 def import_labels(
@@ -174,17 +179,7 @@ def import_labels(
         found.prepare(scratch, report)
         if found.bad and not stated.skip_bad:
             raise _rejected(found.bad, None, target, started, found)
-        # how many crops there are, and how many were left out, is known only now
-        target = target_of(
-            found,
-            planned.folder,
-            stated,
-            format_name=format,
-            source=str(source),
-            dtype=dtype,
-            name=name,
-            plan_name=plan_name,
-        )
+        target = planned.retarget()
         with prepared(
             Path(path),
             planned.folder,
