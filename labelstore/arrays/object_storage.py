@@ -50,12 +50,6 @@ class Missing(Exception):
     """There is no object of that key."""
 
 
-def storage_url(path: str | os.PathLike[str]) -> str | None:
-    """The URL, if the path is one of object storage; None for a folder. A `Path` has lost one of the two slashes."""
-    match = re.fullmatch(r"(s3|gs|az|https?):(?:/+(.*))?", str(path))
-    return None if match is None else f"{match[1]}://{match[2] or ''}"
-
-
 class Bucket:
     """What lies under a URL such as s3://BUCKET/PREFIX. Threads may share it; a pickled copy connects again."""
 

@@ -187,6 +187,8 @@ class MarginalSmoothing(_KeptProbs):
 
     def num_tail_classes(self, num_classes: int) -> int:
         """L: classes of each image's table, at most those that are not kept; 0 where the tail is spread evenly."""
+        if not self.tail_classes:
+            return 0
         return min(self.tail_classes, num_classes - self._num_kept(num_classes))
 
     def fields(self, num_classes: int) -> tuple[Field, ...]:

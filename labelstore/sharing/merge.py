@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.arrays.durable import check_new_place
-from labelstore.arrays.object_storage import storage_url
 from labelstore.commit.lease_keeper import Progress, is_dead
 from labelstore.errors import ConflictError, UsageError
 from labelstore.sharing.agreement import agreement_of
@@ -24,7 +23,7 @@ from labelstore.sharing.union import Union, chosen_stores, union_of
 from labelstore.store import Store, open_store
 from labelstore.store.layout import MOST_IMAGES_PER_SHARD
 from labelstore.store.opening import ARRAY_FOLDERS, exists
-from labelstore.store.remote import refuse_remote
+from labelstore.store.remote import refuse_remote, storage_url
 
 MOST_STORES = 1000
 

@@ -19,7 +19,6 @@ from labelstore.arrays.durable import (
     storage_errors,
     write_file,
 )
-from labelstore.arrays.object_storage import storage_url
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.engines import parse_url, sqlite_url
 from labelstore.catalogue.records import PlanRow
@@ -46,7 +45,7 @@ from labelstore.errors import (
 from labelstore.images import ImageSource, check_keys, open_images
 from labelstore.store.layout import FORMAT_VERSION, check_num_crops, choose_layout
 from labelstore.store.metadata import check_metadata
-from labelstore.store.remote import open_remote, refuse_remote
+from labelstore.store.remote import open_remote, refuse_remote, storage_url
 from labelstore.store.store import Store
 from labelstore.store.untrusted_store import refuse_links, refuse_rows
 
@@ -76,14 +75,14 @@ def open_store(
     A frozen store may also be in object storage (s3://, gs://, az://, https://): its catalogue comes into the
     folder `cache` (LABELSTORE_CACHE, or the user's cache folder), its arrays are read by range.
     """
-    if (url := storage_url(path)) is not None:
-        return open_remote(url, cache=None if cache is None else Path(cache))
+    if (remote := storage_url(path)) is not None:
+        return open_remote(remote, cache=None if cache is None else Path(cache))
     path = Path(path)
     # a folder that may not be entered, or a disk that fails, at the first look
     with storage_errors(path):
         refuse_links(path)
-        catalogue_url(path)
-    catalogue = _catalogue(path, readonly=readonly)
+        url = catalogue_url(path)
+    catalogue = _catalogue(path, url, readonly=readonly)
     with catalogue.reading():
         refuse_rows(catalogue, path)
         interrupted = not catalogue.readonly and bool(catalogue.metadata.pending())
@@ -228,11 +227,9 @@ def exists(path: str | Path) -> bool:
     return (path / CATALOGUE_FILE).exists() or (path / CATALOGUE_URL_FILE).exists()
 
 
-def _catalogue(path: Path, *, readonly: bool) -> Catalogue:
+def _catalogue(path: Path, url: str | URL, *, readonly: bool) -> Catalogue:
     try:
-        return Catalogue.open(
-            catalogue_url(path), readonly=readonly, frozen_mark=path / MANIFEST_FILE
-        )
+        return Catalogue.open(url, readonly=readonly, frozen_mark=path / MANIFEST_FILE)
     except FormatVersionError:
         raise
     except StoreNotFound:

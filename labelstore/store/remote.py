@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +21,7 @@ from labelstore.arrays.durable import (
     storage_errors,
     write_file,
 )
-from labelstore.arrays.object_storage import Bucket, BucketFolder, Missing, storage_url
+from labelstore.arrays.object_storage import Bucket, BucketFolder, Missing
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.engines import sqlite_url
 from labelstore.errors import DamagedShard, StoreNotFound, UsageError
@@ -41,6 +42,12 @@ CATALOGUE_KEY = "catalogue.db"
 ARRAYS = {"arrays.zarr/zarr.json": "zarr", "arrays/arrays.json": "hdf5"}
 """The file that describes the arrays, and the backend that wrote it."""
 UPLOAD_AGAIN = "upload the file again from the frozen store"
+
+
+def storage_url(path: str | os.PathLike[str]) -> str | None:
+    """The URL, if the path is one of object storage; None for a folder. A `Path` has lost one of the two slashes."""
+    match = re.fullmatch(r"(s3|gs|az|https?):(?:/+(.*))?", str(path))
+    return None if match is None else f"{match[1]}://{match[2] or ''}"
 
 
 def refuse_remote(path: str | Path, what: str) -> None:
