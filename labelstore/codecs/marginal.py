@@ -38,7 +38,7 @@ Float = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Kept:
+class KeptClasses:
     """What the four share: class ids in one of two forms, a record, the dense form."""
 
     name: ClassVar[str]
@@ -58,9 +58,18 @@ class _Kept:
         """K, classes that are kept of every crop."""
         return self.kept(num_classes)
 
-    @abstractmethod
+    def id_fields(self, num_classes: int) -> tuple[Field, ...]:
+        """The arrays that hold class ids, (K,) per crop."""
+        return id_fields(self.class_ids, self._num_kept(num_classes), num_classes)
+
+    def encode_ids(self, labels: TopK, num_classes: int) -> dict[str, NDArray[Any]]:
+        """TopK (n, m, K or more) of one whole shard -> the arrays of its class ids by field name."""
+        ids = _ids_of(labels)[..., : self._num_kept(num_classes)]
+        return encode_ids(ids, self.class_ids, num_classes)
+
     def fields(self, num_classes: int) -> tuple[Field, ...]:
         """The arrays of a label set with this codec."""
+        return self.id_fields(num_classes)
 
     @abstractmethod
     def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
@@ -91,7 +100,7 @@ class _Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _KeptProbs(_Kept):
+class _KeptProbs(KeptClasses):
     """Those that keep probabilities beside the ids."""
 
     dtype: str = "float16"
@@ -107,10 +116,12 @@ class _KeptProbs(_Kept):
 
     def fields(self, num_classes: int) -> tuple[Field, ...]:
         """Class ids and probabilities, (K,) per crop."""
-        k = self._num_kept(num_classes)
-        return id_fields(self.class_ids, k, num_classes) + FORMS[self.dtype].fields(
-            k, self._outcomes(num_classes)
-        )
+        return super().fields(num_classes) + self._probability_fields(num_classes)
+
+    def _probability_fields(self, num_classes: int) -> tuple[Field, ...]:
+        """All arrays but those of class ids."""
+        k, outcomes = self._num_kept(num_classes), self._outcomes(num_classes)
+        return FORMS[self.dtype].fields(k, outcomes)
 
     def encode(
         self, labels: TopK | MapTopK | NDArray[np.float32], num_classes: int
@@ -119,7 +130,7 @@ class _KeptProbs(_Kept):
         kept = _checked(labels, self._num_kept(num_classes))
         outcomes = self._outcomes(num_classes)
         probs = FORMS[self.dtype].encode(*possible(kept.probs, kept.tail, outcomes), outcomes)
-        return encode_ids(_ids_of(kept), self.class_ids, num_classes) | probs
+        return self.encode_ids(kept, num_classes) | probs
 
     def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
         """Arrays (n, m, ...) -> recovered labels at `temperature` T / T0; missing crops are NaN."""
@@ -146,11 +157,7 @@ class _KeptProbs(_Kept):
 
     def max_probability_fields(self, num_classes: int) -> tuple[str, ...]:
         """Names of the arrays that `max_probability` reads: all but the class ids."""
-        form = FORMS[self.dtype]
-        return tuple(
-            field.name
-            for field in form.fields(self._num_kept(num_classes), self._outcomes(num_classes))
-        )
+        return tuple(field.name for field in self._probability_fields(num_classes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +290,7 @@ class Smoothing(_KeptProbs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hard(_Kept):
+class Hard(KeptClasses):
     """`hard`, FKD Eq. 3: the teacher's top-1 class and no probability at all."""
 
     name: ClassVar[str] = "hard"
@@ -293,15 +300,11 @@ class Hard(_Kept):
         """One."""
         return 1
 
-    def fields(self, num_classes: int) -> tuple[Field, ...]:
-        """Class ids, (1,) per crop."""
-        return id_fields(self.class_ids, 1, num_classes)
-
     def encode(
         self, labels: TopK | MapTopK | NDArray[np.float32], num_classes: int
     ) -> dict[str, NDArray[Any]]:
         """TopK (n, m, 1) of one whole shard -> arrays by field name."""
-        return encode_ids(_ids_of(_checked(labels, 1)), self.class_ids, num_classes)
+        return self.encode_ids(_checked(labels, 1), num_classes)
 
     def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
         """Arrays (n, m, ...) -> one-hot labels; UsageError at another T than T0."""
