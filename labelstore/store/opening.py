@@ -210,7 +210,8 @@ def create(
         raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return open_store(path)
+    # not by `open_store`: what it refuses in a stranger's store, this process has just written
+    return Store(path, _catalogue(path, catalogue_url(path), readonly=False), _backend(path))
 
 
 def catalogue_server(path: Path) -> str | None:

@@ -343,11 +343,11 @@ class Store:
                     "was at work on it: what it made since is not committed; run the command again if it is still "
                     "wanted"
                 )
+            settled = row.codec if row.is_settled else record
             if not row.is_settled:
                 self.catalogue.label_sets.change(connection, label_set, codec=record)
-                row = self.label_set_row(label_set)
         self.write_metadata()
-        return row.codec
+        return settled
 
 
 def _pick(rows: Sequence[Row], name: str | None, what: str, parameter: str) -> Row:

@@ -51,7 +51,7 @@ def test_a_dry_run_on_a_store_that_exists_names_its_differences(world, capsys):
     arguments = [*CASES["labelstore", "create"](world, "store"), "--num-crops", "8", "--dry-run"]
     assert run("labelstore", arguments) == 5
     said = capsys.readouterr().err
-    assert f"{world.store} exists with num-crops 4, asked for 8" in said
+    assert f"{world.store} exists with num crops 4, asked for 8" in said
     other = [*CASES["labelstore", "create"](world, "store"), "--k", "1", "--dry-run"]
     assert run("labelstore", other) == 5
 
