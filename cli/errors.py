@@ -1,7 +1,7 @@
 """The one place where what went wrong becomes one line on stderr and an exit code (design: exit codes).
 
     0 ok · 1 internal · 2 usage · 3 damage found · 4 no store · 5 conflict · 6 I/O · 7 input rejected ·
-    8 incomplete · 130 Ctrl-C · 141 nobody reads stdout · 143 SIGTERM
+    8 incomplete · 130 Ctrl-C · 141 stdout was closed · 143 SIGTERM
 
 Errors raised on purpose carry their code (`labelstore.errors`). Ctrl-C and SIGTERM unwind the stack like
 an exception, so that every `finally` and `with` cleans up first.
@@ -114,7 +114,7 @@ def _print_failure(message: str, code: int) -> None:
     """The one JSON object that `--json` promises, for a command that failed."""
     import json
 
-    # nobody may be reading, or the disk behind stdout may be what is full
+    # stdout may be closed, or its disk full
     with contextlib.suppress(OSError):
         print(json.dumps({"error": message, "exit": code}), flush=True)
 

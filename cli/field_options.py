@@ -61,7 +61,7 @@ class Shown:
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
-    """A command for typer with one option per field in the place of each parameter that is a dataclass.
+    """A command for typer with one option per field instead of each parameter that is a dataclass.
 
     UsageError where a value is none that the field's type allows.
     """

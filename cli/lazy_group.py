@@ -83,7 +83,7 @@ class LazyGroup(TyperGroup):
         super().__init__(**attributes)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Put the real command in the place of the one that only knows its summary."""
+        """Replace the command that only knows its summary by the real one."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and self.load(str(name)), rest
 

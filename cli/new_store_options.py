@@ -41,7 +41,7 @@ class CropOptions:
     num_crops: Annotated[int | None, option(metavar="M")] = None
     """Crops of each image; not needed with --plan-from."""
     seed: Annotated[int | None, option(unset="0")] = None
-    """Of the crop plan."""
+    """Seed of the crop plan."""
     scale: Annotated[tuple[float, float] | None, option(metavar="LOW,HIGH", unset="0.08,1")] = None
     """Area of a crop over the image's."""
     ratio: Annotated[tuple[float, float] | None, option(metavar="LOW,HIGH", unset="3/4,4/3")] = None
@@ -59,7 +59,7 @@ class CropOptions:
     mix: Annotated[str | None, option(metavar="cutmix|mixup", unset="none")] = None
     """Mix every crop with one of another image, and record which and how."""
     mix_alpha: Annotated[float | None, option(unset="1")] = None
-    """Of the Beta distribution of the shares."""
+    """Parameter of the Beta distribution of the shares."""
     mix_prob: Annotated[float | None, option(unset="1")] = None
     """Share of the crops that are mixed."""
     crops: Annotated[Literal["stored", "seeded"] | None, option(unset="stored")] = None

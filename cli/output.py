@@ -44,7 +44,7 @@ def print_table(renderable: object) -> None:
 
     class Plain(Console):
         def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # rich would leave with 1, without a word
+            raise BrokenPipeError  # rich would exit with 1 and no message
 
     console = Plain(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     drawn = [

@@ -81,7 +81,7 @@ class TeacherOptions:
     teacher_model: Annotated[str | None, option(metavar="NAME", callback=importable_here)] = None
     """Network of a checkpoint: timm:NAME or torchvision:NAME."""
     weights: Annotated[Literal["ema", "raw"] | None, option(unset="raw")] = None
-    """Of a checkpoint or run folder with a moving average: it, or the plain weights."""
+    """Which weights of a checkpoint or run folder with a moving average: the average, or the plain ones."""
     class_map: Annotated[str | None, option(metavar="FILE")] = None
     """CSV lines `class name,teacher output`, or wnid for ImageNet folders."""
 
@@ -116,7 +116,7 @@ class NewTeacherOptions(TeacherOptions):
     allow_lost_mass: bool = False
     """Accept a class map that leaves out more than a quarter of the teacher's probability on average."""
     temperature: Annotated[float, option("--temperature", "--temp")] = 1.0
-    """Of the softmax."""
+    """Temperature of the softmax."""
     val: Annotated[Path | None, option(metavar=IMAGES)] = None
     """Validation images of the same classes: the teacher is measured on them first."""
     expect_top1: Annotated[float | None, option(metavar="SHARE")] = None
@@ -177,7 +177,7 @@ class LabelOptions:
     tail_classes: Annotated[int | None, option(metavar="L", unset="0, evenly")] = None
     """With ms: store once per image how its crops' tails spread over L classes (100 is a good number)."""
     dtype: Annotated[str | None, option(metavar="DTYPE", unset="float16")] = None
-    """Of the probabilities: float32, float16 or uint8."""
+    """dtype of the probabilities: float32, float16 or uint8."""
     name: Annotated[str | None, option(metavar="NAME", unset="the teacher's")] = None
     """Name of the label set."""
 

@@ -28,7 +28,7 @@ ERASED_AREA = (0.02, 1 / 3)
 """Share of the crop that random erasing takes (timm)."""
 HUE = COLOURS.index("hue")
 PRINCIPAL_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
-"""Of ImageNet's RGB pixels in [0, 1] along their principal colours, as fb.resnet.torch and ReLabel have them."""
+"""Standard deviations of ImageNet's RGB pixels in [0, 1] along their principal colours (fb.resnet.torch, ReLabel)."""
 PRINCIPAL_COLOURS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )

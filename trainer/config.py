@@ -92,7 +92,7 @@ class TrainConfig:
     teacher_model: str | None = None
     """Network of a checkpoint given as teacher: timm:NAME or torchvision:NAME."""
     order: Order = "random"
-    """Of each image's stored crops: random, or a curriculum over the whole run by how sure the teacher is (FerKD
+    """Order of each image's stored crops: random, or a curriculum over the whole run by how sure the teacher is (FerKD
     4.3)."""
     probability_range: tuple[float, float] = (0.0, 1.0)
     """Stored crops whose largest probability lies outside are not drawn (FerKD Fig. 5)."""
@@ -100,11 +100,11 @@ class TrainConfig:
     """T of the teacher's logits, by which the student's are divided too: labels made at T0 become p^(T0/T). None is T0,
     and 1 for an online teacher."""
     label_smoothing: float = 0.0
-    """Of ground-truth labels: 1 - s + s/C at the class, s/C elsewhere (as torch.nn.CrossEntropyLoss)."""
+    """Smoothing s of ground-truth labels: 1 - s + s/C at the class, s/C elsewhere (as torch.nn.CrossEntropyLoss)."""
     ground_truth_weight: float = 0.0
     """Share of the ground truth's loss: alpha of FerKD Eq. 1, 1 - lambda of FKD Eq. 1; the labels' is the rest."""
     soft_loss: SoftLoss = "cross-entropy"
-    """Of the labels; kl subtracts their entropy, which moves the value and no gradient."""
+    """Loss on soft labels; kl subtracts their entropy, which moves the value and no gradient."""
     temperature_squared: bool = True
     """Multiply the labels' loss by temperature^2, so that its gradient keeps its size (Hinton et al. 2015)."""
     discriminator: bool = False
@@ -120,7 +120,7 @@ class TrainConfig:
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the network, e.g. {"drop_path_rate": 0.1}."""
     projection_head: bool = False
-    """Of ssl: a hidden layer below the outputs, which are scaled to unit length, as the last layer (MoCo v2,
+    """For ssl: a hidden layer below the outputs, which are scaled to unit length, as the last layer (MoCo v2,
     S2-BNN)."""
     num_classes: int | None = None
     """C; None is filled in from the data."""
@@ -129,8 +129,8 @@ class TrainConfig:
     initial_checkpoint: Path | None = None
     """Start from these weights (fine-tuning)."""
     checkpoint_weights: CheckpointWeights | None = None
-    """Of teacher and initial_checkpoint, where they hold a moving average too: ema takes it, raw the plain weights;
-    None takes the plain ones and says so."""
+    """Which weights of teacher and initial_checkpoint, where they hold a moving average too: ema takes it, raw the plain
+    weights; None takes the plain ones and says so."""
 
     # which pixels
     input_size: int = 224
@@ -152,7 +152,7 @@ class TrainConfig:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width over height of a ground-truth crop."""
     flip_prob: float = 0.5
-    """Of a ground-truth crop."""
+    """Probability that a ground-truth crop is flipped."""
     mixing: Mixing = "none"
     """selfmix mixes crops of one image (FerKD 3.4), the others any two crops of a batch."""
     mixing_prob: float = 1.0
@@ -206,9 +206,9 @@ class TrainConfig:
     """Not applied to biases and norms by adam, adamw and lamb (timm); to everything by sgd, nesterov and adamp. adamw
     and adamp take `lr` times this off a weight in a step: lr * weight_decay of a release whose decay leaves lr out."""
     momentum: float = 0.9
-    """Of sgd and nesterov."""
+    """Momentum of sgd and nesterov."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of adam, adamw, adamp and lamb."""
+    """Betas of adam, adamw, adamp and lamb."""
     layer_decay: float | None = None
     """Factor of the learning rate from one layer group to the one below it (fine-tuning)."""
     scheduler: Schedule = "cosine"
@@ -225,9 +225,9 @@ class TrainConfig:
     warmup_serrated: bool = False
     """With `serrated`, the rate is constant within a pass of the warm-up too: one stair per pass."""
     decay_epochs: float = 30.0
-    """Of scheduler step."""
+    """Epochs between two steps of scheduler step."""
     decay_rate: float = 0.1
-    """Of schedulers step and multistep."""
+    """Factor of schedulers step and multistep."""
     milestones: tuple[int, ...] = ()
     """Epochs, of scheduler multistep; a pass of m epochs has the rate of its first one."""
     serrated: bool = True
@@ -241,7 +241,7 @@ class TrainConfig:
 
     # where and with what
     seed: int = 0
-    """Of initial weights, drawing order, mixing and dropout."""
+    """Seed of initial weights, drawing order, mixing and dropout."""
     device: str = "auto"
     """torch device; auto is a GPU (cuda, xpu or mps) where there is one, otherwise cpu."""
     amp: Autocast = "auto"

@@ -69,7 +69,7 @@ class Run:
     best_ema_top1: float | None
     """The same of the averaged weights; None without `ema_decay`."""
     seconds: float
-    """Of this call."""
+    """Seconds of this call."""
     model: nn.Module = field(repr=False)
 
 

@@ -27,12 +27,12 @@ class Outputs:
             self.folder.save(checkpoint)
 
     def say(self, line: str, note: Callable[[str], None]) -> None:
-        """Tell the user, and whoever reads log.txt later."""
+        """Tell the user, and write it to log.txt."""
         note(line)
         self.log(line)
 
     def log(self, line: str) -> None:
-        """Tell whoever reads log.txt later."""
+        """Write it to log.txt only."""
         if self.folder is not None:
             self.folder.log(line)
 

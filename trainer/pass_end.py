@@ -1,7 +1,7 @@
 """The end of a pass: save, evaluate on all ranks, then rank 0 writes the row and the checkpoint that has it.
 
 A run that ends in between, for an image that is broken or a kill, goes on with the evaluation. The last checkpoint is
-written after all else: where a kill falls before it, the row is written again in the place of itself.
+written after all else: after a kill before it, the row is written again and replaces itself.
 """
 
 from __future__ import annotations

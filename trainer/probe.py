@@ -35,11 +35,11 @@ class ProbeSettings:
     weight_decay: float = 1e-4
     """Times half the squared weights, beside the mean loss over images; not of the bias."""
     lr: float = 0.1
-    """Of sgd, falling along a cosine."""
+    """Learning rate of sgd, which falls along a cosine."""
     epochs: int = 100
-    """Of sgd; iterations of lbfgs at most."""
+    """Epochs of sgd; most iterations of lbfgs."""
     batch_size: int = 256
-    """Of sgd."""
+    """Batch size of sgd."""
     seed: int = 0
 
     def __post_init__(self) -> None:

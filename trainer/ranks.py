@@ -147,7 +147,7 @@ def exchange() -> str:
 
 
 def is_first_process() -> bool:
-    """Whether this process is rank 0, or the only one; asks nobody."""
+    """Whether this process is rank 0, or the only one; without communication."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -33,7 +33,7 @@ class RunState:
     scaler: torch.amp.GradScaler
     ranks: Ranks
     amp: Autocast = "none"
-    """Of every forward pass, also of evaluations."""
+    """Autocast dtype of every forward pass, also of evaluations."""
     discriminator: Discriminator | None = None
     """MEAL V2's, learnt by the same optimiser; None without `discriminator`."""
     step: int = 0
@@ -52,7 +52,7 @@ class RunState:
     top5: float | None = None
     """The same among the five largest outputs."""
     owed: Mapping[str, float] | None = None
-    """Of a pass that ended but has no row yet: `pass_index`, `begun` (epochs before it), `lr`, `seconds`."""
+    """Facts of a pass that ended but has no row yet: `pass_index`, `begun` (epochs before it), `lr`, `seconds`."""
     _waiting: Tensor | None = None
 
     @classmethod
@@ -201,5 +201,5 @@ class RunState:
 def _not_finite(what: str, step: int) -> LabelStoreError:
     return LabelStoreError(
         f"{what} is not finite at step {step + 1}: lower `lr`, add `clip_grad=1` or `warmup_epochs`, or use "
-        "`amp=bf16` in the place of fp16"
+        "`amp=bf16` instead of fp16"
     )

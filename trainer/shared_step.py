@@ -1,4 +1,4 @@
-"""How ranks and micro-batches share one optimiser step: every crop of it counts once, whoever sees it.
+"""How ranks and micro-batches share one optimiser step: every crop of it counts once, on whichever rank.
 
 DistributedDataParallel averages gradients over ranks, so a rank's loss is its sum over crops, times the number of
 ranks, over the crops of the whole step. A rank without images in the last step of a pass still has to take part

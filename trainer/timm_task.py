@@ -1,4 +1,4 @@
-"""Stored labels as a training task of timm's own loop (`timm.task`), in the place of its `LogitDistillationTask`.
+"""Stored labels as a training task of timm's own loop (`timm.task`), instead of its `LogitDistillationTask`.
 
 timm's loop gives a task (input, target) from its loader, so that a sparse label travels in one target tensor:
 `pack_labels` makes it where items are collated, and the task takes it apart.

@@ -46,7 +46,7 @@ def calibrate(
         str | None,
         typer.Option(
             metavar="LOW,MIDDLE,TOP",
-            help="Shares of the crops in the place of thresholds, for example 0.05,0.15,0.90.",
+            help="Shares of the crops instead of thresholds, for example 0.05,0.15,0.90.",
             rich_help_panel=RULE,
         ),
     ] = None,

@@ -44,7 +44,7 @@ class FormOptions:
     """Where a format leaves a choice."""
 
     axis_order: Annotated[str | None, option(metavar="ORDER", unset="rows-first")] = None
-    """Of label maps: rows-first or columns-first."""
+    """Axis order of label maps: rows-first or columns-first."""
     images: Annotated[Path | None, option(metavar=IMAGES)] = None
     """Put the images themselves beside their labels (webdataset)."""
     shard_mb: Annotated[int | None, option(metavar="MB", unset="256")] = None

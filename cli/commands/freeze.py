@@ -32,7 +32,7 @@ def freeze(
 ) -> None:
     """Make a store read-only for good, with a manifest by which every copy can be checked.
 
-    Every file is read and held against the ledger on the way. A frozen store can be read from a
+    Every file is read and compared with the ledger. A frozen store can be read from a
     read-only folder, and `labelstore verify` checks a copy of it.
     """
     import labelstore

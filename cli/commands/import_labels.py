@@ -64,7 +64,7 @@ class TargetOptions:
     dtype: Annotated[
         str | None, option(metavar="DTYPE", unset="float16", rich_help_panel=LABELS)
     ] = None
-    """Of the probabilities: float32, float16 or uint8."""
+    """dtype of the probabilities: float32, float16 or uint8."""
     name: Annotated[
         str | None,
         option(metavar="NAME", unset="the teacher's, or the format", rich_help_panel=LABELS),

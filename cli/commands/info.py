@@ -259,7 +259,7 @@ def _work(work: dict[str, Any]) -> str:
         return ""
     text = f": {work['crops']:,} of {work['total_crops']:,} crops"
     count = len(work["workers"])
-    text += f", {count} worker{'' if count == 1 else 's'}" if count else ", nobody at work"
+    text += f", {count} worker{'' if count == 1 else 's'}" if count else ", no worker"
     if work["crops_per_second"]:
         text += f", {work['crops_per_second']:,.0f} crops/s, {duration(work['seconds_left'])} left"
     return text

@@ -1,4 +1,4 @@
-"""`labelstore mask`: a mask by conditions, in the place of calibration's thresholds."""
+"""`labelstore mask`: a mask by conditions instead of calibration's thresholds."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def noise(
     title = f"{found.label_set}: images that the teacher takes for another class"
     rows = found.images
     if form == "table":
-        # for people: what the classes are, in the place of what their folders are called
+        # for people: what the classes are, not what their folders are called
         named = {
             name: [short(n) for n in rows.pop(f"{name}_name")] for name in ("class", "suggested")
         }

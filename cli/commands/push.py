@@ -41,7 +41,7 @@ def push(
 ) -> None:
     """Share a frozen store on the Hugging Face Hub, with a card; images never travel.
 
-    Every file is held against the manifest first. Keys, class names and what the catalogue keeps of paths on
+    Every file is compared with the manifest first. Keys, class names and what the catalogue keeps of paths on
     this machine become as public as the repository.
     """
     import labelstore

@@ -216,7 +216,7 @@ def _load(
     from trainer.config import TrainConfig
 
     if val is not None or data is not None:
-        # in the place of what the run was evaluated on
+        # instead of what the run was evaluated on
         changes = {**changes, "val": val, "data": data}
     changes |= overrides({}, settings)
 

@@ -22,13 +22,13 @@ class HeadOptions:
     solver: Literal["lbfgs", "sgd"] = "lbfgs"
     """How the head is trained."""
     weight_decay: float = 1e-4
-    """Of the head's weights."""
+    """Weight decay of the head's weights."""
     lr: float = 0.1
-    """Of sgd."""
+    """Learning rate of sgd."""
     epochs: int = 100
-    """Of sgd; iterations of lbfgs at most."""
+    """Epochs of sgd; most iterations of lbfgs."""
     seed: int = 0
-    """Of the order of images in sgd."""
+    """Seed of the order of images in sgd."""
 
 
 @with_options

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class ArrowBatches:
     """The crops of a query as an Arrow stream that can be read any number of times (`__arrow_c_stream__`).
 
-    What went wrong while a batch was made is kept in `error`: whoever pulls batches through Arrow's C
+    An error while a batch is made is kept in `error`: code that pulls batches through Arrow's C
     interface only gets its text.
     """
 
@@ -74,7 +74,7 @@ class ArrowBatches:
         arrays = []
         for name, values in part.items():
             if not isinstance(values, Text):
-                # NaN is a value in SQL, larger than any other; here it means that nobody knows
+                # NaN is a value in SQL, larger than any other; here it means unknown
                 arrays.append(pa.array(values, from_pandas=values.dtype.kind == "f"))
                 continue
             missing = values.codes < 0

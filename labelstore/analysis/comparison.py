@@ -101,11 +101,11 @@ class Distance:
     js: float | None
     """Jensen-Shannon divergence, at most log 2 = 0.693; None where it was left out."""
     js_worst: float | None
-    """Of the crop where it is largest."""
+    """The divergence of the crop where it is largest."""
     kl_p99: float | None
     """99th percentile of KL(first || second) over the crops, to 1.1 %."""
     kl_worst: float | None
-    """Of the crop where it is largest."""
+    """KL of the crop where it is largest."""
     cross_entropy: float | None
     """H(first, second)."""
     cross_entropy_reversed: float | None
@@ -123,7 +123,7 @@ class Comparison:
     kinds: tuple[str, ...]
     """Names of the label sets; last "ground truth", where it was asked for and images have one."""
     teachers: tuple[str, ...]
-    """Of the label sets."""
+    """Teachers of the label sets."""
     class_names: tuple[str, ...]
     class_titles: tuple[str, ...]
     """What the classes are, in words for people."""

@@ -48,7 +48,7 @@ class Measure:
     least: float | None
     most: float | None
     edges: tuple[float, ...]
-    """Of the histogram: 50 bins of equal width; values outside count in the first and the last."""
+    """Edges of the histogram: 50 bins of equal width; values outside count in the first and the last."""
     counts: tuple[int, ...]
 
 
@@ -80,7 +80,7 @@ class Profile:
     label_set: str
     teacher: str
     temperature: float
-    """Of the softmax that made the labels."""
+    """Temperature of the softmax that made the labels."""
     blocks: int
     """Image blocks walked."""
     blocks_committed: int

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from labelstore.store import Store
 
 MEMORY_LIMIT = "2GB"
-"""Of DuckDB's own tables; what does not fit goes to a temporary folder."""
+"""Memory for DuckDB's own tables; what does not fit goes to a temporary folder."""
 BATCH_ROWS = 100_000
 """Rows of a result that are handed over at once."""
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*[KMGT]i?B", re.IGNORECASE)

@@ -68,7 +68,7 @@ class TeacherCost:
     plan: str
     label_sets: tuple[str, ...]
     seconds: float
-    """Of the teacher: label sets that were derived or imported take none of its time."""
+    """The teacher's time: label sets that were derived or imported take none."""
     crops: int
     """That the teacher looked at here."""
     students: tuple[str, ...]

@@ -29,7 +29,7 @@ class Work:
     workers: tuple[str, ...]
     """Owners of leases that have not expired: host, process, start."""
     crops_per_second: float | None
-    """Of all workers together, as fast as shards were made lately; None where nobody works or none is made yet."""
+    """Rate of all workers together, from the latest shards; None where no worker runs or no shard is made yet."""
     seconds_left: float | None
 
 

@@ -54,7 +54,7 @@ class Hdf5Arrays:
     name: ClassVar[str] = "hdf5"
     root: Path
     source: RangeSource | None = None
-    """Where shards are read from in the place of `root`, which then has the metadata only."""
+    """Where shards are read from instead of `root`, which then holds metadata only."""
 
     def metadata(
         self,

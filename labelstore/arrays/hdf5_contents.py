@@ -1,7 +1,7 @@
 """What an HDF5 shard may hold: one group of chunked datasets with built-in filters, and no way out of the file.
 
 Our own reader never follows HDF5's metadata; other programs do, and a link, an external storage file or a
-virtual dataset would take them to files of whoever made the store. `labelstore verify --deep` looks.
+virtual dataset would lead readers to other files. `labelstore verify --deep` looks.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class TableColumn:
     dtype: str
     """NumPy dtype string; "S40" is UTF-8 text of at most 40 bytes."""
     shape: tuple[int, ...] = ()
-    """Of one row."""
+    """Shape of one row."""
     about: str = ""
     """What it is, for people: the attribute `about`."""
 

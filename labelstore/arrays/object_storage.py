@@ -37,7 +37,7 @@ REQUEST_SECONDS = 30
 """For one request, its body included."""
 RETRIES = 2
 PIECE_BYTES = 4 << 20
-"""Of whole objects, so that each piece can arrive within its deadline."""
+"""Whole objects are read in pieces of this size, so that each can arrive within its deadline."""
 SMALL_BYTES = 16 << 10
 """Pieces up to this size are kept: the indexes of shards, which every pass asks for again."""
 KEPT_PIECES = 20_000

@@ -108,7 +108,7 @@ def _between(spec: ArraySpec, order: tuple[int, ...]) -> NDArray[Any]:
     shape = [spec.chunk[axis] for axis in order]
     if spec.chunk_bytes > _KEPT_BYTES:
         return np.empty(shape, spec.dtype)
-    # asked for anew, each chunk's pages would be handed over by the system and cleared first
+    # reuse the buffer: the kernel maps and clears the pages of every fresh allocation
     held: NDArray[np.uint8] | None = getattr(_THREAD, "memory", None)
     if held is None or held.nbytes < spec.chunk_bytes:
         held = _THREAD.memory = np.empty(spec.chunk_bytes, np.uint8)

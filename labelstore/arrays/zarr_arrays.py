@@ -51,7 +51,7 @@ class ZarrArrays:
     name: ClassVar[str] = "zarr"
     root: Path
     source: RangeSource | None = None
-    """Where shards are read from in the place of `root`, which then has the metadata only."""
+    """Where shards are read from instead of `root`, which then holds metadata only."""
 
     def metadata(
         self,

@@ -15,7 +15,7 @@ def in_order(
 ) -> Iterator[Any]:
     """`result(submit(item))` for every item, `window` of them submitted ahead.
 
-    The last futures are handed to nobody when the iterator is dropped: the caller cancels them.
+    When the iterator is dropped, the last futures stay: the caller cancels them.
     """
     waiting = iter(items)
     running = deque(submit(item) for item in islice(waiting, window))

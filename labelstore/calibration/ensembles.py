@@ -383,7 +383,7 @@ class Ensemble:
         ]
 
     def _shares(self, regions: Sequence[Regions]) -> list[NDArray[np.float32]]:
-        """Per member its share (n, m) of each crop's label; NaN where nobody keeps the crop."""
+        """Per member its share (n, m) of each crop's label; NaN where no member keeps the crop."""
         weights = [
             np.where(is_usable(codes), member.weight, 0.0)
             for member, codes in zip(self.members, regions, strict=True)

@@ -49,7 +49,7 @@ def calibrate(
     where it is not 1. RejectedInput for crops that were mixed with other images: training takes no mask of these.
 
     Called again with the same name and rule it resumes, or finds everything done; with another rule, and where
-    the label set was dropped and made anew since, it raises ConflictError. Quantiles are turned into thresholds
+    the label set was dropped and created again since, it raises ConflictError. Quantiles are turned into thresholds
     once, over all crops, and kept with the mask; they need a complete label set (IncompleteError). With
     thresholds the mask covers what is committed and a later call adds the rest. While the growth of a plan is
     unfinished it is of the first crops, which all images have, and `update` extends it. `progress` is told crops

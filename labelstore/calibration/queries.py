@@ -41,7 +41,7 @@ class RegionQuery:
     discard: str | None = None
     """Crops that satisfy it are never drawn."""
     harden: str | None = None
-    """Crops that satisfy it get the softened ground truth in the place of the teacher's label."""
+    """Crops that satisfy it get the softened ground truth instead of the teacher's label."""
     epsilon: float = 0.1
     """As in `RegionThresholds`."""
 

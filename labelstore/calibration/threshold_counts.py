@@ -178,7 +178,7 @@ def _count_block(
 def compared(
     probability: NDArray[np.float32], values: Sequence[float]
 ) -> tuple[Counts, Counts, Counts]:
-    """Of each row of (n, m) the numbers below and above each value, (n, G), and those that are not NaN, (n,).
+    """Per row of (n, m): how many values are below and above each threshold, (n, G), and how many are not NaN, (n,).
 
     A table by the upper bits of a number says how many values lie below it; only numbers whose upper bits are those of
     a value are compared. So 200 values cost little more than ten.

@@ -1,4 +1,4 @@
-"""Audit: the teacher sees stored crops again, and its probabilities are held against the stored ones.
+"""Audit: the teacher labels stored crops again, and its probabilities are compared with the stored ones.
 
 `verify` says that bytes are what was written; only the teacher can say that they were the right labels of these
 crops. Fresh probabilities go through the label set's own codec on the classes that are stored, so that what is left

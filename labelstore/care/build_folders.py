@@ -1,6 +1,6 @@
 """Hidden folders `.NAME.XXXXXXXX.tmp` in which `create` and `freeze` build a store, left behind by a kill.
 
-They lie beside the store, under its name. One that nothing was written to for an hour is nobody's.
+They lie beside the store, under its name. One without a write for an hour is abandoned.
 """
 
 from __future__ import annotations

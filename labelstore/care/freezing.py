@@ -1,7 +1,7 @@
 """Freezing: a store that never changes again, with a manifest by which every copy of it can be checked.
 
 What is frozen holds what the catalogue names and nothing else: a compact copy of the catalogue, the
-metadata files, the shards. Every file is read once and held against the ledger on the way.
+metadata files, the shards. Every file is read once and compared with the ledger.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def freeze(
     if target is None and manifest.exists():
         held = read_manifest(manifest)
         return _frozen(store.path, held, already=True)
-    store.finish_metadata()  # nobody could later
+    store.finish_metadata()  # a frozen store cannot be written
     _check(store, allow_incomplete)
     job = _Freezing(store, progress or (lambda done, total: None))
     return job.in_place() if target is None else job.copy(Path(target))
@@ -153,13 +153,13 @@ class _Freezing:
         )
         try:
             files = self._array_files(None)
-            # nobody commits until the manifest is there; from then on every writing transaction is refused
+            # no process commits until the manifest is there; from then on every writing transaction is refused
             with self.store.catalogue.transaction():
                 _refuse_leases(self.store)
                 self._refuse_changes()
                 files[CATALOGUE_FILE] = self._copy_catalogue(temporary)
                 manifest = self._manifest(files)
-                # who opens the store from here on opens the copy, whose file nobody has locked yet
+                # the store opens the copy from here on, whose file is not locked yet
                 with write_locked(temporary):
                     publish(temporary, path / CATALOGUE_FILE)
                     fsync_folder(path)
@@ -211,7 +211,7 @@ class _Freezing:
         return listed
 
     def _array_files(self, target: Path | None) -> dict[str, ManifestFile]:
-        """Every file in the array folder, held against the catalogue, and copied if there is a target."""
+        """Compare every file in the array folder with the catalogue; copy it if there is a target."""
         self.listed = self._listed()
         files = {}
         self.progress(0, len(self.listed))

@@ -12,7 +12,7 @@ from labelstore.store.opening import MANIFEST_FILE
 def manifest_problems(store: Store, *, hashes: bool) -> list[Problem]:
     """Where a frozen store differs from its manifest.
 
-    Shard files are held against the ledger elsewhere; here it is enough that ledger and manifest agree.
+    Shard files are compared with the ledger elsewhere; here ledger and manifest must agree.
     """
     path = store.path / MANIFEST_FILE
     try:

@@ -1,6 +1,6 @@
 """Files that no catalogue row names: what a killed worker leaves behind, and what `gc` may remove of it.
 
-A file may go when it is of a kind that this package writes, older than an hour, and nobody holds a
+A file may go when it is of a kind that this package writes, older than an hour, and no worker holds a
 lease on its image block. Whatever else lies in the folder is named and left alone.
 """
 
@@ -107,7 +107,7 @@ def leftovers(store: Store) -> tuple[Leftover, ...]:
 def gc(
     store: Store, *, dry_run: bool = False, min_age_seconds: float = MIN_AGE_SECONDS
 ) -> Collected:
-    """Remove temporary files, spools of no more use and orphans that are old enough and nobody's.
+    """Remove temporary files, finished spools and orphans, if they are old enough and unused.
 
     Nothing that the ledger names is touched, and no file that this package would not write.
     """
@@ -118,7 +118,7 @@ def gc(
     if dry_run:
         inside = _collect(store, min_age_seconds, dry_run=True)
     else:
-        # under the catalogue's write lock nobody commits between our look and the removal
+        # under the catalogue's write lock no process commits between our look and the removal
         with store.catalogue.transaction():
             inside = _collect(store, min_age_seconds, dry_run=False)
     return Collected(

@@ -135,7 +135,7 @@ def repair(
 class _Repair:
     store: Store
     identities: Mapping[str, str]
-    """Of each group, when its damage was looked for."""
+    """Per group, when its damage was looked for."""
     report: VerifyReport
     images: str | Path | ImageSource | None
     teacher: str | Teacher | None

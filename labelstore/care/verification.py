@@ -1,4 +1,4 @@
-"""Every committed shard, the metadata files and the catalogue itself, held against what was written."""
+"""Verifies every committed shard, the metadata files and the catalogue against their digests."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ class _Verification:
         if frozen:
             problems += manifest_problems(self.store, hashes=self.level != "fast")
         try:
-            nobodys = leftovers(self.store)
+            unused = leftovers(self.store)
         except DamagedShard:
-            nobodys = ()  # the damage is among the problems; without the ledger nothing is a leftover
+            unused = ()  # the damage is among the problems; without the ledger nothing is a leftover
         files = [file for _, row in rows for file in row.files]
         return VerifyReport(
             store=str(self.store.path),
@@ -133,7 +133,7 @@ class _Verification:
             files=len(files),
             bytes=sum(file.size for file in files),
             problems=tuple(problems),
-            leftovers=nobodys,
+            leftovers=unused,
             frozen=frozen,
             seconds=time.monotonic() - started,
         )
@@ -228,7 +228,7 @@ class _ShardJob:
 
 
 def _unread(said: object) -> Problem:
-    """A table of the catalogue that cannot be trusted, in the words of whoever read it."""
+    """A table of the catalogue that cannot be trusted, in the words of its reader."""
     what = str(said).removesuffix(f": {RESTORE_CATALOGUE}")
     return Problem(what=what, command=RESTORE_CATALOGUE)
 

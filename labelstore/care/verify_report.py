@@ -1,4 +1,4 @@
-"""What `verify` found: problems, one line each, and files that nobody needs."""
+"""What `verify` found: problems, one line each, and files that nothing refers to."""
 
 from __future__ import annotations
 

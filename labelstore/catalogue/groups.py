@@ -40,7 +40,7 @@ class Groups:
         """Forget a label set, a mask or a plan ("labels/NAME", ...) with its ledger rows, in one transaction.
 
         `check` is called in it with the group's leases that have not expired: where it raises, all stays. Leases'
-        rows stay, since fencing numbers never go back; the group's files are then named by nobody. ConflictError
+        rows stay, since fencing numbers never go back; no row names the group's files then. ConflictError
         for a plan that something is on.
         """
         table, name = named(group)

@@ -15,7 +15,7 @@ from labelstore.images import check_keys
 
 DIGEST_BYTES = 16
 MAX_FREE_ROWS = 1 << 22
-"""Rows without an image that a catalogue may have: every row takes memory, whoever has it."""
+"""Most rows without an image that a catalogue may have: every row takes memory."""
 NO_IMAGE = "no image has this row"
 """What the column `bad` says of such a row."""
 

@@ -1,12 +1,12 @@
 """Leases: who may write an image block, until when, and the fencing number that outlives them.
 
-A lease is granted on a block that is not complete and that nobody holds. Its fencing number is one
+A lease is granted on a block that is neither complete nor leased. Its fencing number is one
 more than any that the block ever had, and is kept after release, so that an owner who slept past
 the expiry can be told apart from the one who came after, whatever both believe. A lease is of one label set
 or mask and not of its name: after a drop it is worth nothing, also where the name was given again.
 
 No lease lasts longer than `LONGEST_SECONDS`. An expiry further ahead was written by a clock that was wrong, or has
-been set back since: such a lease is void, so that nobody waits for it, and its fencing number keeps its owner apart.
+been set back since: such a lease is void, so that no worker waits for it, and its fencing number keeps its owner apart.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Leases:
     ) -> list[Lease]:
         """Lease up to `count` blocks in one transaction, as `acquire` does one.
 
-        ConflictError where `of` is given and is not the group's `identity`: it was dropped meanwhile, or made anew.
+        ConflictError where `of` is given and is not the group's `identity`: it was dropped meanwhile, or created again.
         """
         _check_seconds(ttl_s)
         if done < 1:
@@ -115,7 +115,7 @@ class Leases:
         return renewed
 
     def renew_blocks(self, held: Sequence[Lease], ttl_s: float) -> list[Lease | LeaseLost]:
-        """The same leases until `ttl_s` seconds from now; a LeaseLost in the place of each that is not ours any
+        """The same leases until `ttl_s` seconds from now; a LeaseLost instead of each that is not ours any
         more."""
         _check_seconds(ttl_s)
 
@@ -143,7 +143,7 @@ class Leases:
 
         def work(conn: Connection) -> None:
             now = self._database.now(conn)
-            # also of a group that is gone: whoever makes it again need not wait for the lease to expire
+            # also of a group that is gone: its next creator need not wait for the lease to expire
             found = [_checked(conn, lease, _check_held, now=now) for lease in held]
             update_rows(
                 conn,
@@ -183,7 +183,7 @@ def check_lease(conn: Connection, lease: Lease, *, now: float) -> None:
     now_is = identity(conn, lease.group)
     if now_is != lease.identity:
         raise LeaseLost(
-            f"{lease.group} was {'made anew' if now_is else 'dropped'} after block {lease.block} of it was leased: "
+            f"{lease.group} was {'created again' if now_is else 'dropped'} after block {lease.block} of it was leased: "
             "nothing was committed"
         )
 
@@ -212,7 +212,7 @@ def _same_identity(conn: Connection, group: str, of: str) -> str:
     now_is = identity(conn, group)
     if now_is != of:
         raise ConflictError(
-            f"{group} was {'made anew' if now_is else 'dropped'} while this process was at work on it: "
+            f"{group} was {'created again' if now_is else 'dropped'} while this process was at work on it: "
             "what it made since is not committed; run the command again if it is still wanted"
         )
     return now_is

@@ -173,7 +173,7 @@ def _admitted(
 ) -> list[ShardRow]:
     """The rows of one block that are to be written; LeaseLost or ConflictError where it may not be.
 
-    LeaseLost also where the label set or mask was dropped since the lease was granted, or made anew.
+    LeaseLost also where the label set or mask was dropped since the lease was granted, or created again.
     """
     for row in rows:
         if row.block != lease.block or not (

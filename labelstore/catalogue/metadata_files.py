@@ -3,7 +3,7 @@
 Metadata files carry no checksum of their own. A change takes three steps: an intent (file, old
 digest, new digest) is committed; the files are written inside a second transaction; the same
 transaction records the new digests and drops the intent. A kill in between leaves the intent, with
-which either digest is acceptable, and whoever opens the store next finishes the change from the
+which either digest is acceptable, and the next process that opens the store finishes the change from the
 catalogue's rows. The newest intent is the only one that may finish: an older one was computed from
 fewer rows.
 """

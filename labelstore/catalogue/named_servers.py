@@ -21,7 +21,7 @@ VARIABLE = "LABELSTORE_CATALOGUE_SERVERS"
 DEFAULT_PORT = "5432"
 
 NO_SECRETS = {"require_auth": "none", "gssencmode": "disable", "sslcertmode": "disable"}
-"""libpq's settings for a server that nobody has named: no password, ticket or certificate is sent."""
+"""libpq's settings for a server that the user has not named: no password, ticket or certificate is sent."""
 
 SECRETS_FROM_VERSION = 160000
 """The version of libpq that knows them."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 MAX_STATEMENTS = 1000
 MAX_CHARACTERS = 20_000
-"""Of one statement; ours have at most 500."""
+"""Most characters of one statement; ours have at most 500."""
 
 # SQLite keeps what it was given from the object's name on, and writes these words itself
 _BEGINNINGS = {"table": ("CREATE TABLE ",), "index": ("CREATE INDEX ", "CREATE UNIQUE INDEX ")}

@@ -11,7 +11,7 @@ from labelstore.shard_files import ShardFile
 DERIVED = "derived from "
 """How the ledger's device begins for a shard that no teacher made."""
 IMPORTED = "imported"
-"""Stands in the ledger for the device that made labels of another project, which nobody knows."""
+"""The ledger's device of imported labels: unknown."""
 
 
 def is_without_teacher(device: str) -> bool:
@@ -147,7 +147,7 @@ class Lease:
     fence: int
     """Grows with every lease of this block: a commit with an older number is refused."""
     identity: str = ""
-    """`leases.identity` of the group when the lease was granted: a commit after it was dropped, or made anew, is
+    """`leases.identity` of the group when the lease was granted: a commit after it was dropped, or created again, is
     refused. Held by the worker only, the catalogue looks the group's up."""
 
 

@@ -16,7 +16,7 @@ from labelstore.shard_files import ShardFile, check_file_key
 MAX_FILES_BYTES = 16 << 20
 """JSON of one row's files: far more than any shard has, and a cap on what a wicked row inflates to."""
 MAX_CHUNKS = 1 << 16
-"""Of one array in one shard; ours have some twenty. Every reader of the ledger looks at each."""
+"""Most entries of one array in one shard; ours have some twenty. Every reader of the ledger looks at each."""
 
 
 def pack_files(files: Sequence[ShardFile]) -> bytes:

@@ -50,7 +50,7 @@ def _by_pairs(
                 same = there == ids
                 np.copyto(q, p, where=same)
                 twice |= same
-            # its place is free for a class that nobody lists
+            # its place is free for a class that is on no list
             np.copyto(ids, sentinel, where=twice)
             np.copyto(p, label.rest, where=twice)
         for other, earlier in zip(labels, found, strict=False):

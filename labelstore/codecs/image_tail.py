@@ -76,7 +76,7 @@ class TailedLabels:
     scale: Float
     """(n, m): a."""
     tables: TailTables
-    """Of the n images; shares at the labels' temperature."""
+    """Tables of the n images; shares at the labels' temperature."""
 
 
 def tail_fields(entries: int, num_classes: int) -> tuple[Field, ...]:
@@ -274,7 +274,7 @@ def _before(sums: NDArray[Any]) -> NDArray[Any]:
 def listed(tailed: TailedLabels) -> SparseLabels:
     """Labels over their images' tables -> labels (n, m, K + L) that list the table's classes themselves.
 
-    After the K kept classes come those of the table by share; classes in the place of entries that the crop keeps
+    After the K kept classes come those of the table by share; classes instead of entries that the crop keeps
     have `rest`, as any that is not listed.
     """
     labels, tables = tailed.labels, tailed.tables

@@ -47,7 +47,7 @@ class LabelMap:
     k: int = 5
     """Classes kept per cell."""
     dtype: str = "float16"
-    """Of the logits: float16 or float32."""
+    """dtype of the logits: float16 or float32."""
     height: int | None = None
     """Rows of the map; None until the teacher is known."""
     width: int | None = None

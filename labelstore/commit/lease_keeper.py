@@ -59,7 +59,7 @@ class LeaseKeeper:
 
     `blocks` are the block numbers in the order to be tried, or how many there are. `identity` is the group's
     (`Groups.identity`) as its caller knows it, now if not given: once it is another, because the group was
-    dropped or made anew, `acquire` raises ConflictError and nothing that is held can be committed.
+    dropped or created again, `acquire` raises ConflictError and no held block can be committed.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ _ORIGIN = re.compile(rf"{DERIVED}([0-9a-f]{{32}})")
 
 
 def origin_mark(label_set: LabelSetRow) -> str:
-    """What stands in the ledger in the place of a device."""
+    """The ledger's device column for masks."""
     return f"{DERIVED}{label_set.uuid}"
 
 

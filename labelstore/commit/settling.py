@@ -16,7 +16,7 @@ def settled_codec(
     """The codec of a label set; its form of class ids is chosen on the first shard that anyone commits.
 
     `first` gives that shard's labels, None where none of its images has any. ConflictError where the label set of
-    that name has not this `uuid` any more: it was made anew meanwhile.
+    that name has another `uuid`: it was dropped and created again meanwhile.
     """
     if row.is_settled:
         return codec_from_record(row.codec)

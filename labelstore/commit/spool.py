@@ -32,7 +32,7 @@ SYNC_SECONDS = 30.0
 """At most so much teacher time is lost to a power cut; a killed process loses only the image in hand."""
 
 MAX_RECORD_BYTES = 1 << 28
-"""Of one image: more than a thousand crops of 60,000 classes; a larger one is labelled again after a stop."""
+"""Largest record of one image (a thousand crops of 60,000 classes); a larger one is labelled again after a stop."""
 MAX_HEAD_BYTES = 1 << 16
 
 _HEADER = struct.Struct("<II")  # payload bytes, CRC-32C
@@ -132,7 +132,7 @@ def read_spools(folder: Path, block: int, label_set: str) -> dict[int, LabelledI
     """Images of a block that earlier leases of the label set with this uuid finished: image row -> its labels.
 
     What another label set left under the same name, before it was dropped, is passed over. RejectedInput for a link
-    or device in the place of the folder or a file.
+    or device where the folder or a file should be.
     """
     found: dict[int, LabelledImage] = {}
     for path in _files(folder, f"{block}-*.spool"):

@@ -83,7 +83,7 @@ class _Worker:
         self._results: list[Any] = []
         self._staged: list[Staged] = []
         self._jobs: list[Future[list[MadeBlock] | None]] = []
-        """Of the thread that commits, in their order: stagings, and commits, which say what was committed."""
+        """Jobs of the committing thread, in order: stagings (None) and commits (what was committed)."""
         self._together = 1
         """Blocks that are leased and committed in one transaction."""
         self._since = time.monotonic()

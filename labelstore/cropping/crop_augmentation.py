@@ -70,7 +70,7 @@ class Operation(NamedTuple):
     """One change of a crop's pixels."""
 
     name: str
-    """Of `COLOURS` or `OPERATIONS`."""
+    """One of `COLOURS` or `OPERATIONS`."""
     value: float
     """Factor of a colour, turn of the hue, or level of an operation within 0 and 1."""
     sign: int = 1

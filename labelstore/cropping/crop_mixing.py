@@ -10,9 +10,9 @@ decoded for a group and not for a crop. What is drawn follows from (plan's seed,
                      that area about a uniform centre in pixels of `side`, cut at the edges, share corrected to
                      what is left
 
-Images that join later have partners among the same rows and are nobody's partner; rows are never renumbered. A partner
+Images that join later have partners among the same rows and are partner of none; rows are never renumbered. A partner
 that cannot be decoded leaves the crop as it is (share 1). What was drawn is stored with the boxes (`schema.MIX_FIELDS`)
-and rules from then on, also in a store that was merged and counts its rows anew.
+and rules from then on, also in a merged store, which numbers its rows again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CropMixing:
 
     method: Method
     alpha: float = 1.0
-    """Of the Beta distribution of the share."""
+    """Parameter of the Beta distribution of the share."""
     prob: float = 1.0
     """Share of the crops that are mixed."""
     crops_per_partner: int = 10

@@ -43,7 +43,7 @@ U64 = NDArray[np.uint64]
 LAW = "random-resized-crop/philox4x32-10/1"
 """Name of the arithmetic above, as recorded with a plan; it changes whenever a box would."""
 IMPORTED_LAW = "imported/1"
-"""Stands in the place of a law for crops that came with imported labels: they are stored, and follow from nothing."""
+"""The plan's law for crops that came with imported labels: they are stored and cannot be computed."""
 BLENDED_LAW = "imported/2"
 """The same, of crops that may be both blended with another and partly replaced by it (`is_blended`)."""
 MAX_SIDE = 65_534

@@ -267,7 +267,7 @@ def centre_crops(
             while waiting:
                 yield _finished(*waiting.popleft())
         finally:
-            # after an error nobody wants the images that wait
+            # after an error the images that wait are not needed
             pool.shutdown(wait=True, cancel_futures=True)
 
 

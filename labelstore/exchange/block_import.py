@@ -129,7 +129,7 @@ class ImportedBlocks(BlockSource):
     def _facts(self, image: int, path: ImageFile) -> tuple[int, int, bytes]:
         """Height, width and digest of an image; RejectedInput where it cannot be the labelled one.
 
-        StorageError where it cannot be read: a hole is for good, and must not depend on a disk's mood.
+        StorageError where it cannot be read: skipping is permanent, so no image is skipped for a transient I/O error.
         """
         try:
             data = path.read_bytes()

@@ -35,7 +35,7 @@ class Form:
     """Where a format leaves a choice; None: as its own project does."""
 
     axis_order: str | None = None
-    """Of label maps: rows-first or columns-first."""
+    """Axis order of label maps: rows-first or columns-first."""
     images: str | Path | ImageSource | None = None
     """Images that go out beside their labels, as `images.open_images` takes them."""
     shard_mb: int | None = None
@@ -88,7 +88,7 @@ class ExportedBlock:
 
 
 class Writer(ABC):
-    """One format: makes its files at a place that nobody looks at until the export is whole."""
+    """One format: writes its files to a temporary place until the export is whole."""
 
     single_file: ClassVar[bool] = False
     """Whether the place is one file, not a folder."""

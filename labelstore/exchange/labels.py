@@ -45,14 +45,14 @@ class Contents:
     num_classes: int | None
     """C where the labels have all classes."""
     dtype: str
-    """Of the numbers, as NumPy writes it."""
+    """dtype of the numbers, as NumPy writes it."""
     cells: tuple[int, int] | None = None
     """Rows and columns of a map."""
     mixed: bool = False
     """Whether crops were mixed with others before the teacher saw them."""
     temperature: float | None = None
-    """Of the softmax that made the probabilities, where the format or its files say it; None where they do not, and
-    for outputs."""
+    """Temperature of the softmax that made the probabilities; None for outputs, and where neither the format nor its
+    files say it."""
     blended: bool = False
     """Whether a mixed crop may have been both blended with the other and partly replaced by it."""
     input_size: int | None = None
@@ -67,7 +67,7 @@ class Conversion:
     codec: LabelCodec
     num_classes: int
     temperature: float
-    """Of the softmax where the file has outputs; otherwise said of its probabilities."""
+    """Temperature of the softmax where the file has outputs; otherwise that of its probabilities."""
 
     def __call__(self, labels: EncodableLabels) -> EncodableLabels:
         """Labels of one image as the codec takes them: TopK (m, K), dense (m, C) or a map."""

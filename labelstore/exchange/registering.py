@@ -229,7 +229,7 @@ def _teacher(
         raise UsageError(f"`input_size={stated.input_size}`: 1 to 65534 pixels")
     words = re.sub(r"[^A-Za-z0-9._-]+", "-", (stated.teacher or label_set).rpartition(":")[2])
     name = words.strip("-._")[:100] or format_name
-    # whose weights are unknown is nobody else's teacher
+    # a teacher of unknown weights is never the same as another
     whose = said if stated.teacher else f"{said}/{format_name}/{label_set}"
     identity = f"imported/{whose}/{num_classes}/{stated.input_size}"
     return TeacherRow(

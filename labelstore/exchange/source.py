@@ -70,7 +70,7 @@ class LabelSource(Protocol):
 def read_together(
     source: LabelSource, images: Sequence[int], sizes: Sequence[tuple[int, int]]
 ) -> list[ImageLabels | RejectedInput]:
-    """Labels of several images, and in the place of those that cannot be used the reason."""
+    """Labels of several images; for an image that cannot be used, the reason instead."""
     many = source.read_many(images, sizes) if len(images) > 1 else None
     if many is not None:
         return [*many]

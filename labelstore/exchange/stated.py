@@ -19,7 +19,7 @@ class Stated:
     num_classes: int | None = None
     """Classes of the teacher."""
     temperature: float | None = None
-    """Of the softmax that made the probabilities, needed where files do not say it; or is to make them."""
+    """Temperature of the softmax that made the probabilities (where files do not say it), or that is to make them."""
     teacher: str | None = None
     """Such as timm:resnet50; recorded only."""
     input_size: int | None = None
@@ -29,7 +29,7 @@ class Stated:
     num_crops: int | None = None
     """Take the first M crops of each image."""
     axis_order: str | None = None
-    """Of boxes: sides or swapped; of label maps: rows-first or columns-first."""
+    """Order of a box's numbers: sides or swapped; of a label map's axes: rows-first or columns-first."""
     round_boxes: bool = False
     """Take the nearest pixels where boxes are of an image of another size."""
     whole_images: bool = False
@@ -40,9 +40,9 @@ class Stated:
     """Order of the images in the data set of the run that wrote the files: folder, natural, listed, named, or a file
     that lists them; of sre2l files two-permutations or one-permutation."""
     batch_size: int | None = None
-    """Of the run that wrote sre2l or lpld files."""
+    """Batch size of the run that wrote sre2l or lpld files."""
     sampler_seed: int | None = None
-    """Of the run that wrote sre2l files."""
+    """Sampler's seed of the run that wrote sre2l files."""
     scale: tuple[float, float] | None = None
     """Area of tinyvit crops, or of those drawn from label maps."""
     ratio: tuple[float, float] | None = None

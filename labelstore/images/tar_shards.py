@@ -56,7 +56,7 @@ class TarredImage(EncodedImage):
 
     def read_head(self, num_bytes: int) -> bytes:
         """The first bytes, no more than the member has."""
-        # opened anew each time, as a file of its own would be: nothing to share between threads or across a fork
+        # opened on each read: no handle is shared between threads or across a fork
         with self.shard.open("rb", buffering=0) as file:
             file.seek(self.offset)
             wanted = min(num_bytes, self.size)

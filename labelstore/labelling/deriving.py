@@ -1,4 +1,4 @@
-"""Making a variant: recovered labels of the source, encoded anew and committed block by block through the ledger."""
+"""Making a variant: labels of the source are recovered, encoded again and committed block by block."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class ImageBlock(LabelledBlock):
 
     @property
     def seconds(self) -> float:
-        """Spent on the images that have labels, by whoever labelled them."""
+        """Seconds spent on the images that have labels, summed over workers."""
         return sum(labelled.seconds for labelled in self.done.values())
 
     def add(

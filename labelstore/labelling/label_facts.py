@@ -222,7 +222,7 @@ def _output_choice(
     takes_outputs = codec.takes == "outputs"
     asked: LabelClasses = classes or "data"
     if source is None:
-        # raw outputs are all kept where nobody says otherwise; which of them are classes is known all the same
+        # raw outputs are all kept by default; which of them are classes is known all the same
         wanted = classes or ("teacher" if takes_outputs else None)
         for other in store.catalogue.label_sets.all():
             if store.teacher(other.teacher).digest != teacher.row.digest:

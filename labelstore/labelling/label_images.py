@@ -210,7 +210,7 @@ def _check_catalogue(path: Path, url: str | None, *, is_new: bool) -> None:
         return
     check_server_url(url)
     if is_new:
-        return  # whoever makes the store names its server
+        return  # the process that creates the store names its server
     held = catalogue_server(path)
     if held is None or not same_server(held, url):
         raise ConflictError(
@@ -247,7 +247,7 @@ def _same_plan(store: Store, name: str, choice: PlanChoice) -> PlanRow:
 
 
 def _remove_if_empty(path: Path) -> None:
-    """Take a store away in which nobody has labelled an image, so that a failed first attempt leaves nothing."""
+    """Remove a store without any labelled image, so that a failed first attempt leaves nothing."""
     with open_store(path, readonly=True) as store:
         used = (
             any(count for count, _ in store.catalogue.ledger.counts().values())
@@ -256,7 +256,7 @@ def _remove_if_empty(path: Path) -> None:
         )
     if not used:
         url = catalogue_server(path)
-        # under another name first: nobody may join a store that is being removed
+        # under another name first, so that no process joins a store that is being removed
         gone = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)

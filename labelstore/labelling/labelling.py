@@ -111,7 +111,7 @@ class Labelling:
 
     @property
     def name(self) -> str:
-        """Of the label set."""
+        """Name of the label set."""
         return self.options.name or self.teacher.row.name
 
     @property

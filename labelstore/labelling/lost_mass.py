@@ -35,7 +35,7 @@ class LostMass:
     images: int
     """Images looked at."""
     temperature: float
-    """Of the softmax."""
+    """Temperature of the softmax."""
     mean: float
     """Share of the probability."""
     worst: float

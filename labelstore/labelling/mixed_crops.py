@@ -24,7 +24,7 @@ IMAGES_KEPT = 24
 SHARDS_KEPT = 4
 
 UNKNOWN = -1
-"""Height of an image that nobody has decoded yet."""
+"""Height of an image that has not been decoded yet."""
 
 Mixes = dict[str, NDArray[Any]]
 """The fields of `schema.MIX_FIELDS`, (m, ...)."""
@@ -125,7 +125,7 @@ class MixedCrops:
         try:
             data = file.read_bytes()
         except OSError as error:
-            # not a partner that cannot be decoded: what crops are mixed with must not depend on a disk's mood
+            # an I/O error is no reason to choose another partner: mixtures must not depend on transient errors
             raise StorageError(
                 f"cannot read {file}: {error.strerror}: crops of other images are mixed with it"
             ) from error

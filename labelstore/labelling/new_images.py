@@ -80,7 +80,7 @@ def add_images(
             if attempt == ATTEMPTS - 1:
                 raise
             store.refresh()  # another process took them in at this moment
-    # also where nothing is new: whoever registered them may have been killed before this
+    # also where nothing is new: the process that registered them may have been killed before this
     store.write_metadata()
     return NewImages(
         num_new=len(rows),

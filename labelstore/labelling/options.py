@@ -16,7 +16,7 @@ class GenerationOptions:
     """Options of `generate`; None where nothing was said."""
 
     name: str | None = None
-    """Of the label set; the teacher's where it is not given."""
+    """Name of the label set; the teacher's name if not given."""
     temperature: float = 1.0
     class_map: str | Path | None = None
     classes: LabelClasses | None = None

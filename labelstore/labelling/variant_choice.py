@@ -124,7 +124,7 @@ def check_name(source: LabelSet, codec: LabelCodec, name: str) -> LabelSetRow | 
 
 
 def derived_from(source: str) -> str:
-    """What the ledger says in the place of a device."""
+    """The ledger's device column for derived labels."""
     return f"{DERIVED}{source}"
 
 

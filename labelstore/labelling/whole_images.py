@@ -1,4 +1,4 @@
-"""Whole images in the place of crops, for label maps: one box that is the image, never flipped."""
+"""Whole images instead of crops, for label maps: one box that covers the image, never flipped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labelstore.store import Store
 from labelstore.store.layout import BOX, FLIP
 
 MAX_SIDE = 65_534
-"""Of an image, pixels: boxes are 16 bits and 65,535 is their sentinel."""
+"""Longest side of an image in pixels: boxes have 16 bits and 65,535 is their sentinel."""
 
 
 @dataclass(frozen=True)

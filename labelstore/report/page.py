@@ -30,7 +30,7 @@ class Page:
     path: str
     bytes: int
     thumbnail_bytes: int
-    """Of these."""
+    """How many of `bytes` are thumbnails."""
     label_set: str
     images_shown: int
     """Images of the explorer."""

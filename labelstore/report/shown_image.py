@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HARD, EASY = "#d1495b", "#1b6ca8"
 MOST_INCHES = 200.0
-"""Of a picture's height: what many crops and classes would need beyond it is drawn smaller."""
+"""Limit of a picture's height: with more crops and classes everything is drawn smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Folders of laid-out labels that stay for later runs: what is in one follows from what its name is a digest of.
 
 ROOT/DIGEST/ABOUT           what the digest is of; its time is when a process last opened the folder
-ROOT/DIGEST/in-use.lock     held (shared) by every process that uses the folder; whoever removes it needs it alone
+ROOT/DIGEST/in-use.lock     held (shared) by every process that uses the folder; removal takes it exclusively
 ROOT/DIGEST/writing.lock    held by the one process that writes; the others wait, and find what they want written
 """
 
@@ -41,7 +41,7 @@ class KeptFolder:
     ) -> Self:
         """The folder under `root` for what is described, made if need be; `about` names the file that says what.
 
-        Removes folders there that nobody used for 30 days, and then, oldest first, those beyond `room` bytes.
+        Removes folders there that were not used for 30 days, and then, oldest first, those beyond `room` bytes.
         """
         text = json.dumps(dict(described), sort_keys=True, indent=1)
         path = root / hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -18,7 +18,7 @@ MOUNTS, MEMORY = Path("/proc/self/mountinfo"), Path("/proc/meminfo")
 GROUP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 IN_MEMORY = ("tmpfs", "ramfs")
 SHARE = 0.5
-"""Of the memory that is available, what labels may take: batches, network and page cache want theirs."""
+"""Share of the available memory that labels may take: batches, network and page cache need the rest."""
 
 
 def check_room(folder: Path, num_bytes: int) -> None:

@@ -117,7 +117,7 @@ def _text(store: Store, manifest: Manifest, repo: str, licence: str | None) -> I
     yield "\n## Checks\n"
     yield f"- store {code(manifest.uuid)}, format {manifest.format_version}"
     yield f"- root digest {code(manifest.root)}: the SHA-256 of the list of all files' SHA-256 in `labelstore.json`"
-    yield "- every file was read and held against that list before it was uploaded; `labelstore pull` does so again"
+    yield "- every file was read and compared with that list before it was uploaded; `labelstore pull` does so again"
     yield "- `labelstore verify STORE --deep` decodes every label\n"
 
 

@@ -150,7 +150,7 @@ def _label_sets(
                 if one != other:
                     raise _refuse(f"label set {row.name}: its {what}", first, one, store, other)
             if not held.is_settled:
-                # how class ids are kept is decided by whoever has labels
+                # how class ids are kept is decided by the store that has labels
                 found[row.name] = (first, replace(held, codec=row.codec))
     uuids = [store.uuid for store in stores]
     merged = []
@@ -159,7 +159,7 @@ def _label_sets(
         outputs = Outputs.of(row, len(first.class_names))
         facts = {**row.facts, **outputs.to_record(), MERGED_FROM: uuids}
         if len(images[row.name]) > 1:
-            # no folder has them all, so that nobody is sent to one that lacks images
+            # no folder has them all: name none rather than one that lacks images
             facts = {key: value for key, value in facts.items() if not key.startswith("images")}
         merged.append(replace(row, uuid=uuid.uuid4().hex, facts=facts))
     return tuple(merged)

@@ -41,7 +41,7 @@ def merge(
 
     Classes, crop plans, teachers' weights, codecs and circumstances of label sets of one name must be equal; an image
     that several stores have must be the same file, with labels that agree within what `audit` allows: the first
-    store's are taken. Rows are numbered anew, arrays copied as they are. Labels that no store has stay not
+    store's are taken. Rows are numbered again, arrays copied as they are. Labels that no store has stay not
     generated. Called again after a kill it goes on, and takes what the stores have got since. `backend` is the first
     store's, `images_per_shard` the largest of the stores', where they are not given.
 

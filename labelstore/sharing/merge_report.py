@@ -16,9 +16,9 @@ class MergedLabels:
     lacking: int
     """Images without labels for some crop: no store has them."""
     compared: int
-    """Crops that two stores have and that were held against each other."""
+    """Crops that two stores have and that were compared."""
     largest_difference: float
-    """Of a probability, among these."""
+    """Largest difference of a probability among these."""
 
 
 @dataclass(frozen=True, kw_only=True)

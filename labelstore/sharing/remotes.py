@@ -194,7 +194,7 @@ class FolderRemote:
             write_file(self.root / "refs" / revision, f"{name}\n".encode())
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
-            # the folders that this push made are left to nobody; others' are not empty
+            # remove the folders that this push made; others' are not empty
             for folder, _, _ in os.walk(self.root, topdown=False) if self._made else ():
                 with contextlib.suppress(OSError):
                     Path(folder).rmdir()

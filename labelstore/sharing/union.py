@@ -109,7 +109,7 @@ def _check_equal(stores: Sequence[Store], keys: Sequence[str], rows: NDArray[np.
             at, to = rows[first, both], rows[second, both]
             known = a["has_digest"][at] & b["has_digest"][to]
             other_pixels = known & (a["digest"][at] != b["digest"][to]).any(axis=1)
-            # of an image that nobody has decoded yet only the file's length is known
+            # of an image that has not been decoded yet only the file's length is known
             lengths = (a["size"][at] >= 0) & (b["size"][to] >= 0)
             other_pixels |= ~known & lengths & (a["size"][at] != b["size"][to])
             for what, differs in (

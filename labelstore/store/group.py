@@ -54,7 +54,7 @@ class Group:
         # after the rows: they are then of the group that the arrays are known of
         if self._catalogue.groups.identity(self.name) != self.identity:
             raise ConflictError(
-                f"{self.name} was dropped since it was opened here, or made anew: open the store again"
+                f"{self.name} was dropped since it was opened here, or created again: open the store again"
             )
         self._shards = rows
 

@@ -181,7 +181,7 @@ class LabelSet:
 
     @property
     def num_free(self) -> int:
-        """Crops of free rows in the committed blocks: they are nobody's, and count as missing nowhere."""
+        """Crops of free rows in the committed blocks: they belong to no image and are never counted as missing."""
         free = self.store.free
         if not free.any():
             return 0

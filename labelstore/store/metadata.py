@@ -1,6 +1,6 @@
 """Changing the arrays' metadata files in three steps, so that a kill in between can be finished.
 
-They carry no checksum of their own: the catalogue has their digests, and whoever opens a store compares.
+They carry no checksum of their own: the catalogue has their digests, which are compared when a store is opened.
 """
 
 from __future__ import annotations

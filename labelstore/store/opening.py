@@ -122,8 +122,8 @@ def create(
     and `mixing` are what is done to the pixels of every crop, for teachers and students; mixtures are stored with
     boxes. The store appears under its name only when it is whole. ConflictError if there is something at `path`
     already, UsageError inside another store. `plan_parameters` are those of crops that came from elsewhere
-    (`crop_plan.imported_record`), in the place of seed, scale, ratio and flip_prob; `plan_row` is a whole crop
-    plan, in the place of everything about one. `fill` registers more before the store appears.
+    (`crop_plan.imported_record`) and replace seed, scale, ratio and flip_prob; `plan_row` is a whole crop
+    plan and replaces every other setting of one. `fill` registers more before the store appears.
     `catalogue` is the URL of a PostgreSQL database, without a password: the store gets a schema of its own
     there, and `catalogue.url` in its folder.
     """
@@ -155,7 +155,7 @@ def create(
         crops_per_shard=crops_per_shard,
     )
     identity = uuid.uuid4().hex
-    made: str | None = None  # a catalogue on a server that nobody refers to yet
+    made: str | None = None  # a catalogue on a server that no store refers to yet
     url = None if catalogue is None else own_schema_url(catalogue, identity)
     building = path.with_name(f".{path.name}.{identity[:8]}.tmp")
     with storage_errors(path):

@@ -1,7 +1,7 @@
 """What the outputs of a label set are: the classes of the data set, a teacher's outputs with a map, or no classes.
 
-It is recorded with the label set and travels with it. Whoever compares labels with the ground truth asks
-`LabelSet.true_output`, and whoever shows a class or an output asks `LabelSet.class_titles` or `output_titles`.
+It is recorded with the label set and travels with it. Code that compares labels with the ground truth asks
+`LabelSet.true_output`, and code that shows a class or an output asks `LabelSet.class_titles` or `output_titles`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Outputs:
     kind: Kind
     """"classes": output c is class c of the data set. "mapped": `of_class` says which outputs are classes, and the
     others are classes of the teacher alone. "not classes": those of a projection head, or of a teacher of other
-    classes. "not recorded": nobody said, and nothing proves it."""
+    classes. "not recorded": neither stated nor proved."""
     of_class: NDArray[np.int64]
     """(classes,) the output of each class of the data set; empty where outputs are no classes."""
     source: str | None = None

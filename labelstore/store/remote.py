@@ -122,7 +122,7 @@ def _fetch(bucket: Bucket, manifest: Manifest, keys: Iterable[str], folder: Path
 
 
 def _is_known(path: Path, due: ManifestFile) -> bool:
-    # tables are held against their digests whenever they are read: only what was cut or swapped is looked for
+    # tables are checked against their digests whenever they are read: here only what was cut or swapped is looked for
     return due.bytes > 1 << 26 or file_digest(path) == due
 
 

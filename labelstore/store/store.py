@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SHARD_COLUMNS = [
     "group", "block", "crop_shard", "num_images", "bytes", "seconds", "device", "committed",
 ]  # fmt: skip
-"""Of `Store.shards`, also where there is none yet."""
+"""Columns of `Store.shards`, also where there is no shard yet."""
 
 Row = TypeVar("Row", PlanRow, LabelSetRow, TeacherRow, MaskRow)
 
@@ -333,15 +333,15 @@ class Store:
     ) -> Mapping[str, Any]:
         """Fix how a label set stores class ids, once: the first worker decides, the others get its decision.
 
-        ConflictError where the label set of that name has another `uuid`: it was made anew meanwhile.
+        ConflictError where the label set of that name has another `uuid`: it was created again meanwhile.
         """
         with self.catalogue.transaction() as connection:
             row = self.find_label_set(label_set)
             if row is None or (uuid is not None and row.uuid != uuid):
                 raise ConflictError(
-                    f"label set {label_set} of {self.path} was {'made anew' if row else 'dropped'} while this process "
-                    "was at work on it: what it made since is not committed; run the command again if it is still "
-                    "wanted"
+                    f"label set {label_set} of {self.path} was {'created again' if row else 'dropped'} while this "
+                    "process was at work on it: what it made since is not committed; run the command again if it is "
+                    "still wanted"
                 )
             settled = row.codec if row.is_settled else record
             if not row.is_settled:

@@ -39,7 +39,7 @@ Facts: TypeAlias = Mapping[str, Any]
 
 MAX_CLASSES = 1 << 24
 MOST_PIXELS = 1 << 14
-"""Of a side of what a teacher sees."""
+"""Longest side of a teacher's input."""
 MAX_ROWS = 1 << 32
 
 _FILES = (
@@ -153,7 +153,7 @@ def refuse_rows(catalogue: Catalogue, store: Path) -> None:
     """RejectedInput for crop plans, label sets and masks with names or numbers that no store has.
 
     FormatVersionError for a law of crops that this version does not know. Rows that do not match their
-    digest are left to whoever reads them.
+    digest are refused when they are read.
     """
     try:
         num_rows = catalogue.images.num_rows()

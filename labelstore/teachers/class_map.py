@@ -32,7 +32,7 @@ class OutputChoice:
     columns: NDArray[np.int64] | None
     """(C,) outputs that are kept, in the order of the data set's classes; None keeps all of them."""
     meaning: Outputs
-    """Of the outputs that are kept."""
+    """What the kept outputs mean."""
     source: str | None
     """Where the map came from, as it was given."""
 

@@ -164,5 +164,5 @@ def evaluate_teacher(
 
 
 def _variance(share: float, count: int) -> float:
-    """Of the mean of `count` draws that are right with probability `share`."""
+    """Variance of the mean of `count` draws that are right with probability `share`."""
     return share * (1 - share) / count

@@ -39,7 +39,7 @@ class WeightFile:
     taken: Weights | None = None
     """Which ones, of a checkpoint with a moving average; None for a file that holds no average."""
     note: str | None = None
-    """A line that says which weights were taken where nobody chose."""
+    """A line that says which weights were taken by default."""
 
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -175,7 +175,7 @@ def _load(path: Path) -> Any:  # noqa: ANN401 - what a foreign file holds
 
 
 def _foreign_names(path: Path) -> str:
-    """What a checkpoint names beside tensors and plain values, for an error message; empty where nobody can tell."""
+    """What a checkpoint names beside tensors and plain values, for an error message; empty where that is unknown."""
     if path.suffix == ".safetensors":
         return ""
     try:

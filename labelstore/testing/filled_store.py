@@ -141,7 +141,7 @@ def fill_block(
     bad: Collection[int] = (),
     digests: Mapping[int, bytes] | None = None,
 ) -> None:
-    """Commit the leased block of a label set where it is not, and its boxes where nobody has yet."""
+    """Commit the leased block of a label set, and its boxes if they are not committed yet."""
     group, plan, block = lease.group, store.plan(), lease.block
     layout = store.group_specs(group)[1]
     with_boxes = plan.stored and f"crops/{plan.name}" in store.group_names()

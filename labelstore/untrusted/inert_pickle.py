@@ -21,7 +21,7 @@ from labelstore.untrusted.inert_values import (
 from labelstore.untrusted.refusal import Refused
 
 MAX_OPERATIONS = 2_000_000
-"""Of one pickle: a file of ml-dr with 400 samples has 40,000, one of FKD about 90."""
+"""Most operations of one pickle: a file of ml-dr with 400 samples has 40,000, one of FKD about 90."""
 MAX_DICT = 10_000
 """Entries of one dictionary."""
 MAX_MEMO = 1_000_000

@@ -1,7 +1,7 @@
 """What a foreign pickle may hold: numbers, texts, lists, tuples, dictionaries, NumPy arrays and torch tensors.
 
 Each name that a file may use stands for a function here (`GLOBALS`) that checks its arguments and builds an inert
-value; nothing of NumPy's or torch's own machinery is called with them. What is declared is held against what is there:
+value; nothing of NumPy's or torch's own machinery is called with them. What is declared is compared with what is there:
 lengths, shapes and strides.
 """
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from labelstore.errors import RejectedInput, StorageError
 
 MAX_FILE_BYTES = 128 << 20
-"""Of one label file that is read whole: SRe2L's largest batches are 45 MB."""
+"""Largest label file that is read whole: SRe2L's largest batches are 45 MB."""
 
 
 class Refused(ValueError):
@@ -52,7 +52,7 @@ def read_bytes(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """An opener for which a pipe that nobody writes to is open at once, and can be refused."""
+    """An opener that does not wait for a pipe's writer, so that a pipe can be refused."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -62,7 +62,7 @@ class _WithoutAliases(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 - as in PyYAML
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        # PyYAML takes the last one without a word
+        # PyYAML silently takes the last one
         names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         for name, count in names.most_common(1):
             if count > 1:

@@ -106,7 +106,7 @@ def test_a_label_set_that_is_made_anew_meanwhile_gets_nothing(tmp_path, images, 
         return call(self, block)
 
     monkeypatch.setattr(ImportedBlocks, "arrays", made_anew)
-    with pytest.raises(ConflictError, match="made anew"):
+    with pytest.raises(ConflictError, match="created again"):
         run(tmp_path, source, images, teacher="timm:a")
     with labelstore.open(tmp_path / "s") as store:
         labels = store.label_set("soft")

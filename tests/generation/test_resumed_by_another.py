@@ -130,7 +130,7 @@ def test_a_worker_whose_label_set_is_made_anew_stops_and_commits_nothing(
             with pytest.raises(KeyboardInterrupt):
                 label(other, images, teacher(1, STOP))
 
-    with pytest.raises(ConflictError, match="made anew"):
+    with pytest.raises(ConflictError, match="created again"):
         label(store, images, teacher(0, 2, made_anew))
     with labelstore.open(store.path) as again:
         label(again, images, teacher(1))
@@ -151,7 +151,7 @@ def test_a_worker_that_finds_another_label_set_complete_does_not_report_success(
     jobs = TeacherBlocks._jobs
     # the last look for a free block is over when the other label set is made
     monkeypatch.setattr(TeacherBlocks, "_jobs", lambda self, leased: [*jobs(self, leased)])
-    with pytest.raises(ConflictError, match="made anew"):
+    with pytest.raises(ConflictError, match="created again"):
         label(store, images, teacher(0, 6, another))
     with labelstore.open(store.path) as again:
         assert says(again) == {1}

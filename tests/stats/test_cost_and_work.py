@@ -106,7 +106,7 @@ def test_a_stopped_store_says_that_nobody_is_at_work(made, tmp_path, capsys):
     with labelstore.open(tmp_path / "s") as store:
         found = work(store, "teacher")
     assert (found.crops, found.committed_crops, found.workers) == (3 * M, 0, ())
-    assert f"{3 * M} of {N * M} crops, nobody at work" in info(tmp_path / "s", capsys)
+    assert f"{3 * M} of {N * M} crops, no worker" in info(tmp_path / "s", capsys)
 
 
 def test_seconds_of_a_stopped_worker_are_not_forgotten(made, tmp_path):

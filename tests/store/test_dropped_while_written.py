@@ -1,4 +1,4 @@
-"""A label set or mask that is dropped, or made anew under its name, gets nothing that was made for the old one."""
+"""A label set or mask that is dropped, or created again under its name, gets nothing that was made for the old one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_lease_from_before_the_drop_commits_nothing(store, worker, again):
     store.catalogue.groups.drop(GROUP)
     if again:
         make_anew(store)
-    with pytest.raises(LeaseLost, match="made anew" if again else "dropped"):
+    with pytest.raises(LeaseLost, match="created again" if again else "dropped"):
         commit_old(worker, lease)
     with pytest.raises(LeaseLost):
         worker.catalogue.leases.renew(lease, 60.0)
@@ -89,7 +89,7 @@ def test_a_worker_between_two_blocks_gets_no_lease_on_another_label_set(store, w
         with pytest.raises(ConflictError, match="dropped while this process"):
             keeper.acquire()
         make_anew(store)
-        with pytest.raises(ConflictError, match="made anew while this process"):
+        with pytest.raises(ConflictError, match="created again while this process"):
             keeper.acquire()
         assert store.catalogue.leases.live(GROUP) == []
     finally:
@@ -140,7 +140,7 @@ def test_calibration_of_a_label_set_that_was_made_anew_is_refused(store):
     drop(store, "label-set", "teacher")
     add_label_set(store, CODEC, 6, name="teacher")
     fill_blocks(store, NEW, name="teacher")
-    with pytest.raises(ConflictError, match="made anew"):
+    with pytest.raises(ConflictError, match="created again"):
         calibrate(labels, RULE, name="m")
     assert store.catalogue.ledger.shards("masks/m") == []
 
@@ -160,7 +160,7 @@ def test_a_mask_that_is_made_anew_during_calibration_gets_no_codes_of_the_old_ru
     first = mask_row("m", RULE, num_crops=4)
     monkeypatch.setattr(source, "stage_block", while_it_is_made_anew)
     monkeypatch.setattr("labelstore.commit.worker.POLL_SECONDS", 0.0)
-    with pytest.raises(ConflictError, match="made anew"):
+    with pytest.raises(ConflictError, match="created again"):
         calibrate(store.label_set(), RULE, name="m")
     assert store.catalogue.ledger.shards("masks/m") == []
 

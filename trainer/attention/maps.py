@@ -28,7 +28,7 @@ class Attention:
 
     class_id: int
     probability: float
-    """Of that class, softmax at T = 1."""
+    """Probability of that class, softmax at T = 1."""
     predicted: int
     """Class with the largest logit."""
     predicted_probability: float

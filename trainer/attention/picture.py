@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 CELL = 1.9
 """Inches of one picture."""
 LETTERS = 24
-"""Of a name above a picture of that size."""
+"""Longest class name above a picture."""
 HEAD_LETTERS = 38
-"""Of a network's name, above two pictures."""
+"""Longest name of a network, above two pictures."""
 FOOTER = (
     "Each map has its own scale. Above it: class of the map and its probability, red where the network predicts "
     "another class."
@@ -39,7 +39,7 @@ class Looked:
     """(S, S, 3), what it was shown."""
     attention: Attention
     class_names: tuple[str, ...] = ()
-    """Of its outputs; without, their numbers are shown."""
+    """Names of its outputs; without them their numbers are shown."""
 
     def name_of(self, class_id: int) -> str:
         """A class of this network, for people."""

@@ -49,7 +49,7 @@ class Checkpoint:
     state_dict_ema: Mapping[str, Tensor] | None = None
     """Moving average of weights and buffers (timm's word), of a run with one."""
     state_dict_discriminator: Mapping[str, Tensor] | None = None
-    """Of MEAL V2's discriminator, of a run with one."""
+    """State of MEAL V2's discriminator, in runs with one."""
     metric: float | None = None
     """Best top-1 so far, percent."""
     metric_ema: float | None = None
@@ -61,7 +61,7 @@ class Checkpoint:
     is_whole_pass: bool = True
     """Whether a pass ended here and its row is written; a checkpoint inside a pass is replaced by the next one."""
     owed: Mapping[str, float] | None = None
-    """Of a pass that ended but was not evaluated: what its row takes from its training (`RunState.owed`)."""
+    """Facts of a pass that ended but was not evaluated: what its row takes from its training (`RunState.owed`)."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, previous: Path | None = None) -> None:

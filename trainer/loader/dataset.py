@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 PASS_FILE = "pass.npy"
 MOST_PASSES = 1000
-"""Of a dataset that was not told how many there will be."""
+"""Passes of a dataset that was not told how many there will be."""
 
 
 class CropDataset(Dataset[dict[str, Tensor]]):

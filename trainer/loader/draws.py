@@ -34,7 +34,7 @@ def draw_folder(
 ) -> KeptFolder | None:
     """The folder for what is described, made if need be; None where `size` bytes are more than is kept.
 
-    Removes draw files that nobody used for 30 days, and then, oldest first, those beyond `keep` gigabytes.
+    Removes draw files that were not used for 30 days, and then, oldest first, those beyond `keep` gigabytes.
     """
     if size > keep * GIGABYTE:
         return None

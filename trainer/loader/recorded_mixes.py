@@ -45,7 +45,7 @@ class Partners:
     sizes: NDArray[np.int64]
     """(rows, 2) height and width in pixels, below 1 where unknown."""
     side: int
-    """Of the teacher's input, pixels: what recorded boxes are measured in."""
+    """Side of the teacher's input in pixels: what recorded boxes are measured in."""
     blended: bool = False
     """Whether shares hold outside of boxes too: a crop may be blended and then partly replaced (ml-dr)."""
     augmentation: PlannedAugmentation | None = None

@@ -221,7 +221,7 @@ class PassSource(ABC):
 def _prepare(source: weakref.ref[PassSource], positions: range) -> None:
     alive = source()
     if alive is not None:
-        # whoever asks for the pass does it again, and gets the error
+        # the next request for the pass does it again, and raises the error
         with suppress(Stopped, LabelStoreError, OSError):
             alive._ensure(positions)
 

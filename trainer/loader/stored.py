@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from labelstore.store import LabelSet, Mask
 
 DRAWING_ORDER = 2
-"""Of which crop comes when; in the first one an image could show one crop twice in a batch. Draw files of another order
-are other draw files."""
+"""Version of the drawing order; in version 1 an image could show one crop twice in a batch. A draw file is of one
+version."""
 EVERYTHING = (0.0, 1.0)
 """The probability range that leaves no crop out."""
 
@@ -441,7 +441,7 @@ class StoredPasses(PassSource):
         return [*before, (None if self.crop_order == "random" else number, m)]
 
     def _shards_digest(self, group: str) -> str:
-        """Of every committed file of a group that labels are drawn from, as the ledger has it."""
+        """Digest of every committed file of a group that labels are drawn from, as the ledger has it."""
         layout = self.labels.layout
         return shards_digest(self.labels.store.catalogue, group, layout.num_crop_shards)
 

@@ -95,7 +95,7 @@ class BatchTails:
         )
 
     def part(self, crops: slice) -> BatchTails:
-        """Of some crops; the tables stay."""
+        """Tails of some crops; the tables stay."""
         return BatchTails(
             class_ids=self.class_ids,
             shares=self.shares,

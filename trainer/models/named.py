@@ -1,7 +1,7 @@
 """Networks that no run of this package trained: a library's with its own weights, a checkpoint's, a function's.
 
 Each comes with the settings that it was made for (pixels, normalisation, crop) and with its own classes: none gets a
-classifier of random weights in the place of its own.
+classifier of random weights instead of its own.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def load_named(
     """A network by name, in evaluation mode on the CPU, and a config that says how images go in and classes come out.
 
     timm:NAME, torchvision:NAME and bare timm names bring their pretrained weights, or take those of `checkpoint`, of
-    which `weights` chooses the plain ones ("raw") or their moving average ("ema"); `note` says which were taken where
-    nobody chose. package.module:function is called with `num_classes`. `settings` are fields of TrainConfig and count
-    more than the network's own. Where all of `classes` (folder names) are WordNet ids and the network is one of
+    which `weights` chooses the plain ones ("raw") or their moving average ("ema"); `note` says which were taken by
+    default. package.module:function is called with `num_classes`. `settings` are fields of TrainConfig and override
+    the network's own. Where all of `classes` (folder names) are WordNet ids and the network is one of
     ImageNet or a variant of it, its outputs are named by them. UsageError for another number of classes than the
     weights have.
     """

@@ -61,7 +61,7 @@ def create_model(
     `config.model` is a timm name, torchvision:NAME, or `package.module:function`, which is called with
     `num_classes` and `model_kwargs`. UsageError if there is no such network or it does not return
     (B, num_classes) logits; RejectedInput if `initial_checkpoint` does not fit it. `note` says which of its weights
-    were taken where nobody chose.
+    were taken by default.
     """
     if config.num_classes is None:
         raise UsageError(f"model={config.model!r} without num_classes: give it, or class folders")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CHANNELS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
-"""Of the first convolution, then out of each of the 13 blocks."""
+"""Channels of the first convolution, then those out of each of the 13 blocks."""
 
 
 class RSign(nn.Module):

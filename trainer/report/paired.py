@@ -41,7 +41,7 @@ class PairedDifference:
 def paired_difference(
     first: int, second: int, values: Sequence[Mapping[int, Sequence[float]]]
 ) -> PairedDifference | None:
-    """Of two settings, `values[setting][seed]` their results; None where they share no seed.
+    """Compares two settings, `values[setting][seed]` their results; None where they share no seed.
 
     Several runs of one seed count as their mean.
     """

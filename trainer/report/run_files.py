@@ -70,7 +70,7 @@ class RunRecord:
 
     @property
     def seconds(self) -> float | None:
-        """Of all passes, evaluation not counted; None where a pass does not say."""
+        """Seconds of all passes without evaluation; None where a pass does not say."""
         values = [row.get("seconds") for row in self.rows]
         known = [value for value in values if value is not None]
         return math.fsum(known) if known and len(known) == len(values) else None

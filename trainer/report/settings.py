@@ -13,7 +13,7 @@ from trainer.config import TrainConfig
 
 NOT_COMPARED = ("seed", "class_names")
 LETTERS = 160
-"""Of a value that is shown."""
+"""Longest value that is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)

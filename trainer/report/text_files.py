@@ -10,7 +10,7 @@ from pathlib import Path
 from labelstore.errors import RejectedInput
 
 MAX_BYTES = 64_000_000
-"""Of a file that is read whole: a million passes, or settings with as many classes."""
+"""Largest file that is read whole: a million passes, or settings with as many classes."""
 
 
 def read_text(path: Path) -> str:

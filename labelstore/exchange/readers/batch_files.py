@@ -198,7 +198,7 @@ class _Reader:
     mixed: bool
     augmented: bool
     side: int | None
-    """Of the teacher's input, pixels; None: nothing was cut into."""
+    """Side of the teacher's input in pixels; None where no mix box was cut."""
 
     def __call__(self, number: int) -> Piece:
         path = self.paths[number]

@@ -51,7 +51,7 @@ class BoxShares:
     ) -> NDArray[np.uint16]:
         """`pixels` of boxes (m, 4) of several images, with each box's height and width (m, 2).
 
-        Refused, without a word, where `pixels` would refuse one of them or move it.
+        Raises Refused without a message where `pixels` would refuse one of them or move it.
         """
         if shares.ndim != 2 or shares.shape[1] != 4 or shares.dtype.kind != "f" or self.round_boxes:
             raise Refused("differ")

@@ -129,7 +129,7 @@ class FkdFile:
     def many(self, paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[ImageLabels]:
         """The same of several files, checked together: half of the time goes into calls of NumPy, not into numbers.
 
-        Refused, without a word, where any of them is not as it must be.
+        Raises Refused without a message where any of them is invalid.
         """
         m = self.num_crops
         files = [read_fkd(path) for path in paths]

@@ -1,7 +1,7 @@
 """FKD's layout out, as plain tensors: FKD's own training script reads it with today's `torch.load`, and so does
 everybody.
 
-The files are those of `exchange.fkd`, with tensors in the place of pickled arrays (which `weights_only=True` refuses).
+The files are those of `exchange.fkd`, with tensors instead of pickled arrays (which `weights_only=True` refuses).
 Boxes are shares of the image's sides in float32, which `replay` and the importer turn back into the same pixels.
 Lost: the tail of `ms` (FKD spreads one minus the sum), class table, digests, the teacher. Probabilities are float32: as
 stored, or what float16 and 8-bit labels recover to.

@@ -1,4 +1,4 @@
-"""One HDF5 file out: labels, boxes, flips and keys as plain datasets, for whoever has h5py and not this package.
+"""One HDF5 file out: labels, boxes, flips and keys as plain datasets, readable with h5py alone.
 
     key           (n,)         UTF-8 text: path relative to the image folder
     ground_truth  (n,)         int32, index into class_names, -1 for none
