@@ -129,8 +129,8 @@ class TrainConfig:
     initial_checkpoint: Path | None = None
     """Start from these weights (fine-tuning)."""
     checkpoint_weights: CheckpointWeights | None = None
-    """Which weights of teacher and initial_checkpoint, where they hold a moving average too: ema takes it, raw the plain
-    weights; None takes the plain ones and says so."""
+    """Which weights of teacher and initial_checkpoint, where they hold a moving average too: ema takes it, raw the
+    plain weights; None takes the plain ones and says so."""
 
     # which pixels
     input_size: int = 224
