@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install demo papers bench test stress lint format clean
+.PHONY: install demo papers bench compare test stress lint format clean
 
 install: $(STAMP)
 
@@ -44,6 +44,11 @@ papers: install
 bench: install
 	$(BIN)/python -m benchmarks.loader --output benchmarks/reports
 	$(BIN)/python -m benchmarks.generation --output benchmarks/reports
+
+# this store beside other layouts of the same labels: hours of writing and reading, all of it on this machine
+compare: install
+	$(BIN)/python -m pip install --quiet --editable '.[compare]'
+	$(BIN)/python -m benchmarks.compare --report $(COMPARE_ARGS)
 
 clean:
 	rm -rf demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

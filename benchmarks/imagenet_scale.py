@@ -28,8 +28,10 @@ import numpy as np
 
 import labelstore
 from benchmarks import label_model
+from benchmarks.layouts import IN_USE, measure
+from benchmarks.layouts.pickles import Fkd
+from benchmarks.layouts.tables import Parquet
 from benchmarks.machine import processor
-from benchmarks.other_layouts import LAYOUTS, Fkd, Parquet, measure
 from benchmarks.scale_report import markdown
 from benchmarks.scale_store import SEEDED, STORED, K, WriteTimes, build
 from labelstore.analysis import disk
@@ -199,7 +201,7 @@ def _others(folder: Path, num_images: int, num_crops: int) -> list[dict[str, Any
             yield range(first, first + len(labels.size)), labels
 
     found = []
-    for number, layout in enumerate(LAYOUTS):
+    for number, layout in enumerate(IN_USE):
         print(f"measuring {layout.name}", file=sys.stderr, flush=True)
         there = folder / "others" / ("fkd" if isinstance(layout, Fkd) else str(number))
         found.append(

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def build(
 ) -> WriteTimes:
     """Make both stores in `folder`, or finish them; `told` hears image blocks done and in all."""
     folder.mkdir(parents=True, exist_ok=True)
-    stores = {name: _opened(folder / name, num_images, num_crops) for name in (STORED, SEEDED)}
+    stores = {name: opened(folder / name, num_images, num_crops) for name in (STORED, SEEDED)}
     times = WriteTimes.read(folder)
     layout = Layout.of(stores[STORED].plan(), num_images)
     keepers = {
@@ -122,7 +122,14 @@ def build(
             if lease is None or lease.block != block:
                 continue
             begun = time.perf_counter()
-            _write(stores[target.store], target, lease, layout, labels)
+            write_labels(
+                stores[target.store],
+                target,
+                lease,
+                layout,
+                labels,
+                with_boxes=target.with_boxes,
+            )
             keepers[target].forget(block)
             leases[target] = keepers[target].acquire()
             name = f"{target.store}/{target.label_set}"
@@ -138,7 +145,14 @@ def build(
     return times
 
 
-def _opened(path: Path, num_images: int, num_crops: int) -> Store:
+def opened(
+    path: Path,
+    num_images: int,
+    num_crops: int,
+    targets: Sequence[Target] = TARGETS,
+    images_per_shard: int | None = None,
+) -> Store:
+    """The store at `path`; made first, with the label sets that are targets there, if there is none."""
     stored = path.name == STORED
     if exists(path):
         store = labelstore.open(path)
@@ -147,12 +161,15 @@ def _opened(path: Path, num_images: int, num_crops: int) -> Store:
         )
         return store
     # the layout that a store of this size gets decides how the label model is cut into calls
-    probe = choose_layout(num_images, num_crops, DEFAULT_BYTES_PER_CROP)
+    probe = choose_layout(
+        num_images, num_crops, DEFAULT_BYTES_PER_CROP, images_per_shard=images_per_shard
+    )
     store = labelstore.create(
         path,
         images=image_folder(num_images, probe.images_per_shard),
         num_crops=num_crops,
         stored_crops=stored,
+        images_per_shard=images_per_shard,
     )
     store.catalogue.teachers.add(
         TeacherRow(
@@ -168,7 +185,7 @@ def _opened(path: Path, num_images: int, num_crops: int) -> Store:
             crop_pct=0.875,
         )
     )
-    for target in TARGETS:
+    for target in targets:
         if target.store == path.name:
             record = MarginalSmoothing(k=K, dtype=target.dtype).to_record()
             store.catalogue.label_sets.add(
@@ -193,9 +210,16 @@ def top_k_of(labels: label_model.ModelLabels, crops: slice = slice(None)) -> Top
     )
 
 
-def _write(
-    store: Store, target: Target, lease: Lease, layout: Layout, labels: label_model.ModelLabels
+def write_labels(
+    store: Store,
+    target: Target,
+    lease: Lease,
+    layout: Layout,
+    labels: label_model.ModelLabels,
+    *,
+    with_boxes: bool,
 ) -> None:
+    """Encode and commit one leased image block, with its boxes and flips if wanted."""
     width = layout.crops_per_shard
     cuts = [slice(i * width, (i + 1) * width) for i in range(layout.num_crop_shards)]
     row = store.label_set_row(target.label_set)
@@ -214,7 +238,7 @@ def _write(
                 arrays=codec.encode(top_k_of(labels, cut), NUM_CLASSES),
             )
         )
-        if target.with_boxes:
+        if with_boxes:
             shards.append(
                 BlockArrays(
                     group=f"crops/{store.plan().name}",
@@ -226,7 +250,7 @@ def _write(
                 )
             )
     decoded = []
-    if target.with_boxes or target.store == SEEDED:
+    if with_boxes or target.store == SEEDED:
         rows = layout.rows(lease.block)
         digests = np.random.default_rng(lease.block).bytes(16 * len(rows))
         decoded = [

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from benchmarks import imagenet_scale, label_model, other_layouts, scale_measures
+from benchmarks import imagenet_scale, scale_measures
 from benchmarks.scale_report import TARGETS, markdown, verdict
 
 IN_A_PROCESS = imagenet_scale._in_a_process
@@ -67,32 +66,6 @@ def test_the_scale_run_ends_with_every_promised_figure(tmp_path, capsys, monkeyp
     page = markdown(result)
     assert all(target.words in page for target in TARGETS)
     assert "first 20 images" in page
-
-
-@pytest.mark.parametrize("layout", other_layouts.LAYOUTS, ids=lambda layout: layout.name)
-def test_other_layouts_give_back_what_they_were_given(layout, tmp_path):
-    labels = label_model.labels(0, 6, 10)
-    parts = lambda: iter([(range(6), labels)])
-    found = other_layouts.measure(
-        layout,
-        tmp_path / "there",
-        parts,
-        num_images=6,
-        num_crops=10,
-        crops_per_image=4,
-        samples=3,
-    )
-    assert found["bytes_per_crop"] > 10
-    assert found["pass_crops_per_s"] > 0
-    reader = layout.reader(tmp_path / "there")
-    for row in (5, 0, 3):
-        ids, probs, box, flip = reader.image(row)
-        np.testing.assert_array_equal(ids, labels.class_ids[row])
-        np.testing.assert_allclose(probs, labels.probs[row], rtol=1e-3, atol=1e-6)
-        if not isinstance(layout, other_layouts.Fkd):
-            np.testing.assert_array_equal(box, labels.box[row])
-        np.testing.assert_array_equal(flip.astype(bool), labels.flip[row])
-    reader.close()
 
 
 def test_a_verdict_says_by_how_much():

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 DRAWING_ORDER = 2
 """Version of the drawing order; in version 1 an image could show one crop twice in a batch. A draw file is of one
 version."""
+REMOTE_THREADS = 32
+"""Image blocks of a store in object storage that are read at a time: each waits for its requests, not for a core."""
 EVERYTHING = (0.0, 1.0)
 """The probability range that leaves no crop out."""
 
@@ -106,7 +108,8 @@ class StoredPasses(PassSource):
         together = labels if isinstance(labels, Ensemble) else ensemble([labels], [mask])
         check_complete(together, allow_incomplete=allow_incomplete)
         self.labels = as_far_as_labelled(together)
-        self.schedule, self.threads = schedule, threads
+        remote = any(isinstance(m.labels.store.location, str) for m in self.labels.members)
+        self.schedule, self.threads = schedule, max(threads, REMOTE_THREADS) if remote else threads
         self.crop_order = _checked_order(order)
         self.probability_range = _checked_range(probability_range)
         self.num_classes = labels.num_classes
