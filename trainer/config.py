@@ -19,7 +19,7 @@ from labelstore.errors import UsageError
 from labelstore.untrusted.yaml_files import read_mapping
 from trainer.config_checks import check_config
 from trainer.field_types import as_declared
-from trainer.phases import Mixing, Phase, Supervision, read_phases
+from trainer.phases import Mixing, Phase, Supervision, phase_config, read_phases
 
 Order = Literal["random", "easy-to-hard", "hard-to-easy"]
 Optimizer = Literal["sgd", "nesterov", "adam", "adamw", "adamp", "lamb"]
@@ -317,6 +317,10 @@ class TrainConfig:
         """The temperature of labels and student: `temperature`, else the one that the labels were made at, else 1."""
         made_at: float = self.provenance.get("temperature", 1.0)
         return made_at if self.temperature is None else self.temperature
+
+    def of_phases(self) -> tuple[Self, ...]:
+        """The settings of each phase; of a run without phases its own."""
+        return tuple(phase_config(self, n) for n in range(len(self.phases))) or (self,)
 
     def for_another_run(self) -> Self:
         """The same settings without what a run filled in, for other data or another start."""

@@ -13,7 +13,7 @@ from trainer.config import TrainConfig
 from trainer.label_sources import fresh_passes, label_source
 from trainer.loader import ImageTable, PassSource, PhasedPasses, StoredPasses
 from trainer.loader.phased import PhaseSource, common_table
-from trainer.phases import passes_of, phase_config, stretches
+from trainer.phases import passes_of, stretches
 from trainer.sampler import PassSchedule
 
 
@@ -28,7 +28,7 @@ def phase_sources(
 
     Sources are closed with `opened`. Phases on stored crops come first: fresh crops are of the images that these have.
     """
-    settings = [phase_config(config, number) for number in range(len(config.phases))]
+    settings = list(config.of_phases())
     passes = [passes_of(phase, config.crops_per_image) for phase in config.phases]
     fresh = [own.store is None for own in settings]
     schedules = {

@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:
     from trainer.config import TrainConfig
+
+Config = TypeVar("Config", bound="TrainConfig")
 
 Supervision = Literal["ground-truth", "fkd", "ferkd", "ensemble", "labelmap", "teacher", "ssl"]
 Mixing = Literal["none", "selfmix", "mixup", "cutmix", "mixup-cutmix"]
@@ -102,7 +104,7 @@ def _read(given: str | Mapping[str, object]) -> Mapping[str, object]:
     return given
 
 
-def phase_config(config: TrainConfig, number: int) -> TrainConfig:
+def phase_config(config: Config, number: int) -> Config:
     """The settings of one phase (from 0), as those of a run without phases of as many epochs as the whole one.
 
     UsageError names the phase where its settings contradict each other.
@@ -165,8 +167,7 @@ def check_phases(config: TrainConfig) -> None:
             raise UsageError(
                 f"{name}={str(value)!r} with phases {shown}: none of them takes it; leave it out"
             )
-    for number in range(len(phases)):
-        phase_config(config, number)
+    config.of_phases()
 
 
 def _takes(phase: Phase, name: str, config: TrainConfig) -> bool:

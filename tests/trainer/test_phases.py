@@ -126,6 +126,9 @@ def test_summary_report_and_page_say_which_phase_an_epoch_was_in(whole: trainer.
     # one cosine over all of it, a stair per pass
     cosine = [0.05 * (1 + np.cos(np.pi * begun / 9)) / 2 for begun in (0, 2, 4, 6, 7)]
     np.testing.assert_allclose([float(row["lr"]) for row in rows], cosine, rtol=1e-6)
+    with labelstore.open(whole.config.store, readonly=True) as opened_store:
+        (row,) = (r for r in opened_store.catalogue.runs.all() if r.folder == str(folder))
+        assert row.label_sets == ("full",)
     record = read_run(folder)
     assert [row["phase"] for row in record.rows] == [1, 1, 2, 2, 3]
     assert record.status == "finished"
@@ -178,6 +181,24 @@ def test_stored_crops_go_on_in_drawing_order_and_fresh_ones_are_no_stored_ones(
         cold = np.concatenate([plain[2].labels.probs, plain[3].labels.probs], 1)
     powers = cold ** (1 / 4)
     np.testing.assert_allclose(warm, powers / powers.sum(-1, keepdims=True), rtol=1e-4)
+
+
+def test_other_processes_of_the_node_map_the_phases_labels(data: Path, store: Path) -> None:
+    phases = [
+        {"labels": "ground-truth", "epochs": 2},
+        {"labels": "fkd", "epochs": 2},
+        {"labels": "fkd", "epochs": 3, "label_set": "ms"},
+    ]
+    with opened(config(data, store, phases=phases)) as (found, passes):
+        assert len(set(found.source.folders)) == 3
+        wanted = config(data, store, phases=phases)
+        with open_training_data(wanted, attach=found.source.folders) as other:
+            for number, mine in enumerate(passes):
+                theirs = other.source.pass_labels(number)
+                assert np.array_equal(theirs.boxes, mine.boxes)
+                assert np.array_equal(theirs.labels.probs, mine.labels.probs)
+            assert other.config == found.config
+            assert [phase.config for phase in other.phases] == [p.config for p in found.phases]
 
 
 def test_every_phase_has_its_own_labels_mixing_and_smoothing(
