@@ -218,7 +218,7 @@ class SampledOrders:
         for epoch in epochs:
             paths = spread([p for p, at in self.batches.items() if at[0] == epoch])
             found.append(_fitting([(rows[path], self._read(path)) for path in paths]))
-        return label_evidence(*found, _probs)
+        return label_evidence(found[0], found[1], _probs)
 
     def _with_rows(self, rows: Rows) -> list[RowsOf]:
         return _fitting([(rows[path], batch) for path, batch in self._sampled()])

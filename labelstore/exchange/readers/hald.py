@@ -206,7 +206,7 @@ def _order(
         evidence = [
             None if boxes.round_boxes else box_evidence(found[0], boxes, sizes),
             truth_evidence(found[0], _probs, images),
-            label_evidence(*found, _probs) if len(found) == 2 else None,
+            label_evidence(found[0], found[1], _probs) if len(found) == 2 else None,
         ]
     chosen = choose(
         {"listed": f"as {SAMPLER} says"},
