@@ -3,7 +3,7 @@
     SOURCE/epoch_E.tar                its batches: [boxes, flips, mix_index, mix_lam, mix_bbox, probabilities (B, C)]
     SOURCE/sampler_indices_dict.pt    epoch -> positions of its rows in torchvision's ImageFolder
 
-Entries are SRe2L's (`batch_files`), but for boxes in float16 and, in the place of outputs, their softmax at T = 20 in
+Entries are SRe2L's (`batch_files`), but for boxes in float16 and, instead of outputs, their softmax at T = 20 in
 float16 (relabel_slc.py:252, :278-280). Crop n of an image is the one of the n-th epoch that is there. The sampler's
 file says whose row each is, and the labels are asked whether it is these files' and these images'.
 """
