@@ -101,6 +101,8 @@ def _read(given: str | Mapping[str, object]) -> Mapping[str, object]:
         raise UsageError(
             f"a phase of labels {str(given.get('labels'))[:80]!r}: choose one of {', '.join(_KINDS)}"
         )
+    if "epochs" not in given:
+        raise UsageError(f"a phase of labels {given['labels']!r} without epochs: say how many")
     return given
 
 

@@ -262,6 +262,7 @@ def test_all_phases_have_the_images_that_each_has_crops_of(data: Path, store: Pa
         ({"phases": "fkd:2", "labels": "ferkd"}, "labels='ferkd' with phases fkd:2"),
         ({"phases": "fkd:2,ferkd:2"}, r"phase 2 \(ferkd:2\): labels='ferkd' without a mask"),
         ({"phases": [{"labels": "fkd", "epochs": 2, "lr": 1}]}, "lr: no setting of a phase"),
+        ({"phases": [{"labels": "fkd"}]}, "a phase of labels 'fkd' without epochs"),
         (
             {"phases": [{"labels": "fkd", "epochs": 2, "label_smoothing": 0.1}]},
             r"phase 1 \(fkd:2\): label_smoothing=0.1",
