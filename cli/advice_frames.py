@@ -3,16 +3,18 @@ class."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cli.output import percent
+from cli.output import percent, size
 from labelstore.calibration import RegionThresholds
 from labelstore.store.outputs import short
 
 if TYPE_CHECKING:
     from labelstore.analysis.advice import Advice
+    from labelstore.analysis.scatter import Scatter
 
 
 def choice_rows(found: Advice, *, hardest: int) -> pd.DataFrame:
@@ -78,4 +80,32 @@ def class_rows(found: Advice) -> pd.DataFrame:
             for choice in found.choices
             for effect in found.by_class(choice)
         ]
+    )
+
+
+def drift_rows(found: Scatter) -> pd.DataFrame:
+    """One row per number of crops, to be read."""
+    return pd.DataFrame(
+        {
+            "crops per image": each.num_crops,
+            "drift": f"{each.drift:.3g}",
+            "bytes": size(each.bytes),
+        }
+        for each in found.drifts
+    )
+
+
+def bought_rows(found: Scatter, *, to_read: bool) -> pd.DataFrame:
+    """One row per form of the labels; numbers for programs, or texts to be read."""
+    if not to_read:
+        return pd.DataFrame(asdict(each) for each in found.bought)
+    return pd.DataFrame(
+        {
+            "form": each.form,
+            "bytes are": each.basis,
+            "bytes per crop": f"{each.bytes_per_crop:.1f}",
+            "crops per image": each.num_crops,
+            "drift": "-" if each.drift is None else f"{each.drift:.3g}",
+        }
+        for each in found.bought
     )

@@ -113,6 +113,26 @@ def size(num_bytes: int | None) -> str:
     return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {_UNITS[unit]}"
 
 
+def parsed_size(text: str, flag: str) -> int:
+    """Bytes that a text means: a number, with a unit of powers of 1000 or, as MiB, of 1024. UsageError for others.
+
+    >>> parsed_size("285MB", "--budget"), parsed_size("1.5 GiB", "--budget"), parsed_size("1e6", "--budget")
+    (285000000, 1610612736, 1000000)
+    """
+    from labelstore.errors import UsageError
+
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(?:([kKMGTP]?)(i?)[bB])?\s*", text)
+    try:
+        number = float(found[1]) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if not found or not number > 0:
+        raise UsageError(f"{flag} {text[:40]!r}: give bytes, for example 285MB or 1.5GB")
+    power = "kMGTP".index(found[2].replace("K", "k")) + 1 if found[2] else 0
+    unit = 1024.0 if found[3] else 1000.0
+    return round(number * unit**power)
+
+
 def percent(share: float | None) -> str:
     """A share in percent; a half goes up, as it does in the page that a browser draws.
 

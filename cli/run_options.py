@@ -30,6 +30,7 @@ SETTINGS = Shown(
         # torchrun takes `--log` for the beginning of an option of its own, so the long name comes first
         "loggers": option("--loggers", "--log"),
         "train": option("--train", "--images"),
+        "phases": option("--phases", metavar="LABELS:EPOCHS[:MIXING],..."),
         "checkpoint_weights": option("--checkpoint-weights", "--weights"),
     },
     left_out=("class_names", "provenance"),  # a run writes them down about itself
@@ -73,11 +74,17 @@ def parsed(name: str, text: str) -> object:
     if type(None) in get_args(hint) and text.lower() in ("none", "null", ""):
         return None
     kind = get_origin(hint)
+    if kind is tuple and text.lstrip().startswith(("[{", "{")):
+        return _as_yaml(name, text, "'[{labels: fkd, epochs: 75}]'")
     if kind is tuple:
         return [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
     if kind is not None and isinstance(kind, type) and issubclass(kind, Mapping):
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UsageError(f"{name}={text!r}: give a mapping such as '{{depth: 2}}'") from None
+        return _as_yaml(name, text, "'{depth: 2}'")
     return text
+
+
+def _as_yaml(name: str, text: str, example: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"{name}={text!r}: give a value such as {example}") from None

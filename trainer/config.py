@@ -19,10 +19,9 @@ from labelstore.errors import UsageError
 from labelstore.untrusted.yaml_files import read_mapping
 from trainer.config_checks import check_config
 from trainer.field_types import as_declared
+from trainer.phases import Mixing, Phase, Supervision, phase_config, read_phases
 
-Supervision = Literal["ground-truth", "fkd", "ferkd", "ensemble", "labelmap", "teacher", "ssl"]
 Order = Literal["random", "easy-to-hard", "hard-to-easy"]
-Mixing = Literal["none", "selfmix", "mixup", "cutmix", "mixup-cutmix"]
 Optimizer = Literal["sgd", "nesterov", "adam", "adamw", "adamp", "lamb"]
 Schedule = Literal["cosine", "linear", "step", "multistep", "constant"]
 SoftLoss = Literal["cross-entropy", "kl"]
@@ -193,7 +192,12 @@ class TrainConfig:
     accumulation_steps: int = 1
     """Forward passes per optimiser step."""
     epochs: int = 300
-    """N crops each, single-crop passes included; rounded up to whole passes of m epochs."""
+    """N crops each, single-crop passes included; rounded up to whole passes of m epochs. Of a run with phases theirs
+    together."""
+    phases: tuple[Phase, ...] = ()
+    """Parts that learn from different labels one after the other, LABELS:EPOCHS or LABELS:EPOCHS:MIXING each
+    (HALD: fkd:75,ground-truth:150:cutmix,fkd:75). A file gives each further settings. Ground truth is learnt on fresh
+    crops."""
     single_crop_first: int = 0
     """Passes of one crop per image before the others (a warm-up, as in the FKD release)."""
     single_crop_last: int = 0
@@ -215,6 +219,8 @@ class TrainConfig:
     """step multiplies by `decay_rate` every `decay_epochs`, multistep at each of `milestones`."""
     min_lr: float = 0.0
     """Where cosine and linear end."""
+    cosine_eta: float = 1.0
+    """Length of the cosine over the run's (eta of SRe2L's successors): a run of 2 ends half way down."""
     warmup_epochs: float = 0.0
     """Linear rise from `warmup_lr`."""
     warmup_lr: float = 1e-6
@@ -284,9 +290,12 @@ class TrainConfig:
     """Label-set uuid and digests, versions: plain values, filled in when the run starts."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "phases", read_phases(self.phases))
         # lists and paths come as text from YAML and from people; tuples keep equality plain
         for name, value in as_declared(self).items():
             object.__setattr__(self, name, value)
+        if self.phases and self.epochs == type(self).epochs:
+            object.__setattr__(self, "epochs", sum(phase.epochs for phase in self.phases))
         check_config(self)
 
     @property
@@ -297,7 +306,9 @@ class TrainConfig:
 
     @property
     def whole_epochs(self) -> int:
-        """Epochs really trained for: `epochs`, rounded up to whole passes."""
+        """Epochs really trained for: `epochs`, rounded up to whole passes; those of phases are as given."""
+        if self.phases:
+            return self.epochs
         singles = self.single_crop_first + self.single_crop_last
         return singles + self.multi_crop_passes * self.crops_per_image
 
@@ -306,6 +317,10 @@ class TrainConfig:
         """The temperature of labels and student: `temperature`, else the one that the labels were made at, else 1."""
         made_at: float = self.provenance.get("temperature", 1.0)
         return made_at if self.temperature is None else self.temperature
+
+    def of_phases(self) -> tuple[Self, ...]:
+        """The settings of each phase; of a run without phases its own."""
+        return tuple(phase_config(self, n) for n in range(len(self.phases))) or (self,)
 
     def for_another_run(self) -> Self:
         """The same settings without what a run filled in, for other data or another start."""
@@ -381,6 +396,8 @@ def _plain(value: object) -> object:
         return value.as_posix()
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
+    if isinstance(value, Phase):
+        return value.own
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return value

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from labelstore.errors import MAX_TEMPERATURE, MIN_TEMPERATURE, UsageError
+from trainer.phases import check_phases
 
 if TYPE_CHECKING:
     from trainer.config import TrainConfig
@@ -38,6 +39,7 @@ _POSITIVE = (
     "accumulation_steps",
     "mixup_alpha",
     "cutmix_alpha",
+    "cosine_eta",
 )
 _NOT_NEGATIVE = (
     "keep_draws",
@@ -73,7 +75,10 @@ def check_config(config: TrainConfig) -> None:
     """UsageError for a value that cannot be meant, then for values that contradict each other."""
     _check_each(config)
     _check_together(config)
-    _check_supervision(config)
+    if config.phases:
+        check_phases(config)
+    else:
+        _check_supervision(config)
 
 
 def split_names(text: str | None) -> tuple[str, ...]:
@@ -184,6 +189,11 @@ def _check_together(config: TrainConfig) -> None:
     if config.labels == "ground-truth" and config.temperature not in (None, 1):
         raise UsageError(
             f"temperature={config.temperature} with ground-truth labels: they have none; leave it out"
+        )
+    if config.cosine_eta != 1 and config.scheduler != "cosine":
+        raise UsageError(
+            f"cosine_eta={config.cosine_eta:g} with scheduler={config.scheduler!r}: it is the length of a cosine; "
+            "leave it at 1"
         )
     if config.mixing == "selfmix" and m == 1:
         raise UsageError(

@@ -1,5 +1,6 @@
 """The training loop, top to bottom in one function; what varies is made before it and passed in.
 
+    phase     what is learnt from, and the loss: a run without phases is one
     pass      labels of m crops of every image are laid out, every image is decoded once
     step      B crops over all ranks: normalise, mix, forward, loss, backward, optimiser, moving average
     pass end  checkpoint, evaluate, one row in summary.csv, checkpoint
@@ -25,11 +26,11 @@ from trainer.between_steps import BetweenSteps
 from trainer.config import TrainConfig
 from trainer.evaluation import check_evaluable
 from trainer.loader import CropLoader
-from trainer.losses import DistillationLoss, SparseSoftCrossEntropy
 from trainer.mixing import mixing_rng
 from trainer.models import autocast, chosen_amp, create_model
 from trainer.outputs import open_outputs
 from trainer.pass_end import end_pass, report_pass
+from trainer.phase_training import PhaseTraining
 from trainer.randomness import own_randomness, seed_step
 from trainer.ranks import join_ranks
 from trainer.run_state import RunState
@@ -45,7 +46,6 @@ from trainer.shared_step import (
     with_synced_batchnorm,
 )
 from trainer.stopping import StopRequest
-from trainer.student_view import OnlineLabels, StudentView
 from trainer.training_data import training_data_of_rank
 
 Progress = Callable[[int, int], None]
@@ -146,18 +146,9 @@ def run(
             state.optimizer,
             [(m, loader.steps(p)) for p, m in enumerate(schedule.crops_per_pass)],
         )
-        criterion = DistillationLoss(
-            SparseSoftCrossEntropy(
-                config.temperature_in_force,
-                squared=config.temperature_squared,
-                kl=config.soft_loss == "kl",
-            ),
-            config.ground_truth_weight,
-            None
-            if state.discriminator is None
-            else parallel_model(state.discriminator, ranks, device),
-        )
-        view = StudentView(config, device, _online_labels(exact, device, note))
+        phases = [
+            PhaseTraining.of(phase, state, device, amp=amp, note=note) for phase in data.phases
+        ]
         parallel = parallel_model(model, ranks, device)
         forward = torch.compile(parallel) if config.compile_model else parallel
 
@@ -179,6 +170,7 @@ def run(
             for pass_index in range(first_pass, schedule.num_passes):
                 pass_started = time.perf_counter()
                 epoch = schedule.positions(pass_index).start
+                phase = phases[data.phase(pass_index)]
                 parallel.train()
                 with loader.batches(pass_index, first_step) as batches:
                     for batch in between.batches(batches):
@@ -189,7 +181,7 @@ def run(
                         for part in parts:
                             # a rank without images in this step takes part with black ones, which weigh nothing
                             idle = not len(part) and not config.sync_batchnorm
-                            pixels, labels, truth = view(
+                            pixels, labels, truth = phase.view(
                                 blank_crops(part) if idle else part,
                                 mixing_rng(config.seed, state.step, ranks.rank, part.step),
                                 epoch=epoch,
@@ -200,7 +192,7 @@ def run(
                             ):
                                 with autocast(device, amp):
                                     logits = forward(pixels)
-                                loss = criterion(logits, labels, truth)
+                                loss = phase.criterion(logits, labels, truth)
                                 share = len(part) / batch.crops_of_step * ranks.world_size
                                 with still_averages(model, when=config.grad_checkpointing):
                                     state.scaler.scale(loss * share).backward()
@@ -249,14 +241,3 @@ def run(
             seconds=time.perf_counter() - started,
             model=model,
         )
-
-
-def _online_labels(
-    config: TrainConfig, device: torch.device, note: Callable[[str], None]
-) -> OnlineLabels | None:
-    """The teacher that labels what the student sees, with labels="teacher"."""
-    if config.labels != "teacher":
-        return None
-    from trainer.online_teacher import OnlineTeacher
-
-    return OnlineTeacher(config, device, note)

@@ -71,8 +71,11 @@ def report_pass(
     is_best, state.best = _best(found, state.best)
     is_best_ema, state.best_ema = _best(averaged, state.best_ema)
     checkpoint = state.checkpoint(config, epochs=epoch, is_whole_pass=True)
+    number = data.phase(pass_index)
+    labels = data.phases[number].config.labels
     row: dict[str, Any] = {
         "epoch": epoch,
+        **({"phase": number + 1, "labels": labels} if config.phases else {}),
         "crops_seen": epoch * len(data.source.table),
         "step": state.step,
         "lr": owed["lr"],
@@ -81,7 +84,8 @@ def report_pass(
         **({} if state.ema is None else _columns("ema", averaged)),
         "seconds": round(owed["seconds"], 3),
     }
-    words = f"epoch {epoch} of {data.source.schedule.epochs}: loss {loss:.4f}"
+    where = f", phase {number + 1} ({labels})" if config.phases else ""
+    words = f"epoch {epoch} of {data.source.schedule.epochs}{where}: loss {loss:.4f}"
     if found is not None:
         words += f", top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %"
     if averaged is not None:

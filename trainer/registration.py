@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class RunRegister:
                     name=self._name,
                     folder=folder,
                     label_sets=_learnt_from(config, store.label_sets),
-                    masks=split_names(config.mask),
+                    masks=_each_once(split_names(each.mask) for each in config.of_phases()),
                     config=_at_the_beginning(config),
                     started=time.time(),
                 )
@@ -68,9 +68,15 @@ class RunRegister:
 
 def _learnt_from(config: TrainConfig, label_sets: tuple[str, ...]) -> tuple[str, ...]:
     """Label sets that this run's epochs count for: none where only their crops are used."""
-    if not learns_from_store(config):
-        return ()
-    return split_names(config.label_set) or label_sets[:1]
+    return _each_once(
+        split_names(each.label_set) or label_sets[:1]
+        for each in config.of_phases()
+        if learns_from_store(each)
+    )
+
+
+def _each_once(names: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for some in names for name in some))
 
 
 def _at_the_beginning(config: TrainConfig) -> dict[str, Any]:

@@ -98,6 +98,7 @@ def _scheduler(config: TrainConfig, optimizer: Optimizer) -> Scheduler:
     length: Any = config.whole_epochs - config.warmup_epochs * config.warmup_prefix
     match config.scheduler:
         case "cosine":
+            length *= config.cosine_eta
             return CosineLRScheduler(optimizer, t_initial=length, lr_min=config.min_lr, **warm_up)
         case "linear":
             return PolyLRScheduler(

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-import labelstore
-from labelstore.calibration.ensembles import Ensemble
-from labelstore.catalogue.records import PlanRow
-from labelstore.cropping.crop_plan import CropPlan
-from labelstore.errors import RejectedInput, UsageError
+from labelstore.errors import UsageError
 from labelstore.images import ImageSource, open_images
-from labelstore.labelling.image_check import check_images
-from labelstore.store.outputs import student_names
 from labelstore.teachers.named_networks import settings_by_name
 from trainer.config import TrainConfig, evaluation_split
-from trainer.config_checks import learns_from_store
-from trainer.loader import GroundTruthPasses, PassSource, StoredPasses, read_sizes
-from trainer.loader.supervision import chosen_labels
+from trainer.label_sources import label_source
+from trainer.loader import PassSource
+from trainer.loader.phased import in_common
+from trainer.phase_sources import phase_sources
 from trainer.ranks import Ranks
 from trainer.sampler import PassSchedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPhase:
+    """A stretch of passes that learn from the same labels; a run without phases is one."""
+
+    config: TrainConfig
+    """As of a run of this phase alone, filled in."""
+    passes: range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,11 @@ class TrainingData:
     source: PassSource
     images: ImageSource
     val: Path | None
+    phases: tuple[RunPhase, ...]
+
+    def phase(self, pass_index: int) -> int:
+        """Number of the phase that a pass is in, from 0."""
+        return next(n for n, phase in enumerate(self.phases) if pass_index in phase.passes)
 
 
 @contextmanager
@@ -45,45 +52,35 @@ def open_training_data(
     config: TrainConfig,
     note: Callable[[str], None] = lambda message: None,
     *,
-    attach: Path | None = None,
+    attach: Sequence[Path] | None = None,
 ) -> Iterator[TrainingData]:
     """Find images, labels and validation folder; scratch files go when the block ends.
 
-    `attach` is the folder in which another process of this node, with the same config, lays out the labels.
+    `attach` are the folders in which another process of this node, with the same config, lays out the labels.
 
     UsageError or RejectedInput name what does not fit: no such folder, images that are not the store's,
     a number of classes that is not the labels'.
     """
     images = open_images(_training_folder(config))
-    schedule = PassSchedule.of(
-        passes=config.multi_crop_passes,
-        crops_per_image=config.crops_per_image,
-        single_crop_first=config.single_crop_first,
-        single_crop_last=config.single_crop_last,
-    )
-    labels = None
-    if config.store is not None:
-        labels = chosen_labels(labelstore.open(config.store), config)
-    first_line = None if labels is None else _other_temperature(config, labels)
-    if first_line is not None:
-        note(first_line)
-    if config.pretrained:
-        _note_other_pixels(config, note)
-    if config.whole_epochs != config.epochs:
-        note(
-            f"{config.epochs} epochs of one crop per image are not whole passes of {config.crops_per_image} crops: "
-            f"training for {config.whole_epochs}"
-        )
-    if labels is None:
-        source, config = _ground_truth(config, images, schedule, attach)
-    else:
-        source, config = _stored(config, labels, images, schedule, note, attach)
-    with source:
+    with ExitStack() as opened:
+        source, phases = _sources(config, images, note, attach, opened)
+        settings = [phase.config for phase in phases]
         config = dataclasses.replace(
-            config, provenance={**source.drawn_from(), **config.provenance}
+            config,
+            num_classes=settings[0].num_classes,
+            class_names=settings[0].class_names,
+            provenance=in_common([each.provenance for each in settings]),
         )
-        if config.ground_truth_weight or config.labels == "ground-truth":
-            _check_ground_truth(config, source)
+        if config.pretrained:
+            _note_other_pixels(config, note)
+        if config.whole_epochs != config.epochs:
+            note(
+                f"{config.epochs} epochs of one crop per image are not whole passes of {config.crops_per_image} crops: "
+                f"training for {config.whole_epochs}"
+            )
+        for own in settings:
+            if own.ground_truth_weight or own.labels == "ground-truth":
+                _check_ground_truth(own, source)
         if source.counts.left_out:
             note(f"{source.counts.left_out} images have no usable crop and are left out")
         if source.counts.repeating:
@@ -95,7 +92,8 @@ def open_training_data(
             config=config,
             source=source,
             images=images,
-            val=None if config.labels == "ssl" else _validation(config, note),
+            val=None if settings[0].labels == "ssl" else _validation(config, note),
+            phases=phases,
         )
 
 
@@ -107,32 +105,39 @@ def training_data_of_rank(
     with ExitStack() as stack:
         opened: list[TrainingData] = []
 
-        def lead() -> Path:
+        def lead() -> tuple[Path, ...]:
             opened.append(stack.enter_context(open_training_data(config, note)))
-            return opened[0].source.folder
+            return opened[0].source.folders
 
-        folder = ranks.on_node_leader(lead)
+        folders = ranks.on_node_leader(lead)
         if not opened:
-            opened.append(stack.enter_context(open_training_data(config, attach=folder)))
+            opened.append(stack.enter_context(open_training_data(config, attach=folders)))
         yield opened[0]
 
 
-def _other_temperature(config: TrainConfig, labels: Ensemble) -> str | None:
-    """Where labels are brought to another temperature than they were made at: which, and from which.
-
-    UsageError where the config asks for none and the labels have several, or for one that they cannot be brought to.
-    """
-    if not learns_from_store(config):
-        return None
-    in_force = labels.temperature_in_force(config.temperature)
-    others = [member.labels for member in labels.members if member.labels.temperature != in_force]
-    if not others:
-        return None
-    made_at = ", ".join(f"{one.name} at T={one.temperature:g}" for one in others)
-    return (
-        f"temperature {in_force:g}: labels are brought to it ({made_at} when made), and the student's outputs are "
-        "divided by it"
+def _sources(
+    config: TrainConfig,
+    images: ImageSource,
+    note: Callable[[str], None],
+    attach: Sequence[Path] | None,
+    opened: ExitStack,
+) -> tuple[PassSource, tuple[RunPhase, ...]]:
+    """What the run learns from, closed with `opened`, and its phases."""
+    if config.phases:
+        phased, settings, passes = phase_sources(config, images, note, attach, opened)
+        phases = zip(settings, passes, strict=True)
+        return phased, tuple(RunPhase(config=own, passes=stretch) for own, stretch in phases)
+    schedule = PassSchedule.of(
+        passes=config.multi_crop_passes,
+        crops_per_image=config.crops_per_image,
+        single_crop_first=config.single_crop_first,
+        single_crop_last=config.single_crop_last,
     )
+    source, config = label_source(
+        config, images, schedule, note, None if attach is None else attach[0]
+    )
+    opened.enter_context(source)
+    return source, (RunPhase(config=config, passes=range(schedule.num_passes)),)
 
 
 def _note_other_pixels(config: TrainConfig, note: Callable[[str], None]) -> None:
@@ -164,178 +169,6 @@ def _check_ground_truth(config: TrainConfig, source: PassSource) -> None:
             f"outputs 0-{(config.num_classes or 0) - 1} ({len(wrong)} such images): leave ground_truth_weight at "
             "0, and learn from stored labels"
         )
-
-
-def _ground_truth(
-    config: TrainConfig, images: ImageSource, schedule: PassSchedule, attach: Path | None
-) -> tuple[PassSource, TrainConfig]:
-    if set(config.class_names) == set(images.classes):
-        # a run that is resumed keeps its numbering, which may be that of folders sorted otherwise
-        images = images.with_classes(config.class_names)
-    config = _with_classes(config, len(images.classes), images.classes, {})
-    assert config.num_classes is not None
-    source = GroundTruthPasses(
-        CropPlan(
-            seed=config.seed, scale=config.scale, ratio=config.ratio, flip_prob=config.flip_prob
-        ),
-        keys=images.keys,
-        class_ids=images.class_ids,
-        # who attaches makes no boxes; 0 is unknown
-        sizes=read_sizes(images, threads=config.workers)
-        if attach is None
-        else np.zeros((len(images), 2), np.int64),
-        num_classes=config.num_classes,
-        schedule=schedule,
-        label_smoothing=config.label_smoothing,
-        scratch=config.scratch,
-        attach=attach,
-        threads=config.workers,
-    )
-    return source, config
-
-
-def _stored(
-    config: TrainConfig,
-    labels: Ensemble,
-    images: ImageSource,
-    schedule: PassSchedule,
-    note: Callable[[str], None],
-    attach: Path | None,
-) -> tuple[PassSource, TrainConfig]:
-    store = labels.store
-    _check_plan(config, labels.plan)
-    _check_again(config, labels, note)
-    if attach is None:
-        check_images(store, images, note)
-    teachers = [store.teacher(member.labels.row.teacher) for member in labels.members]
-    # a map's teacher saw whole images, an online one sees what the student sees, and the truth has none
-    others = config.labels in ("labelmap", "teacher", "ground-truth")
-    for teacher in () if others else teachers:
-        if teacher.interpolation != config.interpolation:
-            note(
-                f"the teacher {teacher.name} saw crops resized with {teacher.interpolation}, the student sees "
-                f"{config.interpolation}: `interpolation={teacher.interpolation}` makes them alike"
-            )
-    num_classes = labels.num_classes
-    if config.labels in ("teacher", "ground-truth"):
-        num_classes = len(store.class_names)
-    names = store.class_names
-    if config.labels not in ("teacher", "ground-truth"):
-        # of labels that keep all outputs of the teacher, a class is found again by its folder's name
-        first = labels.members[0].labels
-        names = student_names(first.outputs, names, first.output_titles)
-    masks = [member.mask.rule for member in labels.members if member.mask is not None]
-    provenance = {
-        "store": store.uuid,
-        **(
-            {
-                "label_set": _one_or_all([member.labels.row.uuid for member in labels.members]),
-                "teacher": _one_or_all([teacher.digest for teacher in teachers]),
-                "temperature": labels.temperature_in_force(config.temperature),
-                **_made_at(labels),
-            }
-            if learns_from_store(config)
-            else {"plan": labels.plan.name}
-        ),
-        **({"mask": _one_or_all(masks)} if masks else {}),
-    }
-    config = _with_classes(config, num_classes, () if config.labels == "ssl" else names, provenance)
-    source = StoredPasses(
-        labels,
-        schedule=schedule,
-        seed=config.seed,
-        # labels of an online teacher take the place of the stored ones, which stay as they are
-        temperature=None if config.labels == "teacher" else config.temperature,
-        order=config.order,
-        probability_range=config.probability_range,
-        ground_truth=config.label_smoothing if config.labels == "ground-truth" else None,
-        own_classes=config.labels == "teacher",
-        scratch=config.scratch,
-        keep_draws=config.keep_draws,
-        attach=attach,
-        allow_empty_images=config.allow_empty_images,
-        allow_incomplete=config.allow_incomplete,
-        threads=config.workers,
-    )
-    if (covered := source.labels.num_crops) < labels.num_crops:
-        note(
-            f"label set {labels.name} covers {covered} of {labels.num_crops} crops of each image: drawing from the "
-            f"first {covered}"
-        )
-    for member in source.labels.members:
-        mask, made_at = member.mask, member.labels.temperature
-        if mask is None:
-            continue
-        if mask.num_crops < covered:
-            note(
-                f"mask {mask.name} covers {mask.num_crops} of these {covered} crops, and keeps no other"
-            )
-        if mask.temperature not in (None, made_at):
-            note(
-                f"mask {mask.name} looked at labels at T={mask.temperature:g}, label set {member.labels.name} was made "
-                f"at T={made_at:g}: regions stay as the mask has them"
-            )
-    return source, config
-
-
-def _check_plan(config: TrainConfig, plan: PlanRow) -> None:
-    """UsageError for a setting of crops that is neither the usual one nor what the stored crops were drawn with."""
-    usual = {field.name: field.default for field in dataclasses.fields(config)}
-    for name in ("scale", "ratio", "flip_prob"):
-        value, own = getattr(config, name), plan.parameters.get(name, "values of their own")
-        # JSON knows no tuples
-        if value not in (usual[name], tuple(own) if isinstance(own, list) else own):
-            raise UsageError(
-                f"{name}={value!r} in the settings of this run: the crops of plan {plan.name} were drawn with {own!r} "
-                f"and are shown so; set {name}={usual[name]!r}"
-            )
-
-
-def _check_again(config: TrainConfig, labels: Ensemble, note: Callable[[str], None]) -> None:
-    """UsageError where crops that were mixed for the teacher would be mixed again; a note where they change again."""
-    parameters = labels.plan.parameters
-    if parameters.get("mixed") and config.mixing != "none" and not config.mix_again:
-        raise UsageError(
-            f"mixing={config.mixing!r} in the settings of this run: the crops of plan {labels.plan.name} were mixed "
-            "before the teacher saw them and are shown so; set mixing='none', or mix_again to mix them once more"
-        )
-    if parameters.get("augmentation") and (any(config.color_jitter) or config.rand_augment):
-        note(
-            f"the crops of plan {labels.plan.name} are augmented as the teacher saw them; color_jitter and "
-            "rand_augment in the settings of this run come on top, for the student alone"
-        )
-
-
-def _made_at(labels: Ensemble) -> dict[str, object]:
-    """The T0 of the labels, for the provenance; nothing where it is 1, as in runs that did not write it down."""
-    made_at = [member.labels.temperature for member in labels.members]
-    return {} if set(made_at) == {1.0} else {"labels_made_at": _one_or_all(made_at)}
-
-
-def _one_or_all(values: list[Any]) -> object:
-    return values[0] if len(values) == 1 else values
-
-
-def _with_classes(
-    config: TrainConfig, num_classes: int, names: tuple[str, ...], provenance: Mapping[str, object]
-) -> TrainConfig:
-    if config.num_classes not in (None, num_classes):
-        raise UsageError(
-            f"`num_classes={config.num_classes}`: the labels have {num_classes} classes; leave it out"
-        )
-    if config.class_names and names and config.class_names != names:
-        raise RejectedInput(
-            "the class folders are not those that this run began with: resume it on the same images"
-        )
-    return dataclasses.replace(
-        config,
-        num_classes=num_classes,
-        class_names=tuple(names),
-        provenance={
-            **provenance,
-            "versions": {name: version(name) for name in ("labelstore", "timm", "torch")},
-        },
-    )
 
 
 def _training_folder(config: TrainConfig) -> Path:

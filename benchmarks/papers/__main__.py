@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from benchmarks.papers import report, tables_ferkd, tables_fkd
+from benchmarks.papers import report, tables_ferkd, tables_fkd, tables_hald
 from benchmarks.papers.runs import (
     Arm,
     Outcome,
@@ -32,7 +32,7 @@ from benchmarks.papers.tables import Table
 RESULTS = Path(__file__).parent / "results"
 """One file per finished run, committed: work of several days adds up."""
 
-TABLES: tuple[Table, ...] = (*tables_fkd.TABLES, *tables_ferkd.TABLES)
+TABLES: tuple[Table, ...] = (*tables_fkd.TABLES, *tables_ferkd.TABLES, *tables_hald.TABLES)
 
 
 def main() -> None:

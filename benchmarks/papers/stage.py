@@ -187,6 +187,11 @@ class Stage:
             workers=1,
         )
 
+    def _phase(self, share: str) -> str:
+        """ "fkd:25" as the phase of a run: a quarter of its epochs."""
+        labels, percent, *mixing = share.split(":")
+        return ":".join([labels, str(self.setting.epochs * int(percent) // 100), *mixing])
+
     def _trained(self, name: str, **given: Any) -> Path:
         folder = self.folder / name
         done = folder / "finished"
@@ -220,4 +225,6 @@ class Stage:
         }
         known = {field.name for field in dataclasses.fields(TrainConfig)}
         assert set(given) <= known, sorted(set(given) - known)
+        if shares := given.get("phases"):
+            given["phases"] = [self._phase(share) for share in shares]
         return TrainConfig(**(values | given))

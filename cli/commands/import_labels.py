@@ -90,8 +90,8 @@ def import_labels(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="fkd, relabel, tokenlabeling, sre2l, lpld, lpqld, edc, gvbsm, ml-dr, tinyvit, torchdistill, npz or "
-            "parquet.",
+            help="fkd, relabel, tokenlabeling, sre2l, lpld, lpqld, edc, gvbsm, hald, ml-dr, tinyvit, torchdistill, npz "
+            "or parquet.",
         ),
     ],
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder or file of the labels.")],

@@ -14,6 +14,7 @@ import pytest
 import labelstore
 from cli import errors, labelstore_app
 from labelstore.analysis.advice import advise
+from labelstore.analysis.scatter import scatter
 from labelstore.codecs import Hard, MarginalSmoothing
 from labelstore.testing.filled_store import filled_store
 from tests.analysis.conftest import soft_labels
@@ -182,6 +183,31 @@ def test_advice_is_printed_as_counted(run, path):
         ["--hardest", "-1"],
     ):
         assert run("advise", path, *wrong)[0] == 2
+
+
+def test_a_budget_is_answered_as_measured(run, path):
+    code, out, _ = run("advise", path, "--budget", "20kB", "--json", "--hardest", "2")
+    assert code == 0
+    record = json.loads(out)
+    with labelstore.open(path, readonly=True) as store:
+        expected = scatter(store.label_set(), budget=20_000, worst=2).to_record()
+    assert {name: record[name] for name in expected} == json.loads(json.dumps(expected))
+    code, out, err = run("advise", path, "--budget", "20kB", "--for-images", "50")
+    assert code == 0
+    assert "what 20.0 kB buy for 50 images" in out
+    assert "trace of an image's covariance" in err
+    rows = rows_of(run("advise", path, "--budget", "20kB", "--format", "csv")[1])
+    assert float(rows[0]["drift"]) == pytest.approx(expected["bought"][0]["drift"])
+    for wrong in (
+        ["--budget", "much"],
+        ["--budget", "0"],
+        ["--budget", "1MB", "--low", "0.1"],
+        ["--for-images", "50"],
+        ["--budget", "1MB", "--for-images", "0"],
+        ["--budget", "1MB", "--hardest", "-1"],
+    ):
+        code, _, err = run("advise", path, *wrong)
+        assert (code, len(err.splitlines())) == (2, 1), wrong
 
 
 def test_quality_and_noise_list_rows(run, path):

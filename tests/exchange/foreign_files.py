@@ -182,6 +182,40 @@ def write_batches(
     return folder, orders
 
 
+def write_hald(made: Made, folder: Path, *, batch=3, mix="cutmix", side=96, seed=1) -> Path:
+    """HALD's files as its relabel_slc.py writes them: an epoch per crop, its order torch.randperm of 42 + epoch."""
+    rng = np.random.default_rng(seed)
+    n, epochs = made.logits.shape[:2]
+    indices = {}
+    for epoch in range(epochs):
+        generator = torch.Generator()
+        generator.manual_seed(42 + epoch)
+        order = torch.randperm(n, generator=generator).tolist()
+        indices[str(epoch)] = order
+        batches = []
+        for first in range(0, n, batch):
+            rows = order[first : first + batch]
+            mixing = [None, None, None]
+            if mix == "cutmix":
+                share = float(rng.beta(1, 1))
+                half = int(side * np.sqrt(1 - share)) // 2
+                centre = [int(c) for c in rng.integers(0, side, 2)]
+                box = [np.clip(c + s, 0, side) for s in (-half, half) for c in centre]
+                mixing = [torch.from_numpy(rng.permutation(len(rows))), share, box]
+            outputs = torch.from_numpy(made.logits[rows, epoch])
+            batches.append(
+                [
+                    torch.from_numpy(made.shares[rows, epoch]).half(),
+                    torch.from_numpy(made.flips[rows, epoch]),
+                    *mixing,
+                    torch.softmax(outputs / 20, dim=1).half(),
+                ]
+            )
+        save(batches, folder / f"epoch_{epoch}.tar")
+    save(indices, folder / "sampler_indices_dict.pt")
+    return folder
+
+
 def write_ml_dr(
     made: Made, folder: Path, *, k=3, mixing=False, augment=False, blend=None, size=224
 ) -> Path:

@@ -1,5 +1,6 @@
 """Every recipe: its card is whole, its command is that of the recipe, its network exists, and it takes a step."""
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -90,6 +91,9 @@ def toy(name, data, store, teacher):
             "model": "trainer.models.reactnet:reactnet_a",
             "model_kwargs": {"channels": [4, 8]},
         }
+    if config.phases:
+        phases = [dataclasses.replace(phase, epochs=1) for phase in config.phases]
+        settings |= {"phases": phases, "epochs": len(phases)}
     if kind == "teacher":
         return settings | {"teacher": str(teacher)}
     if kind == "ground-truth":

@@ -31,6 +31,15 @@ def test_serrated_cosine_is_constant_within_a_pass_and_cosine_at_its_start():
         assert rate == pytest.approx(0.5 * (1 + math.cos(math.pi * epoch / 40)))
 
 
+@pytest.mark.parametrize("eta", [1, 2, 3])
+def test_a_cosine_of_eta_is_cut_off_where_the_run_ends(eta):
+    """0.5 (1 + cos(pi t / (epochs eta))), as HALD's train_fkd.py has it."""
+    got = rates(7, cosine_eta=eta, min_lr=0.0)
+    for step, rate in enumerate(got):
+        epoch = step // 7 * 4
+        assert rate == pytest.approx(0.5 * (1 + math.cos(math.pi * epoch / (40 * eta))))
+
+
 def test_unserrated_cosine_falls_with_every_step_to_the_minimum():
     got = rates(7, serrated=False, min_lr=0.01)
     assert all(a > b for a, b in itertools.pairwise(got))

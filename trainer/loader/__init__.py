@@ -4,6 +4,7 @@ from trainer.loader.crop_loader import CropBatch, CropBatches, CropLoader
 from trainer.loader.dataset import CropDataset, collate_crops
 from trainer.loader.ground_truth import GroundTruthPasses, read_sizes
 from trainer.loader.pass_labels import PassLabels
+from trainer.loader.phased import PhasedPasses
 from trainer.loader.source import DrawCounts, ImageTable, PassSource
 from trainer.loader.stored import StoredPasses
 
@@ -17,6 +18,7 @@ __all__ = [
     "ImageTable",
     "PassLabels",
     "PassSource",
+    "PhasedPasses",
     "StoredPasses",
     "collate_crops",
     "read_sizes",

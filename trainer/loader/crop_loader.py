@@ -144,13 +144,8 @@ class CropLoader:
                 "give at least 1 of the first three, and a rank below the world size"
             )
         self.source, self.seed = source, check_seed(seed)
-        self.pixels = CropPixels(
-            path_of=path_by_key(data, source.table.keys[0]),
-            input_size=input_size,
-            interpolation=interpolation,
-            partners=source.partners,
-            augmentation=source.augmentation,
-        )
+        self._path_of = path_by_key(data, source.table.keys[0])
+        self.input_size, self.interpolation = input_size, interpolation
         self.workers, self.prefetch, self.rank = workers, prefetch, rank
         self.deal = Deal(
             schedule=source.schedule,
@@ -165,6 +160,17 @@ class CropLoader:
     def steps(self, pass_index: int) -> int:
         """Optimiser steps of one pass."""
         return self.deal.steps(pass_index)
+
+    def pixels(self, pass_index: int) -> CropPixels:
+        """What makes the crops of one pass."""
+        source = self.source.of_pass(pass_index)
+        return CropPixels(
+            path_of=self._path_of,
+            input_size=self.input_size,
+            interpolation=self.interpolation,
+            partners=source.partners,
+            augmentation=source.augmentation,
+        )
 
     def batches(self, pass_index: int, start_step: int = 0) -> CropBatches:
         """Batches of one pass from one of its steps on; a rank's batch may be smaller than others', or empty.
@@ -187,7 +193,7 @@ class CropLoader:
         crops = -(-self.deal.batch_size // self.deal.world_size)
         return [
             torch.empty(
-                (crops, 3, self.pixels.input_size, self.pixels.input_size),
+                (crops, 3, self.input_size, self.input_size),
                 dtype=torch.uint8,
                 memory_format=torch.channels_last,
                 pin_memory=self._pin_memory,
@@ -234,7 +240,7 @@ class CropBatches:
         self._ring = BatchRing(
             [share.stop - share.start for share in shares],
             open_batch,
-            _filler(loader, loader.source.schedule.positions(pass_index)),
+            _filler(loader, pass_index),
             depth=len(buffers),
             workers=loader.workers,
             at_start=_one_thread,
@@ -279,7 +285,9 @@ class CropBatches:
             pass_index=self._pass_index,
             step=step,
             crops_of_step=deal.images_of_step(self._pass_index, step) * m,
-            tails=None if tails is None else tails.of_batch(opened.records, opened.indices),
+            tails=None
+            if tails is None
+            else tails.of_batch(opened.records, self._labels.at(opened.indices)),
         )
         self._at += 1
         return self._held
@@ -317,9 +325,11 @@ def _ids_on(device: torch.device, class_ids: Tensor) -> Tensor:
     return moved(class_ids, device)
 
 
-def _filler(loader: CropLoader, positions: range) -> Callable[[_OpenBatch, int], None]:
+def _filler(loader: CropLoader, pass_index: int) -> Callable[[_OpenBatch, int], None]:
     """What a thread does for one image: write its m crops into the batch, augment them."""
-    table, made, augment, m = loader.source.table, loader.pixels, loader.augment, len(positions)
+    positions = loader.source.schedule.positions(pass_index)
+    table, made, augment = loader.source.table, loader.pixels(pass_index), loader.augment
+    m = len(positions)
 
     def fill(batch: _OpenBatch, nth: int) -> None:
         image = int(batch.indices[nth])

@@ -1,6 +1,6 @@
 """Passes without a store: fresh random crops, labelled with the image's class (the papers' baseline).
 
-Position t is crop t of the plan, so that no crop ever comes twice; labels are smoothed as
+Position t is crop t of the plan (or `first_crop` + t), so that no crop ever comes twice; labels are smoothed as
 torch.nn.CrossEntropyLoss does: 1 - s + s / C at the class, s / C elsewhere.
 """
 
@@ -18,7 +18,7 @@ from labelstore.cropping.crop_plan import CropPlan, image_streams
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.images import ImageSource, image_size
 from trainer.loader.planes import PlaneWriter, Records, make_records, record_dtype
-from trainer.loader.source import DrawCounts, ImageTable, PassSource
+from trainer.loader.source import DrawCounts, ImageTable, PlaneSource
 from trainer.loader.threads import for_each
 from trainer.recover import ground_truth_labels
 from trainer.sampler import PassSchedule
@@ -26,7 +26,7 @@ from trainer.sampler import PassSchedule
 IMAGES_TOGETHER = 4096
 
 
-class GroundTruthPasses(PassSource):
+class GroundTruthPasses(PlaneSource):
     """Every pass of a run on an image folder's own classes."""
 
     def __init__(
@@ -39,11 +39,15 @@ class GroundTruthPasses(PassSource):
         num_classes: int,
         schedule: PassSchedule,
         label_smoothing: float = 0.0,
+        first_crop: int = 0,
         scratch: Path | None = None,
         attach: Path | None = None,
         threads: int = 2,
     ) -> None:
-        """`keys` (n,), `class_ids` (n,) and `sizes` (n, 2) as height and width: see `read_sizes`."""
+        """`keys` (n,), `class_ids` (n,) and `sizes` (n, 2) as height and width: see `read_sizes`.
+
+        `first_crop` M keeps them apart from the M crops that a store drew with the same seed.
+        """
         if not len(keys) == len(class_ids) == len(sizes) or not len(keys):
             raise UsageError(
                 f"{len(keys)} keys, {len(class_ids)} class ids, {len(sizes)} sizes: give one of each per image"
@@ -58,7 +62,7 @@ class GroundTruthPasses(PassSource):
                 "every image needs a ground truth"
             )
         self.plan, self.schedule, self.num_classes = plan, schedule, num_classes
-        self.label_smoothing, self.threads = label_smoothing, threads
+        self.label_smoothing, self.first_crop, self.threads = label_smoothing, first_crop, threads
         self.table = ImageTable(
             images=np.arange(len(keys)),
             keys=list(keys),
@@ -90,7 +94,8 @@ class GroundTruthPasses(PassSource):
         """(images, positions) records."""
         truth = self.table.ground_truth[chosen]
         shape = (len(truth), len(positions))
-        crops = np.broadcast_to(np.arange(positions.start, positions.stop), shape)
+        numbers = self.first_crop + np.arange(positions.start, positions.stop)
+        crops = np.broadcast_to(numbers, shape)
         boxes, flips = self.plan.crops_of_images(
             self.table.streams[chosen], self.table.sizes[chosen], crops
         )

@@ -25,6 +25,8 @@ class PassLabels:
     """m planes of (n,) records."""
     tails: TailFiles | None = None
     """What spreads the tails of the records' labels, where they do not say it themselves."""
+    rows: NDArray[np.intp] | None = None
+    """(n,) places of the images in the planes, which then have more; None where they have these n."""
 
     @property
     def crops_per_image(self) -> int:
@@ -34,6 +36,8 @@ class PassLabels:
     def take(self, indices: NDArray[np.intp] | slice = slice(None)) -> Records:
         """Records (b, m) of b images, as indices into `images`: a copy."""
         planes = self._opaque
+        if self.rows is not None:
+            indices = self.at(np.arange(len(self.images))[indices])
         if not isinstance(indices, slice):
             # "clip" spares NumPy a copy that it keeps for when an index is outside
             _check_inside(indices, len(planes[0]))
@@ -45,6 +49,10 @@ class PassLabels:
         for nth, column in enumerate(chosen):
             opaque[:, nth] = column
         return records
+
+    def at(self, indices: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Places in the planes of images, as indices into `images`."""
+        return indices if self.rows is None else self.rows[indices]
 
     @cached_property
     def _opaque(self) -> tuple[NDArray[Any], ...]:
@@ -79,10 +87,13 @@ class PassLabels:
     def labels_of(self, records: Records, indices: NDArray[np.intp]) -> SparseLabels:
         """Final labels (b, m, K) of the records (b, m) of b images; with a tail of the image (b, m, K + L)."""
         labels = labels_of(records, self.num_classes)
-        return labels if self.tails is None else self.tails.listed(labels, records, indices)
+        return (
+            labels if self.tails is None else self.tails.listed(labels, records, self.at(indices))
+        )
 
     def _field(self, name: str) -> NDArray[Any]:
-        return np.stack([plane[name] for plane in self.planes], axis=1)
+        chosen = slice(None) if self.rows is None else self.rows
+        return np.stack([plane[name][chosen] for plane in self.planes], axis=1)
 
 
 def _check_inside(indices: NDArray[np.intp], count: int) -> None:

@@ -69,8 +69,8 @@ class DrawCounts:
 class PassSource(ABC):
     """Labels of every pass of a run.
 
-    One process of a node writes; the others are given its `folder` as `attach` and only map what appears
-    there. The folder is removed on `close` or at exit.
+    One process of a node writes; the others are given its `folders` as `attach` and only map what appears
+    there. The folders are removed on `close` or at exit.
     """
 
     table: ImageTable
@@ -81,6 +81,53 @@ class PassSource(ABC):
     """What crops were mixed with before the teacher saw them."""
     augmentation: PlannedAugmentation | None = None
     """What the plan does to the pixels of its crops."""
+
+    @property
+    @abstractmethod
+    def folders(self) -> tuple[Path, ...]:
+        """Where labels are laid out: what other processes of the node attach to."""
+
+    @abstractmethod
+    def pass_labels(self, pass_index: int) -> PassLabels:
+        """The labels of one pass, made now unless they are there already; any pass, in any order."""
+
+    @abstractmethod
+    def prepare_later(self, pass_index: int) -> None:
+        """Begin to lay out a pass in the background; after the last pass, or when attached, do nothing.
+
+        An error there is not raised; `pass_labels` meets it again.
+        """
+
+    @abstractmethod
+    def drawn_from(self) -> dict[str, Any]:
+        """Everything beside the settings that decides which crops and labels come, as plain values.
+
+        A resumed run goes on only where it is what the run began with.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop preparing and remove the folders."""
+
+    def of_pass(self, pass_index: int) -> PassSource:
+        """Whose crops a pass shows: `partners` and `augmentation` are that source's."""
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class PlaneSource(PassSource):
+    """A source that lays its labels out as planes, one folder of them."""
+
     tails: TailFiles | None = None
     """How the tails of labels are spread that keep that once per image."""
 
@@ -106,11 +153,16 @@ class PassSource(ABC):
 
     @property
     def folder(self) -> Path:
-        """Where the planes are: what other processes of the node attach to."""
+        """Where the planes are."""
         return self.planes.path
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The one folder of the planes."""
+        return (self.folder,)
+
     def pass_labels(self, pass_index: int) -> PassLabels:
-        """The labels of one pass, made now unless they are there already; any pass, in any order."""
+        """As said there."""
         positions = self.schedule.positions(pass_index)
         if self._scratch is None:
             self._wait_for(positions)
@@ -129,10 +181,7 @@ class PassSource(ABC):
         return labels
 
     def prepare_later(self, pass_index: int) -> None:
-        """Begin to lay out a pass in the background; after the last pass, or when attached, do nothing.
-
-        An error there is not raised; `pass_labels` meets it again.
-        """
+        """As said there."""
         self._ahead[:] = [thread for thread in self._ahead if thread.is_alive()]
         if self._scratch is None or self._ahead or pass_index >= self.schedule.num_passes:
             return
@@ -152,22 +201,8 @@ class PassSource(ABC):
         """Stop preparing and remove the folder."""
         self._finalizer()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def drawn_from(self) -> dict[str, Any]:
-        """Everything beside the settings that decides which crops and labels come, as plain values.
-
-        A resumed run goes on only where it is what the run began with.
-        """
+        """Number and digest of the images and their classes."""
         digest = hashlib.sha256("\0".join(self.table.keys).encode())
         digest.update(self.table.ground_truth.astype("<i8").tobytes())
         return {"images": len(self.table), "images_sha256": digest.hexdigest()}
@@ -218,7 +253,7 @@ class PassSource(ABC):
             time.sleep(0.05)
 
 
-def _prepare(source: weakref.ref[PassSource], positions: range) -> None:
+def _prepare(source: weakref.ref[PlaneSource], positions: range) -> None:
     alive = source()
     if alive is not None:
         # the next request for the pass does it again, and raises the error

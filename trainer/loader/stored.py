@@ -43,7 +43,7 @@ from trainer.loader.planes import (
 )
 from trainer.loader.reach import as_far_as_labelled, check_complete, check_mixed
 from trainer.loader.recorded_mixes import Partners, recorded_mixes
-from trainer.loader.source import DrawCounts, ImageTable, PassSource, check_left_out
+from trainer.loader.source import DrawCounts, ImageTable, PlaneSource, check_left_out
 from trainer.loader.tails import TailFiles, tail_dtype
 from trainer.loader.threads import for_each
 from trainer.recover import ground_truth_labels
@@ -61,7 +61,7 @@ EVERYTHING = (0.0, 1.0)
 """The probability range that leaves no crop out."""
 
 
-class StoredPasses(PassSource):
+class StoredPasses(PlaneSource):
     """Every pass of one label set, or of the mean of several."""
 
     def __init__(

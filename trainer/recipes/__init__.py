@@ -39,6 +39,7 @@ from trainer.recipes.fkd import (
 )
 from trainer.recipes.others import (
     funmatch_resnet50,
+    hald_resnet18,
     lpld_resnet18,
     relabel_resnet50,
     relabel_resnet50_cutmix,
@@ -79,6 +80,7 @@ _ALL: tuple[Recipe, ...] = (
     sre2l_resnet18,
     sre2l_resnet18_recorded,
     lpld_resnet18,
+    hald_resnet18,
 )
 
 RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for recipe in _ALL}
@@ -110,6 +112,7 @@ __all__ = [
     "fkd_resnet101",
     "fkd_resnet101_plain",
     "funmatch_resnet50",
+    "hald_resnet18",
     "lpld_resnet18",
     "meal_v2_mobilenetv3_075",
     "meal_v2_mobilenetv3_100",

@@ -237,6 +237,46 @@ SRE2L: dict[str, Said] = {
 """SRe2L's training on relabelled images, every value as its release has it: no warm-up, KL at T = 20 without the factor
 T^2, a rate that is constant within an epoch."""
 
+HALD: dict[str, Said] = {
+    **said(
+        "HALD train_fkd.py:128, :155-157, train.sh:25-26",
+        phases=("fkd:75:none", "ground-truth:150:cutmix", "fkd:75:none"),
+    ),
+    **said("HALD train_fkd.py:626-641 (stored soft labels)", labels="fkd"),
+    **said("HALD train_fkd.py:142, train.sh:25-26", epochs=300),
+    **said("HALD train.sh:16, train_fkd.py:131", batch_size=16),
+    **ours("the release's batches hold an image once", crops_per_image=1),
+    **said("HALD train_fkd.py:432", optimizer="adamw"),
+    **said("HALD hyper.yaml:87 (10 images per class)", lr=1e-3),
+    "cosine_eta": Said(
+        2.0,
+        "HALD hyper.yaml:87, train_fkd.py:438",
+        1.0,
+        "HALD hyper.yaml:91 (50 images per class)",
+    ),
+    **said("HALD train_fkd.py:109", weight_decay=0.01),
+    **said("HALD train_fkd.py:432 (none: the optimiser's own)", betas=(0.9, 0.999)),
+    **said("HALD train_fkd.py:438, train.sh:58", scheduler="cosine", min_lr=0.0),
+    **said("HALD train_fkd.py:438", warmup_epochs=0.0),
+    **said("HALD train_fkd.py:503", serrated=True),
+    **said("HALD train_fkd.py:675, relabel_slc.py:46", temperature=20.0),
+    **said("HALD train_fkd.py:618", soft_loss="kl"),
+    **said("HALD train_fkd.py:676", temperature_squared=False),
+    **said("HALD train_fkd.py:133, :452", label_smoothing=0.8),
+    **said("HALD train_fkd.py:451", cutmix_alpha=1.0),
+    **ours("timm's Mixup mixes every batch", mixing_prob=1.0),
+    **said(
+        "HALD train_fkd.py:402 (torchvision's usual ones)", scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)
+    ),
+    **said("HALD train_fkd.py:403", flip_prob=0.5),
+    **said("HALD hyper.yaml:79-80", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    **said("HALD hyper.yaml:82", input_size=224),
+    **said("HALD train_fkd.py:308, :402", interpolation="bilinear"),
+    **said("HALD utils_validate.py:313-314 (224 of 256)", crop_pct=0.875),
+    "model": Said("torchvision:resnet18", "HALD train_fkd.py:230", "resnet18", "timm"),
+}
+"""HALD's training on 10 distilled images per class and 10 crops of each, every value as its release has it."""
+
 EFFICIENTNET_L2_LABELS: dict[str, Said] = {
     **said("FKD SLG/README.md:59", teacher="timm:tf_efficientnet_l2.ns_jft_in1k_475"),
     **said("FKD SLG/README.md:63", num_crops=500),

@@ -19,6 +19,8 @@ RELEASES: Mapping[str, str] = {
     "S2-BNN": "https://github.com/szq0214/S2-BNN at 6eeda81; .py files lie in Distillation_only/step1, kd_loss.py in "
     "its extensions",
     "SRe2L": "https://github.com/VILA-Lab/SRe2L at 8d00cba, folder SRe2L/validate",
+    "HALD": "https://github.com/Jiacheng8/HALD at ffbca04; .py files, hyper.yaml lie in validate, relabel_slc.py in "
+    "relabel, train.sh in validate/scripts/imagenet1k",
     "LPLD": "https://github.com/he-y/soft-label-pruning-for-dataset-distillation at 63eee18, folder "
     "relabel_and_validate; .yaml lies in cfg/reproduce",
 }

@@ -108,6 +108,13 @@ if (drawn.length) {
     return found;
   }
   const short = (value) => Math.abs(value) >= 1e6 ? +(value / 1e6).toPrecision(3) + " M" : Math.abs(value) >= 1e4 ? +(value / 1e3).toPrecision(3) + " k" : Math.abs(value) < 1e-3 && value !== 0 ? value.toExponential(0) : String(+value.toPrecision(6));
+  // of a run with phases: which one a pass was in, and where on an axis the next one begins
+  const phaseAt = (run, i) => run.curves.phase ? run.curves.phase[i] : null;
+  function phaseOf(run, epoch) {
+    const phase = phaseAt(run, run.curves.epoch.indexOf(epoch));
+    return phase ? `, phase ${phase} (${(run.phases[phase - 1] || "").split(":")[0]})` : "";
+  }
+  const borders = (run, key) => run.curves.epoch.map((_, i) => i).filter((i) => phaseAt(run, i + 1) && phaseAt(run, i + 1) !== phaseAt(run, i)).map((i) => run.curves[key][i]);
   function chart([name, title, digits]) {
     const key = axis.value;
     const lines = R.filter((run) => run.setting !== null && !hidden.has(run.setting) && run.curves[name] && run.curves[key]).map((run) => ({ run,
@@ -123,6 +130,7 @@ if (drawn.length) {
     for (const value of ticks(y0, y1)) figure.append(svg("line", { class: "axis", x1: left, x2: W - right, y1: y(value), y2: y(value) }), svg("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
     for (const value of ticks(x0, x1)) figure.append(svg("text", { x: x(value), y: H - bottom + 17, "text-anchor": "middle" }, short(value)));
     figure.append(svg("text", { x: (left + W - right) / 2, y: H - 4, "text-anchor": "middle" }, axis.selectedOptions[0].textContent));
+    for (const at of new Set(lines.flatMap(({ run }) => borders(run, key)))) figure.append(svg("line", { class: "axis border", x1: x(at), x2: x(at), y1: top, y2: H - bottom, "stroke-dasharray": "4 3" }));
     for (const line of lines) {
       const places = line.at.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`);
       line.mark = places.length > 1 ? svg("polyline", { class: "curve " + lineClass(line.run.setting), points: places.join(" "), "stroke-dasharray": dashes(line.run.setting) })
@@ -142,7 +150,7 @@ if (drawn.length) {
       line.mark.classList.add("pointed-at");
       cross.setAttribute("cx", x(a)); cross.setAttribute("cy", y(b));
       const box = cross.getBoundingClientRect();
-      showTip(`${line.run.name}\n${title.replace(", %", "")} ${name === "lr" ? String(+b.toPrecision(4)) : b.toFixed(digits)}${title.endsWith("%") ? " %" : ""} after epoch ${epoch}` + (key === "step" ? `, step ${count(a)}` : ""), px === undefined ? box.x : px, py === undefined ? box.y : py);
+      showTip(`${line.run.name}\n${title.replace(", %", "")} ${name === "lr" ? String(+b.toPrecision(4)) : b.toFixed(digits)}${title.endsWith("%") ? " %" : ""} after epoch ${epoch}` + phaseOf(line.run, epoch) + (key === "step" ? `, step ${count(a)}` : ""), px === undefined ? box.x : px, py === undefined ? box.y : py);
     }
     figure.addEventListener("mousemove", (event) => {
       const box = figure.getBoundingClientRect(), mx = (event.clientX - box.x) * W / box.width, my = (event.clientY - box.y) * H / box.height;
@@ -165,7 +173,7 @@ if (drawn.length) {
   function curves() { holder.replaceChildren(...drawn.map(chart)); hideTip(); }
   axis.addEventListener("change", curves);
   section("curves", "Curves", el("div", { class: "fields no-print" }, el("label", { for: "axis" }, "Along", axis)), legend, holder,
-    quiet("A point is the end of a pass. Runs of one setting have one colour; point at a curve, or press the arrow keys on a chart, for its figures."));
+    quiet("A point is the end of a pass." + (R.some((run) => run.curves.phase) ? " Dashed lines are where a phase ends." : "") + " Runs of one setting have one colour; point at a curve, or press the arrow keys on a chart, for its figures."));
   curves();
 }
 

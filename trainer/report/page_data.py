@@ -23,7 +23,7 @@ CLASS_CELLS = 400_000
 """Classes x settings of the table by class."""
 NAMED = 5
 """Runs that a note names."""
-CURVES = ("step", "lr", "train_loss", "eval_loss", "eval_top1", "eval_top5", "ema_top1")
+CURVES = ("step", "lr", "train_loss", "eval_loss", "eval_top1", "eval_top5", "ema_top1", "phase")
 METRICS = {
     "top1": "top-1 after the last pass",
     "best": "best top-1",
@@ -97,7 +97,8 @@ def _run(record: RunRecord, name: str, setting: int | None) -> dict[str, Any]:
         "status": record.status,
         "problem": record.problem,
         "seed": None if config is None else config.seed,
-        "labels": None if config is None else config.labels,
+        "labels": None if config is None else _labels(config),
+        "phases": [] if config is None else [str(phase) for phase in config.phases],
         "model": None if config is None else config.model,
         "crops_per_image": None if config is None else config.crops_per_image,
         "epochs": record.epochs,
@@ -121,6 +122,11 @@ def _run(record: RunRecord, name: str, setting: int | None) -> dict[str, Any]:
             },
         },
     }
+
+
+def _labels(config: TrainConfig) -> str:
+    """What a run learnt from, phase by phase."""
+    return ", ".join(map(str, config.phases)) or config.labels
 
 
 def _values(

@@ -15,7 +15,7 @@ from trainer.report.text_files import read_table, read_text
 
 FIGURES = (
     "epoch", "crops_seen", "step", "lr", "train_loss", "eval_loss", "eval_top1", "eval_top5",
-    "ema_loss", "ema_top1", "ema_top5", "seconds",
+    "ema_loss", "ema_top1", "ema_top5", "seconds", "phase",
 )  # fmt: skip
 """Columns of summary.csv that are looked at."""
 MOST = 1e18

@@ -1,4 +1,4 @@
-"""What one batch file of SRe2L, LPLD, LPQLD, EDC or G_VBSM holds (`batch_files`), checked for shape."""
+"""What one batch of SRe2L, LPLD, LPQLD, EDC, G_VBSM or HALD holds (`batch_files`, `hald`), checked for shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labelstore.untrusted.inert_values import InertArray, Value, array_of, kind_
 from labelstore.untrusted.refusal import Refused
 from labelstore.untrusted.torch_archive import load_torch
 
-Flavour = Literal["sre2l", "lpld", "lpqld", "edc", "gvbsm"]
+Flavour = Literal["sre2l", "lpld", "lpqld", "edc", "gvbsm", "hald"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,11 @@ class Batch:
 
 def read_batch(path: Path, flavour: Flavour) -> Batch:
     """One batch file; Refused for anything else."""
-    value = load_torch(path)
+    return parse_batch(load_torch(path), flavour)
+
+
+def parse_batch(value: Value, flavour: Flavour) -> Batch:
+    """One batch, out of its file; Refused for anything else."""
     if not isinstance(value, (list, tuple)) or not 6 <= len(value) <= 8:
         raise Refused(f"holds {kind_of(value)}, not a list of boxes, flips, mixing and outputs")
     shares = array_of(value[0], "its first entry")
@@ -101,6 +105,8 @@ def _entries(value: Sequence[Value], flavour: Flavour) -> _Entries:
             augmented=rest[5] if flavour == "edc" else None,
         )
     # RandAugment's parameters stand before the mixing
+    if flavour == "hald" and length != 6:
+        raise Refused(f"holds a batch of {length} entries, and HALD's have 6")
     last = rest[-2:]
     quantized = (
         isinstance(last[0], InertArray) and last[0].array().ndim == 2 and last[1] is not None

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from labelstore.codecs.base import TopK
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.exchange.labels import Contents, ImageLabels
+from labelstore.exchange.labels import Contents, ImageLabels, Kind
 from labelstore.exchange.readers.batch_contents import Batch, Flavour, read_batch
 from labelstore.exchange.readers.batch_order import (
     Batches,
@@ -44,7 +44,13 @@ from labelstore.exchange.readers.batch_order import (
 from labelstore.exchange.readers.boxes import BoxShares, box_shares
 from labelstore.exchange.readers.image_files import size_or_none
 from labelstore.exchange.readers.image_orders import folder_order
-from labelstore.exchange.readers.label_values import class_ids, finite, refuse_twice, truths
+from labelstore.exchange.readers.label_values import (
+    class_ids,
+    finite,
+    refuse_twice,
+    truths,
+    whole_probabilities,
+)
 from labelstore.exchange.readers.mix_boxes import MixBox, check_side
 from labelstore.exchange.readers.scattered import Piece, Scattered
 from labelstore.exchange.stated import Stated
@@ -144,7 +150,7 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
         pieces=paths,
         read_piece=reader,
         most=most,
-        finish=_Finish(boxes=boxes, num_classes=num_classes or 0, kept=kept),
+        finish=BatchFinish(boxes=boxes, num_classes=num_classes or 0, kind=contents.kind),
         contents=contents,
         num_crops=stated.num_crops,
         needs_sizes=first.partner is not None,
@@ -210,22 +216,7 @@ class _Reader:
             raise Refused("holds crops that were augmented further, unlike the first file")
         if (batch.partner is not None) is not self.mixed:
             raise Refused("is mixed where the first file is not, or the other way round")
-        flips = np.zeros(len(rows), bool) if batch.flips is None else truths(batch.flips, "flips")
-        values = {"share": batch.shares, "flip": flips, "value": batch.values}
-        if batch.indices is not None:
-            values["index"] = batch.indices
-        if batch.partner is not None:
-            box = (0, 0, 0, 0) if batch.box is None else batch.box
-            if self.side is not None and max(box[0] + box[2], box[1] + box[3]) > self.side:
-                raise Refused(f"holds a mix box beyond the teacher's input of {self.side} pixels")
-            values |= {
-                "mix_image": rows[batch.partner].astype(np.uint32),
-                "mix_from_share": batch.shares[batch.partner],
-                "mix_flip": flips[batch.partner].astype(np.uint8),
-                "mix_share": np.full(len(rows), batch.share, np.float32),
-                "mix_box": np.repeat(np.array([box], np.uint16), len(rows), 0),
-            }
-        return Piece(images=rows, values=values)
+        return Piece(images=rows, values=batch_values(batch, rows, self.side))
 
     def _rows(self, path: Path, batch: Batch) -> NDArray[np.int64]:
         if self.order is not None:
@@ -234,13 +225,35 @@ class _Reader:
         return rows_of_positions(batch.positions, self.folder)
 
 
+def batch_values(
+    batch: Batch, rows: NDArray[np.int64], side: int | None
+) -> dict[str, NDArray[Any]]:
+    """What a batch says of each of its rows, which are those images'; `side` is that of the teacher's input."""
+    flips = np.zeros(len(rows), bool) if batch.flips is None else truths(batch.flips, "flips")
+    values = {"share": batch.shares, "flip": flips, "value": batch.values}
+    if batch.indices is not None:
+        values["index"] = batch.indices
+    if batch.partner is not None:
+        box = (0, 0, 0, 0) if batch.box is None else batch.box
+        if side is not None and max(box[0] + box[2], box[1] + box[3]) > side:
+            raise Refused(f"holds a mix box beyond the teacher's input of {side} pixels")
+        values |= {
+            "mix_image": rows[batch.partner].astype(np.uint32),
+            "mix_from_share": batch.shares[batch.partner],
+            "mix_flip": flips[batch.partner].astype(np.uint8),
+            "mix_share": np.full(len(rows), batch.share, np.float32),
+            "mix_box": np.repeat(np.array([box], np.uint16), len(rows), 0),
+        }
+    return values
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Finish:
+class BatchFinish:
     """Rows of one image -> its labels."""
 
     boxes: BoxShares
     num_classes: int
-    kept: bool
+    kind: Kind
 
     def __call__(
         self,
@@ -250,16 +263,20 @@ class _Finish:
         width: int,
         sizes: NDArray[np.int64],
     ) -> ImageLabels:
-        outputs = finite(values["value"], "outputs")
-        labels: TopK | NDArray[np.float32] = outputs
-        if self.kept:
-            labels = _kept_outputs(values["index"], outputs, self.num_classes)
+        """Labels and crops of an image of this size, which the rows are of; Refused where they are none."""
+        labels: TopK | NDArray[np.float32]
+        if self.kind == "probabilities":
+            labels = whole_probabilities(values["value"])
+        else:
+            labels = finite(values["value"], "outputs")
+            if self.kind == "kept-outputs":
+                labels = _kept_outputs(values["index"], labels, self.num_classes)
         mixed: dict[str, NDArray[Any]] | None = None
         if "mix_image" in values:
             mixed = {
                 name: values[name] for name in ("mix_image", "mix_flip", "mix_share", "mix_box")
             }
-            mixed["mix_from"] = np.empty((len(outputs), 4), np.uint16)
+            mixed["mix_from"] = np.empty((len(values["value"]), 4), np.uint16)
             for crop, partner in enumerate(values["mix_image"]):
                 mixed["mix_from"][crop] = self.boxes.pixels(
                     values["mix_from_share"][crop : crop + 1], *sizes[partner].tolist()

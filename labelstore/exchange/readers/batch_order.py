@@ -12,10 +12,10 @@ are candidates (`order_choice`), and what speaks for one is, in this turn:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,10 +45,13 @@ SAMPLED_FILES = 16
 """Files whose rows are compared with images, and files of each of two epochs."""
 SAMPLED_ROWS = 512
 
+T = TypeVar("T")
 Batches = Mapping[Path, tuple[int, int]]
 """Batch file -> (epoch, number), in order."""
 Rows = dict[Path, NDArray[np.int64]]
 """Batch file -> image row of each of its rows."""
+RowsOf = tuple[NDArray[np.int64], Batch]
+"""A batch and the image rows of its rows."""
 
 
 def listed_order(
@@ -62,9 +65,7 @@ def listed_order(
             listed = json.loads(read_bytes(path, MAX_JSON_BYTES))
         except (ValueError, RecursionError):
             raise Refused("is no JSON") from None
-        if not isinstance(listed, dict):
-            raise Refused("is no table of indices")
-        rows = {str(key): _indices(value, len(images)) for key, value in listed.items()}
+        rows = listed_positions(listed, len(images))
         if flavour == "lpqld":
             missing = [number for _, number in batches.values() if str(number) not in rows]
             if missing:
@@ -74,13 +75,20 @@ def listed_order(
             if str(epoch) not in rows:
                 raise Refused(f"lists no indices of epoch {epoch}")
     for positions in rows.values():
-        _check_whole(positions, path, images)
+        check_whole(positions, path, images)
     counts = {epoch: len(rows[str(epoch)]) for epoch, _ in batches.values()}
     size = stated.batch_size or batch_size(batches, flavour, counts)
     return {
         file: folder[rows[str(epoch)][number * size : (number + 1) * size]]
         for file, (epoch, number) in batches.items()
     }
+
+
+def listed_positions(listed: Value, count: int) -> dict[str, NDArray[np.int64]]:
+    """Positions in a data set of `count` images by epoch or batch, as a sampler's file lists them."""
+    if not isinstance(listed, dict):
+        raise Refused("is no table of indices")
+    return {str(key): _indices(value, count) for key, value in listed.items()}
 
 
 def _indices(value: Value, count: int) -> NDArray[np.int64]:
@@ -91,7 +99,7 @@ def _indices(value: Value, count: int) -> NDArray[np.int64]:
     return np.array(value, np.int64)
 
 
-def _check_whole(positions: NDArray[np.int64], source: Path, images: ImageSource) -> None:
+def check_whole(positions: NDArray[np.int64], source: Path, images: ImageSource) -> None:
     """Refuse positions 0 to n - 1, an epoch of a data set of n images, for a folder with another number."""
     if len(positions) and np.array_equal(np.sort(positions), np.arange(len(positions))):
         check_count(len(positions), "an epoch is of", images, np.arange(len(images)), source)
@@ -114,7 +122,7 @@ def positions_in_files(
             continue  # named when it is read
         assert positions is not None
         parts.append(positions)
-    _check_whole(np.concatenate(parts), path.parent, images)
+    check_whole(np.concatenate(parts), path.parent, images)
     assert first.positions is not None
     with named(path):
         return rows_of_positions(first.positions, folder_order(images))
@@ -197,40 +205,23 @@ class SampledOrders:
     def _boxes(self, rows: Rows) -> Evidence | None:
         if self.boxes.round_boxes:
             return None
-        found = [
-            (path, batch) for path, batch in self._sampled() if len(rows[path]) == len(batch.shares)
-        ]
-        shares, at = _head([batch.shares for _, batch in found], [rows[path] for path, _ in found])
-        if shares is None:
-            return None
-        return weigh("boxes", [self.boxes.fits(shares, self._sizes(at))], must_fit=True)
+        return box_evidence(self._with_rows(rows), self.boxes, self._sizes)
 
     def _truth(self, rows: Rows) -> Evidence | None:
-        found = [
-            (path, batch) for path, batch in self._sampled() if len(rows[path]) == len(batch.values)
-        ]
-        probs, at = _head([_probs(batch) for _, batch in found], [rows[path] for path, _ in found])
-        if probs is None or probs.shape[1] != len(self.images.classes):
-            return None
-        return weigh("the ground truth", [probs[:, self.images.class_ids[at]]])
+        return truth_evidence(self._with_rows(rows), _probs, self.images)
 
     def _labels(self, rows: Rows) -> Evidence | None:
         epochs = sorted({epoch for epoch, _ in self.batches.values()})[:2]
         if len(epochs) < 2:
             return None
-        labels: list[dict[int, NDArray[np.float32]]] = []
+        found = []
         for epoch in epochs:
-            found: dict[int, NDArray[np.float32]] = {}
-            for path in spread([p for p, at in self.batches.items() if at[0] == epoch]):
-                batch = self._read(path)
-                if batch is not None and len(rows[path]) == len(batch.values):
-                    found |= dict(zip(rows[path].tolist(), _probs(batch), strict=True))
-            labels.append(found)
-        both = [row for row in labels[0] if row in labels[1]][:SAMPLED_ROWS]
-        if len(both) < 2:
-            return None
-        first, second = (np.stack([found[row] for row in both]) for found in labels)
-        return weigh("an image's labels in two epochs", [first @ second.T])
+            paths = spread([p for p, at in self.batches.items() if at[0] == epoch])
+            found.append(_fitting([(rows[path], self._read(path)) for path in paths]))
+        return label_evidence(found[0], found[1], _probs)
+
+    def _with_rows(self, rows: Rows) -> list[RowsOf]:
+        return _fitting([(rows[path], batch) for path, batch in self._sampled()])
 
     def _sampled(self) -> list[tuple[Path, Batch]]:
         # the first permutation is the same either way, and would speak for both
@@ -252,6 +243,54 @@ class SampledOrders:
             if row not in self._sides:
                 self._sides[row] = size_or_none(self.images, row)
         return np.array([self._sides[row] for row in rows.tolist()], np.int64)
+
+
+def _fitting(found: Sequence[tuple[NDArray[np.int64], Batch | None]]) -> list[RowsOf]:
+    """Those batches that could be read and have as many rows as they should."""
+    return [
+        (at, batch) for at, batch in found if batch is not None and len(at) == len(batch.shares)
+    ]
+
+
+def box_evidence(
+    found: Sequence[RowsOf],
+    boxes: BoxShares,
+    sizes: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+) -> Evidence | None:
+    """Whether boxes are whole pixels of their images; `sizes` gives the (n, 2) sides of image rows."""
+    shares, at = _head([batch.shares for _, batch in found], [rows for rows, _ in found])
+    if shares is None:
+        return None
+    return weigh("boxes", [boxes.fits(shares, sizes(at))], must_fit=True)
+
+
+def truth_evidence(
+    found: Sequence[RowsOf], probs_of: Callable[[Batch], NDArray[np.float32]], images: ImageSource
+) -> Evidence | None:
+    """The probability of the image's class; None where the labels have other classes than the folder."""
+    probs, at = _head([probs_of(batch) for _, batch in found], [rows for rows, _ in found])
+    if probs is None or probs.shape[1] != len(images.classes):
+        return None
+    return weigh("the ground truth", [probs[:, images.class_ids[at]]])
+
+
+def label_evidence(
+    first: Sequence[RowsOf],
+    second: Sequence[RowsOf],
+    probs_of: Callable[[Batch], NDArray[np.float32]],
+) -> Evidence | None:
+    """How alike the labels are that an image has in two epochs."""
+    labels: list[dict[int, NDArray[np.float32]]] = []
+    for epoch in (first, second):
+        found: dict[int, NDArray[np.float32]] = {}
+        for rows, batch in epoch:
+            found |= dict(zip(rows.tolist(), probs_of(batch), strict=True))
+        labels.append(found)
+    both = [row for row in labels[0] if row in labels[1]][:SAMPLED_ROWS]
+    if len(both) < 2:
+        return None
+    one, other = (np.stack([found[row] for row in both]) for found in labels)
+    return weigh("an image's labels in two epochs", [one @ other.T])
 
 
 def sampled_order(
@@ -324,7 +363,7 @@ def permutations(count: int, epochs: int, seed: int, draws: int) -> list[NDArray
     return orders
 
 
-def spread(paths: Sequence[Path], most: int = SAMPLED_FILES) -> list[Path]:
+def spread(paths: Sequence[T], most: int = SAMPLED_FILES) -> list[T]:
     """Up to `most` of them, evenly spaced."""
     places = np.linspace(0, len(paths) - 1, min(len(paths), most)).round().astype(int)
     return [paths[at] for at in np.unique(places)]
