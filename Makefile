@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install demo papers bench compare test stress lint format clean
+.PHONY: install demo papers bench compare test stress lint format clean tour
 
 install: $(STAMP)
 
@@ -32,6 +32,10 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# labels, statistics, pictures and a page of real photographs by a real ImageNet teacher: make tour IMAGES=my/photographs
+tour: install
+	$(BIN)/python -m benchmarks.tour $(if $(IMAGES),--images '$(IMAGES)')
 
 demo: install
 	$(BIN)/python -m benchmarks.demo

@@ -40,6 +40,9 @@ def main(app: typer.Typer, program: str) -> None:
     # (or another program) want the same cores, a training step then takes up to seven times as long.
     # Read by the OpenMP library when torch is imported, which no command has done yet
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if f"_{program.upper()}_COMPLETE" in os.environ:
+        # a shell asks what may follow (`--install-completion`): typer's own main answers and exits
+        get_command(app)(prog_name=program)
     sys.exit(run(app, program, sys.argv[1:]))
 
 

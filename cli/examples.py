@@ -1,4 +1,7 @@
-"""One example of each command, for its help; a test reads them as the command line would."""
+"""What a command's help shows beside its options: one example, and which of many options come first.
+
+A test reads the examples as the command line would.
+"""
 
 EXAMPLES = {
     "labelstore create": "in1k.labels --images imagenet/train --teacher timm:resnet50 --num-crops 200",
@@ -40,3 +43,31 @@ EXAMPLES = {
     "trainer report": "runs/fkd runs/ground-truth --out runs.html",
     "trainer export": "runs/fkd --out resnet18.safetensors",
 }
+
+MOSTLY_USED = {
+    "labelstore create": {
+        "--images DIR": "pictures: one folder per class, a list, tar shards",
+        "--teacher SOURCE": "timm:NAME, torchvision:NAME, a run folder, a checkpoint",
+        "--num-crops M": "crops of each image",
+        "--compression CODEC": "ms (usual), full, hard, smoothing, mr, logits",
+        "--k K": "classes that ms and mr keep",
+        "--dtype DTYPE": "of the probabilities: float16 (usual), float32, uint8",
+        "--class-map FILE": "which output is which class; wnid for ImageNet",
+        "--batch-size B": "crops per forward pass",
+        "--device DEVICE": "cuda, cuda:1, cpu",
+        "--dry-run": "say what would be done and write nothing",
+    },
+    "trainer run": {
+        "--data DIR": "images in train/ and val/, one folder per class",
+        "--store STORE": "stored labels of the train images",
+        "--labels KIND": "fkd (usual), ferkd, ground-truth, ensemble, ...",
+        "--mask NAME": "calibration of the crops, for ferkd",
+        "--recipe NAME": "settings of a paper's table",
+        "--model NAME": "timm's name, or torchvision:NAME",
+        "--epochs N": "crops seen, in multiples of the images",
+        "--batch-size B": "crops per step",
+        "--lr RATE": "peak learning rate",
+        "--output DIR": "folder of the run; --resume goes on there",
+    },
+}
+"""Command -> ten of its options and what they are, in few words: the first screen of its help."""

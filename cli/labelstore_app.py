@@ -46,9 +46,7 @@ COMMANDS = {
     "demo-images": "Write a small image folder to try things on: digits set into photographs.",
 }
 
-commands = typer.Typer(
-    cls=lazy_group(COMMANDS), name="labelstore", add_completion=False, rich_markup_mode=None
-)
+commands = typer.Typer(cls=lazy_group(COMMANDS), name="labelstore", rich_markup_mode=None)
 
 
 @commands.callback()

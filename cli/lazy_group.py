@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from cli.examples import EXAMPLES
+from cli.examples import EXAMPLES, MOSTLY_USED
 from cli.wording import speak_of
 
 
@@ -44,9 +44,15 @@ class PlainCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write one section per help panel, in the order of the parameters; panel-less options last."""
+        """Write one section per help panel, in the order of the parameters; panel-less options last.
+
+        Of a command with many options, those that most people use stand before all in one line each.
+        """
         sections: dict[str, list[tuple[str, str]]] = {}
         others: list[tuple[str, str]] = []
+        used = MOSTLY_USED.get(ctx.command_path, {})
+        if used:
+            sections["Mostly used (all options are below)"] = list(used.items())
         for param in self.get_params(ctx):
             row = param.get_help_record(ctx)
             if row is not None:

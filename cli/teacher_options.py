@@ -105,10 +105,11 @@ class TeacherOptions:
 class NewTeacherOptions(TeacherOptions):
     """How a teacher is loaded, checked and asked for a new label set."""
 
-    classes: Annotated[Literal["data", "teacher"] | None, option(unset="as recorded, or data")] = (
-        None
-    )
-    """Classes of the labels: those of the images, or all outputs of the teacher."""
+    classes: Annotated[
+        Literal["data", "teacher", "none"] | None, option(unset="as recorded, or data")
+    ] = None
+    """Classes of the labels: those of the images, all outputs of the teacher, or all outputs for images without a
+    ground truth."""
     class_names: Annotated[
         str | None, option(metavar="FILE", unset="as timm, torchvision or the run says")
     ] = None

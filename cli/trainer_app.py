@@ -23,7 +23,6 @@ COMMANDS = {
 commands = typer.Typer(
     cls=lazy_group(COMMANDS, prefix="trainer_"),
     name="trainer",
-    add_completion=False,
     rich_markup_mode=None,
 )
 

@@ -98,7 +98,8 @@ def calibrate(
     ):
         labels = opened.label_set(label_set)
         if dry_run:
-            usual = usual_choices(rule.criterion, epsilon)
+            # all of them give some crops the ground truth
+            usual = usual_choices(rule.criterion, epsilon) if labels.outputs_are_classes else {}
             # the defaults are FerKD's own: listed once, under their name
             asked = {} if rule in usual.values() else {"this choice": rule}
             found = preview(labels, asked | usual, map_blocks=map_blocks)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import DryRun, Json
+from cli.options import DryRun, Json, numbers
 from cli.output import print_json
 from cli.progress import Progress
 
@@ -20,6 +20,10 @@ def demo_images(
         int, typer.Option(help="Images in train/, all of them in teacher/ too.")
     ] = 1000,
     val: Annotated[int, typer.Option(help="Images in val/.")] = 1000,
+    sides: Annotated[
+        str,
+        typer.Option(metavar="LOW,HIGH", help="Shortest and longest side of a picture, in pixels."),
+    ] = "160,256",
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -27,6 +31,7 @@ def demo_images(
 
     An interrupted folder is completed, a complete one is left as it is.
     """
+    low, high = numbers(sides, "--sides", "LOW", "HIGH")
     if dry_run:
         record = {"folder": folder, "teacher": teacher, "train": train, "val": val}
         if json:
@@ -39,7 +44,13 @@ def demo_images(
 
     with Progress("demo images", "images") as progress:
         made = make_demo_images(
-            folder, seed=seed, teacher=teacher, train=train, val=val, progress=progress
+            folder,
+            seed=seed,
+            teacher=teacher,
+            train=train,
+            val=val,
+            sides=(int(low), int(high)),
+            progress=progress,
         )
     if json:
         print_json(made)

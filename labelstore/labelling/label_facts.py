@@ -19,7 +19,7 @@ from labelstore.images import ImageSource, are_there
 from labelstore.labelling.device_crops import CropDevice
 from labelstore.labelling.lost_mass import checked_lost_mass
 from labelstore.store import Store
-from labelstore.store.outputs import OUTPUT_OF_CLASS, Outputs
+from labelstore.store.outputs import OUTPUT_OF_CLASS, Kind, Outputs
 from labelstore.teachers.class_map import LabelClasses, OutputChoice, check_label_classes
 from labelstore.teachers.labeller import Autocast
 from labelstore.teachers.teacher import Teacher
@@ -202,6 +202,10 @@ def recorded_images(store: Store, row: LabelSetRow | None = None) -> Path:
     raise UsageError(f"`images=DIR` is needed: what {store.path} was made from{was}")
 
 
+_CLASSES_OF: dict[Kind, LabelClasses] = {"mapped": "teacher", "not classes": "none"}
+"""What was asked for where outputs are recorded to be this."""
+
+
 def _output_choice(
     store: Store,
     row: LabelSetRow | None,
@@ -217,11 +221,11 @@ def _output_choice(
     if source is None and row is not None:
         meaning = Outputs.of(row, number)
         held = OutputChoice.from_facts(row.facts, meaning)
-        if classes in (None, "teacher" if meaning.kind == "mapped" else "data"):
+        if classes in (None, _CLASSES_OF.get(meaning.kind, "data")):
             return held, row.facts.get("class_map")
     takes_outputs = codec.takes == "outputs"
     asked: LabelClasses = classes or "data"
-    if source is None:
+    if source is None and classes != "none":
         # raw outputs are all kept by default; which of them are classes is known all the same
         wanted = classes or ("teacher" if takes_outputs else None)
         for other in store.catalogue.label_sets.all():

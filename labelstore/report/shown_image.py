@@ -11,6 +11,7 @@ import numpy as np
 from labelstore.cropping.pictures import decode_rgb
 from labelstore.errors import NotGenerated, RejectedInput, UsageError
 from labelstore.images import digest
+from labelstore.store.outputs import short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,6 +96,8 @@ def draw_image(
 ) -> Figure:
     """The image with the crops' boxes, hardest in red and easiest in blue, and beside it each crop's classes.
 
+    A box says its crop's number and first class.
+
     RejectedInput where the file's bytes have another digest than `due`, that of the image that was labelled.
     """
     from matplotlib.figure import Figure
@@ -115,26 +118,15 @@ def draw_image(
     axes.imshow(pixels)
     axes.set_axis_off()
     axes.set_title(_plain(title), fontsize=9, loc="left")
-    for crop in shown:
-        colour = HARD if crop.kind == "hardest" else EASY
-        box = Rectangle(
-            (crop.left, crop.top),
-            crop.width,
-            crop.height,
-            fill=False,
-            edgecolor=colour,
-            linewidth=2,
-        )
-        axes.add_patch(box)
-        axes.annotate(
-            str(crop.crop),
-            (crop.left, crop.top),
-            color="white",
-            fontsize=8,
-            xytext=(3, -9),
-            textcoords="offset points",
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5},
-        )
+    for kind, colour in (("hardest", HARD), ("easiest", EASY)):
+        for at, crop in enumerate(crop for crop in shown if crop.kind == kind):
+            corner = (crop.left, crop.top)
+            axes.add_patch(
+                Rectangle(
+                    corner, crop.width, crop.height, fill=False, edgecolor=colour, linewidth=2
+                )
+            )
+            _tag(axes, crop, at, colour)
     grid = right.subplots(rows, 4, squeeze=False, width_ratios=(1, 1.5, 1, 1.5))
     for axes in grid.flat:
         axes.set_axis_off()
@@ -149,12 +141,28 @@ def draw_image(
     return figure
 
 
+def _tag(axes: Any, crop: ShownCrop, at: int, colour: str) -> None:  # noqa: ANN401 - matplotlib axes
+    """The number and first class of the `at`-th crop of its kind, each in another corner of its box than the last."""
+    is_low, is_right = at % 2 == 1, at % 4 >= 2
+    name, value = crop.classes[0]
+    axes.annotate(
+        f"{crop.crop}: {_plain(short(name.split(',')[0], 24))} {value:.2f}",
+        (crop.left + is_right * crop.width, crop.top + is_low * crop.height),
+        color="white",
+        fontsize=8,
+        xytext=(-3 if is_right else 3, 4 if is_low else -9),
+        textcoords="offset points",
+        ha="right" if is_right else "left",
+        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5},
+    )
+
+
 def _bars(axes: Any, crop: ShownCrop, colour: str) -> None:  # noqa: ANN401 - matplotlib axes
     axes.set_axis_on()
     values = [value for _, value in crop.classes]
     axes.barh(range(len(values)), values, color=colour, height=0.65, alpha=0.75)
     for at, (name, value) in enumerate(crop.classes):
-        axes.text(0.02, at, f"{_plain(name)[:22]}  {value:.2f}", va="center", fontsize=7)
+        axes.text(0.02, at, f"{_plain(short(name, 24))}  {value:.2f}", va="center", fontsize=7)
     axes.set_xlim(0, 1)
     axes.set_ylim(max(len(values), 5) - 0.4, -0.6)
     axes.set_yticks([])

@@ -18,8 +18,9 @@ from labelstore.images.wordnet import wordnet_ids as ids_of_variant
 from labelstore.store.outputs import Outputs
 from labelstore.teachers.teacher import Teacher
 
-LabelClasses: TypeAlias = Literal["data", "teacher"]
-"""Classes of the labels: those of the data set, or all outputs of the teacher."""
+LabelClasses: TypeAlias = Literal["data", "teacher", "none"]
+"""Classes of the labels: those of the data set, all outputs of the teacher, or all outputs where none is a class of the
+images."""
 NAMED_SOURCE = "class names"
 """Source of a map that follows from the teacher's own class names."""
 MAX_NAMES_BYTES = 64 * 1024**2
@@ -51,6 +52,13 @@ class OutputChoice:
         map are kept as they are: they are a projection head's.
         """
         check_label_classes(label_classes)
+        if label_classes == "none":
+            if source is not None:
+                raise UsageError(
+                    f"class map {source} with classes none: a map says which outputs are classes of the images, leave "
+                    "one of the two out"
+                )
+            return cls(columns=None, meaning=Outputs.none(), source=None)
         outputs = teacher.row.num_classes
         unnamed = source is None and teacher.class_names is None
         if codec.takes == "outputs" and unnamed and outputs != len(classes):
@@ -92,10 +100,11 @@ class OutputChoice:
 
 
 def check_label_classes(label_classes: str) -> None:
-    """UsageError for what is neither "data" nor "teacher"."""
+    """UsageError for what is none of `LabelClasses`."""
     if label_classes not in get_args(LabelClasses):
         raise UsageError(
-            f"classes={label_classes!r}: choose data (those of the images) or teacher (all of its outputs)"
+            f"classes={label_classes!r}: choose data (those of the images), teacher (all of its outputs) or none "
+            "(all of its outputs, and none is a class of the images)"
         )
 
 

@@ -13,13 +13,16 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from labelstore.arrays.durable import check_new_place
 from labelstore.errors import ConflictError, StorageError, UsageError
 from labelstore.testing.digit_pictures import (
     NUM_CLASSES,
     PHOTOGRAPHS,
+    SIDE,
     Picture,
     Split,
     digits,
@@ -34,6 +37,7 @@ VERSION = 1
 COLUMNS = ("key", "class", "digit", "fragments", "photograph", "left", "right")
 # Progress is reported, and an interrupt noticed, between batches
 BATCH = 64
+SMALLEST_SIDE, LARGEST_SIDE = 32, 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +68,13 @@ def make_demo_images(
     teacher: int = 4000,
     train: int = 1000,
     val: int = 1000,
+    sides: tuple[int, int] = SIDE,
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
 ) -> DemoImages:
     """Write the data set for `seed`, the same files for any number of `workers` (threads; by default all cores).
 
+    Heights and widths lie within `sides`, in pixels.
     `progress` is called with images written so far and in total. A complete folder is left as it is, an
     interrupted one is completed. Raises ConflictError for a folder that holds anything else, UsageError for
     impossible counts, inside a store, or where scikit-learn or scikit-image is missing, StorageError where the
@@ -79,13 +85,27 @@ def make_demo_images(
             f"seed {seed}, {teacher} teacher, {train} train and {val} val images: give a seed of at least 0, "
             f"at least {NUM_CLASSES} each, and no more for train than for teacher, which holds them too"
         )
+    if not SMALLEST_SIDE <= sides[0] <= sides[1] <= LARGEST_SIDE:
+        raise UsageError(
+            f"sides {sides[0]} to {sides[1]} px: give the shortest and the longest side of a picture, from "
+            f"{SMALLEST_SIDE} to {LARGEST_SIDE}"
+        )
     check_new_place(folder)
-    settings = {"version": VERSION, "seed": seed, "teacher": teacher, "train": train, "val": val}
+    settings: dict[str, Any] = {
+        "version": VERSION,
+        "seed": seed,
+        "teacher": teacher,
+        "train": train,
+        "val": val,
+    }
+    if sides != SIDE:  # folders of before have no sides in their note
+        settings["sides"] = list(sides)
+    draw = partial(plan, seed, sides=sides)
     try:
         _claim(folder, settings)
-        written = _write_missing(folder, seed, (teacher, train, val), progress, workers)
+        written = _write_missing(folder, draw, (teacher, train, val), progress, workers)
         if written or not (folder / MANIFEST).exists():
-            _write_whole(folder / MANIFEST, _manifest(seed, teacher, train, val))
+            _write_whole(folder / MANIFEST, _manifest(draw, teacher, train, val))
     except OSError as error:
         if isinstance(error, StorageError):
             raise
@@ -93,7 +113,7 @@ def make_demo_images(
     return DemoImages(folder=folder, teacher=teacher, train=train, val=val, written=written)
 
 
-def _claim(folder: Path, settings: dict[str, int]) -> None:
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
     """Make the folder and note the settings, or refuse a folder with other settings or other content."""
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / SETTINGS
@@ -116,7 +136,7 @@ def _claim(folder: Path, settings: dict[str, int]) -> None:
 
 def _write_missing(
     folder: Path,
-    seed: int,
+    draw: Callable[[Split, int], Picture],
     counts: tuple[int, int, int],
     progress: Callable[[int, int], None] | None,
     workers: int | None,
@@ -141,7 +161,7 @@ def _write_missing(
 
     def write(entry: tuple[tuple[Split, int], list[str]]) -> int:
         (split, number), keys = entry
-        data = render(plan(seed, split, number))
+        data = render(draw(split, number))
         for key in keys:
             _write_whole(folder / key, data)
         return len(keys)
@@ -167,13 +187,13 @@ def _key(name: str, number: int) -> str:
     return f"{name}/digit_{number % NUM_CLASSES}/{origin}{number:06d}.jpg"
 
 
-def _manifest(seed: int, teacher: int, train: int, val: int) -> bytes:
+def _manifest(draw: Callable[[Split, int], Picture], teacher: int, train: int, val: int) -> bytes:
     """CSV with one row per image: its key, class, digit rows and part of a photograph (shares of its width)."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(
-        _row(key, plan(seed, split, number)) for key, split, number in _files(teacher, train, val)
+        _row(key, draw(split, number)) for key, split, number in _files(teacher, train, val)
     )
     return file.getvalue().encode()
 

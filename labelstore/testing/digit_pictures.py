@@ -99,11 +99,14 @@ class Picture:
     """JPEG quality."""
 
 
-def plan(seed: int, split: Split, number: int) -> Picture:
-    """The picture of that number: class `number` mod 10, all else random; a function of its arguments."""
+def plan(seed: int, split: Split, number: int, *, sides: tuple[int, int] = SIDE) -> Picture:
+    """The picture of that number: class `number` mod 10, all else random; a function of its arguments.
+
+    Height and width lie within `sides`, in pixels.
+    """
     rng = np.random.default_rng([seed, 0 if split == "train" else 1, number])
     class_id = number % NUM_CLASSES
-    width, height = (int(side) for side in rng.integers(SIDE[0], SIDE[1], 2, endpoint=True))
+    width, height = (int(side) for side in rng.integers(*sides, 2, endpoint=True))
     short = min(width, height)
     photograph = int(rng.integers(len(PHOTOGRAPHS)))
     own, others = _digits_of(seed, split, class_id), _digits_of(seed, split, -1)

@@ -151,6 +151,28 @@ def test_no_run_learns_classes_from_outputs_that_are_none(store, data, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+def test_labels_of_images_without_a_ground_truth_keep_all_outputs_and_are_no_classes(
+    data, eight, mapping, tmp_path
+):
+    about = {"images": data / "train", "num_crops": 2, "codec": Full(), "teacher": eight, **WORK}
+    label_images(tmp_path / "s", classes="none", class_names=_names_file(tmp_path / "n"), **about)
+    # recorded: resumed as it was, whether that is said again or not
+    label_images(tmp_path / "s", **about)
+    label_images(tmp_path / "s", classes="none", **about)
+    with pytest.raises(ConflictError):
+        label_images(tmp_path / "s", classes="teacher", class_map=mapping, **about)
+    with pytest.raises(LabelStoreError, match="leave one of the two out"):
+        label_images(tmp_path / "t", classes="none", class_map=mapping, **about)
+    with labelstore.open(tmp_path / "s") as store:
+        labels = store.label_set()
+        assert (labels.outputs.kind, labels.num_classes) == ("not classes", 8)
+        assert list(labels.output_titles) == NAMES
+        asked = RegionThresholds(low=0.1, middle=0.1, top=0.9)
+        assert labelstore.calibrate(labels, asked, name="m").num_crops == 2
+        with pytest.raises(LabelStoreError):
+            label_noise(labels)
+
+
 def test_the_ground_truth_goes_through_the_map(store):
     labels = store.label_set("all")
     assert (labels.num_classes, labels.outputs.kind) == (8, "mapped")
