@@ -13,15 +13,17 @@ import argparse
 import multiprocessing
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from benchmarks.papers import report, tables_ferkd, tables_fkd
 from benchmarks.papers.runs import (
     Arm,
-    Outcome,
+    environment,
     is_there,
     outcome,
+    record_environment,
     torch_of_one_thread,
     train_one,
 )
@@ -53,22 +55,41 @@ def main() -> None:
         stage, seeds = Stage(SMOKE, folder, folder / "results"), 1
     else:
         stage, seeds = Stage(Setting(), arguments.folder, RESULTS), arguments.seeds
-    stage.prepare()
     deadline = time.time() + 60 * (arguments.minutes or 1e9)
     if not arguments.report_only:
+        stage.prepare()
         train_missing(stage, chosen, seeds, deadline, jobs=arguments.jobs)
     if not arguments.smoke:
-        write_report(stage, seeds)
+        report.write(page(Setting()), TABLES, gathered(stage, TABLES, seeds), environment(stage))
+
+
+def page(setting: Setting) -> report.Page:
+    """What the report says of the miniature."""
+    images = setting.images
+    return report.Page(
+        name="papers",
+        title="The papers' claims in miniature",
+        command="make papers",
+        setting=(
+            f"{images['train']:,} train pictures of 20 classes at {setting.input_size} px. Every student sees",
+            f"{images['train'] * setting.epochs:,} crops unless its row says otherwise; top-1 on {images['val']:,} val pictures.",
+            "Choices (network, epochs, learning rate, crops of an image in a batch, the rule of FerKD's mask) were made on",
+            f"{images['tune']:,} other pictures. The teacher learnt from {images['teacher']:,} pictures, the train ones among them.",
+        ),
+        method=(
+            "Benjamini and Hochberg's method over all claims of the page: none was named before these runs, so none is primary"
+        ),
+    )
 
 
 def train_missing(
-    stage: Stage, tables: list[Table], seeds: int, deadline: float, *, jobs: int
+    stage: Stage, tables: Sequence[Table], seeds: int, deadline: float, *, jobs: int
 ) -> None:
     """Train every arm for every seed, an arm of several tables once."""
     wanted: list[tuple[str, Arm, int]] = []
     for seed in range(seeds):
         for table in tables:
-            wanted += [(table.name, arm, seed) for arm in table.arms]
+            wanted += [(table.name, arm, seed) for arm in table.arms if arm.waits_for() is None]
     first = {
         str((arm.options, arm.needs, seed)): (name, arm, seed)
         for name, arm, seed in reversed(wanted)
@@ -77,13 +98,9 @@ def train_missing(
     waiting = list(reversed(first.values()))
     for what in sorted({what for _, arm, _ in waiting for what in arm.needs.values()}):
         stage.make(what)
-    folders, setting = (stage.folder, stage.results), stage.setting
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch_of_one_thread) as pool:
-        running = [
-            pool.submit(train_one, setting, folders, arm, seed, deadline)
-            for _, arm, seed in waiting
-        ]
+        running = [pool.submit(train_one, stage, arm, seed, deadline) for _, arm, seed in waiting]
         for done, ((table_name, arm, seed), future) in enumerate(
             zip(waiting, running, strict=True), start=1
         ):
@@ -94,23 +111,22 @@ def train_missing(
                     f"in {reached.train_seconds:.0f} CPU s",
                     flush=True,
                 )
+                record_environment(stage)
 
 
-def write_report(stage: Stage, seeds: int) -> None:
-    """Gather what is kept and write benchmarks/reports/papers.*"""
-    gathered: dict[str, dict[str, dict[int, Outcome]]] = {}
-    distinct: dict[tuple[str, int], float] = {}
-    for table in TABLES:
-        gathered[table.name] = {}
-        for arm in table.arms:
-            kept = [seed for seed in range(seeds) if is_there(stage, arm, seed)]
-            gathered[table.name][arm.name] = {seed: outcome(stage, arm, seed) for seed in kept}
-            for seed in kept:
-                distinct[str((arm.options, arm.needs)), seed] = outcome(
-                    stage, arm, seed
-                ).train_seconds
-    minutes = sum(distinct.values()) / 60
-    report.write(TABLES, gathered, stage.setting, command="make papers", minutes=minutes)
+def gathered(stage: Stage, tables: Sequence[Table], seeds: int) -> report.Outcomes:
+    """What is kept of every arm of the tables."""
+    return {
+        table.name: {
+            arm.name: {
+                seed: outcome(stage, arm, seed)
+                for seed in range(seeds)
+                if is_there(stage, arm, seed)
+            }
+            for arm in table.arms
+        }
+        for table in tables
+    }
 
 
 if __name__ == "__main__":
