@@ -39,28 +39,44 @@ TABLES: tuple[Table, ...] = (*tables_fkd.TABLES, *tables_ferkd.TABLES)
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="benchmarks.papers", description=__doc__.splitlines()[0])
-    names = [table.name for table in TABLES]
+    arguments = command_line("benchmarks.papers", __doc__.splitlines()[0], TABLES, seeds=5)
+    if arguments.smoke:
+        folder = arguments.folder / "smoke"
+        stage = Stage(SMOKE, folder, folder / "results")
+    else:
+        stage = Stage(Setting(), arguments.folder, RESULTS)
+    run(stage, TABLES, page(Setting()), arguments)
+
+
+def command_line(
+    program: str, description: str, tables: Sequence[Table], *, seeds: int
+) -> argparse.Namespace:
+    """The options of an experiment."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    names = [table.name for table in tables]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="TABLE")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--smoke", action="store_true", help="one tiny run of each arm, no report")
     parser.add_argument("--folder", type=Path, default=Path("papers"))
     parser.add_argument("--minutes", type=float, help="stop after so long and report what is there")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each")
     parser.add_argument("--report-only", action="store_true")
-    arguments = parser.parse_args()
-    chosen = [table for table in TABLES if table.name in arguments.only]
-    if arguments.smoke:
-        folder = arguments.folder / "smoke"
-        stage, seeds = Stage(SMOKE, folder, folder / "results"), 1
-    else:
-        stage, seeds = Stage(Setting(), arguments.folder, RESULTS), arguments.seeds
+    return parser.parse_args()
+
+
+def run(
+    stage: Stage, tables: Sequence[Table], page: report.Page, arguments: argparse.Namespace
+) -> None:
+    """Train what is missing of the chosen tables, and report all of them."""
+    seeds = 1 if arguments.smoke else arguments.seeds
     deadline = time.time() + 60 * (arguments.minutes or 1e9)
     if not arguments.report_only:
+        torch_of_one_thread()
         stage.prepare()
+        chosen = [table for table in tables if table.name in arguments.only]
         train_missing(stage, chosen, seeds, deadline, jobs=arguments.jobs)
     if not arguments.smoke:
-        report.write(page(Setting()), TABLES, gathered(stage, TABLES, seeds), environment(stage))
+        report.write(page, tables, gathered(stage, tables, seeds), environment(stage))
 
 
 def page(setting: Setting) -> report.Page:

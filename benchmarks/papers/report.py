@@ -152,9 +152,7 @@ def _table_lines(
             ]
         else:
             seconds = mean(run.train_seconds for run in runs)
-            figures = [
-                _spread([run.figure(name) for run in runs]) for name in ("top1", *table.figures)
-            ]
+            figures = [_figures(runs, names) for names in ("top1", *table.figures)]
             cells = [arm.name, table.paper.get(arm.name, ""), *figures, len(runs), f"{seconds:.0f}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines.append("")
@@ -162,6 +160,11 @@ def _table_lines(
     if table.found:
         lines += ["", table.found]
     return [*lines, ""]
+
+
+def _figures(runs: Sequence[Outcome], names: str) -> str:
+    """One figure of the runs, or several side by side."""
+    return " / ".join(_spread([run.figure(name) for run in runs]) for name in names.split())
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -147,11 +147,14 @@ class Stage:
 
     def mask(self, name: str) -> str:
         """A mask of the main store: "LABEL_SET/LOW-MIDDLE-TOP" by thresholds, with q before them by quantiles."""
+        return self._mask(self.store("main"), name)
+
+    def _mask(self, path: Path, name: str) -> str:
         label_set, _, rule = name.partition("/")
         by_share = rule.startswith("q")
         low, middle, top = (float(value) for value in rule.removeprefix("q").split("-"))
         mask = f"{label_set}-{rule}"
-        with labelstore.open(self.store("main")) as store:
+        with labelstore.open(path) as store:
             if mask not in store.masks:
                 labels = store.label_set(label_set)
                 kind = labelstore.RegionQuantiles if by_share else RegionThresholds
