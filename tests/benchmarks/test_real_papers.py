@@ -12,6 +12,7 @@ from benchmarks.papers.real import stamps
 from benchmarks.papers.real.primary_claims import PRIMARY
 from benchmarks.papers.real.real_stage import figures_of
 from benchmarks.papers.real.tables_real import TABLES
+from benchmarks.papers.runs import Arm
 from labelstore.errors import StorageError
 from labelstore.images.wordnet import readable
 
@@ -88,6 +89,13 @@ def test_primary_claims_are_few_and_each_is_asked_once():
     asked = [claim for table in TABLES for claim in table.claims if claim.primary]
     assert 3 <= len(PRIMARY) <= 5
     assert sorted(claim.text for claim in asked) == sorted(claim.text for claim in PRIMARY)
+
+
+def test_an_arm_waits_for_a_setting_that_the_trainer_lacks():
+    assert "no_such_setting" in Arm(name="a", options={"no_such_setting": 1}).waits_for()
+    for table in TABLES:
+        for arm in table.arms:
+            assert arm.waits_for() is None or "phases" in arm.options
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)

@@ -17,7 +17,7 @@ class RealSetting(Setting):
     num_crops: int = 8
     """M of the main store."""
     epochs: int = 16
-    base_epochs: int = 40
+    base_epochs: int = 24
     """Of the common start, on the ground truth."""
     lr: float = 5e-4
     base_lr: float = 4e-3
