@@ -40,9 +40,11 @@ tour: install
 demo: install
 	$(BIN)/python -m benchmarks.demo
 
-# the papers' claims in miniature; finished runs are kept, so that an interrupted call goes on
+# the papers' claims in miniature, and with a real teacher on real pictures (benchmarks/papers/real says what these need);
+# finished runs are kept, so that an interrupted call goes on
 papers: install
 	$(BIN)/python -m benchmarks.papers $(PAPERS_ARGS)
+	$(BIN)/python -m benchmarks.papers.real --folder papers/real $(REAL_ARGS)
 
 # what was promised, as ratios taken in one run; the store at ImageNet's size (40 minutes) is benchmarks.imagenet_scale
 bench: install

@@ -44,11 +44,11 @@ def train(student: Student, seed: int, folder: Path) -> float:
 
 
 def verdict(difference: list[float]) -> str:
-    """holds, reversed or undecided, from the paired differences' 95 % interval."""
+    """holds, reversed in this setting or undecided, from the paired differences' 95 % interval."""
     centre, half = mean(difference), interval(difference)
     if centre - half > 0:
         return "holds"
-    return "reversed" if centre + half < 0 else "undecided"
+    return "reversed in this setting" if centre + half < 0 else "undecided"
 
 
 def main() -> None:

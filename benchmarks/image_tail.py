@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.machine import processor
 from benchmarks.real_tail import TASKS, random_crops, train
@@ -53,9 +55,13 @@ WINS = 0.9
 
 
 def teacher_logits(
-    architecture: str, weights: Path, num_crops: int, batch_size: int = 32
+    architecture: str,
+    weights: Path,
+    num_crops: int,
+    pictures: Mapping[str, Image.Image] | None = None,
+    batch_size: int = 32,
 ) -> NDArray[np.float32]:
-    """(photographs, crops, 1000) outputs before softmax, on seeded random crops."""
+    """(pictures, crops, 1000) outputs before softmax, on seeded random crops of pictures by key: RGB, or the photographs."""
     import timm
 
     model = timm.create_model(architecture, checkpoint_path=str(weights)).eval()
@@ -64,7 +70,8 @@ def teacher_logits(
     size = config["input_size"][-1]
     mean, std = (torch.tensor(config[name]).view(1, 3, 1, 1) * 255 for name in ("mean", "std"))
     found = []
-    for name, picture in zip(PHOTOGRAPHS, photographs(), strict=True):
+    shown = pictures or dict(zip(PHOTOGRAPHS, photographs(), strict=True))
+    for name, picture in shown.items():
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         boxes, flips = CropPlan(seed=0).crops(name, *pixels.shape[1:], np.arange(num_crops))
         crops = torch.empty(

@@ -1,127 +1,198 @@
-"""benchmarks/reports/papers.json, papers.md and papers.png from the runs that are there."""
+"""A report of tables and claims in benchmarks/reports (JSON, page, picture) from the runs that are there."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.papers.claims import Finding, half_width, judge
+from benchmarks.papers.claims import Finding, half_width, judge, measure
 from benchmarks.papers.runs import Outcome
-from benchmarks.papers.setting import Setting
 from benchmarks.papers.tables import Table
 
 REPORTS = Path(__file__).parent.parent / "reports"
 Outcomes = Mapping[str, Mapping[str, Mapping[int, Outcome]]]
 """Table -> arm -> seed -> what the run reached."""
+Findings = Mapping[str, Sequence[Finding]]
+"""Table -> its claims that can be judged from the runs that are there."""
+
+VERDICTS = """\
+Differences are paired (same seed: initial weights and drawing order); ± is their 95 % interval. A claim *holds* or is
+*reversed in this setting* where the paired t test sees a difference at 5 % after {method}.
+Otherwise it *cannot be seen at this size* where the paper's effect is smaller than what this many pairs see with a power of
+80 % ("visible", from the scatter of these very pairs, so itself rough with few of them), and is *undecided* where the paper
+names no size or an effect of the paper's size would have been seen more often than not."""
 
 
-def findings(table: Table, outcomes: Mapping[str, Mapping[int, Outcome]]) -> list[Finding]:
-    """Every claim of the table that can be judged from the runs that are there."""
-    found = []
-    for claim in table.claims:
-        values = {
-            arm: {seed: float(getattr(run, claim.of)) for seed, run in runs.items()}
-            for arm, runs in outcomes.items()
-        }
-        found.append(judge(claim, values))
-    return [finding for finding in found if finding is not None]
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What a report says beside its tables."""
+
+    name: str
+    """Of its files in benchmarks/reports."""
+    title: str
+    command: str
+    setting: Sequence[str]
+    """Lines: what was trained on what."""
+    method: str
+    """How its claims are tested together."""
 
 
-def write(
-    tables: Sequence[Table], outcomes: Outcomes, setting: Setting, *, command: str, minutes: float
-) -> None:
-    """Write the JSON list, the page and the picture."""
+def judged(tables: Sequence[Table], outcomes: Outcomes) -> Findings:
+    """Every claim of all tables that can be judged, tested together."""
+    measured: dict[str, list[Finding]] = {}
+    for table in tables:
+        runs = outcomes[table.name]
+        found = [
+            measure(
+                claim,
+                {
+                    arm: {seed: run.figure(claim.of) for seed, run in of_arm.items()}
+                    for arm, of_arm in runs.items()
+                },
+            )
+            for claim in table.claims
+        ]
+        measured[table.name] = [one for one in found if one is not None]
+    together = iter(judge([one for of_table in measured.values() for one in of_table]))
+    return {name: [next(together) for _ in of_table] for name, of_table in measured.items()}
+
+
+def write(page: Page, tables: Sequence[Table], outcomes: Outcomes, environment: str) -> None:
+    """Write the JSON list, the page and the picture. `environment`: when and with what the runs were made."""
     REPORTS.mkdir(exist_ok=True)
+    findings = judged(tables, outcomes)
     records = [
         {
             "table": table.name,
             "claim": found.claim.text,
+            "primary": found.claim.primary,
             "paper": found.claim.paper,
             "unit": found.claim.unit,
             "mean": round(found.mean, 3),
-            "ci95": None if math.isnan(found.ci95) else round(found.ci95, 3),
+            "ci95": _number(found.ci95, 3),
             "seeds": found.seeds,
+            "p": _number(found.p, 5),
+            "adjusted_p": _number(found.adjusted, 5),
+            "visible": _number(found.visible, 3),
             "verdict": found.verdict,
         }
         for table in tables
-        for found in findings(table, outcomes[table.name])
+        for found in findings[table.name]
     ]
-    (REPORTS / "papers.json").write_text(json.dumps(records, indent=1) + "\n")
-    (REPORTS / "papers.md").write_text(as_markdown(tables, outcomes, setting, command, minutes))
-    draw(tables, outcomes, REPORTS / "papers.png")
+    (REPORTS / f"{page.name}.json").write_text(json.dumps(records, indent=1) + "\n")
+    text = as_markdown(page, tables, outcomes, findings, environment)
+    (REPORTS / f"{page.name}.md").write_text(text)
+    draw(tables, findings, REPORTS / f"{page.name}.png")
 
 
 def as_markdown(
-    tables: Sequence[Table], outcomes: Outcomes, setting: Setting, command: str, minutes: float
+    page: Page,
+    tables: Sequence[Table],
+    outcomes: Outcomes,
+    findings: Findings,
+    environment: str,
 ) -> str:
     """The page: setting, every table with its claims, what each verdict rests on."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "labelstore"))
-    images = setting.images
+    seconds = {
+        (str((arm.options, arm.needs)), seed): run.train_seconds
+        for table in tables
+        for arm in table.arms
+        for seed, run in outcomes[table.name][arm.name].items()
+    }
+    counts = Counter(found.verdict for of_table in findings.values() for found in of_table)
     lines = [
-        "# The papers' claims in miniature",
+        f"# {page.title}",
         "",
-        f"`{command}`, {datetime.now(UTC).date().isoformat()}, commit {commit}, {os.cpu_count()} cores,",
-        f"{platform.machine()}, no GPU, {versions}; {minutes:.0f} CPU minutes of students.",
+        f"`{page.command}`, judged {datetime.now(UTC).date().isoformat()} from {len(seconds)} runs; {environment};",
+        f"{sum(seconds.values()) / 60:.0f} CPU minutes of students.",
         "",
-        f"{images['train']:,} train pictures of 20 classes at {setting.input_size} px. Every student sees",
-        f"{images['train'] * setting.epochs:,} crops unless its row says otherwise; top-1 on {images['val']:,} val pictures.",
-        "Choices (network, epochs, learning rate, crops of an image in a batch, the rule of FerKD's mask) were made on",
-        f"{images['tune']:,} other pictures. The teacher learnt from {images['teacher']:,} pictures, the train ones among them.",
+        *page.setting,
         "",
-        "A claim *holds* when the 95 % interval of the paired differences (same seed: initial weights and drawing",
-        "order) lies above 0, is *reversed* when it lies below, and *undecided* otherwise: a difference smaller than",
-        "the ± would not have been seen.",
+        *VERDICTS.format(method=page.method).splitlines(),
         "",
-        "![differences with their intervals](papers.png)",
+        f"{counts.total()} claims: "
+        + ", ".join(f"{count} {name}" for name, count in counts.most_common())
+        + ".",
+        "",
+        f"![differences with their intervals]({page.name}.png)",
         "",
     ]
     for table in tables:
-        lines += _table_lines(table, outcomes[table.name])
+        lines += _table_lines(table, outcomes[table.name], findings[table.name])
     return "\n".join(lines) + "\n"
 
 
-def _table_lines(table: Table, outcomes: Mapping[str, Mapping[int, Outcome]]) -> list[str]:
+def _number(value: float, places: int) -> float | None:
+    return None if math.isnan(value) else round(value, places)
+
+
+def _table_lines(
+    table: Table, outcomes: Mapping[str, Mapping[int, Outcome]], findings: Sequence[Finding]
+) -> list[str]:
     lines = [f"## {table.title}", "", f"Here: {table.here}.", ""]
-    lines += ["| arm | paper | top-1 here | seeds | CPU s per run |", "|---|---|---|---|---|"]
+    titles = ["arm", "paper", "top-1 here", *table.figures.values(), "seeds", "CPU s per run"]
+    lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for arm in table.arms:
         runs = list(outcomes[arm.name].values())
         if not runs:
-            lines.append(f"| {arm.name} | {table.paper.get(arm.name, '')} | not run | 0 | |")
-            continue
-        values = [run.top1 for run in runs]
-        half = half_width(values)
-        spread = "" if math.isnan(half) else f" ± {half:.1f}"
-        seconds = mean(run.train_seconds for run in runs)
-        lines.append(
-            f"| {arm.name} | {table.paper.get(arm.name, '')} | {mean(values):.1f}{spread} | {len(values)} | {seconds:.0f} |"
-        )
+            why = arm.waits_for() or "not run"
+            cells = [
+                arm.name,
+                table.paper.get(arm.name, ""),
+                why,
+                *[""] * len(table.figures),
+                0,
+                "",
+            ]
+        else:
+            seconds = mean(run.train_seconds for run in runs)
+            figures = [_figures(runs, names) for names in ("top1", *table.figures)]
+            cells = [arm.name, table.paper.get(arm.name, ""), *figures, len(runs), f"{seconds:.0f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     lines.append("")
-    for found in findings(table, outcomes):
-        paper = "" if found.claim.paper is None else f" (paper {found.claim.paper:+.2f})"
-        within = (
-            "one pair" if math.isnan(found.ci95) else f"± {found.ci95:.2f}, {found.seeds} pairs"
-        )
-        lines.append(
-            f"- {found.claim.text}: {found.mean:+.2f} {found.claim.unit} ({within}){paper}: "
-            f"**{found.verdict}**"
-        )
+    lines += [_finding_line(found) for found in findings]
     if table.found:
         lines += ["", table.found]
     return [*lines, ""]
 
 
-def draw(tables: Sequence[Table], outcomes: Outcomes, path: Path) -> None:
+def _figures(runs: Sequence[Outcome], names: str) -> str:
+    """One figure of the runs, or several side by side."""
+    return " / ".join(_spread([run.figure(name) for run in runs]) for name in names.split())
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The mean, to three digits, and half the width of its 95 % interval."""
+    centre, half = mean(values), half_width(values)
+    places = 1 if abs(centre) >= 10 else 3
+    return f"{centre:.{places}f}" + ("" if math.isnan(half) else f" ± {half:.{places}f}")
+
+
+def _finding_line(found: Finding) -> str:
+    claim = found.claim
+    places = 2 if claim.unit in ("points", "CPU s") else 4
+    paper = "" if claim.paper is None else f", paper {claim.paper:+.2f}"
+    if math.isnan(found.ci95):
+        within = "one pair"
+    else:
+        within = (
+            f"± {found.ci95:.{places}f}, {found.seeds} pairs, p {found.adjusted:.2g} adjusted, "
+            f"visible {found.visible:.{places}f}"
+        )
+    primary = "primary: " if claim.primary else ""
+    return (
+        f"- {primary}{claim.text}: {found.mean:+.{places}f} {claim.unit} ({within}{paper}): "
+        f"**{found.verdict}**"
+    )
+
+
+def draw(tables: Sequence[Table], findings: Findings, path: Path) -> None:
     """Every claim's paired difference with its 95 % interval, one line each."""
     import matplotlib as mpl
 
@@ -131,23 +202,30 @@ def draw(tables: Sequence[Table], outcomes: Outcomes, path: Path) -> None:
     rows = [
         (table, found)
         for table in tables
-        for found in findings(table, outcomes[table.name])
+        for found in findings[table.name]
         if found.claim.of == "top1"
     ]
     if not rows:
         return
-    colours = {"holds": "#1b7837", "reversed": "#b2182b", "undecided": "#777777"}
+    colours = {"holds": "#1b7837", "reversed in this setting": "#b2182b"}
     figure, axes = plt.subplots(figsize=(9, 0.32 * len(rows) + 1.2), layout="constrained")
     for at, (_, found) in enumerate(reversed(rows)):
         half = 0.0 if math.isnan(found.ci95) else found.ci95
-        axes.errorbar(found.mean, at, xerr=half, fmt="o", color=colours[found.verdict], capsize=3)
+        axes.errorbar(
+            found.mean,
+            at,
+            xerr=half,
+            fmt="o",
+            color=colours.get(found.verdict, "#777777"),
+            capsize=3,
+        )
         if found.claim.paper is not None:
             axes.plot(found.claim.paper, at, marker="|", color="black", markersize=11)
     axes.axvline(0, color="black", linewidth=0.8)
     names = [f"{table.name}: {found.claim.text}" for table, found in reversed(rows)]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_xlabel(
-        "points of top-1, paired; | is the paper's\ngreen holds, red reversed, grey undecided"
+        "points of top-1, paired; | is the paper's\ngreen holds, red reversed in this setting, grey not seen"
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)

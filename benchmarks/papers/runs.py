@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
+import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 import trainer
-from benchmarks.papers.setting import Setting
 from benchmarks.papers.stage import Stage
+from trainer.config import TrainConfig
+
+ENVIRONMENT = "environment.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,12 @@ class Arm:
     needs: Mapping[str, str] = field(default_factory=dict)
     """Field of `TrainConfig` -> what the stage has to make for it: "store:main", "mask:main/low20", "run:vanilla"."""
 
+    def waits_for(self) -> str | None:
+        """Why the arm cannot be trained yet: a field that `TrainConfig` does not have; None where it can."""
+        known = {field.name for field in fields(TrainConfig)}
+        missing = sorted({*self.options, *self.needs} - known)
+        return f"skipped: the trainer has no {', '.join(missing)} yet" if missing else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -39,6 +51,12 @@ class Outcome:
     train_seconds: float
     """CPU seconds of the training steps, without start-up and evaluation."""
     loss: float
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What else was measured of the student."""
+
+    def figure(self, name: str) -> float:
+        """A field, or one of `figures`."""
+        return float(self.figures[name] if name in self.figures else getattr(self, name))
 
 
 def outcome(stage: Stage, arm: Arm, seed: int) -> Outcome:
@@ -49,9 +67,12 @@ def outcome(stage: Stage, arm: Arm, seed: int) -> Outcome:
     config = stage.config(arm.options, arm.needs, seed=seed)
     clock = time.process_time()
     run = trainer.run(config)
-    value = stage.measure(run, arm.options)
+    top1, figures = stage.measure(run, arm.options)
     found = Outcome(
-        top1=value, train_seconds=time.process_time() - clock, loss=float(run.train_loss)
+        top1=top1,
+        train_seconds=time.process_time() - clock,
+        loss=float(run.train_loss),
+        figures=figures,
     )
     kept.parent.mkdir(parents=True, exist_ok=True)
     record = {"arm": arm.name, "seed": seed, "options": dict(arm.options), "needs": dict(arm.needs)}
@@ -68,13 +89,30 @@ def torch_of_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def train_one(
-    setting: Setting, folders: tuple[Path, Path], arm: Arm, seed: int, deadline: float
-) -> Outcome | None:
+def train_one(stage: Stage, arm: Arm, seed: int, deadline: float) -> Outcome | None:
     """One run in a process of its own; None where the time was up before it began."""
     if time.time() > deadline:
         return None
-    return outcome(Stage(setting, *folders), arm, seed)
+    return outcome(stage, arm, seed)
+
+
+def record_environment(stage: Stage) -> None:
+    """Keep beside the results when and with what they were last added to."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "labelstore"))
+    text = (
+        f"trained until {datetime.now(UTC).date().isoformat()}, commit {commit}, {os.cpu_count()} cores, "
+        f"{platform.machine()}, no GPU, {versions}"
+    )
+    stage.results.mkdir(parents=True, exist_ok=True)
+    (stage.results / ENVIRONMENT).write_text(text + "\n")
+
+
+def environment(stage: Stage) -> str:
+    """What `record_environment` kept."""
+    return (stage.results / ENVIRONMENT).read_text().strip()
 
 
 def is_there(stage: Stage, arm: Arm, seed: int) -> bool:

@@ -68,17 +68,19 @@ class Stage:
         made = {name: self.make(what) for name, what in needs.items()}
         return self._student(**(chosen | made), seed=seed)
 
-    def measure(self, run: trainer.Run, options: Mapping[str, Any]) -> float:
-        """Percent of the val pictures: top-1, or for an SSL student that of a linear classifier on its features."""
+    def measure(
+        self, run: trainer.Run, options: Mapping[str, Any]
+    ) -> tuple[float, Mapping[str, float]]:
+        """Percent of the val pictures (top-1, for an SSL student that of a linear classifier on its features), and more."""
         if options.get("labels") == "ssl":
             from trainer.probe import linear_probe
 
             found, _ = linear_probe(
                 run.model, self.images / "train", self.images / "val", run.config
             )
-            return found.top1
+            return found.top1, {}
         assert run.top1 is not None
-        return run.top1
+        return run.top1, {}
 
     def make(self, what: str) -> Any:
         """The value of a config field: "store:NAME", "mask:STORE/RULE", "teacher:NAME" or "student:NAME"."""
@@ -145,11 +147,14 @@ class Stage:
 
     def mask(self, name: str) -> str:
         """A mask of the main store: "LABEL_SET/LOW-MIDDLE-TOP" by thresholds, with q before them by quantiles."""
+        return self._mask(self.store("main"), name)
+
+    def _mask(self, path: Path, name: str) -> str:
         label_set, _, rule = name.partition("/")
         by_share = rule.startswith("q")
         low, middle, top = (float(value) for value in rule.removeprefix("q").split("-"))
         mask = f"{label_set}-{rule}"
-        with labelstore.open(self.store("main")) as store:
+        with labelstore.open(path) as store:
             if mask not in store.masks:
                 labels = store.label_set(label_set)
                 kind = labelstore.RegionQuantiles if by_share else RegionThresholds

@@ -28,6 +28,8 @@ class Table:
     """What differs from the paper's setting and matters for this table."""
     paper: Mapping[str, float | str] = field(default_factory=dict)
     """Arm -> the paper's figure, where it prints one."""
+    figures: Mapping[str, str] = field(default_factory=dict)
+    """Further figures of the runs that the table shows, with their headings."""
     found: str = ""
     """What a look at the claims that fail has shown."""
 

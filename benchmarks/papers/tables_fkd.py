@@ -170,9 +170,9 @@ TIME = Table(
     title="FKD 3.3: training time",
     arms=(VANILLA, RELABEL, *(stored(f"FKD m={m}", crops_per_image=m) for m in (1, 2, 4)), ONLINE),
     claims=(
-        Claim(text="online KD takes longer than FKD", above="online KD", below="FKD m=4", paper=None, of="train_seconds"),
-        Claim(text="vanilla takes longer than FKD", above="vanilla", below="FKD m=4", paper=None, of="train_seconds"),
-        Claim(text="ReLabel takes longer than FKD", above="ReLabel", below="FKD m=4", paper=None, of="train_seconds"),
+        Claim(text="online KD takes longer than FKD", above="online KD", below="FKD m=4", paper=None, of="train_seconds", unit="CPU s"),
+        Claim(text="vanilla takes longer than FKD", above="vanilla", below="FKD m=4", paper=None, of="train_seconds", unit="CPU s"),
+        Claim(text="ReLabel takes longer than FKD", above="ReLabel", below="FKD m=4", paper=None, of="train_seconds", unit="CPU s"),
         Claim(text="online KD not above FKD at m=1", above="FKD m=1", below="online KD", paper=None),
     ),
     here=(

@@ -55,8 +55,9 @@ def papers():
     return {
         r"for (\d+) claims": verdicts.total(),
         r"(\d+) hold": verdicts["holds"],
-        r"(\d+) are reversed": verdicts["reversed"],
-        r"(\d+) undecided": verdicts["undecided"],
+        r"(\d+) are reversed in this setting": verdicts["reversed in this setting"],
+        r"(\d+) cannot be seen": verdicts["cannot be seen at this size"],
+        r"(\d+) are undecided": verdicts["undecided"],
     }
 
 

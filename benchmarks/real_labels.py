@@ -1,0 +1,167 @@
+"""What a store holds of a real ImageNet teacher's labels: FerKD Table 1, classes, tail, bytes by part, laws of 8 bits and T.
+
+    python -m benchmarks.real_labels --folder papers/real [--images 61] [--crops 40] [--json]
+
+The teacher is tf_efficientnet_lite0 (`benchmarks/real_teacher.py`), the pictures are objects on photographs
+(`benchmarks/papers/real/stamps.py`), one of each class in turn. Bytes are of one shard, encoded and compressed as a store does it;
+"at M = 200" divides what an image has once (its class table, its tail table) among 200 crops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import image_tail, real_tail
+from benchmarks.machine import processor
+from benchmarks.papers.real import stamps
+from benchmarks.real_teacher import weights
+from labelstore.analysis.histogram import PAPER_RATIOS, TABLE_1_EDGES
+from labelstore.codecs import MarginalSmoothing, top_k
+from labelstore.codecs.smallest import field_bytes
+from labelstore.cropping.crop_plan import CropPlan
+from labelstore.store.layout import BOX, FLIP
+
+TEACHER = "tf_efficientnet_lite0"
+REPORT = Path(__file__).parent / "reports" / "real_labels.json"
+AT_200 = {
+    "MS, K = 5, float16": MarginalSmoothing(k=5, dtype="float16"),
+    "MS, K = 5, uint8": MarginalSmoothing(k=5, dtype="uint8"),
+    "MS, K = 3 + tail 100, uint8": MarginalSmoothing(k=3, dtype="uint8", tail_classes=100),
+}
+
+
+def run(folder: Path, num_images: int, num_crops: int) -> dict[str, Any]:
+    """All facts, as JSON values."""
+    pictures = {
+        f"{number:07d}.jpg": stamps.picture(0, "anywhere", "train", number)
+        for number in range(num_images)
+    }
+    began = time.process_time()
+    logits = image_tail.teacher_logits(
+        TEACHER, weights(TEACHER, folder / "weights"), num_crops, pictures
+    )
+    spent = time.process_time() - began
+    labels = top_k(image_tail.softmax(logits).astype(np.float32), real_tail.K)
+    plan = CropPlan(seed=0)
+    drawn = [
+        plan.crops(key, picture.height, picture.width, np.arange(num_crops))
+        for key, picture in pictures.items()
+    ]
+    boxes, flips = (np.stack([crop[part] for crop in drawn]) for part in (0, 1))
+    crops = num_images * num_crops
+    return {
+        "teacher": TEACHER,
+        "images": num_images,
+        "crops_per_image": num_crops,
+        "teacher_ms_per_crop": 1000 * spent / crops,
+        "labels": real_tail.describe(labels, logits[:, : real_tail.COMPARED_CROPS]),
+        "boxes_bytes_per_crop": field_bytes(BOX, boxes) / crops,
+        "flips_bytes_per_crop": field_bytes(FLIP, flips.astype("u1")) / crops,
+        "bytes_per_crop_at_200": {
+            name: image_tail.bytes_per_crop(
+                codec,
+                top_k(image_tail.softmax(logits).astype(np.float32), codec.kept(real_tail.CLASSES)),
+            )
+            for name, codec in AT_200.items()
+        },
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": processor(),
+        "versions": {name: version(name) for name in ("labelstore", "numpy", "timm", "torch")},
+    }
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The report's page."""
+    labels = found["labels"]
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    lines = [
+        "# A real teacher's labels",
+        "",
+        f"`python -m benchmarks.real_labels --images {found['images']} --crops {found['crops_per_image']}`, {found['date']},",
+        f"{found['processor']}; {versions}; {found['teacher_ms_per_crop']:.0f} CPU ms of the teacher per crop (channels_last).",
+        "",
+        f"{found['teacher']}, an ImageNet-1K teacher, on {found['images']} pictures x {found['crops_per_image']} random crops: photographed objects on",
+        "photographed places (`benchmarks/papers/real/stamps.py`). C = 1000, K = 5, one shard.",
+        "",
+        "| largest probability | this teacher | FerKD Table 1 |",
+        "|---|---|---|",
+    ]
+    for low, high, share, paper in zip(
+        TABLE_1_EDGES, TABLE_1_EDGES[1:], labels["bins"], PAPER_RATIOS, strict=True
+    ):
+        lines.append(f"| {low:g} to {min(high, 1):g} | {share:.2%} | {paper:.2%} |")
+    lines += [
+        "",
+        "| | |",
+        "|---|---|",
+        f"| mean largest probability | {labels['mean_max_probability']:.3f} |",
+        f"| mean tail beyond K = 5 | {labels['mean_tail']:.3f} |",
+        f"| distinct classes per image | {labels['distinct_ids_per_image']:.0f} |",
+        f"| uint8: KL to float32, mean; worst | {labels['uint8_kl_mean']:.1e}; {labels['uint8_kl_worst']:.1e} |",
+        f"| uint8: error of the largest probability, worst | {labels['uint8_max_probability_error']:.4f} |",
+        f"| uint8: Table 1's bins, largest difference | {labels['uint8_bins_error']:.2%} |",
+        "",
+        "KL in nats from softmax(logits / T) to the stored label brought to T:",
+        "",
+        "| T | T = 1 label reused | float32 | float16 | uint8 |",
+        "|---|---|---|---|---|",
+    ]
+    for temperature, row in labels["kl"].items():
+        cells = (row[name] for name in ("reused", *real_tail.DTYPES))
+        lines.append(f"| {temperature} | " + " | ".join(f"{value:.3g}" for value in cells) + " |")
+    parts = [
+        name for name in labels["bytes_per_crop"]["float32"] if name not in ("total", "class_ids")
+    ]
+    parts = sorted({*parts, *(set(labels["bytes_per_crop"]["uint8"]) - {"total", "class_ids"})})
+    lines += [
+        "",
+        f"Bytes per crop, {found['crops_per_image']} crops per image in a shard:",
+        "",
+        "| part | " + " | ".join(real_tail.DTYPES) + " |",
+        "|---" * 4 + "|",
+    ]
+    for part in (*parts, "total"):
+        sizes = (labels["bytes_per_crop"][dtype].get(part) for dtype in real_tail.DTYPES)
+        lines.append(
+            f"| {part} | "
+            + " | ".join("-" if size is None else f"{size:.2f}" for size in sizes)
+            + " |"
+        )
+    beside = found["boxes_bytes_per_crop"] + found["flips_bytes_per_crop"]
+    lines += [
+        "",
+        f"Boxes take {found['boxes_bytes_per_crop']:.2f} and flips {found['flips_bytes_per_crop']:.2f} beside these, nothing where crops are seeded. At M = 200:",
+        "",
+        "| labels | alone, and with seeded crops | with boxes and flips |",
+        "|---|---|---|",
+    ]
+    for name, size in found["bytes_per_crop_at_200"].items():
+        lines.append(f"| {name} | {size:.2f} | {size + beside:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("papers/real"))
+    parser.add_argument("--images", type=int, default=61)
+    parser.add_argument("--crops", type=int, default=40)
+    parser.add_argument("--output", type=Path, default=REPORT)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    found = run(arguments.folder, arguments.images, arguments.crops)
+    arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+    arguments.output.with_suffix(".md").write_text(markdown(found))
+    print(json.dumps(found) if arguments.json else markdown(found))
+
+
+if __name__ == "__main__":
+    main()
