@@ -25,8 +25,11 @@ IMAGES = 200
 CROPS = 40_000
 """Crops that the explorer shows at most: with more crops per image, fewer images."""
 TOP = 5
-EDGE = 160
-"""Longer edge of a thumbnail, in pixels."""
+EDGE = 416
+"""Longer edge of a thumbnail, in pixels: the gallery's frame on a screen of two pixels per CSS pixel."""
+LARGE_EDGE = 1024
+"""The same of the explorer's frame, for a page of so FEW images that it stays small."""
+FEW = 32
 MAX_PIXELS = 64_000_000
 """Larger images get no thumbnail."""
 
@@ -42,11 +45,12 @@ def explorer(
     rows = np.unique(np.concatenate([rows, np.fromiter(also, np.int64)]))
     facts = labels.store.image_columns
     found, missing = [], 0
+    edge = LARGE_EDGE if len(rows) <= FEW else EDGE
     for row in rows.tolist():
         size = (int(facts["width"][row]), int(facts["height"][row]))
         key = str(facts["key"][row])
         due = labels.store.image_digest(row)
-        picture = None if images is None else thumbnail(images, key, size, due)
+        picture = None if images is None else thumbnail(images, key, size, due, edge=edge)
         missing += picture is None
         found.append(
             {
@@ -77,10 +81,11 @@ def sample_rows(labels: LabelSet, *, seed: int) -> NDArray[np.int64]:
 
 
 def thumbnail(
-    find: FindFile, key: str, size: tuple[int, int], due: bytes | None = None
+    find: FindFile, key: str, size: tuple[int, int], due: bytes | None = None, *, edge: int = EDGE
 ) -> str | None:
-    """A small JPEG as a data URI, EXIF orientation not applied; None where there is no such image of that size.
+    """A JPEG of at most `edge` pixels a side as a data URI, EXIF orientation not applied.
 
+    None where there is no such image of that size.
     Nor where its bytes have another digest than `due`: boxes and labels belong to what was labelled.
     """
     from PIL import Image
@@ -98,9 +103,9 @@ def thumbnail(
             with open_picture(data) as opened:
                 if opened.size != size or size[0] * size[1] > MAX_PIXELS:
                     return None
-                opened.draft("RGB", (2 * EDGE, 2 * EDGE))
+                opened.draft("RGB", (2 * edge, 2 * edge))
                 small = Image.fromarray(to_rgb(opened, key))
-                small.thumbnail((EDGE, EDGE))
+                small.thumbnail((edge, edge))
             held = io.BytesIO()
             small.save(held, "JPEG", quality=70)
     except Exception:  # noqa: BLE001

@@ -26,7 +26,8 @@ const isPart = Boolean(D.counted), partly = isPart ? `${count(D.counted.crops)} 
 const isSampled = D.sample && D.sample.crops < D.sample.of;
 section("summary", "Summary",
   tiles([["images", count(D.images)], ["classes", count(D.class_names.length)], ["crops per image", count(D.num_crops)],
-    ["label sets", count(D.label_sets.length)], ["teachers", count(D.teachers.length)]]),
+    [D.label_sets.length === 1 ? "label set" : "label sets", count(D.label_sets.length)],
+    [D.teachers.length === 1 ? "teacher" : "teachers", count(D.teachers.length)]]),
   D.bad_images ? quiet((D.bad_images === 1 ? "One image was" : count(D.bad_images) + " images were") + " left out as bad.") : null,
   D.is_complete ? null : note("Label set " + D.chosen + " is not finished: only committed crops count on this page."),
   isSampled ? note("A large store: figures per class and plots of single crops are from a sample of " + count(D.sample.crops) + " of " +
@@ -44,17 +45,17 @@ section("summary", "Summary",
 
 // ---- provenance and cost -----------------------------------------------------------------------------------------
 section("provenance", "Provenance and cost",
-  el("div", { class: "two" }, ...D.teachers.map((teacher) => el("div", {}, el("h3", {}, "Teacher " + teacher.name), facts([
+  el("div", { class: "two" }, ...D.teachers.map((teacher) => el("div", {}, el("h3", {}, titled("Teacher", teacher.name)), facts([
     ["source", teacher.source], ["architecture", teacher.architecture], ["weights, SHA-256", teacher.digest],
     ["top-1", teacher.top1 === null ? "not measured" : percent(teacher.top1) +
       (teacher.facts.evaluation && teacher.facts.evaluation.num_images ? " on " + count(teacher.facts.evaluation.num_images) + " images" : "")],
     ["input", teacher.input_size + " px, " + teacher.interpolation + ", crop " + teacher.crop_pct],
     ["versions", words(teacher.versions)]]))),
-  ...D.plans.map((plan) => el("div", {}, el("h3", {}, "Crop plan " + plan.name), facts([
+  ...D.plans.map((plan) => el("div", {}, el("h3", {}, titled("Crop plan", plan.name)), facts([
     ["crops per image", count(plan.num_crops)], ["boxes", plan.stored ? "stored" : "computed from the seed"],
-    ["parameters", words(plan.parameters)], ["shard", plan.images_per_shard + " images x " + plan.crops_per_shard + " crops"]]))),
-  ...D.label_sets.map((row) => el("div", {}, el("h3", {}, "Label set " + row.name), facts([
-    ["uuid", row.uuid], ["compression", words(row.codec)], ["temperature", row.temperature], ["facts", words(row.facts)]])))),
+    ...rowsOf(plan.parameters), ["shard", plan.images_per_shard + " images x " + plan.crops_per_shard + " crops"]]))),
+  ...D.label_sets.map((row) => el("div", {}, el("h3", {}, titled("Label set", row.name)), facts([
+    ["uuid", row.uuid], ["compression", words(row.codec)], ["temperature", row.temperature], ...rowsOf(row.facts)])))),
   ...(D.masks.length ? [el("h3", {}, "Masks"), table([["mask", "name"], ["label set", "name"], ["rule"]],
     D.masks.map((mask) => [mask.name, mask.label_set, words(mask.rule)]))] : []),
   el("h3", {}, "Teacher time"),

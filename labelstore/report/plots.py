@@ -93,7 +93,7 @@ def _histogram(axes: Axes, job: _Job) -> str:
         axes.plot(
             100 * np.array(paper, float), "D", color=UNSURE, label="FerKD Table 1, EfficientNet-L2"
         )
-        axes.legend(frameon=False)
+        _legend_above(axes)
     names = [f"{row.low:g}-{row.high:g}" for row in counted.bins]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     axes.set_xlabel(PROBABILITY)
@@ -107,12 +107,15 @@ def _cumulative(axes: Axes, job: _Job) -> str:
     shares = [0.0, *(100 * row.cumulative for row in counted.bins)]
     axes.plot(edges, shares, color=SURE, linewidth=2)
     axes.fill_between(edges, shares, color=SURE, alpha=0.12)
-    for threshold in (0.15, 0.30, 0.95):
-        share = shares[round(threshold * 100)]
-        axes.plot([threshold, threshold], [0, share], color=UNSURE, linewidth=1)
-        axes.annotate(f"{share:.1f} % below {threshold:g}", (threshold, share), fontsize=8,
-                      xytext=(-6, 6), textcoords="offset points",
-                      ha="right" if threshold > 0.5 else "left")  # fmt: skip
+    marks = (0.15, 0.30, 0.95)
+    axes.vlines(marks, 0, 105, color=UNSURE, linewidth=1)
+    # above the axes, where no curve goes
+    above = axes.secondary_xaxis("top")
+    above.set_xticks(
+        marks, [f"{shares[round(mark * 100)]:.1f} %\nbelow {mark:g}" for mark in marks], fontsize=8
+    )
+    above.tick_params(length=0)
+    above.spines["top"].set_visible(False)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 105)
     axes.set_xlabel(PROBABILITY)
@@ -168,7 +171,7 @@ def _area(axes: Axes, job: _Job) -> str:
             medians.append(float(chosen.median()))
     axes.plot(middles, medians, "o-", color=UNSURE, markersize=4, label="median")
     if middles:
-        axes.legend(frameon=False)
+        _legend_above(axes)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("area of the crop, share of the image")
@@ -222,6 +225,13 @@ def _regions(axes: Axes, job: _Job) -> str:
     axes.set_xlabel("% of the class's crops")
     axes.legend(frameon=False, ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.28))
     return f"mask {job.mask}, {len(frame):,} crops, the class hit hardest first"
+
+
+def _legend_above(axes: Axes) -> None:
+    """A legend above the axes on the right, where nothing is drawn."""
+    axes.legend(
+        frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0
+    )
 
 
 def _as_image(axes: Axes) -> None:

@@ -92,14 +92,25 @@ function heading(title, more = "") {
   document.getElementById("heading").textContent = title;
   document.getElementById("made").textContent = "made " + D.made + " by labelstore " + D.version + more;
 }
-const quiet = (text) => el("p", { class: "quiet" }, text);
-const note = (text) => el("p", { class: "note" }, text);
+// What stands between backticks is typed by a user, or a name in code.
+const prose = (text) => String(text).split("`").map((part, i) => i % 2 ? el("code", {}, part) : part);
+const quiet = (text) => el("p", { class: "quiet" }, ...prose(text));
+const note = (text) => el("p", { class: "note" }, ...prose(text));
 const missing = (name) => D[name] ? null : note(D.unavailable[name] || "not there");
-function words(record) {
-  return Object.entries(record || {}).sort(([a], [b]) => (b === "name") - (a === "name")).filter(([, value]) => value !== null).map(([key, value]) => key === "name" ? value
-    : key + "=" + (Array.isArray(value) ? "[" + value.map((entry) => typeof entry === "number" ? +entry.toPrecision(6) : JSON.stringify(entry)).join(", ") + "]"
-      : typeof value === "object" ? "(" + words(value) + ")" : value)).join(" ");
+// A record in words: its name first, then "key value" by commas. Rows of such records are `[key, value]` pairs.
+const spoken = (key) => key.replaceAll("_", " ");
+function said(value) {
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "number") return String(+value.toPrecision(6));
+  if (Array.isArray(value)) return value.length > 6 ? count(value.length) + " values" : value.map(said).join(", ");
+  return value !== null && typeof value === "object" ? words(value) : String(value);
 }
+const given = (record) => Object.entries(record || {}).filter(([, value]) => value !== null && value !== "");
+const words = (record) => given(record).sort(([a], [b]) => (b === "name") - (a === "name"))
+  .map(([key, value]) => key === "name" ? value : spoken(key) + " " + said(value)).join(", ");
+const rowsOf = (record) => given(record).map(([key, value]) => [spoken(key), said(value)]);
+// "Teacher resnet50"; of one that is called teacher, "Teacher".
+const titled = (kind, name) => kind.toLowerCase().split(" ").includes(name.toLowerCase()) ? kind : kind + " " + name;
 function tiles(pairs) {
   return el("div", { class: "tiles" }, ...pairs.map(([name, value]) => el("div", { class: "tile" }, el("b", {}, value), el("span", {}, name))));
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -375,6 +376,19 @@ def test_as_many_bars_are_seen_as_asked_for(pictures, top):
         assert len(axes.patches) == top
         for bar in axes.patches:
             assert low <= bar.get_y() < bar.get_y() + bar.get_height() <= high
+
+
+def test_the_page_speaks_in_words(opened):
+    """No code between backticks, no records as key=value, no heading that says a word twice."""
+    shown = text_of(opened, "header") + text_of(opened, "main")
+    assert "`" not in shown
+    assert re.findall(r"\w+=\S*", shown) == []
+    headings = opened.execute_script(
+        "return [...document.querySelectorAll('h2, h3')].map((h) => h.textContent)"
+    )
+    for heading in headings:
+        words = heading.lower().split()
+        assert len(words) == len(set(words)), heading
 
 
 def test_data_cannot_leave_its_element():
