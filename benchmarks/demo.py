@@ -9,15 +9,12 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import shlex
 import shutil
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-BIN = Path(sys.executable).parent
+from benchmarks.steps import Steps
+
 NUM_CROPS = 40
 EPOCHS = 60
 """Of `demo_student.yaml`: crops that every student sees, in multiples of the 1,000 training images."""
@@ -106,21 +103,6 @@ def claim(results: list[Result]) -> str:
     )
 
 
-def run_command(command: str, log: list[tuple[str, float]], what: str) -> float:
-    """Print, run and time one command; ends the demo where it fails."""
-    print(f"\n$ {command}", flush=True)
-    started = time.perf_counter()
-    words = shlex.split(command)
-    environment = dict(os.environ, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
-    done = subprocess.run([str(BIN / words[0]), *words[1:]], env=environment, check=False)
-    seconds = time.perf_counter() - started
-    print(f"({what}: {seconds:.1f} s)", flush=True)
-    if done.returncode:
-        sys.exit(f"demo: `{words[0]} {words[1]}` ended with exit code {done.returncode}")
-    log.append((what, seconds))
-    return seconds
-
-
 def main() -> None:
     """Run the demo in a folder of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -133,26 +115,23 @@ def main() -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     images, store, teacher = folder / "images", folder / "digits.labels", folder / "teacher"
-    log: list[tuple[str, float]] = []
-    run_command(f"labelstore demo-images {images} --seed {arguments.seed}", log, "images")
-    run_command(teacher_command(folder=images, run=teacher), log, "teacher")
-    run_command(
+    steps = Steps(title="demo")
+    steps.run("images", f"labelstore demo-images {images} --seed {arguments.seed}")
+    steps.run("teacher", teacher_command(folder=images, run=teacher))
+    steps.run(
+        "labels",
         f"labelstore create {store} --images {images}/train --teacher {teacher} --num-crops {NUM_CROPS} "
         "--compression ms --k 5 --flip-prob 0",
-        log,
-        "labels",
     )
-    run_command(f"labelstore stats {store}", log, "stats")
-    run_command(f"labelstore calibrate {store} --dry-run", log, "calibration, dry run")
-    run_command(
-        f"labelstore calibrate {store} --name ferkd --quantiles 0.02,0.10,1.0", log, "calibration"
-    )
+    steps.run("stats", f"labelstore stats {store}")
+    steps.run("calibration, dry run", f"labelstore calibrate {store} --dry-run")
+    steps.run("calibration", f"labelstore calibrate {store} --name ferkd --quantiles 0.02,0.10,1.0")
     results = []
     for student in STUDENTS:
         what = f"{student.method}, m={student.crops_per_image}"
         run = folder / f"{student.method.replace(' ', '-')}-m{student.crops_per_image}"
         command = student_command(student, folder=images, store=store, run=run, seed=arguments.seed)
-        seconds = run_command(command, log, what)
+        seconds = steps.run(what, command).seconds
         results.append(
             Result(
                 method=student.method,
@@ -161,10 +140,7 @@ def main() -> None:
                 seconds=seconds,
             )
         )
-    print("\nSeconds per step")
-    for what, seconds in log:
-        print(f"  {what:<24}{seconds:>8.1f}")
-    print(f"  {'together':<24}{sum(seconds for _, seconds in log):>8.1f}")
+    print(f"\n{steps.table()}")
     print(
         f"\nTeacher: {top1_of(teacher):.1f} % top-1 on val. Students, {EPOCHS * 1000:,} crops seen each:\n"
     )

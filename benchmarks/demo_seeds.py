@@ -22,8 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.demo import BIN, EPOCHS, NUM_CROPS, STUDENTS, Student, student_command, top1_of
+from benchmarks.demo import EPOCHS, NUM_CROPS, STUDENTS, Student, student_command, top1_of
 from benchmarks.papers.claims import half_width as interval
+from benchmarks.steps import BIN
 
 REPORTS = Path(__file__).parent / "reports"
 
