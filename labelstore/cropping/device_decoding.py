@@ -73,9 +73,11 @@ def jpeg_kind(data: bytes) -> str | None:
 
 def with_torchcodec(images: Sequence[bytes], device: torch.device) -> list[Tensor | None]:
     """By nvJPEG on cuda, by libjpeg-turbo on the CPU."""
-    from torchcodec.decoders import decode_jpeg
-
-    return [*decode_jpeg(list(images), mode="RGB", device=device)]
+    # imported by its name, as it is optional
+    found = import_module("torchcodec.decoders").decode_jpeg(
+        list(images), mode="RGB", device=device
+    )
+    return [*found]
 
 
 def with_torchvision(images: Sequence[bytes], device: torch.device) -> list[Tensor | None]:

@@ -261,7 +261,6 @@ def test_images_are_decoded_on_the_device(data, tmp_path):
     assert any("1 of 6 images looked at are decoded by the CPU" in note for note in notes)
     assert "decoded by the CPU" in (tmp_path / "run" / "log.txt").read_text()
     assert run.train_loss == pytest.approx(trainer.run(config(data)).train_loss, rel=0.05)
-    assert trainer.run(there).train_loss == pytest.approx(run.train_loss, rel=1e-6)
     again = dataclasses.replace(there, resume=True, epochs=4, decode_device="cpu")
     with pytest.raises(ConflictError, match="`may_differ=decode_device`"):
         trainer.run(again)
