@@ -72,7 +72,7 @@ class Measured:
     commits_per_s: float
     """From the first commit to the last."""
     demanded_per_s: float | None
-    """Workers over seconds: what sleeping alone allows; None where nobody sleeps."""
+    """Workers over seconds: what sleeping alone allows; None where none sleeps."""
     lease_ms: float
     """Median of leasing a block, with its wait for other writers."""
     commit_ms: float
@@ -139,7 +139,7 @@ def new_store(path: Path, url: str, cluster: Cluster) -> None:
         path, images=images, num_crops=1, images_per_shard=1, stored_crops=False, catalogue=url
     ) as store:
         add_label_set(store, MarginalSmoothing(k=K), CLASSES, name=NAME)
-        # without files: nobody reads them
+        # without files, which are not read
         file = ShardFile(key="k" * 60, size=1000, sha256="0" * 64, chunks={"a": (1, None, 1)})
         numbers = range(cluster.before)
 
