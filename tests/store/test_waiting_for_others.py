@@ -77,11 +77,11 @@ class _Leases:
     """A catalogue as far as waiting looks at it."""
 
     def __init__(self):
-        self.held = []
+        self.leases_of_all = []
         self.leases = self
 
-    def live(self, group):
-        return self.held
+    def held(self, group):
+        return self.leases_of_all
 
     def now(self):
         return 0.0
@@ -97,7 +97,7 @@ def test_a_renewed_lease_is_a_sign_of_life_and_one_of_another_block_is_not(monke
 
     def wait(renewed, other_renewed):
         for turn in range(20):
-            catalogue.held = [
+            catalogue.leases_of_all = [
                 replace(mine, expires=float(turn // 3) if renewed else 0.0),
                 replace(other, expires=float(turn) if other_renewed else 0.0),
             ]
