@@ -67,6 +67,7 @@ def test_a_helper_waits_as_long_as_the_other_gets_on(store, monkeypatch):
 
     monkeypatch.setattr(leases.time, "sleep", sleep)
     monkeypatch.setattr(worker, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(worker, "MOST_POLL_SECONDS", 0.5)  # otherwise ever longer
     mask = calibrate(labels, RULE, name="m")
     keeper.close()
     assert mask.is_complete
