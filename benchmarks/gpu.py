@@ -4,9 +4,10 @@
 
     tests     all tests that are marked gpu
     labels    `create` with a ResNet-50 and a ViT-B: share of the time beyond the teacher alone, crops made on the CPU
-              and on the device, autocast, compile; how far pixels and labels are from the CPU's
-    training  a ResNet-50 in bf16: crops/s from cached batches, with our threads, our processes, timm's loader; what
-              labels and loss cost
+              and on the device, decoded there too, autocast, compile; how far pixels and labels are from the CPU's;
+              the device's JPEG decoders, their pixels and their speed
+    training  a ResNet-50 in bf16: crops/s from cached batches, with our threads, decoded by them and by the device, our
+              processes, timm's loader; what labels and loss cost
     memory    peak of a training step, plain and with gradient checkpointing, and of labelling
     ranks     one process that exchanges gradients with itself, over what the device has for it (NCCL)
     resume    how far the weights of a run that was stopped and resumed are from one that was not
@@ -35,11 +36,14 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import contextlib
+import io
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import timm
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -50,10 +54,19 @@ from benchmarks.generation import K, Spent, spent, wrapped
 from benchmarks.loader_data import LoaderData, picture_data
 from benchmarks.machine import processor
 from labelstore import CropPlan, MarginalSmoothing
-from labelstore.cropping.replay import read_image, replay_many
+from labelstore.cropping.device_decoding import (
+    MOST_TOGETHER,
+    DeviceDecoding,
+    decoders_for,
+    device_decoding,
+    measured,
+    sample_of,
+)
+from labelstore.cropping.device_pixels import crops_on_device
+from labelstore.cropping.replay import decode, read_image, replay_many
 from labelstore.devices import backend_of, choose_device, device_name
+from labelstore.errors import UsageError
 from labelstore.images import scan_folder
-from labelstore.labelling.device_crops import crops_on_device
 from labelstore.teachers.teacher import Teacher
 from trainer.loader import CropDataset, CropLoader, StoredPasses, collate_crops
 from trainer.losses import SparseSoftCrossEntropy
@@ -156,12 +169,14 @@ def labels(job: Job) -> Figures:
     scale = job.scale
     data = job.data()
     yield "pixels", pixel_differences(job, data)
+    yield from decoders(job, data)
     crops = scale.images * scale.num_crops
     ways: dict[str, dict[str, Any]] = {
         "float32": {},
         "float32, crops on the device": {"crop_device": "device"},
         "bf16": {"autocast": "bf16"},
         "bf16, crops on the device": {"autocast": "bf16", "crop_device": "device"},
+        "bf16, decoded on the device": {"autocast": "bf16", "decode_device": "device"},
     }
     if scale.compiled:
         ways["bf16, compiled"] = {"autocast": "bf16", "compile_teacher": True}
@@ -171,6 +186,9 @@ def labels(job: Job) -> Figures:
         teacher = replace(teacher, row=replace(teacher.row, input_size=scale.size))
         on_cpu = labelled(job, data, teacher, "cpu", images=min(8, scale.images))[1]
         for way, more in ways.items():
+            if more.get("decode_device") and (why := no_decoding(job, data)):
+                yield f"{name}, {way}", {"refused": why}
+                continue
             alone = teacher_alone(job, teacher, crops, **more)
             if job.device.type != "cpu":
                 # a first run finds the kernels (and compiles), and is not timed
@@ -203,6 +221,57 @@ def pixel_differences(job: Job, data: LoaderData) -> dict[str, float]:
         differences.append((here.int() - there.cpu().int()).abs().flatten())
     found = torch.cat(differences)
     return {"largest": float(found.max()), "share_that_differ": float((found > 0).float().mean())}
+
+
+def decoders(job: Job, data: LoaderData) -> Figures:
+    """Every decoder that there is for the device, on the photographs as they are and with whole chroma: how far crops
+    are from `replay`'s, and images per second in the batches that threads make; and the CPU's threads."""
+    files = sample_of(data.images, data.keys)
+    whole = {}
+    for key, held in files.items():
+        made = io.BytesIO()
+        Image.open(io.BytesIO(held)).convert("RGB").save(made, "JPEG", quality=90, subsampling=0)
+        whole[key] = made.getvalue()
+    many = [*files.values()] * (MOST_TOGETHER // len(files) + 1)
+    with ThreadPoolExecutor(job.workers) as pool:
+
+        def on_cpu() -> None:
+            for _ in pool.map(lambda held: decode(held, "image"), many):
+                pass
+
+        rate = job.timed(on_cpu, len(many))
+    yield "decoding, CPU threads", {"images_per_s": rate["crops_per_s"], "workers": job.workers}
+    about = {"size": job.scale.size, "interpolation": "bilinear"}
+    for name, decoder in decoders_for(job.device).items():
+        for kinds in (files, whole):
+            for kind, gap in measured(decoder, kinds, job.device, **about).items():
+                yield (
+                    f"decoding, {name}, {kind}",
+                    {
+                        "largest": gap.largest,
+                        "share_beyond_1": gap.beyond_one,
+                        "taken": gap.is_small,
+                    },
+                )
+        rate = job.timed(lambda decoder=decoder: decoder(many, job.device), len(many))  # type: ignore[misc]
+        yield f"decoding, {name}", {"images_per_s": rate["crops_per_s"], "together": len(many)}
+
+
+def decoding_of(job: Job, data: LoaderData) -> DeviceDecoding:
+    """As a run chooses it; UsageError where it would refuse."""
+    return device_decoding(
+        job.device, sample_of(data.images, data.keys), size=job.scale.size, interpolation="bilinear",
+        note=lambda line: print(line, file=sys.stderr),
+    )  # fmt: skip
+
+
+def no_decoding(job: Job, data: LoaderData) -> str | None:
+    """Why images are not decoded on this device."""
+    try:
+        decoding_of(job, data)
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 def labelled(
@@ -285,6 +354,13 @@ def training(job: Job) -> Figures:
     per_pass = scale.images * M
     ours()
     yield "our threads", {**job.timed(ours, per_pass), "workers": job.workers}
+    if why := no_decoding(job, data):
+        yield "our threads, decoded on the device", {"refused": why}
+    else:
+        there, _ = passes(job, data, decoding_of(job, data))
+        step.on(there.batches(0))
+        found = job.timed(lambda: step.on(there.batches(1)), per_pass)
+        yield "our threads, decoded on the device", {**found, "workers": job.workers}
     with_processes = CropDataset(
         data.labels, data.images, M, scratch=job.folder, passes=2, input_size=scale.size
     )
@@ -300,7 +376,9 @@ def training(job: Job) -> Figures:
     yield "timm's ImageFolder and loader", timms(job, data, step)
 
 
-def passes(job: Job, data: LoaderData) -> tuple[CropLoader, int]:
+def passes(
+    job: Job, data: LoaderData, decoding: DeviceDecoding | None = None
+) -> tuple[CropLoader, int]:
     """Our loader on stored labels, and how many passes it has."""
     count = 4
     source = StoredPasses(
@@ -308,7 +386,7 @@ def passes(job: Job, data: LoaderData) -> tuple[CropLoader, int]:
     )
     loader = CropLoader(
         source, data.images, batch_size=job.scale.batch, input_size=job.scale.size, workers=job.workers,
-        pin_memory=backend_of(job.device).copies_ahead,
+        pin_memory=backend_of(job.device).copies_ahead, decoding=decoding,
     )  # fmt: skip
     return loader, count
 

@@ -224,6 +224,10 @@ class WorkOptions(ForwardOptions):
         Literal["cpu", "device", "cuda"] | None, option(unset="as recorded, or cpu")
     ] = None
     """Where crops are cut and resized; 1 % of the values differ by 1 of 255."""
+    decode_device: Annotated[
+        Literal["cpu", "device"] | None, option(unset="as recorded, or cpu")
+    ] = None
+    """Where JPEGs are decoded, and crops with them; measured on the images first."""
     compile_teacher: Annotated[bool, option("--compile")] = False
     """torch.compile the teacher."""
     skip_bad: bool = False
@@ -244,6 +248,7 @@ class WorkOptions(ForwardOptions):
         return super().arguments() | {
             "device": self.device or device_of_this_process(),
             "crop_device": self.crop_device,
+            "decode_device": self.decode_device,
             "compile_teacher": self.compile_teacher,
             "skip_bad": self.skip_bad,
             "max_seconds": self.max_seconds(),

@@ -27,8 +27,14 @@ Schedule = Literal["cosine", "linear", "step", "multistep", "constant"]
 SoftLoss = Literal["cross-entropy", "kl"]
 Log = Literal["tensorboard", "wandb"]
 Autocast = Literal["auto", "none", "bf16", "fp16"]
+DecodeDevice = Literal["cpu", "device"]
 MayDiffer = Literal[
-    "accumulation_steps", "amp", "channels_last", "compile_model", "grad_checkpointing"
+    "accumulation_steps",
+    "amp",
+    "channels_last",
+    "compile_model",
+    "decode_device",
+    "grad_checkpointing",
 ]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 CheckpointWeights = Literal["ema", "raw"]
@@ -261,6 +267,9 @@ class TrainConfig:
     """Compute activations again in the backward pass and keep few of them: less memory, a third more time (timm)."""
     workers: int = 4
     """Threads of this process that decode images."""
+    decode_device: DecodeDevice = "cpu"
+    """Where training images are decoded and cropped; device is `device`, for JPEGs whose pixels are then those of the
+    CPU but for 1 of 255, which is measured first."""
     eval_every: int = 1
     """Passes from one evaluation to the next; the last pass is always followed by one."""
     eval_batch_size: int = 256

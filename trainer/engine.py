@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from labelstore.cropping.device_decoding import device_decoding, sample_of
 from labelstore.devices import backend_of, choose_device
 from trainer.augmentation import augmentation_of
 from trainer.between_steps import BetweenSteps
@@ -124,6 +125,15 @@ def run(
             world_size=ranks.world_size,
             pin_memory=backend_of(device).copies_ahead,
             augment=augmentation_of(config),
+            decoding=None
+            if config.decode_device == "cpu"
+            else device_decoding(
+                device,
+                sample_of(data.images, data.source.table.keys),
+                size=config.input_size,
+                interpolation=config.interpolation,
+                note=tell,
+            ),
         )
         check_single_crops(model, loader.deal, config)
         outputs, checkpoint, config = open_outputs(config, ranks, note)

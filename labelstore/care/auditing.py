@@ -28,10 +28,10 @@ from labelstore.codecs.tolerances import tolerance_of
 from labelstore.codecs.topk import first_classes
 from labelstore.commit.lease_keeper import Progress
 from labelstore.cropping.crop_augmentation import Operations, planned_augmentation
+from labelstore.cropping.device_pixels import crops_on_device
 from labelstore.cropping.replay import replay
 from labelstore.errors import NotGenerated, UsageError, check_seed
 from labelstore.images import ImageSource, open_images
-from labelstore.labelling.device_crops import crops_on_device
 from labelstore.labelling.image_check import check_images
 from labelstore.labelling.label_facts import recorded_images
 from labelstore.labelling.mixed_crops import MixedCrops, Mixes, mixed_crops

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from labelstore.care.relabelling import Relabeller
 from labelstore.codecs.base import LabelCodec, MapTopK
-from labelstore.cropping.replay import decode, replay
+from labelstore.cropping.device_pixels import crops_on_device
+from labelstore.cropping.replay import replay
 from labelstore.errors import RejectedInput
 from labelstore.images import digest
-from labelstore.labelling.device_crops import crops_on_device
 from labelstore.store import LabelSet
 
 
@@ -147,4 +147,4 @@ def decoded_image(asker: Relabeller, image: int) -> torch.Tensor:
         raise RejectedInput(
             f"{path} changed since it was labelled: its labels cannot be audited with it"
         )
-    return decode(data, str(path))
+    return asker.labelling.decode(data, str(path))

@@ -41,7 +41,7 @@ class Relabeller:
     ) -> Relabeller:
         """ConflictError unless these are the weights that made the labels.
 
-        Class map, autocast and crop device are as the label set recorded them where they are not given.
+        Class map, autocast, crop device and decode device are as the label set recorded them where they are not given.
         """
         held = store.teacher(row.teacher)
         if teacher.row.digest != held.digest:

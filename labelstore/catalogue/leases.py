@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection, func, select
 
@@ -26,6 +27,8 @@ from labelstore.errors import ConflictError, LeaseLost, UsageError
 
 LONGEST_SECONDS = 600.0
 """Five times the leases that `LeaseKeeper` takes, for clocks of machines that differ by minutes."""
+FIRST_LOOK, MOST_LOOK = 64, 4096
+"""Blocks that are looked at together for one that is not complete: few at first, more where all of them are."""
 
 
 class Leases:
@@ -56,41 +59,46 @@ class Leases:
         *,
         count: int,
         of: str | None = None,
+        complete: set[int] | None = None,
     ) -> list[Lease]:
         """Lease up to `count` blocks in one transaction, as `acquire` does one.
 
-        ConflictError where `of` is given and is not the group's `identity`: it was dropped meanwhile, or created again.
+        Blocks in `complete` are passed over, and those that are found to be so are added to it: while all others wait,
+        a large group is not read again for every block. ConflictError where `of` is given and is not the group's
+        `identity`: it was dropped meanwhile, or created again.
         """
         _check_seconds(ttl_s)
         if done < 1:
             raise UsageError(f"done={done}: a complete block has at least one shard")
+        passed = set[int]() if complete is None else complete
         order = range(blocks) if isinstance(blocks, int) else blocks
 
         def work(conn: Connection) -> list[Lease]:
             now = self._database.now(conn)
             now_is = identity(conn, group) if of is None else _same_identity(conn, group, of)
-            committed = _num_committed(conn, group)
-            fences = {}
-            live = set()
-            for held in _leases(conn, group):
-                fences[held.block] = held.fence
-                if is_live(held.expires, now=now):
-                    live.add(held.block)
-            granted: list[Lease] = []
-            for block in order:
-                if len(granted) == count:
-                    break
-                if committed.get(block, 0) < done and block not in live:
-                    granted.append(
-                        Lease(
-                            group=group,
-                            block=int(block),
-                            owner=owner,
-                            expires=now + ttl_s,
-                            fence=fences.get(block, 0) + 1,
-                            identity=now_is,
-                        )
-                    )
+            live = {held.block for held in _held(conn, group) if is_live(held.expires, now=now)}
+            free = [int(block) for block in order if block not in passed and block not in live]
+            wanted: list[int] = []
+            at, size = 0, FIRST_LOOK
+            while len(wanted) < count and at < len(free):
+                part = free[at : at + size]
+                committed = _num_committed(conn, group, part)
+                passed.update(block for block in part if committed.get(block, 0) >= done)
+                wanted += [block for block in part if block not in passed]
+                at, size = at + size, min(4 * size, MOST_LOOK)
+            del wanted[count:]
+            fences = _fences(conn, group, wanted)
+            granted = [
+                Lease(
+                    group=group,
+                    block=block,
+                    owner=owner,
+                    expires=now + ttl_s,
+                    fence=fences.get(block, 0) + 1,
+                    identity=now_is,
+                )
+                for block in wanted
+            ]
             insert_rows(conn, leases, [_row(one) for one in granted if one.block not in fences])
             update_rows(conn, leases, [_row(one) for one in granted if one.block in fences])
             return granted
@@ -162,6 +170,13 @@ class Leases:
         with self._database.reading() as conn:
             return live_leases(conn, group, now=self._database.now(conn))
 
+    def held(self, group: str) -> list[Lease]:
+        """`live` for workers that ask all the time: rows of blocks that nobody has stay unread, so that one which
+        changed by itself is left to `live` and `verify_tables`."""
+        with self._database.reading() as conn:
+            now = self._database.now(conn)
+            return [lease for lease in _held(conn, group) if is_live(lease.expires, now=now)]
+
     def now(self) -> float:
         """Unix seconds by the clock that leases expire by."""
         with self._database.reading() as conn:
@@ -199,7 +214,16 @@ def is_live(expires: float, *, now: float) -> bool:
 
 
 def _leases(conn: Connection, group: str | None) -> list[Lease]:
-    rows = verified_rows(conn, leases, group)
+    return _records(verified_rows(conn, leases, group))
+
+
+def _held(conn: Connection, group: str) -> list[Lease]:
+    """Leases of a group that were not given up, by block: as many as there are workers."""
+    query = select(leases).where(leases.c.group_name == group, leases.c.owner != "")
+    return _records([tuple(row) for row in conn.execute(query.order_by(leases.c.block))])
+
+
+def _records(rows: Sequence[tuple[Any, ...]]) -> list[Lease]:
     for row in rows:
         check_types(leases, row)
     return [
@@ -223,14 +247,24 @@ def _check_seconds(ttl_s: float) -> None:
         raise UsageError(f"a lease of {ttl_s} s: give more than 0 and at most {LONGEST_SECONDS:g}")
 
 
-def _num_committed(conn: Connection, group: str) -> dict[int, int]:
-    """Per block of a group how many crop shards are committed."""
+def _num_committed(conn: Connection, group: str, blocks: Sequence[int]) -> dict[int, int]:
+    """Per block, of these, how many crop shards are committed."""
     per_block = (
         select(shards.c.block, func.count())
-        .where(shards.c.group_name == group)
+        .where(shards.c.group_name == group, shards.c.block.in_(blocks))
         .group_by(shards.c.block)
     )
     return {int(block): int(count) for block, count in conn.execute(per_block)}
+
+
+def _fences(conn: Connection, group: str, blocks: Sequence[int]) -> dict[int, int]:
+    """The fencing numbers of those of these blocks that were ever leased."""
+    found: dict[int, int] = {}
+    for start in range(0, len(blocks), MOST_LOOK):
+        part = leases.c.block.in_(blocks[start : start + MOST_LOOK])
+        query = select(leases.c.block, leases.c.fence).where(leases.c.group_name == group, part)
+        found |= {int(block): int(fence) for block, fence in conn.execute(query)}
+    return found
 
 
 def _row(lease: Lease) -> dict[str, object]:

@@ -127,6 +127,17 @@ class Ledger:
         with self._database.reading() as conn:
             return committed_shards(conn, group)
 
+    def committed_of(self, group: str, blocks: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """`committed` of a few blocks, without looking at the others, lost ones included."""
+        keys = select(shards.c.block, shards.c.crop_shard).where(
+            shards.c.group_name == group, shards.c.block.in_(blocks)
+        )
+        found: dict[int, list[int]] = {}
+        with self._database.reading() as conn:
+            for block, crop_shard in conn.execute(keys.order_by(shards.c.crop_shard)):
+                found.setdefault(block, []).append(crop_shard)
+        return {block: tuple(crop_shards) for block, crop_shards in found.items()}
+
     def counts(self) -> dict[str, tuple[int, int]]:
         """Per group (committed shards, bytes on disk)."""
         totals: dict[str, tuple[int, int]] = {}

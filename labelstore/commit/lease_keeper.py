@@ -80,6 +80,7 @@ class LeaseKeeper:
         self._seconds = seconds
         self._held: dict[int, Lease] = {}
         self._lost: dict[int, str] = {}
+        self._complete: set[int] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
@@ -109,8 +110,10 @@ class LeaseKeeper:
                 done=self._shards_per_block,
                 count=count,
                 of=self._identity,
+                complete=self._complete,
             )
-            committed = self._catalogue.ledger.committed(self._group) if leases else {}
+            numbers = [lease.block for lease in leases]
+            committed = self._catalogue.ledger.committed_of(self._group, numbers)
             return [(lease, committed.get(lease.block, ())) for lease in leases]
 
         with self._lock:
@@ -147,7 +150,7 @@ class LeaseKeeper:
 
     def _free_the_dead(self) -> None:
         # a killed process of this machine need not be waited for; fencing covers a mistake
-        for lease in self._catalogue.leases.live(self._group):
+        for lease in self._catalogue.leases.held(self._group):
             if lease.owner != self.owner and is_dead(lease.owner):
                 self._catalogue.leases.release(lease)
 
@@ -188,7 +191,7 @@ class Patience:
         """
         wanted = set(blocks)
         held = [
-            lease for lease in self._catalogue.leases.live(self._group) if lease.block in wanted
+            lease for lease in self._catalogue.leases.held(self._group) if lease.block in wanted
         ]
         seen = len(blocks), held
         if seen != self._seen:

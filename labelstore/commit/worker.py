@@ -24,8 +24,9 @@ from labelstore.commit.source import BlockSource, BlockStream, LeasedBlock, Made
 from labelstore.commit.staging import StagedBlock, commit_blocks
 from labelstore.errors import LabelStoreError, LeaseLost
 
-POLL_SECONDS = 0.5
-"""How often a process with nothing left to lease looks whether the others are done."""
+POLL_SECONDS, MOST_POLL_SECONDS = 0.5, 8.0
+"""How often a process with nothing left to lease looks whether the others are done: ever less, since hundreds of them
+that read the ledger twice a second would keep those at work from it."""
 TOGETHER_SECONDS = 2.0
 """Blocks that take less than this together are committed together: what a kill costs at most."""
 TOGETHER_BLOCKS = 64
@@ -99,12 +100,16 @@ class _Worker:
             identity=source.identity,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        idle = False
+        idle = 0
         try:
             while open_blocks := self._open_blocks():
                 if idle:
                     # the others are at work; a lease of one that was killed runs out
-                    self._patience.wait(open_blocks, seconds=POLL_SECONDS, most=2 * LEASE_SECONDS)
+                    self._patience.wait(
+                        open_blocks,
+                        seconds=min(POLL_SECONDS * 1.3 ** min(idle - 1, 12), MOST_POLL_SECONDS),
+                        most=2 * LEASE_SECONDS,
+                    )
                 before = len(self._done) + len(self._cannot)
                 with closing(self._make(self._leased(open_blocks))) as made:
                     for block in made:
@@ -113,7 +118,7 @@ class _Worker:
                         self._keep_up()
                         self._tell()
                 self._finish()
-                idle = len(self._done) + len(self._cannot) == before
+                idle = idle + 1 if len(self._done) + len(self._cannot) == before else 0
         finally:
             # also after an error or an interruption, which is the one to tell: what was made is committed
             while self._jobs or self._staged:

@@ -321,6 +321,12 @@ class JpegFrame(NamedTuple):
     components: int
     is_baseline: bool
     """False for progressive and rarer processes, which keep all coefficients in memory."""
+    bits: int
+    """Per value."""
+    ids: bytes
+    """One per component."""
+    sampling: bytes
+    """Of each component, horizontal and vertical, four bits each: 0x22 0x11 0x11 is 4:2:0."""
 
 
 def image_size(data: bytes | ImageFile) -> tuple[int, int]:
@@ -354,7 +360,11 @@ def jpeg_frame(data: bytes) -> JpegFrame | None:
             at += 2
         elif marker in JPEG_FRAMES:
             height, width = (int.from_bytes(data[i : i + 2], "big") for i in (at + 5, at + 7))
-            return JpegFrame(height, width, data[at + 9], marker in JPEG_BASELINE)
+            count = data[at + 9]
+            each = data[at + 10 : at + 10 + 3 * count]
+            return JpegFrame(
+                height, width, count, marker in JPEG_BASELINE, data[at + 4], each[::3], each[1::3]
+            )
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None

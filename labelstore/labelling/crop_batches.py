@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from labelstore.cropping.crop_augmentation import PlannedAugmentation
+from labelstore.cropping.device_pixels import crops_on_device
 from labelstore.cropping.replay import decode, replay_many
 from labelstore.errors import RejectedInput, StorageError
 from labelstore.images import ImageFile, digest
-from labelstore.labelling.device_crops import crops_on_device
 from labelstore.labelling.mixed_crops import MixedCrops, Mixes
 
 SPAN = 16
@@ -92,8 +92,8 @@ class TeacherBatches:
     """Iterates batches of `batch_size` crops over jobs; the last batch may be smaller.
 
     Of every image the crops from its job's `first_crop` up to `num_crops`. `crop_device` is where crops are made,
-    None for `replay` on the CPU, which `augmentation` and `mixed` need. `most_ahead` limits the images that are
-    decoded before they are needed.
+    None for `replay` on the CPU, which `augmentation` and `mixed` need; `decode` makes pixels (3, H, W) of encoded
+    images. `most_ahead` limits the images that are decoded before they are needed.
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class TeacherBatches:
         check: Callable[[OpenedImage], None] | None = None,
         pin_memory: bool = False,
         crop_device: torch.device | None = None,
+        decode: Callable[[bytes, str], torch.Tensor] = decode,
         most_ahead: int | None = None,
         augmentation: PlannedAugmentation | None = None,
         mixed: MixedCrops | None = None,
@@ -118,7 +119,7 @@ class TeacherBatches:
         self._num_crops = num_crops
         self._batch_size = batch_size
         self._interpolation = interpolation
-        self._check = check
+        self._check, self._decode = check, decode
         self._augmentation, self._mixed = augmentation, mixed
         shape = (batch_size, 3, input_size, input_size)
         self._crop_device = crop_device
@@ -196,7 +197,7 @@ class TeacherBatches:
         except OSError as error:
             raise StorageError(f"cannot read {job.path}: {error.strerror}") from error
         try:
-            pixels = decode(data, str(job.path))
+            pixels = self._decode(data, str(job.path))
             height, width = pixels.shape[-2:]
             boxes, flips = self._plan.crops(job.key, height, width, np.arange(self._num_crops))
         except RejectedInput as error:

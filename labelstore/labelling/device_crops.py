@@ -1,28 +1,22 @@
-"""Crops made on the teacher's device (`crop_device`): for a CPU that cannot resize as fast as it looks.
+"""Where the teacher's crops are made (`crop_device`, `decode_device`), and what cannot be made there.
 
-The image is decoded on the CPU as always; cutting, resizing with antialiasing and flipping happen on the device, in
-float32, rounded to uint8 after columns and after rows. `replay` resizes in fixed point with the same order of
-steps: 1 % of a photograph's values differ by 1 of 255, a few in a million by 2
-(`tests/generation/test_device_crops.py`). The label set records which of the two made its crops.
+The label set records which it was: `device_pixels` and `replay` differ a little.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from typing import Literal
 
 from labelstore.codecs.base import LabelCodec
-from labelstore.devices import resized
-from labelstore.errors import RejectedInput, UsageError
+from labelstore.cropping.device_pixels import DEVICE_INTERPOLATIONS
+from labelstore.errors import UsageError
 
 CropDevice = Literal["cpu", "device", "cuda"]
 CROP_DEVICES = ("cpu", "device", "cuda")
 """Where crops can be made; cuda is the older name of the teacher's device, whichever it is, and what is recorded."""
-DEVICE_INTERPOLATIONS = ("bilinear", "bicubic")
-"""Interpolations that torch has with antialiasing for floats."""
+DecodeDevice = Literal["cpu", "device"]
+DECODE_DEVICES = ("cpu", "device")
+"""Where images can be decoded."""
 
 
 def check_crop_device(crop_device: str, interpolation: str) -> None:
@@ -33,6 +27,19 @@ def check_crop_device(crop_device: str, interpolation: str) -> None:
         raise UsageError(
             f"`crop_device={crop_device}` with a teacher that wants {interpolation}: there are only "
             f"{' and '.join(DEVICE_INTERPOLATIONS)} on the device, use `crop_device=cpu`"
+        )
+
+
+def check_decode_device(decode_device: str | None, crop_device: str) -> None:
+    """UsageError for an unknown place, or for an image that would come back from the device to be cropped."""
+    if decode_device not in DECODE_DEVICES:
+        raise UsageError(
+            f"`decode_device={decode_device}`: choose one of {', '.join(DECODE_DEVICES)}"
+        )
+    if decode_device != "cpu" and crop_device == "cpu":
+        raise UsageError(
+            f"`decode_device={decode_device}` with `crop_device=cpu`: crops are cut where the image is decoded, leave "
+            "`crop_device` out"
         )
 
 
@@ -53,37 +60,3 @@ def check_augmented(
             "label maps are of whole images, and this plan's crops are augmented or mixed: make them on a plan "
             "whose are not"
         )
-
-
-@torch.inference_mode()
-def crops_on_device(
-    image: torch.Tensor,
-    boxes: NDArray[np.integer[Any]],
-    flips: NDArray[np.bool_],
-    interpolation: str,
-    out: torch.Tensor,
-) -> None:
-    """Write m crops of a uint8 image (3, H, W) into `out`, uint8 (m, 3, S, S), both on one device; boxes (m, 4).
-
-    RejectedInput where a box leaves the image.
-    """
-    size = (int(out.shape[-2]), int(out.shape[-1]))
-    pixels = image.float()
-    for (top, left, height, width), flip, target in zip(
-        boxes.tolist(), flips.tolist(), out, strict=True
-    ):
-        if top + height > image.shape[1] or left + width > image.shape[2] or not height * width:
-            raise RejectedInput(
-                f"box (top {top}, left {left}, height {height}, width {width}) leaves an image of "
-                f"{image.shape[1]} x {image.shape[2]} pixels: the crops belong to another copy of it"
-            )
-        crop = pixels[None, :, top : top + height, left : left + width]
-        # columns, then rows, rounded in between, as `replay` does it: overshoot of a bicubic is cut twice
-        narrow = _resized(crop, (height, size[1]), interpolation)
-        whole = _resized(narrow, size, interpolation)
-        target.copy_((whole.flip(3) if flip else whole)[0])
-
-
-def _resized(pixels: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
-    """Whole numbers 0 to 255, as float32."""
-    return resized(pixels, size, interpolation).round_().clamp_(0, 255)

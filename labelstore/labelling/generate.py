@@ -64,17 +64,17 @@ def generate(
 
     `images` is what the store was made from (`images.open_images` says what it may be); `options` are `name`,
     `temperature`, `class_map`, `batch_size`, `device` and what else `GenerationOptions` has. Where `images`,
-    `class_map`, `classes`, `autocast` or `crop_device` is not given, it is as the label set recorded it. A class map
-    leaves out outputs of the teacher, and with them some of its probability: how much is measured on centre crops
-    before anything is written, noted and recorded, and more than a quarter on average is refused with RejectedInput
-    without `allow_lost_mass`. `classes="teacher"` keeps all outputs: a network of as many learns from them, and the
-    ground truth goes through the map. A label set of the same name is resumed when teacher weights, codec, temperature,
-    classes, autocast and crop device are the same, and refused with ConflictError when not. Workers that run this on
-    the same store share the blocks. `check` measures the teacher before anything is written. RejectedInput for a
-    teacher that fails it, and names an image that cannot be decoded (`skip_bad` leaves it out and records it), has
-    changed, or got NaN from the teacher. IncompleteError after `max_seconds`; what was labelled until then is kept.
-    `begin` is called when nothing speaks against the labels any more and before the first is made: crops and images
-    that it adds to the store are labelled too.
+    `class_map`, `classes`, `autocast`, `crop_device` or `decode_device` is not given, it is as the label set recorded
+    it. A class map leaves out outputs of the teacher, and with them some of its probability: how much is measured on
+    centre crops before anything is written, noted and recorded, and more than a quarter on average is refused with
+    RejectedInput without `allow_lost_mass`. `classes="teacher"` keeps all outputs: a network of as many learns from
+    them, and the ground truth goes through the map. A label set of the same name is resumed when teacher weights,
+    codec, temperature, classes, autocast, crop device and decode device are the same, and refused with ConflictError
+    when not. Workers that run this on the same store share the blocks. `check` measures the teacher before anything is
+    written. RejectedInput for a teacher that fails it, and names an image that cannot be decoded (`skip_bad` leaves it
+    out and records it), has changed, or got NaN from the teacher. IncompleteError after `max_seconds`; what was
+    labelled until then is kept. `begin` is called when nothing speaks against the labels any more and before the first
+    is made: crops and images that it adds to the store are labelled too.
     """
     asked = GenerationOptions(**options)
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
@@ -84,7 +84,7 @@ def generate(
     # images that are new may be about to join
     told = note if begin is None else lambda message: None
     gone = check_images(store, folder, told, skip_bad=asked.skip_bad)
-    labelling = Labelling.of(teacher, codec, asked, folder, store=store, row=row)
+    labelling = Labelling.of(teacher, codec, asked, folder, store=store, row=row, note=note)
     check_on_plan(labelling, plan_row)
     evaluation = evaluated(store, labelling, row, check, note)
     if row is None:

@@ -16,7 +16,7 @@ from labelstore.catalogue.records import LabelSetRow
 from labelstore.codecs.base import LabelCodec
 from labelstore.errors import ConflictError, UsageError
 from labelstore.images import ImageSource, are_there
-from labelstore.labelling.device_crops import CropDevice
+from labelstore.labelling.device_crops import CropDevice, DecodeDevice
 from labelstore.labelling.lost_mass import checked_lost_mass
 from labelstore.store import Store
 from labelstore.store.outputs import OUTPUT_OF_CLASS, Kind, Outputs
@@ -29,10 +29,11 @@ PACKAGES = ("labelstore", "torch", "torchvision", "timm", "numpy", "pillow")
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFacts:
-    """Circumstances of a label set; two workers that differ in one of the first three make different labels."""
+    """Circumstances of a label set; two workers that differ in one of the first four make different labels."""
 
     autocast: Autocast
     crop_device: CropDevice
+    decode_device: DecodeDevice
     class_map: Mapping[str, Any] | None
     """`source` as given, `outputs`: the teacher's output of each class, and what the others hold as `lost_mass`. None
     where all are kept as they are."""
@@ -86,6 +87,7 @@ def facts_for(
     classes: LabelClasses | None = None,
     autocast: str | None = None,
     crop_device: str | None = None,
+    decode_device: str | None = None,
     compile_teacher: bool = False,
 ) -> LabelFacts:
     """The facts of a label set that is there (`row`) or to be made: what is not given is as recorded.
@@ -108,6 +110,7 @@ def facts_for(
         crop_device=cast("CropDevice", "cuda" if place == "device" else place),
         class_map=chosen_map,
         meaning=choice.meaning,
+        decode_device=cast("DecodeDevice", decode_device or held.get("decode_device", "cpu")),
         compile=compile_teacher or bool(held.get("compile", False)),
         images=str(images.root),
         images_kind=images.kind,
@@ -160,9 +163,11 @@ def check_same(
     num_classes: int,
 ) -> None:
     """ConflictError where labels made now would not be like those that the label set has; else notes about versions."""
-    held = row.facts
+    # before there was a choice
+    held = {"decode_device": "cpu", **row.facts}
     for key, what in (
         ("autocast", "autocast"),
+        ("decode_device", "images decoded on"),
         ("crop_device", "crops made on"),
     ):
         if key in held and held[key] != getattr(facts, key):

@@ -109,7 +109,7 @@ def label_images(
     store: Store | None = None
     if is_new:
         check_name(options.name or teacher.row.name)
-        labelling = Labelling.of(teacher, codec, options, folder)
+        labelling = Labelling.of(teacher, codec, options, folder, note=note)
         _note_numbered_classes(labelling, note)
         labelling = labelling.with_lost_mass(note)
         if check is not None:
@@ -126,7 +126,9 @@ def label_images(
                 plan = _same_plan(store, plan_name, choice)
                 row = store.find_label_set(options.name or teacher.row.name)
                 gone = check_images(store, folder, note, skip_bad=options.skip_bad)
-                labelling = Labelling.of(teacher, codec, options, folder, store=store, row=row)
+                labelling = Labelling.of(
+                    teacher, codec, options, folder, store=store, row=row, note=note
+                )
                 check_on_plan(labelling, plan)
                 evaluation = evaluation or evaluated(store, labelling, row, check, note)
                 if row is None:

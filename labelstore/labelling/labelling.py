@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from labelstore.catalogue.records import LabelSetRow, PlanRow
 from labelstore.codecs.base import LabelCodec
 from labelstore.cropping.crop_augmentation import planned_augmentation
+from labelstore.cropping.device_decoding import device_decoding, sample_of
+from labelstore.cropping.replay import decode
 from labelstore.devices import backend_of
 from labelstore.errors import UsageError
 from labelstore.images import ImageSource
 from labelstore.labelling.crop_batches import ImageJob, OpenedImage, TeacherBatch, TeacherBatches
-from labelstore.labelling.device_crops import check_crop_device
+from labelstore.labelling.device_crops import check_crop_device, check_decode_device
 from labelstore.labelling.image_block import Stopwatch
 from labelstore.labelling.label_facts import LabelFacts, facts_for, with_lost_mass
 from labelstore.labelling.mixed_crops import mixed_crops
@@ -58,6 +60,8 @@ class Labelling:
     num_classes: int
     options: GenerationOptions
     images: ImageSource
+    decode: Callable[[bytes, str], torch.Tensor]
+    """Pixels (3, H, W) of an encoded image, on the teacher's device where images are decoded there."""
 
     @classmethod
     def of(
@@ -69,11 +73,12 @@ class Labelling:
         *,
         store: Store | None = None,
         row: LabelSetRow | None = None,
+        note: Callable[[str], None] = lambda message: None,
     ) -> Labelling:
         """Check that they fit together (UsageError, RejectedInput), and put the teacher on its device.
 
         `store` is where the labels go, None where it is not made yet; `row` is the label set that is to go on.
-        What the options do not say is as recorded there.
+        What the options do not say is as recorded there. `note` of images that the device does not decode.
         """
         if codec.takes != "probabilities" and options.temperature != 1:
             raise UsageError(
@@ -91,22 +96,34 @@ class Labelling:
             classes=options.classes,
             autocast=options.autocast,
             crop_device=options.crop_device,
+            decode_device=options.decode_device,
             compile_teacher=options.compile_teacher,
         )
         check_crop_device(facts.crop_device, teacher.row.interpolation)
+        check_decode_device(facts.decode_device, facts.crop_device)
         num_classes = teacher.row.num_classes if facts.outputs is None else len(facts.outputs)
         classifier = teacher
         teacher, codec = with_dense_head(teacher, codec)
         codec.fields(num_classes)  # K > C and the like
+        labeller = _labeller(teacher, codec.kept(num_classes), codec, facts, options)
         return cls(
             teacher=teacher,
             classifier=classifier,
             codec=codec,
-            labeller=_labeller(teacher, codec.kept(num_classes), codec, facts, options),
+            labeller=labeller,
             facts=facts,
             num_classes=num_classes,
             options=options,
             images=images,
+            decode=decode
+            if facts.decode_device == "cpu"
+            else device_decoding(
+                labeller.device,
+                sample_of(images, images.keys),
+                size=teacher.row.input_size,
+                interpolation=teacher.row.interpolation,
+                note=note,
+            ),
         )
 
     @property
@@ -186,6 +203,7 @@ class Labelling:
             check=check,
             pin_memory=backend_of(self.labeller.device).copies_ahead,
             crop_device=self.crop_device,
+            decode=self.decode,
             most_ahead=most_ahead,
             augmentation=planned_augmentation(plan.parameters),
             mixed=mixed_crops(store, plan, self.images),

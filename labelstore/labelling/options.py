@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labelstore.errors import UsageError
-from labelstore.labelling.device_crops import CropDevice
+from labelstore.labelling.device_crops import CropDevice, DecodeDevice, check_decode_device
 from labelstore.teachers.class_map import LabelClasses
 from labelstore.teachers.labeller import Autocast, check_temperature
 
@@ -29,6 +29,9 @@ class GenerationOptions:
     device: str | None = None
     autocast: Autocast | None = None
     crop_device: CropDevice | None = None
+    """Where crops are made; None is as the label set has it, else where images are decoded."""
+    decode_device: DecodeDevice | None = None
+    """Where images are decoded; None is as the label set has it, else cpu."""
     compile_teacher: bool = False
     workers: int | None = None
     """Threads that decode and crop."""
@@ -41,3 +44,6 @@ class GenerationOptions:
             if value is not None and value < 1:
                 raise UsageError(f"`{what}={value}`: give 1 or more")
         check_temperature(self.temperature)
+        if self.decode_device not in (None, "cpu"):
+            check_decode_device(self.decode_device, self.crop_device or "device")
+            object.__setattr__(self, "crop_device", self.crop_device or "device")

@@ -186,6 +186,7 @@ def _circumstances(
         return {
             "autocast": facts.get("autocast", "none"),
             "device for crops": facts.get("crop_device", "cpu"),
+            "device for decoding": facts.get("decode_device", "cpu"),
             "class map": (facts.get("class_map") or {}).get("outputs"),
             "origin": (facts.get("imported_from") or {}).get("format"),
             "stated circumstances": facts.get("stated"),

@@ -201,6 +201,7 @@ _LABEL_FACTS: Facts = {
     "images_kind": str,
     "autocast": str,
     "crop_device": str,
+    "decode_device": str,
     "compile": bool,
     "class_map": Mapping[str, Any] | None,
     "output_of_class": Mapping[str, Any] | None,

@@ -29,6 +29,9 @@ def test_every_part_runs_and_is_reported(tmp_path):
     parts = record["parts"]
     assert "skipped" in parts["tests"]["tests marked gpu"]["result"]
     assert parts["labels"]["pixels"]["largest"] <= 2
+    assert parts["labels"]["decoding, torchcodec, 4:4:4"]["taken"]
+    assert "crops_per_s" in parts["labels"]["resnet18, bf16, decoded on the device"]
+    assert "crops_per_s" in parts["training"]["our threads, decoded on the device"]
     assert parts["labels"]["resnet18, float32"]["largest_difference_from_cpu_labels"] == 0
     (ranks,) = [found for name, found in parts["ranks"].items() if name != "seconds"]
     assert ranks["largest_difference"] < 1e-5 < ranks["largest_gradient"]

@@ -39,6 +39,32 @@ def test_an_owner_is_not_granted_its_own_live_lease_twice(catalogue):
     assert catalogue.leases.acquire("labels/a", 1, "x", 10) is None
 
 
+def test_complete_blocks_are_passed_over_a_few_at_a_time(catalogue, shard_row, monkeypatch):
+    """However many are looked at together; what is found complete is told, and not looked at again."""
+    for first, most in ((1, 2), (2, 5), (64, 4096)):
+        monkeypatch.setattr("labelstore.catalogue.leases.FIRST_LOOK", first)
+        monkeypatch.setattr("labelstore.catalogue.leases.MOST_LOOK", most)
+        group = f"labels/{first}"
+        for block in (0, 1, 2, 3, 5):
+            (lease,) = catalogue.leases.acquire_blocks(group, [block], "x", 10, count=1)
+            catalogue.ledger.commit(lease, [shard_row(group=group, block=block)], nothing)
+            catalogue.leases.release(lease)
+        assert catalogue.ledger.committed_of(group, [2, 4, 5]) == {2: (0,), 5: (0,)}
+        held = catalogue.leases.acquire(group, [6], "y", 10)
+        assert catalogue.leases.held(group) == catalogue.leases.live(group) == [held]
+        complete = {1}
+        granted = catalogue.leases.acquire_blocks(group, 12, "x", 10, count=3, complete=complete)
+        assert [(lease.block, lease.fence) for lease in granted] == [(4, 1), (7, 1), (8, 1)]
+        assert complete == {0, 1, 2, 3, 5}
+        catalogue.leases.release(*granted)
+        again = catalogue.leases.acquire_blocks(group, 9, "z", 10, count=9, complete=complete)
+        assert [(lease.block, lease.fence) for lease in again] == [(4, 2), (7, 2), (8, 2)]
+        # who takes a block as complete has it from an earlier look
+        catalogue.leases.release(held)
+        complete.add(6)
+        assert not catalogue.leases.acquire_blocks(group, 9, "z", 10, count=1, complete=complete)
+
+
 def test_a_lease_ends_at_its_expiry_and_the_fence_grows(catalogue, clock):
     first = catalogue.leases.acquire("labels/a", 1, "x", 10)
     clock.seconds += 9.5

@@ -5,12 +5,15 @@ Values are not computed and backward passes do not run; that values are right is
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.utils import ModelEmaV3
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,7 +23,8 @@ import trainer.online_teacher
 from labelstore import CropPlan
 from labelstore.catalogue.records import TeacherRow
 from labelstore.codecs import LabelMap
-from labelstore.labelling.device_crops import crops_on_device
+from labelstore.cropping.device_decoding import DeviceDecoding
+from labelstore.cropping.device_pixels import crops_on_device
 from labelstore.teachers.dense_head import with_dense_head
 from labelstore.teachers.labeller import Labeller
 from labelstore.teachers.teacher import Teacher, load_teacher
@@ -29,6 +33,7 @@ from tests.generation.conftest import OPTIONS, write_teacher
 from trainer.config import TrainConfig
 from trainer.evaluation import forward_all, judged
 from trainer.loader import CropBatch
+from trainer.loader.crop_pixels import CropPixels
 from trainer.losses import Discriminator, DistillationLoss, SparseSoftCrossEntropy
 from trainer.mixing import mixing_rng
 from trainer.models import autocast, create_model
@@ -246,6 +251,38 @@ def test_crops_on_the_device(fake, interpolation):
         out = torch.empty(5, 3, SIDE, SIDE, dtype=torch.uint8, device=CUDA)
         crops_on_device(image, boxes, flips, interpolation, out)
         assert are_on_the_gpu(out)
+
+
+def test_a_batch_that_is_decoded_on_the_device(fake, tmp_path):
+    """One image by the device and one by the CPU, copied there; crops of both in a buffer on the device."""
+    held = io.BytesIO()
+    picture = Image.new("RGB", (80, 60))
+    picture.save(held, "JPEG", subsampling=2)
+    (tmp_path / "jpeg").write_bytes(held.getvalue())
+    picture.save(tmp_path / "png", "PNG")
+    asked = []
+
+    def decoder(images, device):
+        asked.extend(images)
+        return [torch.zeros(3, 60, 80, dtype=torch.uint8, device=device) for _ in images]
+
+    boxes, flips = CropPlan().crops("a", 60, 80, np.arange(M))
+    records = np.zeros(M, [("box", np.uint16, 4), ("flip", bool), ("crop", np.int64)])
+    records["box"], records["flip"] = boxes, flips
+    with fake:
+        decoding = DeviceDecoding(decoder, CUDA, ["4:2:0"])
+        made = CropPixels(
+            path_of=tmp_path.joinpath, input_size=SIDE, interpolation="bilinear", decoding=decoding
+        )
+        crops = loaded(2)
+        crops = replace(crops, pixels=torch.empty_like(crops.pixels, device=CUDA))
+        for nth, key in enumerate(("jpeg", "png")):
+            out = crops.pixels[nth * M : (nth + 1) * M]
+            made.write(key, np.array([60, 80]), records, out)
+        pixels, *_ = StudentView(config(), CUDA, None)(crops, mixing_rng(0, 0))
+        assert are_on_the_gpu(pixels)
+    assert asked == [held.getvalue()]
+    assert decoding.counts == {"device": 1, "cpu": 1}
 
 
 class Values(TorchDispatchMode):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from labelstore.cropping.crop_plan import CropPlan
+from labelstore.cropping.device_decoding import DeviceDecoding, with_torchcodec
 from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import LabelStoreError, RejectedInput, StorageError, UsageError
 from labelstore.images import scan_folder
@@ -330,3 +331,17 @@ def test_ground_truth_run_on_a_folder(data, tmp_path):
                     for i, c in zip(batch.images.repeat_interleave(m), batch.crops, strict=True)
                 ]
         assert sorted(seen) == [(i, c) for i in range(len(folder)) for c in range(9)]
+
+
+def test_batches_of_a_device_are_those_of_the_cpu_but_for_rounding(source, data):
+    decoding = DeviceDecoding(with_torchcodec, torch.device("cpu"), ["4:2:0", "4:4:4", "grey"])
+    there = loader(source, data, decoding=decoding)
+    for here, made in zip(
+        snapshot(loader(source, data).batches(1)), snapshot(there.batches(1)), strict=True
+    ):
+        gap = (here.pop("pixels").int() - made.pop("pixels").int()).abs()
+        assert gap.max() <= 2
+        assert all(torch.equal(here[name], made[name]) for name in here)
+    assert decoding.counts.total() == 22
+    with pytest.raises(UsageError, match="`decode_device=device` with augmentation"):
+        loader(source, data, decoding=decoding, augment=lambda *given: None)

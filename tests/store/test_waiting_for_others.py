@@ -67,6 +67,7 @@ def test_a_helper_waits_as_long_as_the_other_gets_on(store, monkeypatch):
 
     monkeypatch.setattr(leases.time, "sleep", sleep)
     monkeypatch.setattr(worker, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(worker, "MOST_POLL_SECONDS", 0.5)  # otherwise ever longer
     mask = calibrate(labels, RULE, name="m")
     keeper.close()
     assert mask.is_complete
@@ -77,11 +78,11 @@ class _Leases:
     """A catalogue as far as waiting looks at it."""
 
     def __init__(self):
-        self.held = []
+        self.leases_of_all = []
         self.leases = self
 
-    def live(self, group):
-        return self.held
+    def held(self, group):
+        return self.leases_of_all
 
     def now(self):
         return 0.0
@@ -97,7 +98,7 @@ def test_a_renewed_lease_is_a_sign_of_life_and_one_of_another_block_is_not(monke
 
     def wait(renewed, other_renewed):
         for turn in range(20):
-            catalogue.held = [
+            catalogue.leases_of_all = [
                 replace(mine, expires=float(turn // 3) if renewed else 0.0),
                 replace(other, expires=float(turn) if other_renewed else 0.0),
             ]

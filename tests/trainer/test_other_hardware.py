@@ -251,3 +251,29 @@ def test_every_rank_makes_its_gpu_the_current_one(monkeypatch):
     assert current == [torch.device("cuda:3")]
     choose_device("cuda:1")  # one process: the caller's current device is the caller's
     assert len(current) == 1
+
+
+def test_images_are_decoded_on_the_device(data, tmp_path):
+    """Here that is the CPU, with the device's code."""
+    notes = []
+    there = config(data, tmp_path / "run", decode_device="device")
+    run = trainer.run(there, note=notes.append)
+    assert any("1 of 6 images looked at are decoded by the CPU" in note for note in notes)
+    assert "decoded by the CPU" in (tmp_path / "run" / "log.txt").read_text()
+    assert run.train_loss == pytest.approx(trainer.run(config(data)).train_loss, rel=0.05)
+    again = dataclasses.replace(there, resume=True, epochs=4, decode_device="cpu")
+    with pytest.raises(ConflictError, match="`may_differ=decode_device`"):
+        trainer.run(again)
+    trainer.run(dataclasses.replace(again, may_differ=("decode_device",)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rand_augment": 9.0}, "run on the CPU"),
+        ({"interpolation": "lanczos"}, "resizes by bilinear or bicubic alone"),
+    ],
+)
+def test_what_cannot_be_made_on_the_device_is_refused(data, tmp_path, changes, words):
+    with pytest.raises(UsageError, match=words):
+        trainer.run(config(data, tmp_path / "run", decode_device="device", **changes))

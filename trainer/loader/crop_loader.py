@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from labelstore.cropping.device_decoding import DeviceDecoding
 from labelstore.devices import copy_event, moved
 from labelstore.errors import UsageError
 from labelstore.images import ImageSource
@@ -132,20 +133,31 @@ class CropLoader:
         world_size: int = 1,
         pin_memory: bool = False,
         augment: Augment | None = None,
+        decoding: DeviceDecoding | None = None,
     ) -> None:
         """`data` is the folder that the image keys are relative to; B = `batch_size` counts all ranks.
 
         `workers` threads fill at most `prefetch` batches ahead; `augment` changes an image's crops in place.
-        UsageError for a batch size that is not a multiple of m x world size, for any m of the schedule.
+        With `decoding` images are decoded and cropped on its device, and batches lie there. UsageError where crops are
+        augmented or mixed, which the CPU does, and for a batch size that is not a multiple of m x world size, for any m
+        of the schedule.
         """
         if workers < 1 or prefetch < 1 or input_size < 1 or not 0 <= rank < world_size:
             raise UsageError(
                 f"workers={workers}, prefetch={prefetch}, input_size={input_size}, rank={rank} of {world_size}: "
                 "give at least 1 of the first three, and a rank below the world size"
             )
+        shown = [source.of_pass(number) for number in range(source.schedule.num_passes)]
+        changed = any(each.partners or each.augmentation for each in shown)
+        if decoding is not None and (augment or changed):
+            raise UsageError(
+                "`decode_device=device` with augmentation, or with crops that were augmented or mixed for the "
+                "teacher: these run on the CPU, use `decode_device=cpu`"
+            )
         self.source, self.seed = source, check_seed(seed)
         self._path_of = path_by_key(data, source.table.keys[0])
         self.input_size, self.interpolation = input_size, interpolation
+        self._decoding = decoding
         self.workers, self.prefetch, self.rank = workers, prefetch, rank
         self.deal = Deal(
             schedule=source.schedule,
@@ -170,6 +182,7 @@ class CropLoader:
             interpolation=self.interpolation,
             partners=source.partners,
             augmentation=source.augmentation,
+            decoding=self._decoding,
         )
 
     def batches(self, pass_index: int, start_step: int = 0) -> CropBatches:
@@ -191,12 +204,14 @@ class CropLoader:
             buffers, self._buffers = self._buffers, []
             return buffers
         crops = -(-self.deal.batch_size // self.deal.world_size)
+        decoding = self._decoding
         return [
             torch.empty(
                 (crops, 3, self.input_size, self.input_size),
                 dtype=torch.uint8,
                 memory_format=torch.channels_last,
-                pin_memory=self._pin_memory,
+                pin_memory=self._pin_memory and decoding is None,
+                device=None if decoding is None else decoding.device,
             )
             for _ in range(self.prefetch + 1)
         ]

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labelstore.cropping.crop_augmentation import PlannedAugmentation
-from labelstore.cropping.replay import replay_many
+from labelstore.cropping.device_decoding import DeviceDecoding
+from labelstore.cropping.device_pixels import crops_on_device
+from labelstore.cropping.replay import decode, replay_many
 from labelstore.images import ImageFile
 from trainer.loader.image_files import load_image, named_errors
 from trainer.loader.planes import Records
@@ -30,6 +32,8 @@ class CropPixels:
     """What crops were mixed with; None where they were not."""
     augmentation: PlannedAugmentation | None = None
     """What the plan does to the pixels of its crops; None for nothing."""
+    decoding: DeviceDecoding | None = None
+    """Decodes on the device, where crops are made too; None for the CPU, which the two above need."""
 
     def write(self, key: str, size: NDArray[np.int64], records: Records, out: Tensor) -> None:
         """Crops of the image `key` of `size` (height, width) by their records (m,) into `out`, uint8 (m, 3, S, S).
@@ -37,8 +41,11 @@ class CropPixels:
         Errors name the image.
         """
         with named_errors(key):
-            image = load_image(self.path_of(key), key, size)
+            image = load_image(self.path_of(key), key, size, self.decoding or decode)
             boxes, flips = records["box"], records["flip"]
+            if self.decoding is not None:
+                crops_on_device(image, boxes, flips, self.interpolation, out)
+                return
             operations = None
             if self.augmentation is not None:
                 operations = self.augmentation.operations(key, records["crop"])

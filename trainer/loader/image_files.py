@@ -15,8 +15,13 @@ from labelstore.errors import LabelStoreError, RejectedInput, StorageError
 from labelstore.images import ImageFile, ImageSource, file_finder
 
 
-def load_image(path: ImageFile, key: str, size: NDArray[np.int64]) -> Tensor:
-    """Pixels (3, H, W) of one image; RejectedInput if it is not of the size that its crops were cut for."""
+def load_image(
+    path: ImageFile,
+    key: str,
+    size: NDArray[np.int64],
+    decode: Callable[[bytes, str], Tensor] = decode,
+) -> Tensor:
+    """Pixels (3, H, W) of one image, as `decode` makes them; RejectedInput if its crops were cut for another size."""
     image = decode(path.read_bytes(), key)
     height, width = size.tolist()
     if min(height, width) > 0 and image.shape[1:] != (height, width):
