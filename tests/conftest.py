@@ -5,14 +5,14 @@ import signal
 from collections import defaultdict
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # before the first import of torch or NumPy: test processes run side by side on few cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # time depends on the machine, so no test fails for being slow
-settings.register_profile("labelstore", deadline=None)
+settings.register_profile("labelstore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("labelstore")
 
 

@@ -118,7 +118,7 @@ def start(code, *arguments):
 
 
 def printed_numbers(workers):
-    out, err = workers.communicate(timeout=120)
+    out, err = workers.communicate(timeout=600)
     assert (workers.returncode, err) == (0, "")
     return [int(line) for line in out.split("\n") if line.isdigit()]
 

@@ -240,7 +240,7 @@ def test_signals_clean_up_first(tmp_path: Path, sent):
         "def act() -> None:\n"
         "    try:\n"
         "        print('ready', flush=True)\n"
-        "        time.sleep(60)\n"
+        "        time.sleep(600)\n"
         "    finally:\n"
         "        print('cleaned up', flush=True)\n"
         "sys.modules['cli.commands.act'] = types.SimpleNamespace(act=act)\n"
@@ -258,7 +258,7 @@ def test_signals_clean_up_first(tmp_path: Path, sent):
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(sent)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=300)
     assert out == "cleaned up\n"
     assert process.returncode == 128 + sent
     assert err == f"prog: {'interrupted' if sent == signal.SIGINT else 'terminated'}\n"

@@ -24,7 +24,7 @@ def program(*words, **options):
         [*options.pop("before", ()), sys.executable, "-m", *words],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
-        timeout=120,
+        timeout=600,
         check=False,
         **options,
     )

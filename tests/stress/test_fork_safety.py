@@ -11,7 +11,7 @@ from tests.stress.workers import soft_labels
 from trainer import CropDataset
 from trainer.loader.dataset import collate_crops
 
-NUM_IMAGES, NUM_CROPS, TIMEOUT = 24, 4, 120
+NUM_IMAGES, NUM_CROPS, TIMEOUT = 24, 4, 600
 READS = {"fork": 200, "forkserver": 100, "spawn": 100}
 
 

@@ -99,7 +99,7 @@ def out(data, tmp_path_factory) -> Path:
         for rank in ("0", "1")
     ]
     try:
-        codes = [process.wait(timeout=300) for process in processes]
+        codes = [process.wait(timeout=1200) for process in processes]
     finally:
         for process in processes:
             process.kill()
