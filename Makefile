@@ -4,7 +4,7 @@ USE := .venv/installed
 DEV := .venv/installed-dev
 UV := $(shell command -v uv)
 
-.PHONY: install demo papers bench compare test stress lint format clean tour constraints test-slow test-all docs
+.PHONY: install constraints pinned tour demo papers bench compare test test-slow test-all stress lint format docs clean
 
 # what the programs and the demo need; `make test` and the like add the tools. The versions are those of constraints.txt,
 # which were tested together. One command installs all, so that torch and torchvision are chosen together
@@ -36,23 +36,17 @@ constraints:
 	$(MAKE) pinned
 
 # constraints.txt from .venv as it is
-.PHONY: pinned
 pinned:
 	$(BIN)/python -m pip list --format freeze --exclude-editable > .venv/versions.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade \
 		--constraint .venv/versions.txt --output-file constraints.txt pyproject.toml
 
-# temporary files lie in memory where there is room for them: a commit waits for the disk a dozen times, and what the
-# disk promises is tested by the order of system calls and a model of power loss, not by waiting for it
-TEST_FILES := $(shell test -w /dev/shm && test "$$(df -Pk /dev/shm | awk 'END {print $$4}')" -gt 6000000 && echo TMPDIR=/dev/shm)
-PYTEST = $(TEST_FILES) $(BIN)/python -m pytest
-
 # minutes; every law by a sample at least. `make test-slow` is the rest
 test: $(DEV)
-	$(PYTEST) --numprocesses 2 -m 'not slow'
+	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
 
 test-slow: $(DEV)
-	$(PYTEST) --numprocesses 2 -m slow
+	$(BIN)/python -m pytest --numprocesses 2 -m slow
 
 test-all: test test-slow
 
@@ -74,6 +68,10 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# warnings are errors: links and anchors that lead nowhere, pages that the nav lacks
+docs: $(DEV)
+	$(BIN)/mkdocs build --strict
+
 # labels, statistics, pictures and a page of real photographs by a real ImageNet teacher: make tour IMAGES=my/photographs
 tour: install
 	$(BIN)/python -m benchmarks.tour $(if $(IMAGES),--images '$(IMAGES)')
@@ -93,8 +91,7 @@ bench: $(DEV)
 	$(BIN)/python -m benchmarks.generation --output benchmarks/reports
 
 # this store beside other layouts of the same labels: hours of writing and reading, all of it on this machine
-compare: install
-	$(BIN)/python -m pip install --quiet --editable '.[compare]'
+compare: $(DEV)
 	$(BIN)/python -m benchmarks.compare --report $(COMPARE_ARGS)
 
 clean:

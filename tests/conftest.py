@@ -64,12 +64,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def new_store(tmp_path):
     """new_store(labels (N, M, C), codec, **options of filled_store): a store, closed afterwards."""
-    from labelstore.testing.filled_store import filled_store
+    from tests.kept_stores import kept_store
 
     opened = []
 
     def make(labels, codec, **options):
-        opened.append(filled_store(tmp_path / f"{len(opened)}.labels", labels, codec, **options))
+        opened.append(kept_store(tmp_path / f"{len(opened)}.labels", labels, codec, **options))
         return opened[-1]
 
     yield make

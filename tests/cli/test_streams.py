@@ -41,6 +41,7 @@ def test_a_reader_that_went_away_is_141_also_for_tables():
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_a_closed_stream_is_no_internal_error(tmp_path, closed):
     words = ("cli.labelstore_app", "demo-images", str(tmp_path / "d"), "--teacher", "10")

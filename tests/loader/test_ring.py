@@ -23,6 +23,7 @@ def no_thread_is_left():
     assert not our_threads()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("workers", [1, 2, 7])
 @pytest.mark.parametrize("depth", [1, 3])
 def test_every_item_of_every_batch_is_filled(workers, depth):

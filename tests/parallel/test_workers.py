@@ -98,6 +98,7 @@ def test_results_come_in_the_order_of_the_items(workers):
     assert list(workers(math.floor, [1.5, 2.5])) == [1, 2]
 
 
+@pytest.mark.sample(1)
 def test_an_error_is_raised_as_it_was(workers, store_path):
     with pytest.raises(ValueError, match="math domain error"):
         list(workers(math.sqrt, [1, -1]))

@@ -138,6 +138,7 @@ POINTS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_leaves_ledger_and_disk_equal(store, point):
     child = os.fork()

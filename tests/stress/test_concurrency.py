@@ -28,6 +28,7 @@ def opened(path, clock) -> Store:
         return Store(path, catalogue, store.arrays)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("when", ["before the other's commit", "after it"])
 def test_a_zombie_changes_nothing(empty, scale, matrix, when):
     """R11."""

@@ -67,6 +67,7 @@ def test_another_process_is_named(holder, tmp_path):
         FolderLock(tmp_path, "a run")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_process_that_ended_leaves_the_folder_free_at_once(holder, tmp_path, number):
     told = []
