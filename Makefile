@@ -1,37 +1,76 @@
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/installed
+USE := .venv/installed
+DEV := .venv/installed-dev
+UV := $(shell command -v uv)
 
-.PHONY: install demo papers bench compare test stress lint format clean tour
+.PHONY: install constraints pinned tour demo papers bench compare test test-slow test-all stress lint format docs clean
 
-install: $(STAMP)
+# what the programs and the demo need; `make test` and the like add the tools. The versions are those of constraints.txt,
+# which were tested together. One command installs all, so that torch and torchvision are chosen together
+install: $(USE)
 
-# one pip command, so that torch and torchvision are chosen together and fit each other
-$(STAMP): pyproject.toml
+ifdef UV
+VENV = $(UV) venv --quiet --seed --python $(PYTHON) .venv
+INSTALL = $(UV) pip install --python $(BIN)/python --constraint constraints.txt --editable
+else
+VENV = $(PYTHON) -m venv .venv
+INSTALL = $(BIN)/python -m pip install --constraint constraints.txt --editable
+endif
+
+$(USE): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(VENV)
+	$(INSTALL) '.[demo]'
+	touch $@
+
+$(DEV): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(VENV)
+	$(INSTALL) '.[dev]'
+	touch $(USE) $@
+
+# newer versions: all of .venv is brought up to date and written down, for other systems and Pythons by uv, which
+# keeps what .venv has wherever it runs there. `make test-all` says whether to commit them
+constraints:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --editable '.[dev]'
-	touch $(STAMP)
+	$(BIN)/python -m pip install --upgrade --upgrade-strategy eager --editable '.[dev,wandb]'
+	$(MAKE) pinned
 
-test: install
-	$(BIN)/python -m pytest --numprocesses 2
+# constraints.txt from .venv as it is
+pinned:
+	$(BIN)/python -m pip list --format freeze --exclude-editable > .venv/versions.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade \
+		--constraint .venv/versions.txt --output-file constraints.txt pyproject.toml
+
+# minutes; every law by a sample at least. `make test-slow` is the rest
+test: $(DEV)
+	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
+
+test-slow: $(DEV)
+	$(BIN)/python -m pytest --numprocesses 2 -m slow
+
+test-all: test test-slow
 
 # the whole matrix of kills, refused system calls and damaged files; `make test` runs a sample of it
 STRESS_SCALE ?= 20
 MATRIX ?= matrix.jsonl
 
-stress: install
+stress: $(DEV)
 	rm -f $(MATRIX)
 	$(BIN)/python -m pytest tests/stress --stress-scale=$(STRESS_SCALE) --matrix-report=$(MATRIX); \
 	status=$$?; $(BIN)/python -m benchmarks.reliability $(MATRIX) && exit $$status
 
-lint: install
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install
+format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# warnings are errors: links and anchors that lead nowhere, pages that the nav lacks
+docs: $(DEV)
+	$(BIN)/mkdocs build --strict
 
 # labels, statistics, pictures and a page of real photographs by a real ImageNet teacher: make tour IMAGES=my/photographs
 tour: install
@@ -47,14 +86,13 @@ papers: install
 	$(BIN)/python -m benchmarks.papers.real --folder papers/real $(REAL_ARGS)
 
 # what was promised, as ratios taken in one run; the store at ImageNet's size (40 minutes) is benchmarks.imagenet_scale
-bench: install
+bench: $(DEV)
 	$(BIN)/python -m benchmarks.loader --output benchmarks/reports
 	$(BIN)/python -m benchmarks.generation --output benchmarks/reports
 
 # this store beside other layouts of the same labels: hours of writing and reading, all of it on this machine
-compare: install
-	$(BIN)/python -m pip install --quiet --editable '.[compare]'
+compare: $(DEV)
 	$(BIN)/python -m benchmarks.compare --report $(COMPARE_ARGS)
 
 clean:
-	rm -rf demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf demo site .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

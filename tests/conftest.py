@@ -2,16 +2,17 @@
 
 import os
 import signal
+from collections import defaultdict
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # before the first import of torch or NumPy: test processes run side by side on few cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # time depends on the machine, so no test fails for being slow
-settings.register_profile("labelstore", deadline=None)
+settings.register_profile("labelstore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("labelstore")
 
 
@@ -20,7 +21,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_what_is_beyond_the_samples(items)
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
     if gpu_tests:
         import torch
@@ -28,6 +31,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in gpu_tests:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def mark_what_is_beyond_the_samples(items: list[pytest.Item]) -> None:
+    """Cases of a test marked `sample(n)`: n of them, from the first to the last at equal distances, are not slow."""
+    cases = defaultdict(list)
+    for item in items:
+        if sample := item.get_closest_marker("sample"):
+            cases[item.nodeid.partition("[")[0], sample.args[0]].append(item)
+    for (_, size), of_one_test in cases.items():
+        step = max(1.0, (len(of_one_test) - 1) / max(1, size - 1))
+        kept = {round(step * number) for number in range(size)}
+        for number, item in enumerate(of_one_test):
+            if number not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,12 +64,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def new_store(tmp_path):
     """new_store(labels (N, M, C), codec, **options of filled_store): a store, closed afterwards."""
-    from labelstore.testing.filled_store import filled_store
+    from tests.kept_stores import kept_store
 
     opened = []
 
     def make(labels, codec, **options):
-        opened.append(filled_store(tmp_path / f"{len(opened)}.labels", labels, codec, **options))
+        opened.append(kept_store(tmp_path / f"{len(opened)}.labels", labels, codec, **options))
         return opened[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: its rooms are the layers of pyproject.toml, and every walk follows imports."""
+"""docs/explanation/architecture.md is true: its rooms are the layers of pyproject.toml, and every walk follows imports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "architecture.md").read_text()
+PAGE = (ROOT / "docs/explanation/architecture.md").read_text()
 WALKS = re.findall(r"^    (\S+\.py) +-> (\S+\.py) ", PAGE, re.MULTILINE)
 
 

@@ -1,6 +1,6 @@
 """Labels out: a label set, or a part of it, as the files that other code reads. The target appears when it is whole.
 
-Each format writes one image block after the other; what it loses is said where the format is (docs/formats).
+Each format writes one image block after the other; what it loses is said where the format is (docs/reference/formats).
 """
 
 from __future__ import annotations

@@ -446,7 +446,7 @@ class ArrayBackendTests:
         context = multiprocessing.get_context(start)
         with context.Pool(2) as pool:
             jobs = [pool.apply_async(_read_in_child, (arrays, shard, expected)) for _ in range(20)]
-            assert all(job.get(timeout=60) for job in jobs)
+            assert all(job.get(timeout=600) for job in jobs)
 
     def test_a_copied_store_reads_the_same(
         self, arrays: ArrayBackend, shard: list[ShardFile], tmp_path: Path

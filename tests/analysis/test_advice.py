@@ -20,6 +20,7 @@ from tests.analysis.conftest import soft_labels
 GRID = {"low": (0.0, 0.3, 0.4), "middle": (0.3, 0.5), "top": (0.6, 0.9, 1.0)}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("criterion", ["max_probability", "ground_truth_probability"])
 def test_counts_are_calibrations(make_store, criterion):
     sharp = soft_labels()

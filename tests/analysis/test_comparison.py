@@ -9,8 +9,8 @@ import pytest
 
 from cli import errors, labelstore_app
 from labelstore.codecs import Full, MarginalSmoothing
-from labelstore.testing.filled_store import filled_store
 from tests.analysis.conftest import soft_labels
+from tests.kept_stores import kept_store
 
 CODECS = {
     "ms": (MarginalSmoothing(k=5, dtype="float32"), ["--compression", "ms", "--k", "2"]),
@@ -29,11 +29,12 @@ def run(capsys):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CODECS)
 def test_three_commands_say_one_distance(run, tmp_path, case):
     codec, variant = CODECS[case]
     path = tmp_path / "s.labels"
-    filled_store(path, soft_labels(), codec, images_per_shard=10, bad={3}).close()
+    kept_store(path, soft_labels(), codec, images_per_shard=10, bad={3}).close()
     lost = run("variants", path, *variant, "--name", "cheap", "--json")["kl"]
     pairs = run("stats", path, "--disagreement", "--json")["disagreement"]["pairs"]
     (pair,) = pairs
@@ -58,7 +59,7 @@ def test_the_distance_is_the_definition(run, tmp_path):
     import labelstore
 
     path = tmp_path / "s.labels"
-    filled_store(path, soft_labels(), CODECS["ms"][0], images_per_shard=10, bad={3}).close()
+    kept_store(path, soft_labels(), CODECS["ms"][0], images_per_shard=10, bad={3}).close()
     run("variants", path, "--compression", "ms", "--k", "1", "--name", "cheap", "--json")
     with labelstore.open(path, readonly=True) as store:
         rows = np.flatnonzero(store.label_set("teacher").present)

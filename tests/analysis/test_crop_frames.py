@@ -28,6 +28,7 @@ def assert_same(found, expected):
             assert found[name].tolist() == expected[name].tolist(), name
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("codec", "stored"),
     [

@@ -38,6 +38,7 @@ def several(tmp_path_factory):
     store.close()
 
 
+@pytest.mark.slow
 def test_distances_are_the_mean_cross_entropies(several):
     found = compare([several.label_set(name) for name in CODECS], ground_truth=True)
     labels = several.label_set("ms")

@@ -22,6 +22,7 @@ INDEXES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["zarr", "hdf5"])
 def test_arrays_are_the_labels(make_store, backend):
     codec = MarginalSmoothing(k=5, dtype="float32", class_ids="table")

@@ -52,6 +52,7 @@ def test_a_rule_and_its_record_are_one(make_store):
     assert not RegionQuery(discard="flip").calibrates
 
 
+@pytest.mark.slow
 def test_slabs_make_no_difference(make_store, monkeypatch):
     labels = make_store(soft_labels()).label_set()
     whole = codes_of(labelstore.calibrate(labels, SMALL, name="whole"))

@@ -80,6 +80,7 @@ def test_a_table_may_be_scanned_twice(store, table):
     assert labelstore.sql(store, nested).n.tolist() == [above]
 
 
+@pytest.mark.slow
 def test_catalogue_tables_hold_the_catalogue(store):
     images = labelstore.sql(store, "select * from images order by image")
     assert images.key.tolist() == store.images()["key"].tolist()
@@ -91,6 +92,7 @@ def test_catalogue_tables_hold_the_catalogue(store):
         labelstore.sql(store, f"select * from {name} limit 1")
 
 
+@pytest.mark.slow
 def test_every_label_set_has_a_view_and_masks_a_column(make_store):
     store = make_store(soft_labels())
     add_label_set(store, MarginalSmoothing(k=5, dtype="float32"), 7, name="b-2.x")
@@ -158,6 +160,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.sample(21)
 @pytest.mark.parametrize("query", HOSTILE, ids=lambda query: query[:40])
 def test_nothing_but_one_select_is_possible(store, query, tmp_path, monkeypatch):
     import pandas as pd

@@ -64,6 +64,7 @@ def everything(url):
         )
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path, shard_row):
     whole = tmp_path / "whole.db"
     fill(f"sqlite:///{whole}", shard_row)

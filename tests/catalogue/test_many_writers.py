@@ -118,7 +118,7 @@ def start(code, *arguments):
 
 
 def printed_numbers(workers):
-    out, err = workers.communicate(timeout=120)
+    out, err = workers.communicate(timeout=600)
     assert (workers.returncode, err) == (0, "")
     return [int(line) for line in out.split("\n") if line.isdigit()]
 
@@ -157,6 +157,7 @@ def check(url, folder, blocks):
         assert facts[row.block].digest == content.ljust(16)[:16]
 
 
+@pytest.mark.slow
 def test_eight_writers_lose_nothing_and_do_nothing_twice(url, store):
     blocks = 40
     folder = store(blocks)
@@ -165,6 +166,7 @@ def test_eight_writers_lose_nothing_and_do_nothing_twice(url, store):
     check(url, folder, blocks)
 
 
+@pytest.mark.slow
 def test_writers_that_outsleep_their_leases_or_are_killed_harm_nothing(url, store):
     blocks = 20
     folder = store(blocks)
@@ -177,6 +179,7 @@ def test_writers_that_outsleep_their_leases_or_are_killed_harm_nothing(url, stor
     check(url, folder, blocks)
 
 
+@pytest.mark.sample(1)
 def test_no_fencing_number_is_given_twice(url):
     Catalogue.create(url, uuid="u").close()
     fences = printed_numbers(start(COUNTER, url, names(4)))

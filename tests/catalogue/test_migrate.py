@@ -140,6 +140,7 @@ def labels_of(path):
         return np.concatenate([labels.dense(block) for block in labels.blocks])
 
 
+@pytest.mark.slow
 def test_an_older_store_is_read_and_refuses_writes(older, original):
     before = (older / "catalogue.db").read_bytes()
     np.testing.assert_array_equal(labels_of(older), labels_of_original(original))
@@ -186,6 +187,7 @@ def test_migrate_brings_it_up_to_date_once(older, original):
     assert (older / "catalogue.db").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["before", "after", "write_digests", "verify_tables", "metadata"])
 def test_killed_it_is_the_old_store_or_the_new_one(older, original, scripts, at):
     killed = subprocess.run(
@@ -248,6 +250,7 @@ def test_a_newer_or_unknown_revision_is_refused(older):
                 what(older)
 
 
+@pytest.mark.slow
 def test_on_a_server(postgresql_url, scripts):
     with pytest.MonkeyPatch.context() as patch:
         for module in ("migrating", "catalogue"):
@@ -264,6 +267,7 @@ def test_on_a_server(postgresql_url, scripts):
         assert catalogue.label_sets.all() == ()
 
 
+@pytest.mark.slow
 def test_the_command(older, capsys):
     def run(*arguments):
         code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])

@@ -36,7 +36,7 @@ class AskingServer:
     def __init__(self, method):
         self.method, self.given = method, b""
         self.socket = socket.create_server(("127.0.0.1", 0))
-        self.socket.settimeout(10)
+        self.socket.settimeout(300)
         self.port = self.socket.getsockname()[1]
         self.thread = threading.Thread(target=self._serve)
         self.thread.start()

@@ -29,6 +29,7 @@ from labelstore.errors import (
 )
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(exclude_characters="\0/", codec="utf-8"), min_size=1, max_size=40))
 def test_a_path_is_not_url_text(name):
     path = Path("/folder") / name / "catalogue.db"

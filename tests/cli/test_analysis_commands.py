@@ -16,8 +16,8 @@ from cli import errors, labelstore_app
 from labelstore.analysis.advice import advise
 from labelstore.analysis.scatter import scatter
 from labelstore.codecs import Hard, MarginalSmoothing
-from labelstore.testing.filled_store import filled_store
 from tests.analysis.conftest import soft_labels
+from tests.kept_stores import kept_store
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def path(tmp_path_factory):
     """24 images x 12 crops, image 3 left out; a mask is added by one of the tests."""
     path = tmp_path_factory.mktemp("commands") / "a.labels"
     codec = MarginalSmoothing(k=5, dtype="float32")
-    filled_store(path, soft_labels(), codec, images_per_shard=10, bad={3}).close()
+    kept_store(path, soft_labels(), codec, images_per_shard=10, bad={3}).close()
     return path
 
 
@@ -44,6 +44,7 @@ def rows_of(out):
     return list(csv.DictReader(io.StringIO(out)))
 
 
+@pytest.mark.slow
 def test_crops_come_in_every_format(run, path, tmp_path):
     import pandas as pd
 
@@ -103,9 +104,10 @@ def test_sql_answers_and_refuses(run, path):
         assert (code, out, err.count("\n")) == (2, "", 1)
 
 
+@pytest.mark.slow
 def test_a_mask_by_conditions_is_made_shown_and_used(run, tmp_path):
     path = tmp_path / "b.labels"
-    filled_store(path, soft_labels(), MarginalSmoothing(k=5), images_per_shard=10).close()
+    kept_store(path, soft_labels(), MarginalSmoothing(k=5), images_per_shard=10).close()
     ask = ["mask", path, "--name", "small", "--discard", "area < 0.3 and max_probability < 0.6"]
     code, out, _ = run(*ask, "--dry-run", "--json")
     dry = json.loads(out)
@@ -131,7 +133,7 @@ def test_a_mask_by_conditions_is_made_shown_and_used(run, tmp_path):
 
 def test_a_written_mask_is_titled_as_one(run, tmp_path):
     path = tmp_path / "c.labels"
-    filled_store(path, soft_labels(), MarginalSmoothing(k=5), images_per_shard=10).close()
+    kept_store(path, soft_labels(), MarginalSmoothing(k=5), images_per_shard=10).close()
     assert "what each choice would do" in run("calibrate", path, "--dry-run")[1]
     code, out, _ = run("calibrate", path, "--low", "0.2", "--middle", "0.4", "--top", "0.9")
     assert code == 0
@@ -233,6 +235,7 @@ def test_quality_and_noise_list_rows(run, path):
     assert run("noise", path, "--confidence", "2")[0] == 2
 
 
+@pytest.mark.slow
 def test_stats_has_profiles_on_request(run, path, tmp_path):
     plain = json.loads(run("stats", path, "--json")[1])
     assert "profile" not in plain["label_sets"][0]
@@ -254,7 +257,7 @@ def test_stats_has_profiles_on_request(run, path, tmp_path):
 
 def test_names_with_markup_are_printed_as_they_are(run, tmp_path):
     path = tmp_path / "d.labels"
-    filled_store(
+    kept_store(
         path, soft_labels(images=7), MarginalSmoothing(k=5), name="a.b", images_per_shard=7
     ).close()
     hostile = "select '[red]x[/red]' as \"[bold]\", 'a|b' as p"
@@ -280,6 +283,7 @@ def test_rows_replace_no_folder_and_no_device(run, path, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_stats_compares_every_two_label_sets(run, path, tmp_path):
     from labelstore.analysis.comparison import compare, compare_all
 
@@ -306,6 +310,7 @@ def test_stats_compares_every_two_label_sets(run, path, tmp_path):
     assert run("stats", both, "--disagreement", "--sample", "0")[0] == 2
 
 
+@pytest.mark.slow
 def test_crops_of_several_label_sets_are_chosen(run, path, tmp_path):
     both = tmp_path / "b.labels"
     shutil.copytree(path, both)

@@ -105,6 +105,7 @@ def test_create_stops_in_time_and_goes_on_later(labelstore, tmp_path, photograph
     assert labelstore(*command)[0] == 0
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "arguments", [["info"], ["stats"], ["calibrate", "--dry-run"], ["calibrate"]]
 )

@@ -33,6 +33,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", REFUSED)
 @pytest.mark.parametrize("command", ["create", "add-teacher"])
 def test_what_a_command_refuses_its_dry_run_refuses(world, command, what, capsys):
@@ -56,6 +57,7 @@ def test_a_dry_run_on_a_store_that_exists_names_its_differences(world, capsys):
     assert run("labelstore", other) == 5
 
 
+@pytest.mark.slow
 def test_a_dry_run_that_says_yes_is_followed(world, capsys):
     for command in ("create", "add-teacher", "grow"):
         arguments = CASES["labelstore", command](world)

@@ -14,14 +14,14 @@ from labelstore.arrays.durable import STORE_MARKS
 from labelstore.errors import UsageError
 from labelstore.sharing.remotes import FolderRemote
 from labelstore.store.opening import ARRAY_FOLDERS, CATALOGUE_FILE, CATALOGUE_URL_FILE
-from labelstore.testing.filled_store import filled_store
+from tests.kept_stores import kept_store
 
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory):
     path = tmp_path_factory.mktemp("places") / "f.labels"
     probs = np.random.default_rng(0).dirichlet(np.full(3, 0.3), (4, 2)).astype(np.float32)
-    store = filled_store(path, probs, MarginalSmoothing(k=2), images_per_shard=4)
+    store = kept_store(path, probs, MarginalSmoothing(k=2), images_per_shard=4)
     labelstore.freeze(store)
     store.close()
     return path
@@ -41,6 +41,7 @@ def test_marks_of_a_store_are_the_names_that_stores_have():
     assert names == STORE_MARKS
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "command",
     [
@@ -86,6 +87,7 @@ MAKES_A_STORE = {
 }
 
 
+@pytest.mark.sample(17)
 @pytest.mark.parametrize("dry_run", [False, True], ids=["", "dry-run"])
 @pytest.mark.parametrize("place", ["{store}/backup", "{store}/arrays.zarr/a/b", "{way}/x/../y"])
 @pytest.mark.parametrize("command", MAKES_A_STORE.values(), ids=MAKES_A_STORE)

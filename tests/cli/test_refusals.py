@@ -17,12 +17,12 @@ from labelstore.sharing import hub
 from labelstore.sharing.remotes import FolderRemote
 from labelstore.teachers.class_map import _from_file
 from labelstore.teachers.labeller import check_temperature
-from labelstore.testing.filled_store import filled_store
+from tests.kept_stores import kept_store
 
 
 def made(path, codec=None, **options):
     probs = np.random.default_rng(0).dirichlet(np.full(3, 0.3), (4, 2)).astype(np.float32)
-    return filled_store(path, probs, codec or MarginalSmoothing(k=2), images_per_shard=2, **options)
+    return kept_store(path, probs, codec or MarginalSmoothing(k=2), images_per_shard=2, **options)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,7 @@ def test_what_is_advised_can_be_done(run, tmp_path):
     assert (code, "--k 2`" in message) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_merge_that_goes_on_keeps_its_layout(run, tmp_path):
     for name in "ab":
         made(tmp_path / name).close()

@@ -24,7 +24,7 @@ def program(*words, **options):
         [*options.pop("before", ()), sys.executable, "-m", *words],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
-        timeout=120,
+        timeout=600,
         check=False,
         **options,
     )
@@ -41,6 +41,7 @@ def test_a_reader_that_went_away_is_141_also_for_tables():
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_a_closed_stream_is_no_internal_error(tmp_path, closed):
     words = ("cli.labelstore_app", "demo-images", str(tmp_path / "d"), "--teacher", "10")

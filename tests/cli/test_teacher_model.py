@@ -15,6 +15,7 @@ def given(tmp_path_factory):
     return make_given(folder)
 
 
+@pytest.mark.slow
 def test_add_teacher_and_grow_know_the_network_of_a_recorded_checkpoint(given, tmp_path, capsys):
     world = World(tmp_path, given)
     teacher = ["--teacher", given / "weights.safetensors"]

@@ -66,6 +66,7 @@ def commands() -> dict[str, dict[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_no_error_of_the_library_names_a_flag():
     found = messages()
     assert len(found) > 1000

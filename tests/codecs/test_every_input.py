@@ -67,6 +67,7 @@ def kept_labels(draw):
     return TopK(class_ids=kept.class_ids, probs=probs, tail=tail), num_classes
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=150, deadline=None)
 @given(labels=kept_labels())

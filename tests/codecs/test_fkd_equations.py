@@ -112,6 +112,7 @@ def test_full_keeps_every_probability(probs, temperature):
     np.testing.assert_allclose(recovered, expected, atol=2e-6)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(probs=dense_labels(), data=st.data())
 def test_every_recovered_label_is_a_distribution(dtype, probs, data):
@@ -133,6 +134,7 @@ def exact(codec, probs):
     return kept[..., 0] / kept.sum(-1) if codec.name == "mr" else kept[..., 0]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(probs=dense_labels(), data=st.data())
 def test_storing_again_what_was_recovered_changes_little(dtype, probs, data):
@@ -156,6 +158,7 @@ def test_the_first_class_leads_and_none_is_below_the_rest(dtype, probs, data):
     np.testing.assert_array_equal(labels.class_ids[..., 0], probs.argmax(-1))
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("num_classes", "k"),
@@ -184,6 +187,7 @@ def test_any_number_of_classes(num_classes, data):
     assert_distribution(round_trip(codec, probs))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_class_of_25_000_kept(dtype):
     probs = softmax(np.random.default_rng(1).normal(0, 1, (1, 1, 25_000)))

@@ -1,8 +1,9 @@
 """Every page of documentation runs: its Python, its commands with their output, its links.
 
 Blocks of a page run in order, in one namespace and one temporary folder. A page says with
-`<!-- given: demo teacher store -->` what that folder starts with (none of these where it says nothing):
-`demo/` has train/ and val/, `teacher/` is a run folder, `demo.labels` a store of 40 images x 8 crops.
+`<!-- given: demo teacher store student -->` what that folder starts with (none of these where it says nothing):
+`demo/` has train/ and val/, `teacher/` is a run folder, `demo.labels` a store of 40 images x 8 crops, `student/` a run
+on it. They are made once. `make test` runs the pages that need none of them.
 
     ```python       executed; its asserts are the tests
     ```console      `$ command` lines, each followed by what it prints; `...` stands for anything. A command that
@@ -31,6 +32,7 @@ import typer
 from typer.main import get_command
 
 from cli import errors, labelstore_app, trainer_app
+from cli.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "labelstore/FORMAT.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -49,6 +51,12 @@ CREATE = (
     "labelstore create demo.labels --images demo/train --teacher teacher --num-crops 8 "
     "--images-per-shard 16"
 )
+STUDENT_RUN = (
+    "trainer run --data demo --store demo.labels --labels fkd --model resnet18 "
+    "--model-kwargs '{layers: [1, 1, 1, 1], channels: [8, 8, 8, 8], stem_width: 8}' --input-size 32 "
+    "--crops-per-image 4 --batch-size 40 --epochs 8 --output student"
+)
+GIVEN_BY = re.compile(r"<!-- given: ([\w ]+) -->")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +194,7 @@ def run_console(block: Block, shell: Shell) -> None:
 
 @pytest.fixture(scope="session")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set, a teacher that learnt it for two passes, and its labels."""
+    """A small data set, a teacher that learnt it for two passes, its labels, and a student of these."""
     folder = tmp_path_factory.mktemp("given")
     with contextlib.chdir(folder):
         shell = Shell()
@@ -194,23 +202,37 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "labelstore demo-images demo --teacher 60 --train 40 --val 20",
             f"{TEACHER_RUN} --device cpu --workers 1 --output teacher",
             f"{CREATE} --device cpu --workers 1",
+            f"{STUDENT_RUN} --device cpu --workers 1",
         ):
             printed = shell.run(command)
             assert shell.code == 0, printed
     return folder
 
 
-GIVEN = {"demo": "demo", "teacher": "teacher", "store": "demo.labels"}
+GIVEN = {"demo": "demo", "teacher": "teacher", "store": "demo.labels", "student": "student"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page_runs(page, given, tmp_path, monkeypatch, request):
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if GIVEN_BY.search(page.read_text()) else [])
+        for page in PAGES
+    ],
+    ids=page_name,
+)
+def test_page_runs(page, tmp_path, monkeypatch, request):
     text = page.read_text()
-    wanted = re.search(r"<!-- given: ([\w ]+) -->", text)
+    wanted = GIVEN_BY.search(text)
     for name in wanted[1].split() if wanted else ():
-        shutil.copytree(given / GIVEN[name], tmp_path / GIVEN[name])
+        made = request.getfixturevalue("given") / GIVEN[name]
+        shutil.copytree(made, tmp_path / GIVEN[name])
     monkeypatch.chdir(tmp_path)
+    # on a busy machine a command takes longer than the ten seconds after which a line says how far it is
+    monkeypatch.setitem(Progress.__init__.__kwdefaults__, "every", float("inf"))
     shell = Shell()
     # a real module: classes that a page defines must be picklable
     module = types.ModuleType(f"page_{page.stem}")
@@ -230,14 +252,14 @@ def test_page_runs(page, given, tmp_path, monkeypatch, request):
                 check_options(command.text)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_links_lead_somewhere(page):
     text = BLOCK.sub("", page.read_text())
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_pages_name_no_folder_of_the_writer(page):
     assert not re.search(r"/(?:home|root|work|Users|tmp)/\w", page.read_text())
 

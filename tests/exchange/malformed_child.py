@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 MEMORY, SECONDS = 1 << 30, 10
-WAITING = 60
+WAITING = 600
 """Seconds by the clock: a file may also make its reader wait."""
 
 

@@ -45,6 +45,7 @@ def there_and_back(made, tmp_path):
     return run
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["ms", "mr", "hard", "smoothing", "full"])
 def test_fkd_files_come_back_as_they_were(made, tmp_path, there_and_back, kind):
     source = foreign.write_fkd(made, tmp_path / "theirs", kind, k=5)
@@ -77,6 +78,7 @@ def test_maps_come_back_as_they_were(made, tmp_path, there_and_back, name, dtype
         assert torch.equal(again, theirs)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("mixing", [False, True])
 def test_ml_dr_files_come_back_as_they_were(made, tmp_path, there_and_back, mixing):
     source = foreign.write_ml_dr(made, tmp_path / "theirs", mixing=mixing)

@@ -116,6 +116,7 @@ def went_out(format_name, target, keys):
     return {stems[name]: len(torch.load(path)[1]) for name, path in files.items()}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("format_name", EXPORTS)
 def test_the_part_that_was_asked_for_goes_out(made, store, tmp_path, format_name):
     labels = labels_for(store, format_name)

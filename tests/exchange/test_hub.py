@@ -33,7 +33,7 @@ from labelstore.sharing import hub
 from labelstore.sharing.card import code
 from labelstore.sharing.remotes import FolderRemote, HubRemote, open_remote
 from labelstore.store.manifest import Manifest, ManifestFile, parse_manifest
-from labelstore.testing.filled_store import filled_store
+from tests.kept_stores import kept_store
 
 EVIL = "<img src=x onerror=alert(1)> [a](javascript:b) `c` ![d](http://e) | # f"
 
@@ -43,7 +43,7 @@ def soft_labels(seed: int) -> np.ndarray:
 
 
 def make(path, seed=0, *, frozen=True, **options):
-    store = filled_store(
+    store = kept_store(
         path, soft_labels(seed), MarginalSmoothing(k=2), images_per_shard=3, **options
     )
     if frozen:
@@ -88,6 +88,7 @@ def left_in(folder, *expected):
     return sorted(p.name for p in folder.iterdir()) == sorted(expected)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("backend", ["zarr", "hdf5"])
 def test_what_is_pulled_is_what_was_pushed(tmp_path, remote, backend):
     with make(tmp_path / "store", backend=backend) as store:
@@ -106,6 +107,7 @@ def test_what_is_pulled_is_what_was_pushed(tmp_path, remote, backend):
     assert left_in(tmp_path, "store", "remote", "pulled")
 
 
+@pytest.mark.slow
 def test_a_commit_stays_what_it_was(tmp_path, remote):
     with make(tmp_path / "store", frozen=False) as store:
         labelstore.freeze(store, tmp_path / "first")
@@ -310,7 +312,7 @@ def test_names_are_inert_in_a_card(text):
 
 
 def test_a_card_with_markup_in_its_names(tmp_path, remote):
-    with filled_store(tmp_path / "s", soft_labels(0), MarginalSmoothing(k=2)) as store:
+    with kept_store(tmp_path / "s", soft_labels(0), MarginalSmoothing(k=2)) as store:
         row = store.catalogue.teachers.all()[0]
         store.catalogue.teachers.add(
             TeacherRow(

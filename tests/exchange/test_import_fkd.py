@@ -154,6 +154,7 @@ def test_skip_bad_records_the_holes(made, copy, tmp_path, command):
     assert verify(store, "deep", workers=1).is_sound
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("what", ["image", "labels"])
 def test_a_disk_that_fails_leaves_no_hole(made, copy, tmp_path, command, monkeypatch, what):
     failing = made.root / made.keys[3] if what == "image" else file_of(copy, made, 3)

@@ -77,6 +77,7 @@ def expected(made, kind, k, num_classes=12):
 ZIP, LEGACY = {}, {"_use_new_zipfile_serialization": False}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("kind", "form"),
     [
@@ -124,6 +125,7 @@ def test_a_label_set_of_each_teacher_on_one_plan(made, tmp_path, store_of):
         np.testing.assert_array_equal(store.label_set("hard").boxes(range(8)), made.boxes)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("turned", [False, True])
 def test_label_maps_find_their_axis_order(made, tmp_path, store_of, turned, half):
@@ -180,6 +182,7 @@ def test_the_axis_order_of_maps_is_measured(tmp_path, turned):
     assert set(planned.source.facts["ground_truth_probability"]) == {"rows-first", "columns-first"}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("flavour", ["sre2l", "lpld"])
 @pytest.mark.parametrize("compression", ["logits", "ms", "full"])
 def test_batches(made, tmp_path, store_of, flavour, compression):
@@ -198,6 +201,7 @@ def test_batches(made, tmp_path, store_of, flavour, compression):
         np.testing.assert_array_equal(labels.flips(range(8)), made.flips)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 @pytest.mark.parametrize("flavour", ["sre2l", "lpqld"])
 def test_what_crops_were_mixed_with_is_kept(made, tmp_path, store_of, flavour, mix):
@@ -261,6 +265,7 @@ def test_an_order_with_one_permutation_per_epoch_is_found(made, tmp_path, store_
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("mixing", [False, True])
 def test_ml_dr(made, tmp_path, store_of, mixing):
     source = foreign.write_ml_dr(made, tmp_path / "dr", mixing=mixing)
@@ -336,6 +341,7 @@ def test_torchdistill(made, tmp_path, store_of):
         np.testing.assert_array_equal(store.label_set().boxes([2])[0, 0], [0, 0, *made.sizes[2]])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("fields", ["kept", "dense", "logits"])
 def test_npz(made, tmp_path, store_of, fields, compressed):

@@ -64,6 +64,7 @@ def run(tmp_path, source, images, **stated):
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("first", "then", "words"),
     [
@@ -91,6 +92,7 @@ def test_the_same_statements_and_defaults_that_are_said_go_on(tmp_path, images, 
     assert (report.already_committed, report.num_images) == (1, 2)
 
 
+@pytest.mark.slow
 def test_a_label_set_that_is_made_anew_meanwhile_gets_nothing(tmp_path, images, monkeypatch):
     source, call = labels_of(tmp_path / "first", 0), ImportedBlocks.arrays
 

@@ -281,6 +281,7 @@ def older_orders(count: int, epochs: int, seed: int) -> list[list[int]]:
     return [torch.randperm(count, generator=generator).tolist() for _ in range(epochs)]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("draws", ["two-permutations", "one-permutation"])
 @pytest.mark.parametrize(("sides", "classes"), [("many", 40), ("one", 6), ("one", 40)])

@@ -91,6 +91,7 @@ def from_folder(place, tmp_path_factory):
         yield store
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["list", "tar", "datasets"])
 def test_the_same_labels_whatever_they_lie_in(place, from_folder, tmp_path, kind):
     images = {
@@ -206,6 +207,7 @@ def run(app, *arguments: object) -> int:
     return errors.run(app.commands, name, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_on_the_command_line(place, tmp_path, capsys):
     images = f"{place / 'list.csv'}:{place / 'images'}"
     about = ("--teacher", place / "teacher", "--num-crops", 2, "--k", 2, "--images-per-shard", 8)

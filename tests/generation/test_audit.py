@@ -65,6 +65,7 @@ def spoilt(tmp_path_factory, photographs, run_folder):
     return path
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind[0]}-{kind[2]}")
 @pytest.mark.parametrize("stored_crops", [True])
 def test_what_the_teacher_said_is_what_it_says(
@@ -86,6 +87,7 @@ def test_what_the_teacher_said_is_what_it_says(
     assert report.rounding <= {"uint8": 0.011, "float16": 2**-11, "float32": 0, None: 0}[kind[2]]
 
 
+@pytest.mark.slow
 def test_crops_that_are_not_the_teachers_are_named(spoilt, photographs):
     with labelstore.open(spoilt) as store:
         report = audit(store, sample=10**6, **WORK)
@@ -104,6 +106,7 @@ def test_crops_that_are_not_the_teachers_are_named(spoilt, photographs):
         assert audit(store, sample=7, seed=3, **WORK).largest == few.largest
 
 
+@pytest.mark.slow
 def test_autocast_is_as_it_was(tmp_path, photographs, run_folder):
     codec = codec_from_options("ms", 2, "float32")
     with create(tmp_path / "s", photographs, run_folder, codec, autocast="bf16") as store:
@@ -147,6 +150,7 @@ def test_what_cannot_be_audited_is_refused(spoilt, tmp_path, photographs, run_fo
             audit(store, **WORK)
 
 
+@pytest.mark.slow
 def test_the_command(spoilt, capsys):
     def run(*arguments):
         words = ["audit", spoilt, "--device", "cpu", "--workers", "2", *arguments]

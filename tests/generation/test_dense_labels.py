@@ -136,6 +136,7 @@ def test_raw_outputs_are_the_teachers(made, teacher, photographs, tmp_path):
         assert variant.is_complete
 
 
+@pytest.mark.slow
 def test_everything_that_walks_a_store_takes_maps(store, teacher, photographs):
     labels = store.label_set("map")
     assert verify(store, "deep").problems == ()
@@ -325,6 +326,7 @@ def test_functions_that_give_no_network_are_refused(source, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_commands_make_and_show_them(photographs, tmp_path, capsys):
     run = write_teacher(tmp_path / "t")
 

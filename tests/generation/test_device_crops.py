@@ -28,9 +28,10 @@ def both(image, interpolation, size=SIZE, count=40):
     return (ours.int() - theirs.int()).abs()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_pixels_differ_as_little_as_stated(interpolation):
-    """Stated in docs/generating.md and device_crops.py; noise is the worst case."""
+    """Stated in docs/how-to/own-teacher.md and device_crops.py; noise is the worst case."""
     for picture in real_photographs()[:3]:
         image = torch.from_numpy(np.array(picture.resize((250, 190)))).permute(2, 0, 1).contiguous()
         difference = both(image, interpolation, count=16)
@@ -64,6 +65,7 @@ def test_what_a_device_cannot_do_is_refused():
         check_crop_device("moon", "bilinear")
 
 
+@pytest.mark.slow
 def test_labels_from_device_crops_are_close_and_recorded(tmp_path, photographs, run_folder):
     """`cuda` asks for crops on the teacher's device, whichever that is."""
     found = {}

@@ -85,6 +85,7 @@ def test_stored_labels_are_the_teachers(
     assert list(labels.crop_table("dog/6.jpg")["crop"]) == list(range(M))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("compression", ["full", "hard", "smoothing", "ms", "mr"])
 @pytest.mark.parametrize("stored_crops", [True, False])
 def test_every_codec_and_seeded_crops(
@@ -146,6 +147,7 @@ def test_max_time_stops_cleanly(tmp_path: Path, photographs: Path, run_folder: P
     assert create(tmp_path / "s", photographs, run_folder).num_crops > 0
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -166,6 +168,7 @@ def test_a_store_with_something_else_is_refused(
         create(tmp_path / "s", photographs, run_folder, **change)
 
 
+@pytest.mark.slow
 def test_another_teacher_under_the_same_name_is_refused(
     tmp_path: Path, photographs: Path, run_folder: Path
 ) -> None:
@@ -219,6 +222,7 @@ def test_nan_from_the_teacher_names_the_crop(
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_classes_that_do_not_match_need_a_map(tmp_path: Path, photographs: Path) -> None:
     teacher = write_teacher(tmp_path / "teacher", classes=("cat", "bird", "fish", "dog"))
     create(tmp_path / "by_name", photographs, teacher)
@@ -266,6 +270,7 @@ def test_names_and_temperatures_are_refused_before_anything_is_written(
     assert labelstore.open(tmp_path / "s").masks == ()
 
 
+@pytest.mark.slow
 def test_a_complete_store_with_a_missing_file_is_not_called_complete(
     tmp_path: Path, photographs: Path, run_folder: Path
 ) -> None:

@@ -45,6 +45,7 @@ def committed(store: Path) -> dict[tuple[str, int], bytes]:
         return {}
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_that_was_committed(tmp_path: Path, run_folder: Path) -> None:
     photographs = write_photographs(tmp_path / "photographs", per_class=20)
     store = tmp_path / "s"
@@ -77,6 +78,7 @@ def test_kill_9_loses_nothing_that_was_committed(tmp_path: Path, run_folder: Pat
     assert np.isfinite(whole).all()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path: Path, run_folder: Path) -> None:
     photographs = write_photographs(tmp_path / "photographs", per_class=20)
     store = tmp_path / "s"

@@ -124,6 +124,7 @@ def test_another_class_map_is_refused_and_other_versions_are_noted(store, five, 
     assert "-> 9.9" in said[0]
 
 
+@pytest.mark.slow
 def test_a_folder_that_moved_must_be_given(made, tmp_path, five):
     photographs = write_photographs(tmp_path / "photographs")
     store = label_images(
@@ -149,6 +150,7 @@ def run(*arguments):
     return errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
 
 
+@pytest.mark.slow
 def test_a_create_that_fails_at_once_leaves_no_store(tmp_path, run_folder, capsys):
     photographs = write_photographs(tmp_path / "photographs", per_class=2)
     first = photographs / "bird" / "0.jpg"

@@ -57,6 +57,7 @@ def check_classes(architecture):
         assert classes_of(architecture, {}, order) == CLASSES
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("architecture", OTHERS)
 def test_number_of_classes_does_not_depend_on_the_order_of_the_weights(architecture):
     check_classes(architecture)

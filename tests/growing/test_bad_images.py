@@ -56,6 +56,7 @@ def bad_of(path):
         return {k: why for k, why in zip(columns["key"], columns["bad"], strict=True) if why}
 
 
+@pytest.mark.slow
 def test_a_junk_file_is_replaced(create, folder, photographs, tmp_path):
     junk = folder / "dog" / "1.jpg"
     good = junk.read_bytes()
@@ -73,6 +74,7 @@ def test_a_junk_file_is_replaced(create, folder, photographs, tmp_path):
     assert create("--name", "again")[0] == 7
 
 
+@pytest.mark.slow
 def test_a_junk_file_is_removed(create, folder, tmp_path, run, teacher):
     junk = folder / "dog" / "1.jpg"
     junk.write_bytes(b"junk")
@@ -126,6 +128,7 @@ def test_a_wrong_folder_leaves_nothing_out(create, folder, photographs, tmp_path
     assert bad_of(tmp_path / "s") == {}
 
 
+@pytest.mark.slow
 def test_grow_takes_in_no_junk(create, folder, tmp_path, run, teacher):
     assert create()[0] == 0
     store = tmp_path / "s"

@@ -16,7 +16,7 @@ from labelstore.care.dropping import drop, what_drops
 from labelstore.codecs import Full, Hard, MarginalRenorm
 from labelstore.errors import ConflictError, UsageError
 from labelstore.labelling.deriving import derive
-from labelstore.testing.filled_store import filled_store
+from tests.kept_stores import kept_store
 
 RULE = RegionThresholds(low=0.2, middle=0.3, top=0.9)
 
@@ -27,7 +27,7 @@ def store(request, tmp_path):
     dense = np.exp(logits)
     dense = (dense / dense.sum(-1, keepdims=True)).astype(np.float32)
     options = {"images_per_shard": 8, "crops_per_shard": 3, "backend": request.param}
-    with filled_store(tmp_path / "s", dense, Full(), **options) as opened:
+    with kept_store(tmp_path / "s", dense, Full(), **options) as opened:
         derive(opened.label_set(), MarginalRenorm(k=3), name="mr")
         calibrate(opened.label_set("teacher"), RULE, name="ferkd")
         yield opened
@@ -45,6 +45,7 @@ def everything_named_is_there(store):
             assert store.arrays.verify(specs, place, row.files, "deep") == []
 
 
+@pytest.mark.sample(1)
 def test_a_dropped_label_set_leaves_nothing(store):
     before = {name for name in paths(store) if "labels/mr/" not in name}
     assert drop(store, "label-set", "mr").shards == 6
@@ -58,6 +59,7 @@ def test_a_dropped_label_set_leaves_nothing(store):
     assert max(row.fence for row in store.catalogue.ledger.shards("labels/mr")) > 1
 
 
+@pytest.mark.sample(1)
 def test_masks_and_plans(store):
     with pytest.raises(ConflictError, match="used by mr, teacher, ferkd"):
         drop(store, "plan", "plan")
@@ -70,6 +72,7 @@ def test_masks_and_plans(store):
     store.catalogue.verify_digests()
 
 
+@pytest.mark.sample(1)
 def test_a_label_set_that_masks_still_need_is_said(store):
     drop(store, "label-set", "mr")
     assert what_drops(store, "label-set", "teacher").notes == (
@@ -77,6 +80,7 @@ def test_a_label_set_that_masks_still_need_is_said(store):
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["label-set", "mask", "plan"])
 def test_unknown_names_are_refused(store, kind):
     for name in ("other", "..", "../../outside", ""):
@@ -86,6 +90,7 @@ def test_unknown_names_are_refused(store, kind):
         drop(store, "teacher", "teacher")
 
 
+@pytest.mark.sample(1)
 def test_a_label_set_that_is_being_written_is_left_alone(store):
     store.catalogue.label_sets.add(
         labelstore.store.store.LabelSetRow(
@@ -105,6 +110,7 @@ def test_a_label_set_that_is_being_written_is_left_alone(store):
     drop(store, "label-set", "new")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["catalogue", "metadata", "files", "trash"])
 def test_killed_on_the_way(store, monkeypatch, at):
     def killed(*_args, **_options):
@@ -130,6 +136,7 @@ def test_killed_on_the_way(store, monkeypatch, at):
         everything_named_is_there(again)
 
 
+@pytest.mark.slow
 def test_files_of_a_label_set_made_again_meanwhile_stay(store, monkeypatch):
     remove = dropping._remove_files
 
@@ -143,6 +150,7 @@ def test_files_of_a_label_set_made_again_meanwhile_stay(store, monkeypatch):
     everything_named_is_there(store)
 
 
+@pytest.mark.slow
 def test_the_command(store, capsys):
     def run(*arguments):
         code = errors.run(labelstore_app.commands, "labelstore", ["drop", *map(str, arguments)])

@@ -68,6 +68,7 @@ def everything(labels):
     return np.concatenate([labels.dense(block) for block in labels.blocks])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("stored_crops", [True, False])
 @pytest.mark.parametrize("backend", ["zarr", "hdf5"])
 def test_grown_is_as_if_made_so(tmp_path, photographs, teachers, stored_crops, backend):
@@ -108,6 +109,7 @@ def test_what_makes_no_sense_is_refused_and_nothing_written(tmp_path, photograph
     store.close()
 
 
+@pytest.mark.slow
 def test_what_generate_refuses_does_not_grow_the_plan(tmp_path, photographs, teachers):
     source = shutil.copytree(photographs, tmp_path / "photographs")
     store = create(tmp_path / "s", source, teachers[0], BEFORE)
@@ -149,6 +151,7 @@ def test_what_generate_refuses_does_not_grow_the_plan(tmp_path, photographs, tea
     store.close()
 
 
+@pytest.mark.slow
 def test_a_stopped_growth_goes_on_where_it_was(tmp_path, photographs, teachers):
     store = create(tmp_path / "s", photographs, teachers[0], BEFORE)
     about = {"teacher": str(teachers[0]), "images": photographs, **WORK}
@@ -168,6 +171,7 @@ def test_a_stopped_growth_goes_on_where_it_was(tmp_path, photographs, teachers):
     whole.close()
 
 
+@pytest.mark.slow
 def test_an_unfinished_store_may_grow(tmp_path, photographs, teachers):
     """Blocks with and without labels side by side, and a spool of fewer crops than are wanted now."""
     with teacher_stops(after_crops=30):
@@ -183,6 +187,7 @@ def test_an_unfinished_store_may_grow(tmp_path, photographs, teachers):
     whole.close()
 
 
+@pytest.mark.slow
 def test_every_label_set_grows_with_its_own_teacher(tmp_path, photographs, teachers):
     store = create(tmp_path / "s", photographs, teachers[0], BEFORE)
     generate(store, teacher=str(teachers[1]), codec=CODEC, images=photographs, **WORK)
@@ -204,6 +209,7 @@ def test_every_label_set_grows_with_its_own_teacher(tmp_path, photographs, teach
     store.close()
 
 
+@pytest.mark.slow
 def test_a_mask_covers_its_crops_until_it_is_updated(tmp_path, photographs, teachers):
     store = create(tmp_path / "s", photographs, teachers[0], BEFORE)
     calibrate(store.label_set(), RULE, name="ferkd")
@@ -266,6 +272,7 @@ def test_a_worker_that_began_before_the_growth_ends(tmp_path, photographs, teach
         assert store.label_set().is_complete
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path, photographs, teachers, capsys):
     path = tmp_path / "s"
     create(path, photographs, teachers[0], BEFORE).close()

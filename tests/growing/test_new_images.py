@@ -106,6 +106,7 @@ def assert_same(one, other):
         np.testing.assert_array_equal(one[key][2], other[key][2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "stored_crops"), [("zarr", True), ("hdf5", False)])
 def test_it_is_as_if_made_with_all_images(
     tmp_path, photographs, all_photographs, teacher, backend, stored_crops
@@ -145,6 +146,7 @@ def test_it_is_as_if_made_with_all_images(
     whole.close()
 
 
+@pytest.mark.slow
 def test_everything_on_the_plan_follows(tmp_path, photographs, all_photographs, teacher):
     folder, bring = photographs
     store = create(tmp_path / "s", folder, teacher)

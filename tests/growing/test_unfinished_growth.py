@@ -17,7 +17,8 @@ from labelstore.calibration import preview
 from labelstore.errors import IncompleteError, NotGenerated
 from labelstore.exchange import export_labels
 from labelstore.store.coverage import covered_labels, what_is_missing
-from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
+from labelstore.testing.filled_store import add_label_set, fill_blocks
+from tests.kept_stores import kept_store
 from trainer.loader.stored import StoredPasses
 from trainer.sampler import PassSchedule
 
@@ -50,7 +51,7 @@ def made(tmp_path_factory):
     for is_stored, path in paths.items():
         options = {"images_per_shard": 4, "crops_per_shard": 3, "stored_crops": is_stored}
         labels = soft_labels(SEEDS["a"])[:, :M]
-        with filled_store(path, labels, CODEC, name="a", bad={5}, **options) as opened:
+        with kept_store(path, labels, CODEC, name="a", bad={5}, **options) as opened:
             add_label_set(opened, Full(dtype="float32"), C, name="b")
             fill_blocks(opened, soft_labels(SEEDS["b"])[:, :M], name="b", bad={5})
             labelstore.calibrate(opened.label_set("a"), RULE, name="mask")
@@ -153,7 +154,7 @@ def test_the_command_names_a_checkpoints_network(store, tmp_path, monkeypatch):
 def test_nothing_labelled_is_said_so(tmp_path):
     labels = soft_labels()
     options = {"images_per_shard": 4, "crops_per_shard": 3, "blocks": ()}
-    with filled_store(tmp_path / "s", labels, CODEC, name="a", **options) as store:
+    with kept_store(tmp_path / "s", labels, CODEC, name="a", **options) as store:
         found = store.label_set()
         assert found.covered_crops == 0
         with pytest.raises(NotGenerated, match=r"covers 0 of 3 image blocks: run the same"):

@@ -9,7 +9,7 @@ import pytest
 
 from labelstore import MarginalSmoothing
 from labelstore.store import Store
-from labelstore.testing.filled_store import filled_store
+from tests.kept_stores import kept_store
 
 
 def soft_labels(num_images: int = 20, num_crops: int = 6, num_classes: int = 10) -> np.ndarray:
@@ -19,7 +19,7 @@ def soft_labels(num_images: int = 20, num_crops: int = 6, num_classes: int = 10)
 
 @pytest.fixture(params=["zarr", "hdf5"])
 def store(tmp_path: Path, request) -> Store:
-    with filled_store(
+    with kept_store(
         tmp_path / "store",
         soft_labels(),
         MarginalSmoothing(k=3),

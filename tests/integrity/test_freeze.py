@@ -161,7 +161,7 @@ def test_a_frozen_store_is_read_where_nothing_can_be_written(open_folder):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     for folder in folders:
         folder.chmod(0o755)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from labelstore.calibration import RegionThresholds, calibrate
 from labelstore.codecs import MarginalSmoothing
-from labelstore.testing.filled_store import IMAGE_SIZE, filled_store
+from labelstore.testing.filled_store import IMAGE_SIZE
+from tests.kept_stores import kept_store
 
 NUM_IMAGES, NUM_CROPS, NUM_CLASSES = 23, 60, 7
 
@@ -29,7 +30,7 @@ def store(tmp_path_factory):
     """23 images in three blocks of 8, 60 crops in chunk columns of 20, one bad image."""
     codec = MarginalSmoothing(k=3, dtype="float32", class_ids="plain")
     path = tmp_path_factory.mktemp("store") / "store"
-    with filled_store(
+    with kept_store(
         path, soft_labels(), codec, images_per_shard=8, crops_per_shard=60, bad={5}
     ) as filled:
         assert filled.plan().crops_per_chunk == 20

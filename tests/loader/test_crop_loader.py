@@ -158,6 +158,7 @@ def test_pinned_batches_arrive_whole(source, data):
     assert_same([{n: getattr(b, n).cpu() for n in TENSORS} for b in moved], wanted)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("leave", ["break", "close", "with", "drop", "raise"])
 def test_leaving_early_ends_the_threads(source, data, leave):
     def threads():
@@ -246,6 +247,7 @@ def damage(path, how):
         PIL.Image.new("RGB", (40, 30)).save(path)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("how", "error"),
     [
@@ -293,6 +295,7 @@ def test_data_may_be_the_folder_above_train(source, data, tmp_path):
         loader(source, tmp_path)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "options",
     [{"workers": 0}, {"prefetch": 0}, {"rank": 1}, {"batch_size": 6}, {"seed": -1}],

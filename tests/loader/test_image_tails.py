@@ -54,6 +54,7 @@ def dense_of(labels, num_classes):
     return dense.scatter_add(1, class_ids, probs - rest.unsqueeze(-1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 @pytest.mark.parametrize("how", ["columns", "curriculum", "mask"])
 def test_batches_list_what_recover_gives(tailed, how, temperature, images):

@@ -70,6 +70,7 @@ def as_the_release_mixes(made, mix, orders):
     return mixed
 
 
+@pytest.mark.sample(1)
 def test_the_student_sees_what_the_teacher_saw(made, imported, tmp_path):
     path, mix, orders = imported
     expected = as_the_release_mixes(made, mix, orders)

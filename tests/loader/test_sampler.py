@@ -205,6 +205,7 @@ def test_usable_crops_refuses_an_image_without_any():
         order.usable_crops(streams(1), np.zeros((1, 4), bool), 3)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("other", ["seed", "cycle"])
 def test_two_seeds_share_no_more_positions_than_chance(other):
     """Shares of equal positions over many seeds: mean 1/M, columns included."""

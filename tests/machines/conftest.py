@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from labelstore import MarginalSmoothing
-from labelstore.testing.filled_store import filled_store
 from tests.catalogue.conftest import postgresql
+from tests.kept_stores import kept_store
 
 __all__ = ["postgresql"]
 
@@ -27,7 +27,7 @@ def make_store(tmp_path):
     def make(name="store", seed=0, **options):
         settings = {"images_per_shard": 8, "crops_per_shard": 4, "bad": {5}, **options}
         codec = MarginalSmoothing(k=3, dtype="float16")
-        return filled_store(tmp_path / name, soft_labels(seed), codec, **settings)
+        return kept_store(tmp_path / name, soft_labels(seed), codec, **settings)
 
     return make
 

@@ -21,7 +21,7 @@ from tests.machines.conftest import everything, soft_labels
 
 pytest.importorskip("obstore", reason="obstore is not installed")
 
-PATIENCE = 60
+PATIENCE = 300
 """Seconds after which a case counts as an endless wait; none comes near."""
 
 

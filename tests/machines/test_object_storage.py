@@ -115,6 +115,7 @@ def requests_seen(monkeypatch):
     return seen
 
 
+@pytest.mark.sample(1)
 def test_it_is_read_as_the_folder_is(url, frozen):
     with labelstore.open(url) as store, labelstore.open(frozen) as local:
         assert store.location == url
@@ -140,6 +141,7 @@ def test_it_is_read_as_the_folder_is(url, frozen):
         assert copy.store.location == url
 
 
+@pytest.mark.sample(1)
 def test_training_passes(url, frozen, tmp_path):
     schedule = PassSchedule.of(passes=2, crops_per_image=2)
     drawn = []
@@ -183,6 +185,7 @@ def test_only_ranges_of_shards_are_asked_for(url, frozen, requests_seen):
     assert [key.rpartition("/")[2] for key, _, _ in requests_seen] == ["labelstore.json"]
 
 
+@pytest.mark.sample(1)
 def test_a_part_of_the_cache_that_was_cut_is_fetched_again(url, frozen, tmp_path):
     labelstore.open(url).close()
     (held,) = (tmp_path / "cache").rglob("catalogue.db")
@@ -219,6 +222,7 @@ def first_shard(frozen, name="probability"):
     return shards[0].relative_to(frozen).as_posix()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("what", ["cut", "flipped", "longer", "gone", "swapped"])
 def test_a_shard_that_changed_is_noticed(url, s3, frozen, what):
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
@@ -240,12 +244,14 @@ def test_a_shard_that_changed_is_noticed(url, s3, frozen, what):
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_processes_read_it_too(url):
     with labelstore.open(url) as store, block_map(workers=2) as workers:
         labels = store.label_set()
         assert histogram(labels, map_blocks=workers) == histogram(labels)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("frozen", ["zarr"], indirect=True)
 @pytest.mark.parametrize("name", ["catalogue.db", "labelstore.json", "arrays.zarr/zarr.json"])
 @pytest.mark.parametrize("what", ["cut", "flipped", "gone"])
@@ -282,6 +288,7 @@ class TestTheCommands:
     def frozen(self, frozen_stores):
         return frozen_stores["zarr"]
 
+    @pytest.mark.slow
     def test_those_that_read(self, url, capsys, tmp_path):
         code, out, _ = self.run(capsys, "--cache", tmp_path / "mine", "info", url, "--json")
         assert code == 0
@@ -318,6 +325,7 @@ class TestTheCommands:
             patch.setitem(sys.modules, "obstore.store", None)
             self.refused(capsys, 2, "labelstore[cloud]", "info", url)
 
+    @pytest.mark.slow
     def test_an_unfrozen_store(self, s3, make_store, capsys):
         with make_store("plain", seed=2) as store:
             url = upload(s3, store.path, "plain-bucket", "x")

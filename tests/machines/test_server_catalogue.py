@@ -49,6 +49,7 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.slow
 def test_it_is_the_store_that_a_file_would_give(make_store, postgresql, tmp_path):
     served, plain = make_store("served", catalogue=postgresql), make_store("plain")
     assert not (served.path / "catalogue.db").exists()
@@ -74,6 +75,7 @@ def test_it_is_the_store_that_a_file_would_give(make_store, postgresql, tmp_path
     plain.close()
 
 
+@pytest.mark.slow
 def test_stores_in_one_database_stay_apart(make_store, postgresql):
     one, two = (make_store(name, seed, catalogue=postgresql) for seed, name in enumerate("ab"))
     labelstore.calibrate(one.label_set(), RULE, name="only-in-one")

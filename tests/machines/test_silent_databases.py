@@ -19,7 +19,7 @@ pytest.importorskip("psycopg", reason="psycopg is not installed")
 
 READY = b"R" + struct.pack(">II", 8, 0) + b"Z" + struct.pack(">I", 5) + b"I"
 """No password is needed, and a query may come."""
-PATIENCE = 30
+PATIENCE = 300
 
 
 class SilentServer:

@@ -91,6 +91,7 @@ def same_as_whole(out, path, label_sets=("teacher",)):
         assert merged.class_names == whole.class_names == CLASSES
 
 
+@pytest.mark.slow
 def test_two_halves_are_the_whole(halves, tmp_path):
     out, before = tmp_path / "out", {name: digests(halves / name) for name in ("even", "odd")}
     report = labelstore.merge(out, [halves / "even", halves / "odd"])

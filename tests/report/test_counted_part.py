@@ -44,6 +44,7 @@ def data_of(page):
     return json.loads(text[start : text.index("</script>", start)])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("most", "columns"), [(1, 1), (150, 1), (300, 2), (575, 3), (576, 4), (None, 4)])  # fmt: skip
 def test_as_many_columns_as_hold_about_that_number(store, most, columns):
     labels = store.label_set()
@@ -122,6 +123,7 @@ def test_labels_without_probabilities_are_counted_whole(tmp_path):
     assert page.counted_crops == page.crops
 
 
+@pytest.mark.slow
 def test_command_says_so(store, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("labelstore.report.page.COUNTED", 150)
     path, out = str(store.location), str(tmp_path / "r.html")

@@ -30,6 +30,7 @@ def store(tmp_path_factory):
         yield opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLOTS)
 def test_every_plot_draws(store, name, tmp_path):
     figure = plot(store.label_set(), name, mask="ferkd" if name == "regions" else None, sample=200)

@@ -122,6 +122,7 @@ def data_of(page):
     return json.loads(text[text.index(">", start) + 1 : text.index("</script>", start)])
 
 
+@pytest.mark.slow
 def test_it_loads_without_errors_and_asks_for_nothing_else(opened, page):
     assert opened.get_log("browser") == []
     requests = [
@@ -334,6 +335,7 @@ def test_thumbnails_are_of_the_image_itself(page, pictures, tmp_path):
     assert thumbnail(tmp_path.joinpath, "a.jpg", (width, height)) is None
 
 
+@pytest.mark.slow
 def test_another_image_of_the_same_name_and_size_is_not_shown(
     store_path, pictures, tmp_path, capsys
 ):

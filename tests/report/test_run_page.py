@@ -140,6 +140,7 @@ def test_classes_are_means_over_seeds_and_their_names_are_text(opened):
     assert opened.title == "7 runs"
 
 
+@pytest.mark.slow
 def test_light_dark_narrow_and_paper(opened):
     background = "return getComputedStyle(document.body).backgroundColor"
     seen = set()

@@ -37,6 +37,7 @@ def row(table, kind, dtype):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "kind", "dtype"),
     [
@@ -79,6 +80,7 @@ def test_the_richest_label_set_is_the_sample_and_fkds_figures_are_beside(store):
     assert len({r.predicted_bytes / r.labels_per_crop for r in maps}) == 1
 
 
+@pytest.mark.slow
 def test_what_a_source_does_not_keep_is_counted_raw(store):
     derive(store.label_set("teacher"), MarginalSmoothing(k=5, dtype="uint8"), name="small")
     table = codec_table(store, "small")
@@ -101,6 +103,7 @@ def test_a_store_without_labels_has_nothing_to_sample(tmp_path):
             codec_table(empty, "teacher")
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table(store, capsys, monkeypatch):
     monkeypatch.setattr(
         "sys.argv",

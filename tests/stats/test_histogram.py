@@ -75,6 +75,7 @@ def test_blocks_may_be_spread_and_pieces_may_be_small(make_store, like_the_paper
         assert histogram(labels, map_blocks=pool.map) == whole
 
 
+@pytest.mark.slow
 def test_eight_bits_keep_every_bin_within_half_a_point(make_store, like_the_paper):
     exact = histogram(make_store(like_the_paper).label_set())
     eight = histogram(
@@ -84,6 +85,7 @@ def test_eight_bits_keep_every_bin_within_half_a_point(make_store, like_the_pape
         assert abs(one.ratio - other.ratio) <= 0.005
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "edges", [(0.0, 1.1), (0.1, 1.0), (0.0,), (0.0, 0.5, 0.5, 1.0), (0.0, 0.6, 0.5, 1.0)]
 )

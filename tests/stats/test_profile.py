@@ -25,6 +25,7 @@ def store(make_store):
     )
 
 
+@pytest.mark.slow
 def test_measures_are_those_of_the_table(store, monkeypatch):
     labels = store.label_set()
     found = profile(labels)
@@ -95,6 +96,7 @@ def test_a_share_walks_so_many_blocks(store):
             profile(store.label_set(), share=share)
 
 
+@pytest.mark.slow
 def test_what_is_not_known_is_none(make_store):
     p_max = np.full((4, 6), 0.5)
     few = make_store(p_max, codec=MarginalSmoothing(k=2)).label_set()

@@ -49,6 +49,7 @@ def one_at_a_time(labels, image, crops):
     return np.concatenate(found)[np.array(crops) - columns.start * per]
 
 
+@pytest.mark.sample(1)
 def test_an_image_that_was_left_out_has_no_table_of_crops(labels):
     if labels.listed is not None:
         assert len(labels.crop_table(5)) == CROPS
@@ -56,6 +57,7 @@ def test_an_image_that_was_left_out_has_no_table_of_crops(labels):
         labels.crop_table(6)
 
 
+@pytest.mark.sample(2)
 @settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_any_images_in_any_order_have_equal_bits(labels, data):

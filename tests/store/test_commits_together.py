@@ -71,11 +71,10 @@ def assert_ledger_is_disk(store):
 
 
 def test_a_lost_lease_takes_nobody_with_it(store):
-    leases = acquire(store, 3, seconds=3.0)
+    leases = acquire(store, 3)
     blocks = [staged(store, lease) for lease in leases]
-    others = [store.catalogue.leases.renew(lease, 60) for lease in (leases[0], leases[2])]
-    assert [lease.block for lease in others] == [0, 2]
-    time.sleep(3.05)
+    store.catalogue.leases.renew(leases[1], 0.01)
+    time.sleep(0.05)
     (taken,) = store.catalogue.leases.acquire_blocks(GROUP, [1], "two", 60.0, count=1)
     first, lost, third = commit_blocks(store, blocks)
     assert (first, third) == (None, None)
@@ -139,6 +138,7 @@ POINTS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_leaves_ledger_and_disk_equal(store, point):
     child = os.fork()

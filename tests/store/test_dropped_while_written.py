@@ -20,7 +20,8 @@ from labelstore.commit.spool import LabelledImage, Spool, read_spools, remove_sp
 from labelstore.commit.staging import BlockArrays, write_block
 from labelstore.errors import ConflictError, LeaseLost
 from labelstore.labelling.deriving import derive
-from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
+from labelstore.testing.filled_store import add_label_set, fill_blocks
+from tests.kept_stores import kept_store
 from tests.store.conftest import mask_row
 
 GROUP = "labels/teacher"
@@ -33,7 +34,7 @@ RULE = RegionThresholds(low=0.2, middle=0.3, top=0.9)
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     path = tmp_path_factory.mktemp("dropped") / "s.labels"
-    filled_store(path, OLD, CODEC, images_per_shard=4, blocks=[0]).close()
+    kept_store(path, OLD, CODEC, images_per_shard=4, blocks=[0]).close()
     return path
 
 
@@ -65,6 +66,7 @@ def assert_new(store):
     assert labelstore.verify(store, "deep").is_sound
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("again", [False, True])
 def test_a_lease_from_before_the_drop_commits_nothing(store, worker, again):
     lease = worker.catalogue.leases.acquire(GROUP, [1], "worker", 60.0)
@@ -204,6 +206,7 @@ def test_a_spool_is_of_one_label_set_and_not_of_its_name(store):
     assert spooled_crops(folder) == {}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("at", ["write_metadata", "_remove_files"])
 def test_a_killed_drop_leaves_no_labels_to_a_later_label_set(store, monkeypatch, at):
     path = spooled(store, store.label_set_row("teacher").uuid)

@@ -13,7 +13,8 @@ from labelstore.arrays.durable import StagedFiles
 from labelstore.care.dropping import drop
 from labelstore.codecs import top_k
 from labelstore.errors import ConflictError, DamagedShard
-from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
+from labelstore.testing.filled_store import add_label_set, fill_blocks
+from tests.kept_stores import kept_store
 
 CODEC = MarginalSmoothing(k=3, class_ids="plain")
 DENSE = np.random.default_rng(0).dirichlet(np.full(6, 0.3), (8, 4)).astype("f4")
@@ -22,7 +23,7 @@ DENSE = np.random.default_rng(0).dirichlet(np.full(6, 0.3), (8, 4)).astype("f4")
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     path = tmp_path_factory.mktemp("readers") / "s.labels"
-    filled_store(path, DENSE, CODEC, images_per_shard=4).close()
+    kept_store(path, DENSE, CODEC, images_per_shard=4).close()
     return path
 
 
@@ -101,7 +102,7 @@ def test_a_label_set_made_anew_is_not_read_as_the_old_one(path, codec):
 
 def test_a_block_committed_to_a_label_set_made_anew_is_not_read_as_the_old_one(tmp_path):
     path = tmp_path / "s.labels"
-    filled_store(path, DENSE, CODEC, images_per_shard=4, blocks=[0]).close()
+    kept_store(path, DENSE, CODEC, images_per_shard=4, blocks=[0]).close()
     with labelstore.open(path) as reader:
         labels = reader.label_set()
         # the same fields, which the old codec would take for probabilities that need no scaling

@@ -15,7 +15,8 @@ from labelstore.codecs import MarginalSmoothing
 from labelstore.commit.mask_origin import origin_mark, origins
 from labelstore.errors import ConflictError
 from labelstore.sharing.merge import merge
-from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
+from labelstore.testing.filled_store import add_label_set, fill_blocks
+from tests.kept_stores import kept_store
 
 CODEC = MarginalSmoothing(k=2, dtype="float32", class_ids="plain")
 OLD = np.random.default_rng(0).dirichlet(np.full(6, 0.3), (8, 4)).astype(np.float32)
@@ -27,7 +28,7 @@ RULE = RegionThresholds(low=0.4, middle=0.5, top=0.9)
 def template(tmp_path_factory):
     """A store whose first of two image blocks is labelled, and a mask of it."""
     path = tmp_path_factory.mktemp("anew") / "s.labels"
-    with filled_store(path, OLD, CODEC, images_per_shard=4, blocks=[0]) as store:
+    with kept_store(path, OLD, CODEC, images_per_shard=4, blocks=[0]) as store:
         calibrate(store.label_set(), RULE, name="m")
     return path
 
@@ -138,9 +139,10 @@ def test_repair_does_not_make_codes_of_dropped_labels_from_others(store):
     assert path.read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_a_merged_mask_is_of_the_merged_labels(template, tmp_path):
     shutil.copytree(template, tmp_path / "a")
-    with filled_store(tmp_path / "c", OLD, CODEC, images_per_shard=4) as whole:
+    with kept_store(tmp_path / "c", OLD, CODEC, images_per_shard=4) as whole:
         calibrate(whole.label_set(), RULE, name="m")
     merge(tmp_path / "out", [tmp_path / "a", tmp_path / "c"])
     with labelstore.open(tmp_path / "out") as out:

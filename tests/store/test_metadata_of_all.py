@@ -62,6 +62,7 @@ def killed(self):
     raise Killed
 
 
+@pytest.mark.sample(1)
 def test_two_label_sets_registered_at_once_keep_both_metadata(path, monkeypatch):
     with labelstore.open(path) as one, labelstore.open(path) as other:
         add(one, "a")
@@ -130,6 +131,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_opening_finishes_what_a_kill_left(path, change, monkeypatch):
     with labelstore.open(path) as store:
@@ -159,6 +161,7 @@ def test_the_next_caller_in_the_same_process_finishes_too(path, monkeypatch):
         assert shapes(path)["masks/m/region"] == (N, M)
 
 
+@pytest.mark.sample(1)
 def test_what_older_versions_lost_is_named_and_repaired(path, monkeypatch):
     with labelstore.open(path) as store:
         monkeypatch.setattr("labelstore.catalogue.metadata_intents.mark", lambda conn: None)

@@ -34,7 +34,8 @@ from labelstore.scratch import room
 from labelstore.store import random_batch, unpacked
 from labelstore.store.flat_records import RecordForm
 from labelstore.store.random_batch import ChunkSource, batch_of
-from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
+from labelstore.testing.filled_store import add_label_set, fill_blocks
+from tests.kept_stores import kept_store
 
 N, M, C, BAD = 21, 40, 12, 5
 CODECS = {
@@ -82,13 +83,14 @@ def of_all_codecs(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("codecs") / "s"
     codecs = iter(CODECS.items())
     name, codec = next(codecs)
-    with filled_store(path, soft_labels(1), codec, name=name, temperature=2.0, **options) as opened:
+    with kept_store(path, soft_labels(1), codec, name=name, temperature=2.0, **options) as opened:
         for name, codec in codecs:
             add_label_set(opened, codec, C, name=name, temperature=2.0)
             fill_blocks(opened, soft_labels(1), name=name, bad={BAD})
         yield opened
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", CODECS)
 def test_a_batch_is_what_recover_gives(of_all_codecs, tmp_path, name):
     labels = of_all_codecs.label_set(name)
@@ -118,6 +120,7 @@ def test_a_batch_is_what_recover_gives(of_all_codecs, tmp_path, name):
     flat.close()
 
 
+@pytest.mark.slow
 def test_what_is_kept_per_image_comes_from_the_crops_own_shard(store, tmp_path, monkeypatch):
     """With ranks left as they are, every crop needs its image's table, of which each crop shard has another."""
     labels = store.label_set("a")
@@ -155,7 +158,7 @@ def test_sizes_of_records():
 def template(tmp_path_factory):
     """Three label sets, of which two have masks."""
     path = tmp_path_factory.mktemp("template") / "s"
-    with filled_store(path, soft_labels(1), CODECS["table"], name="a", **LAYOUT) as opened:
+    with kept_store(path, soft_labels(1), CODECS["table"], name="a", **LAYOUT) as opened:
         for seed, (name, codec) in enumerate({"b": CODECS["8bit"], "c": CODECS["full"]}.items(), 2):
             add_label_set(opened, codec, C, name=name)
             fill_blocks(opened, soft_labels(seed), name=name, bad={BAD})
@@ -213,6 +216,7 @@ def batch_in_another_process(flat):
     return flat.batch(*drawn(), mask=flat.labels.store.mask("mask-a")).probs
 
 
+@pytest.mark.slow
 def test_processes_share_one_copy(store, tmp_path):
     """Two that begin at once, and one that is given the copy."""
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -337,7 +341,7 @@ def test_shared_memory_is_no_scratch_folder(store):
 
 def test_what_is_not_made_yet_is_refused(tmp_path):
     options = {**LAYOUT, "blocks": [0, 2]}
-    with filled_store(tmp_path / "s", soft_labels(1), CODECS["ms"], **options) as store:
+    with kept_store(tmp_path / "s", soft_labels(1), CODECS["ms"], **options) as store:
         labels = store.label_set()
         check(labels.batch([BAD, 20], [[0], [39]]), labels, [BAD, 20], [[0], [39]])
         with pytest.raises(NotGenerated, match="are not generated yet"):

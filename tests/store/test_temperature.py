@@ -57,6 +57,7 @@ def store_of(tmp_path_factory):
         store.close()
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(("made_at", "asked"), [*itertools.product(MADE_AT, (None, *ASKED))])
 @pytest.mark.parametrize(
     "codec", [Full(dtype="float32"), MarginalSmoothing(k=C, dtype="float32")], ids=["full", "ms"]
@@ -86,6 +87,7 @@ def test_outputs_before_softmax_are_at_one(store_of, asked):
     np.testing.assert_allclose(labels.recover(range(N), temperature=asked), wanted, atol=1e-6)
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize(("made_at", "asked"), [*itertools.product(MADE_AT, ASKED)])
 @pytest.mark.parametrize("k", [1, 3])
 def test_a_tail_bounds_what_tempering_can_lose(store_of, made_at, asked, k):
@@ -153,6 +155,7 @@ def two(tmp_path_factory):
         yield store
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("asked", ASKED)
 def test_an_ensemble_brings_each_label_set_to_the_temperature_in_force(two, asked):
     both = labelstore.ensemble([two.label_set("one"), two.label_set("four")])

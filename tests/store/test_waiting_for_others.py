@@ -30,6 +30,7 @@ def template(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_lease_that_was_lost_does_not_end_the_work(store, monkeypatch):
     stage, lost = source.stage_block, []
 

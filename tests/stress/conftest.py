@@ -131,9 +131,9 @@ class Nursery:
         line = json.dumps([task, *(str(argument) for argument in arguments)])
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
-        return self._started.get(timeout=60)
+        return self._started.get(timeout=600)
 
-    def wait(self, pid: int, timeout: float = 300) -> int:
+    def wait(self, pid: int, timeout: float = 1200) -> int:
         """Wait until a worker has ended; its status as `os.waitpid` gives it."""
         with self._changed:
             assert self._changed.wait_for(lambda: pid in self._ended, timeout), f"{pid} hangs"
@@ -151,7 +151,7 @@ class Nursery:
 
     def close(self) -> None:
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(300)
         self._process.stdout.close()
 
 

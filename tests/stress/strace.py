@@ -45,13 +45,13 @@ def traced(nursery, task: str, result: Path, path: Path, log: Path, *options: st
         _wait_until_attached(pid, strace)
         go.touch()
         status = nursery.wait(pid)
-        strace.wait(60)
+        strace.wait(600)
     return status
 
 
 def _wait_until_attached(pid: int, strace: subprocess.Popen[str]) -> None:
     status = Path(f"/proc/{pid}/status")
-    for _ in range(5000):
+    for _ in range(150_000):  # five minutes
         if f"TracerPid:\t{strace.pid}" in status.read_text():
             return
         assert strace.poll() is None, strace.stderr.read()

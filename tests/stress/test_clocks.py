@@ -54,6 +54,7 @@ def lease_of(path: Path, owner: str, seconds: float, block: int = 0) -> None:
             update_rows(conn, leases, [row])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("ahead", AHEAD)
 @pytest.mark.parametrize("owner", OWNERS)
 def test_a_lease_of_a_wrong_clock_is_void(path, tmp_path, owner, ahead, matrix):
@@ -71,6 +72,7 @@ def test_a_lease_of_a_wrong_clock_is_void(path, tmp_path, owner, ahead, matrix):
     matrix.record("R23", cases=1, endless=0)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_a_clock_that_jumps_under_a_worker(path, tmp_path, shift, scale, matrix):
     """R23: set back or forward while it works, and a second worker with the right clock beside it."""
@@ -89,13 +91,13 @@ def test_a_clock_that_jumps_under_a_worker(path, tmp_path, shift, scale, matrix)
     }  # fmt: skip
     worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not any("committed" in line for line in told(said)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         clock.write_text(shift)
         write(str(tmp_path / "second"), str(path))
-        assert worker.wait(timeout=120) == 0
+        assert worker.wait(timeout=600) == 0
     finally:
         worker.kill()
         worker.wait()

@@ -45,6 +45,7 @@ def one_object(out):
     return record
 
 
+@pytest.mark.sample(11)
 @pytest.mark.parametrize(("program", "name"), COMMANDS, ids=IDS)
 def test_help_flags_and_missing_stores(program, name, world, capsys, matrix):
     assert run(program, [name, "--help"]) == 0
@@ -80,6 +81,7 @@ def test_usage_errors_are_one_object_too(program, name, capsys):
     assert record["error"] in err
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(("program", "name"), COMMANDS, ids=IDS)
 def test_dry_run_writes_nothing_and_json_is_one_object(program, name, world, capsys, matrix):
     if (program, name) not in CASES:

@@ -28,6 +28,7 @@ def opened(path, clock) -> Store:
         return Store(path, catalogue, store.arrays)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("when", ["before the other's commit", "after it"])
 def test_a_zombie_changes_nothing(empty, scale, matrix, when):
     """R11."""
@@ -63,11 +64,11 @@ def test_a_zombie_changes_nothing(empty, scale, matrix, when):
 
 def test_readers_beside_a_writer(nursery, scale, matrix, tmp_path):
     """R12."""
-    seconds = 4 * scale
+    wanted = max(50, round(100 * scale))
     path = make_empty(tmp_path / "store", "zarr", max(10, round(25 * scale)) * IMAGES_PER_SHARD)
     reads = [tmp_path / f"read{n}" for n in range(4)]
     readers = [
-        nursery.start("read", result, path, seconds, seed) for seed, result in enumerate(reads)
+        nursery.start("read", result, path, wanted, seed) for seed, result in enumerate(reads)
     ]
     writer = nursery.start("write", tmp_path / "written", path, "", 0.05)
     assert [nursery.wait(pid) for pid in readers] == [0] * 4
@@ -76,7 +77,7 @@ def test_readers_beside_a_writer(nursery, scale, matrix, tmp_path):
     for result in reads:
         (record,) = told(result)
         assert (record["code"], record["wrong"]) == (0, 0), record
-        assert record["read"]
+        assert record["read"] >= wanted
     assert verify(path).is_sound
     reads_done = sum(record["read"] for result in reads for record in told(result))
-    matrix.record("R12", seconds=seconds, readers=4, reads=reads_done, wrong=0, locked=0)
+    matrix.record("R12", readers=4, reads=reads_done, wrong=0, locked=0)

@@ -43,6 +43,7 @@ def test_a_sound_store_can_be_used(sound, nursery, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.sample(1)
 def test_crafted_stores_are_refused(sound, nursery, scale, matrix, tmp_path):
     cases = sorted(CASES)
     if scale < 20:

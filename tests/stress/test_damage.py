@@ -68,6 +68,7 @@ def problems(store, group, row):
     return [problem for problem in found if problem.in_ledger]
 
 
+@pytest.mark.sample(1)
 def test_flipped_bits_in_shards(full, scale, matrix):
     """R6."""
     rng = random.Random(4)
@@ -99,6 +100,7 @@ def test_flipped_bits_in_shards(full, scale, matrix):
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "damage", ["missing", "empty", "truncated", "swapped", "stale", "duplicated", "folder"]
 )
@@ -138,6 +140,7 @@ def test_files_that_are_not_what_they_were(full, scale, matrix, damage):
     matrix.record("R8", **{damage: round(FILES * scale)}, wrong=0)
 
 
+@pytest.mark.sample(1)
 def test_extra_files_are_named_and_harmless(full):
     _, _, path = shard_files(full)[0]
     extra = path.with_name(path.name.replace("0", "9", 1))
@@ -197,6 +200,7 @@ def flipped(path, rng) -> bytes:
     return good
 
 
+@pytest.mark.sample(1)
 def test_flipped_bits_in_metadata_and_manifest(masked, scale, matrix, tmp_path):
     """R7."""
     frozen = tmp_path / "frozen"
@@ -225,6 +229,7 @@ def test_flipped_bits_in_metadata_and_manifest(masked, scale, matrix, tmp_path):
     matrix.record("R7", **counts, refused=refused, changed=0)
 
 
+@pytest.mark.sample(1)
 def test_flipped_bits_in_the_catalogue(masked, scale, matrix, tmp_path):
     """R7."""
     copy = tmp_path / "copy"

@@ -11,7 +11,7 @@ from tests.stress.workers import soft_labels
 from trainer import CropDataset
 from trainer.loader.dataset import collate_crops
 
-NUM_IMAGES, NUM_CROPS, TIMEOUT = 24, 4, 120
+NUM_IMAGES, NUM_CROPS, TIMEOUT = 24, 4, 600
 READS = {"fork": 200, "forkserver": 100, "spawn": 100}
 
 
@@ -43,6 +43,7 @@ def store(request, tmp_path):
         yield store
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", list(READS))
 def test_a_handle_opened_before_the_workers_start(store, method, scale, matrix):
     if scale < 2 and (store.arrays.name, method) in {("hdf5", "spawn"), ("zarr", "forkserver")}:
@@ -75,6 +76,7 @@ def test_a_handle_opened_before_the_workers_start(store, method, scale, matrix):
     matrix.record("R13", reads=seen, wrong=wrong, hangs=0)
 
 
+@pytest.mark.sample(1)
 def test_crops_of_forked_workers_while_the_next_pass_is_laid_out(store, scale, matrix, tmp_path):
     """The thread that lays out the next pass holds its lock at the moment of the fork, often enough."""
     rng = np.random.default_rng(0)

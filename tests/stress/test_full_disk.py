@@ -99,6 +99,7 @@ def not_ours(world):
 WAYS = {"full": full, "read-only": readonly, "no permission": not_ours}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("way", list(WAYS))
 @pytest.mark.parametrize(("program", "name"), WRITERS, ids=[name for _, name in WRITERS])
 def test_a_disk_that_takes_nothing(program, name, way, given, disk, scale, capfd, matrix):

@@ -69,6 +69,7 @@ def held(path):
         }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("backend", ["zarr", "hdf5"])
 def test_random_kills_of_an_import(backend, given, tmp_path, scale, matrix):
     whole = tmp_path / "whole"

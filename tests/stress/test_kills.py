@@ -17,6 +17,7 @@ from tests.stress.conftest import (
 KILLS = 12
 
 
+@pytest.mark.sample(1)
 def test_random_kills_lose_nothing(empty, nursery, scale, matrix, tmp_path):
     rng = random.Random(1)
     kills = stores = 0
@@ -68,6 +69,7 @@ def test_random_kills_with_a_catalogue_on_a_server(nursery, scale, matrix, tmp_p
     matrix.record("R1", kills=kills, lost=0, wrong=0, restarts=stores)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("database", ["SQLite", "PostgreSQL"])
 def test_eight_writers_share_the_blocks_and_do_nothing_twice(
     nursery, scale, matrix, tmp_path, database, request

@@ -1,4 +1,4 @@
-"""R26: odd pictures end as the pixels that docs/images.md promises, or in one line; nothing else is started."""
+"""R26: odd pictures end as the pixels that docs/how-to/images.md promises, or in one line; nothing else is started."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def large(full: bool) -> Iterator[tuple[str, bytes]]:
 
 
 def test_every_mode_in_every_format_is_converted_or_refused(capfd):
-    """R26, of whole pictures: the pixels that docs/images.md promises, without a word of a decoder's own."""
+    """R26, of whole pictures: the pixels that docs/how-to/images.md promises, without a word of a decoder's own."""
     for name, data in good():
         right = expected(data)
         if right is None:

@@ -74,6 +74,7 @@ def expected_of(name):
         return dict(file)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", KEPT)
 def test_every_kept_store_is_read_and_not_changed(name, tmp_path, matrix):
     copy = as_checked_out(DATA / name, tmp_path / name)
@@ -88,6 +89,7 @@ def test_every_kept_store_is_read_and_not_changed(name, tmp_path, matrix):
     matrix.record("R15", kept=1, stores=1, answers=found, wrong=0)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", [name for name in KEPT if name.endswith("-ms")])
 def test_a_kept_store_can_be_written_once_it_is_migrated(name, tmp_path, matrix):
     copy = as_checked_out(DATA / name, tmp_path / name)

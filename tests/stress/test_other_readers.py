@@ -52,6 +52,7 @@ def whole_arrays(store):
     return found
 
 
+@pytest.mark.slow
 def test_zarr_store(tmp_path, matrix):
     tensorstore, xarray, zarr = map(pytest.importorskip, ("tensorstore", "xarray", "zarr"))
     values = 0

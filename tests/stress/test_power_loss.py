@@ -56,6 +56,7 @@ def check(path, said) -> None:
                 assert (boxes[..., 2:] > 0).all()
 
 
+@pytest.mark.sample(1)
 def test_no_state_after_a_power_loss_loses_a_committed_crop(
     recording, nursery, scale, matrix, tmp_path
 ):
@@ -94,6 +95,7 @@ def test_no_state_after_a_power_loss_loses_a_committed_crop(
     )
 
 
+@pytest.mark.sample(1)
 def test_the_model_notices_a_writer_that_does_not_sync(empty, nursery, tmp_path):
     """The same calls without their fsyncs lose crops: the model can fail."""
     path, before = empty(), tmp_path / "before"

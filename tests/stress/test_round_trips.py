@@ -141,6 +141,7 @@ def arrays(labels):
     }
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_labels_come_back(case, store_of, images, tmp_path, scale, matrix):
     if scale < 2 and name_of(case) not in SAMPLE:

@@ -146,7 +146,7 @@ def test_ranks_and_few_images(given, tmp_path, scale, matrix):
         subprocess.Popen(command, env={**environment, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
     ]  # fmt: skip
     try:
-        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+        assert [process.wait(timeout=1200) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()

@@ -40,6 +40,7 @@ def points(counted: Counter, number: int, seed: int) -> list[tuple[str, int]]:
     return chosen
 
 
+@pytest.mark.sample(1)
 def test_killed_at_a_system_call(empty, nursery, counted, scale, matrix, tmp_path):
     """R2."""
     killed = 0
@@ -60,6 +61,7 @@ def test_killed_at_a_system_call(empty, nursery, counted, scale, matrix, tmp_pat
     matrix.record("R2", points=len(chosen), of=counted.total(), kills=killed, violations=0)
 
 
+@pytest.mark.sample(1)
 def test_refused_system_call(empty, nursery, counted, scale, matrix, tmp_path):
     """R3."""
     refused = injected = 0

@@ -101,20 +101,13 @@ def alter(result: str, path: str, go: str = "") -> None:
         say(result, code=code, message=message)
 
 
-LEAST_READS = 20
-
-
-def read(result: str, path: str, seconds: str, seed: str) -> None:
-    """Read random committed blocks; says how many were read, were not there yet, and were wrong."""
+def read(result: str, path: str, wanted: str, seed: str) -> None:
+    """Read random blocks until `wanted` were there; says how many were read, not there yet, and wrong."""
     rng = np.random.default_rng(int(seed))
     counts = {"read": 0, "not_yet": 0, "wrong": 0}
     try:
-        begun = time.monotonic()
         expected: np.ndarray | None = None
-        # on a busy machine a reader may get no turn for seconds: it goes on until it has read, for two minutes at most
-        while (passed := time.monotonic() - begun) < float(seconds) or (
-            counts["read"] < LEAST_READS and passed < 120
-        ):
+        while counts["read"] + counts["wrong"] < int(wanted):
             with labelstore.open(path) as store:
                 if expected is None:
                     expected = labels_of(store).argmax(-1)

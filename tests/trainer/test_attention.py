@@ -252,6 +252,7 @@ def trainer_attention(*arguments):
     return errors.run(trainer_app.commands, "trainer", words)
 
 
+@pytest.mark.slow
 def test_command_draws_and_tells(data, tmp_path, capsys):
     runs, out = [data / "one", data / "two $x$ <b>"], tmp_path / "a.png"
     file = data / "data" / "val" / "dog" / "0.jpg"
@@ -272,6 +273,7 @@ def test_command_draws_and_tells(data, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.slow
 def test_weights_of_a_network_by_name(data, tmp_path, capsys):
     """One name with two files is two networks, told apart by their files."""
     files = []

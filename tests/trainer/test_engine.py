@@ -121,6 +121,7 @@ def test_fkd_equals_a_plain_loop_over_recovered_labels(data: Path, store: Path) 
         torch.testing.assert_close(tensor, model.state_dict()[name], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_thresholds_that_discard_nothing_change_nothing(data: Path, store: Path) -> None:
     opened = labelstore.open(store)
     labelstore.calibrate(
@@ -132,6 +133,7 @@ def test_thresholds_that_discard_nothing_change_nothing(data: Path, store: Path)
         assert torch.equal(tensor, weights(masked.model)[name]), name
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("supervision", "stop_at"), [("ground-truth", 1), ("fkd", 6), ("fkd", 7), ("fkd", 11)]
 )
@@ -171,6 +173,7 @@ def test_resuming_equals_not_stopping(
         assert (finished.top1, finished.top5) == (whole.top1, whole.top5)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_data_that_it_began_with(
     data: Path, store: Path, tmp_path: Path
 ) -> None:

@@ -219,6 +219,7 @@ def resnet_run(tmp_path_factory):
     return folder.path
 
 
+@pytest.mark.slow
 def test_exported_weights_are_loaded_by_timm_torchvision_and_its_detectors(resnet_run, tmp_path):
     """COCO transfer starts from backbones with these weights (FKD Table 11)."""
     from safetensors.torch import load_file

@@ -233,6 +233,7 @@ def finished(tmp_path_factory, val) -> Path:
     return output
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["model", "ema"])
 def test_a_folder_for_a_hub_is_loaded_by_timm_with_equal_outputs(finished, tmp_path, capsys, kind):
     out = tmp_path / "hub"

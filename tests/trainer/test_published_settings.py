@@ -110,6 +110,7 @@ def test_what_another_source_says_is_named(name):
         assert [plain(rows[setting].other), rows[setting].other_source] == [value, source]
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_another_source_says_is_one_set_away(name, capsys):
     """As text on the command line, as `--sources` shows it."""

@@ -99,7 +99,7 @@ def out(data, tmp_path_factory) -> Path:
         for rank in ("0", "1")
     ]
     try:
-        codes = [process.wait(timeout=300) for process in processes]
+        codes = [process.wait(timeout=1200) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -124,6 +124,7 @@ def weights(out: Path, name: str, rank: int) -> dict[str, torch.Tensor]:
     return torch.load(out / f"{name}.{rank}.pth", weights_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "vit-single", "vit-synced", "vit-told"])
 def test_two_ranks_train_what_one_trains(data, out, name):
     more = {"single_crop_first": 1, "single_crop_last": 1} if name == "vit-single" else {}
@@ -138,6 +139,7 @@ def test_two_ranks_train_what_one_trains(data, out, name):
             torch.testing.assert_close(weights(out, name, rank)[key], tensor, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "vit-single"])
 def test_ranks_share_the_crops_of_every_step(out, name):
     """The same (image, crop) set as one rank's, each crop once, for the images that Deal says."""
@@ -161,6 +163,7 @@ def test_ranks_share_the_crops_of_every_step(out, name):
     assert not any(alone), "a step of one image has nothing for rank 1"
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_and_resuming_changes_nothing(out):
     assert record(out, "half", 0)["stopped"] == "KeyboardInterrupt"
     assert record(out, "half", 1)["stopped"] == "KeyboardInterrupt"
@@ -168,6 +171,7 @@ def test_a_signal_to_one_rank_stops_all_and_resuming_changes_nothing(out):
     assert_same_as_whole(out, "resumed", "run")
 
 
+@pytest.mark.slow
 def test_a_disk_that_refuses_one_rank_ends_all_with_what_was_learnt(out):
     silent, error = record(out, "failing", 0), record(out, "failing", 1)
     assert error["error"] == "StorageError: Stale file handle"
@@ -177,6 +181,7 @@ def test_a_disk_that_refuses_one_rank_ends_all_with_what_was_learnt(out):
     assert_same_as_whole(out, "mended", "failing-run")
 
 
+@pytest.mark.slow
 def test_a_validation_image_that_one_rank_cannot_read_ends_all_with_one_line(out):
     silent, error = record(out, "unseen", 0), record(out, "unseen", 1)
     assert error["error"].startswith("RejectedInput: ")
@@ -201,6 +206,7 @@ def assert_same_as_whole(out, name, folder):
     assert [r.rsplit(",", 1)[0] for r in one] == [r.rsplit(",", 1)[0] for r in two]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "steps", "how"), [("lost", 4, "SystemExit"), ("ended", 6, "KeyboardInterrupt")]
 )
@@ -211,6 +217,7 @@ def test_a_signal_is_never_lost_and_never_stops_one_rank_alone(out, name, steps,
         assert (found["stopped"], len(found["seen"])) == (how, steps)
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_others_with_one_line(out):
     error = record(out, "dies", 0)["error"]
     assert error.startswith("RankLost: rank 0 lost the others")

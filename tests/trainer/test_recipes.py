@@ -196,6 +196,7 @@ def test_pretrained_weights_are_named_and_not_the_default_of_the_day(name):
         assert (config.mean, config.std) == (cfg.mean, cfg.std)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("model", sorted({RECIPES[name](**given(name)).model for name in RECIPES}))
 def test_networks_exist_and_take_their_arguments(model):
     """Built on no memory, with the very arguments of the recipe."""
@@ -211,6 +212,7 @@ def test_networks_exist_and_take_their_arguments(model):
             return
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_takes_a_step(name, data, store, teacher):
     config = RECIPES[name](**toy(name, data, store, teacher))

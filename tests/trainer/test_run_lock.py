@@ -67,6 +67,7 @@ def test_another_process_is_named(holder, tmp_path):
         FolderLock(tmp_path, "a run")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_process_that_ended_leaves_the_folder_free_at_once(holder, tmp_path, number):
     told = []
@@ -146,7 +147,7 @@ def test_a_holder_on_another_machine_that_ended_does_not_block(tmp_path, quick):
     assert len(told) == 1
     assert "process 4321 on node7" in told[0]
     before = (tmp_path / LOCK).stat().st_mtime_ns
-    until = time.monotonic() + 30
+    until = time.monotonic() + 300
     while (tmp_path / LOCK).stat().st_mtime_ns == before and time.monotonic() < until:
         time.sleep(0.01)
     assert (tmp_path / LOCK).stat().st_mtime_ns > before

@@ -96,6 +96,7 @@ def one_image(folder):
     return next(path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_logger_that_fails_leaves_no_line_out(pictures, whole, tmp_path, monkeypatch):
     wanted = config(pictures, tmp_path / "run")
 
@@ -148,6 +149,7 @@ def test_a_broken_validation_image_costs_an_evaluation_and_no_pass(data, whole, 
     assert_same(trainer.run(dataclasses.replace(wanted, resume=True)), whole)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("pass_index", [0, 2])
 def test_a_stop_before_the_last_line_of_a_pass_leaves_none_out_and_none_twice(
     pictures, whole, tmp_path, monkeypatch, pass_index
@@ -168,6 +170,7 @@ def test_a_stop_before_the_last_line_of_a_pass_leaves_none_out_and_none_twice(
     assert_same(trainer.run(dataclasses.replace(wanted, resume=True)), whole)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("images", [1, 9, 21])
 def test_a_disk_that_refuses_an_image_costs_no_step(pictures, whole, tmp_path, monkeypatch, images):
     """4 images are a step, 12 a pass."""
@@ -220,6 +223,7 @@ class Clock:
         return self.seconds
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("minutes", "dies_at"), [(1.0, 2), (1.0, 5), (0.0, 5)])
 def test_checkpoints_inside_a_pass(pictures, whole, tmp_path, monkeypatch, minutes, dies_at):
     monkeypatch.setattr(trainer.between_steps.time, "monotonic", Clock())

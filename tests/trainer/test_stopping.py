@@ -43,7 +43,7 @@ def test_a_process_cleans_up_before_it_ends(number, before, times, said):
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
-        timeout=60,
+        timeout=600,
         check=False,
     )
     assert ended.stdout.splitlines() == [

@@ -139,6 +139,7 @@ def losses(monkeypatch: pytest.MonkeyPatch, wanted: TrainConfig) -> tuple[list[f
     return found, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label_set", "asked", "in_force"),
     [
@@ -189,6 +190,7 @@ def test_fkds_own_pair_of_temperatures(store, data, monkeypatch):
     assert found == pytest.approx(fkd, rel=1e-5)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("changes", "first"),
     [
@@ -227,6 +229,7 @@ def test_a_mask_from_other_labels_is_told_apart(store, data):
     assert [line for line in said if "mask nothing looked at labels at T=1" in line]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("changes", "entry"),
     [
@@ -319,6 +322,7 @@ def test_the_ground_truth_needs_no_choice_of_a_label_set(store, data, monkeypatc
         config(data, labels="ground-truth", label_set="ms")
 
 
+@pytest.mark.slow
 def test_only_students_of_the_labels_count_for_what_the_teacher_saved(
     store, teacher, data, tmp_path
 ):

@@ -60,6 +60,7 @@ def steps(task, dataset, target_of, passes=3):
     return losses
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_loss_is_that_of_the_online_teacher(place, temperature):
     photographs, teacher, store = place

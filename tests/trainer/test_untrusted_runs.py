@@ -164,6 +164,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_configs_that_are_no_runs_are_one_line_wherever_they_are_read(run, kind, capsys):
     encoding = "latin-1" if kind == "not UTF-8" else "utf-8"

@@ -16,7 +16,8 @@ from labelstore.commit import source as source_of_blocks
 from labelstore.errors import ConflictError, UsageError
 from labelstore.labelling.deriving import derive
 from labelstore.labelling.variant_choice import codec_for, variant_name
-from labelstore.testing.filled_store import fill_blocks, filled_store
+from labelstore.testing.filled_store import fill_blocks
+from tests.kept_stores import kept_store
 
 N, M, C = 20, 10, 12
 BAD = 3
@@ -38,7 +39,7 @@ def make_store(tmp_path, probabilities):
     def make(codec=FULL, **options):
         settings = {"images_per_shard": 8, "crops_per_shard": 5, "bad": {BAD}, **options}
         path = tmp_path / f"{len(opened)}.labels"
-        opened.append(filled_store(path, probabilities, codec, **settings))
+        opened.append(kept_store(path, probabilities, codec, **settings))
         return opened[-1]
 
     yield make
@@ -66,6 +67,7 @@ CHEAPER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["zarr", "hdf5"])
 def test_a_variant_is_what_the_teacher_would_have_stored(make_store, probabilities, backend):
     store = make_store(backend=backend)
@@ -85,6 +87,7 @@ def test_a_variant_is_what_the_teacher_would_have_stored(make_store, probabiliti
     store.catalogue.verify_digests()
 
 
+@pytest.mark.slow
 def test_from_ms_it_is_the_same_as_from_full(make_store):
     store = make_store()
     full = store.label_set()
@@ -96,6 +99,7 @@ def test_from_ms_it_is_the_same_as_from_full(make_store):
         )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("codec", CHEAPER)
 @pytest.mark.parametrize("source", [FULL, MS])
 def test_the_cost_is_the_divergence_over_all_crops(make_store, source, codec):
@@ -118,6 +122,7 @@ def test_eight_bits_cost_little(make_store):
     assert cost.kl_p99 < 5e-3
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("source", "wanted", "why"),
     [
@@ -171,6 +176,7 @@ def derive_in_a_process(path):
         derive(store.label_set("teacher"), MarginalRenorm(k=3), name="mr")
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_blocks(make_store):
     store = make_store(images_per_shard=2)
     spawn = multiprocessing.get_context("spawn")
