@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import labelstore
 import trainer
 from benchmarks import real_teacher
+from benchmarks.papers.real.real_setting import RealSetting
 from benchmarks.papers.real.stamps import Surroundings, make_pictures
 from benchmarks.papers.stage import Stage
 from labelstore import Full, MarginalSmoothing
@@ -37,6 +38,8 @@ BINS = {"low": (0.0, 0.3), "middle": (0.3, 0.9), "high": (0.9, 1.01)}
 class RealStage(Stage):
     """Stores "anywhere" and "own" by the pictures' surroundings, "fresh" and "four" with other numbers of crops."""
 
+    setting: RealSetting
+
     def prepare(self) -> None:
         """Make the pictures of objects anywhere."""
         self.pictures("anywhere")
@@ -44,7 +47,10 @@ class RealStage(Stage):
     def pictures(self, surroundings: Surroundings) -> Path:
         """Folder with train/, tune/ and val/."""
         folder = self.images / surroundings
-        make_pictures(folder, surroundings, self.setting.images, seed=self.setting.data_seed)
+        setting = self.setting
+        make_pictures(
+            folder, surroundings, setting.images, seed=setting.data_seed, object_side=setting.object_side
+        )  # fmt: skip
         return folder
 
     def make(self, what: str) -> Any:
