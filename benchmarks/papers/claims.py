@@ -114,21 +114,25 @@ def measure(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> Finding 
     )
 
 
-def judge(measured: Sequence[Finding]) -> list[Finding]:
+def judge(measured: Sequence[Finding], *, named: int = 0) -> list[Finding]:
     """The findings with what the tests together say of each: primary claims by Holm, others by Benjamini-Hochberg.
 
-    A claim that several tables state on the same runs is one test.
+    `named` primary claims count, also those that have not run yet. A claim that several tables state on the same runs is
+    one test.
     """
     judged = []
-    for primary, adjust in ((True, holm), (False, benjamini_hochberg)):
+    for primary in (True, False):
         p = {
             _test(one): one.p for one in measured if one.claim.primary == primary and one.seeds > 1
         }
-        adjusted = dict(zip(p, adjust(list(p.values())), strict=True))
+        count = max(named, len(p)) if primary else len(p)
+        values = list(p.values())
+        tested = holm(values, count) if primary else benjamini_hochberg(values)
+        adjusted = dict(zip(p, tested, strict=True))
         seen = sum(value < LEVEL for value in adjusted.values())
         # the level that the next claim would have had to pass
         level = (
-            LEVEL / max(len(p) - seen, 1)
+            LEVEL / max(count - seen, 1)
             if primary
             else LEVEL * min(seen + 1, len(p)) / max(len(p), 1)
         )
@@ -145,16 +149,16 @@ def judge(measured: Sequence[Finding]) -> list[Finding]:
     return sorted(judged, key=lambda one: order[id(one.claim)])
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """p adjusted by Holm's method: (n - i) p of the i-th smallest, never below the one before.
+def holm(p: Sequence[float], count: int | None = None) -> list[float]:
+    """p adjusted by Holm's method: (n - i) p of the i-th smallest, never below the one before; n is `count` or all.
 
-    >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
-    [0.03, 0.06, 0.06]
+    >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])], holm([0.01], 5)
+    ([0.03, 0.06, 0.06], [0.05])
     """
     order = np.argsort(p)
-    steps = np.asarray(p, float)[order] * (len(p) - np.arange(len(p)))
+    steps = np.asarray(p, float)[order] * ((count or len(p)) - np.arange(len(p)))
     adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(p) else steps
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return [float(value) for value in adjusted]
 
 

@@ -59,7 +59,9 @@ def judged(tables: Sequence[Table], outcomes: Outcomes) -> Findings:
             for claim in table.claims
         ]
         measured[table.name] = [one for one in found if one is not None]
-    together = iter(judge([one for of_table in measured.values() for one in of_table]))
+    named = sum(claim.primary for table in tables for claim in table.claims)
+    everything = [one for of_table in measured.values() for one in of_table]
+    together = iter(judge(everything, named=named))
     return {name: [next(together) for _ in of_table] for name, of_table in measured.items()}
 
 

@@ -112,7 +112,8 @@ def record_environment(stage: Stage) -> None:
 
 def environment(stage: Stage) -> str:
     """What `record_environment` kept."""
-    return (stage.results / ENVIRONMENT).read_text().strip()
+    kept = stage.results / ENVIRONMENT
+    return kept.read_text().strip() if kept.exists() else "no run is finished"
 
 
 def is_there(stage: Stage, arm: Arm, seed: int) -> bool:

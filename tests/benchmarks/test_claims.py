@@ -69,6 +69,13 @@ def test_a_verdict_says_no_more_than_the_runs():
     assert math.isnan(alone.visible)
 
 
+def test_a_primary_claim_that_has_not_run_counts():
+    alone = finding([1.0, 1.2, 1.5], primary=True)
+    (one,), (of_five,) = judge([alone]), judge([alone], named=5)
+    assert of_five.adjusted == pytest.approx(min(5 * one.adjusted, 1))
+    assert of_five.visible > one.visible
+
+
 def test_the_order_of_the_claims_stays():
     claims = [finding([1.0, 2.0, 1.5], primary=at % 2 == 0) for at in range(5)]
     assert [one.claim for one in judge(claims)] == [one.claim for one in claims]

@@ -13,6 +13,8 @@ class RealSetting(Setting):
     """`images` counts pictures of each class here, of 61 classes in every folder."""
 
     images: Mapping[str, int] = field(default_factory=lambda: {"train": 10, "tune": 5, "val": 20})
+    object_side: tuple[float, float] = (0.6, 0.95)
+    """Of the pictures: with smaller objects the teacher is right on too few (`stamps`)."""
     input_size: int = 64
     num_crops: int = 8
     """M of the main store."""

@@ -3,8 +3,12 @@
     apt-get install --no-install-recommends tuxpaint-stamps-default plasma-workspace-wallpapers mate-backgrounds
 
 Objects are photographic stamps of Tux Paint (`stamp_classes.json`), places are wallpapers and scikit-image's textures. Train
-and val share no place, and no stamp of a class that has two. An object is 0.35 to 0.8 of the short side and lies anywhere.
-A picture is a function of the seed, the folder and its number. Nothing of it is committed.
+and val share no place, and no stamp of a class that has two. An object is 0.35 to 0.8 of the short side unless said otherwise and lies
+anywhere. A picture is a function of the seed, the folder and its number. Nothing of it is committed.
+
+tf_efficientnet_lite0 names 47 % of val pictures (67 % where only the 61 classes count), and with objects of 0.6 to 0.95 52 %
+(75 %), 244 pictures. Some stamps are hard to name whatever their size: the porcupine is drawn, the tractor is its wheel, a donkey
+stands for a second sorrel.
 
 "anywhere" puts an object in front of any place of its split; "own" in front of one of its class's kind (zebra: grass) in
 70 % of the pictures. What could be had for "own": water, grass, forest, leaves and flowers, sky, the inside of a house. For
@@ -61,6 +65,7 @@ FOLDERS: Mapping[str, tuple[Split, int]] = {
 """Folder -> split, and the number of its first picture."""
 SIDE = (320, 480)
 OBJECT_SIDE = (0.35, 0.8)
+"""Longer side of an object, in short sides of the picture."""
 PLACE_SIDE = 900
 """Pixels that a place's short side is brought to before a part of it is taken."""
 PART = (0.35, 1.0)
@@ -93,7 +98,13 @@ def stamp_classes() -> tuple[StampClass, ...]:
     )
 
 
-def picture(seed: int, surroundings: Surroundings, split: Split, number: int) -> Image.Image:
+def picture(
+    seed: int,
+    surroundings: Surroundings,
+    split: Split,
+    number: int,
+    object_side: tuple[float, float] = OBJECT_SIDE,
+) -> Image.Image:
     """The picture of that number, of class `number` mod 61; a function of its arguments."""
     rng = np.random.default_rng([seed, surroundings == "own", split == "val", number])
     own = stamp_classes()[number % len(stamp_classes())]
@@ -105,7 +116,7 @@ def picture(seed: int, surroundings: Surroundings, split: Split, number: int) ->
     scene = _part_of(_place(names[int(rng.integers(len(names)))]), width, height, rng)
     stamps = own.of(split)
     stamp = _stamp(stamps[int(rng.integers(len(stamps)))])
-    scale = min(width, height) * rng.uniform(*OBJECT_SIDE) / max(stamp.size)
+    scale = min(width, height) * rng.uniform(*object_side) / max(stamp.size)
     across, down = (max(1, round(side * scale)) for side in stamp.size)
     stamp = stamp.resize((across, down), Image.Resampling.LANCZOS)
     if rng.random() < 0.5:
@@ -115,16 +126,29 @@ def picture(seed: int, surroundings: Surroundings, split: Split, number: int) ->
     return scene
 
 
-def jpeg(seed: int, surroundings: Surroundings, split: Split, number: int) -> bytes:
+def jpeg(
+    seed: int,
+    surroundings: Surroundings,
+    split: Split,
+    number: int,
+    object_side: tuple[float, float] = OBJECT_SIDE,
+) -> bytes:
     """`picture` as JPEG of a random quality."""
     quality = np.random.default_rng([seed, number]).integers(*QUALITY, endpoint=True)
     buffer = BytesIO()
-    picture(seed, surroundings, split, number).save(buffer, "JPEG", quality=int(quality))
+    picture(seed, surroundings, split, number, object_side).save(
+        buffer, "JPEG", quality=int(quality)
+    )
     return buffer.getvalue()
 
 
 def make_pictures(
-    folder: Path, surroundings: Surroundings, counts: Mapping[str, int], *, seed: int
+    folder: Path,
+    surroundings: Surroundings,
+    counts: Mapping[str, int],
+    *,
+    seed: int,
+    object_side: tuple[float, float] = OBJECT_SIDE,
 ) -> None:
     """Write what is missing of train/, tune/ and val/, one folder per synset; `counts` are pictures of each class.
 
@@ -142,7 +166,7 @@ def make_pictures(
             if path.exists():
                 return
             temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(jpeg(seed, surroundings, split, number))
+            temporary.write_bytes(jpeg(seed, surroundings, split, number, object_side))
             temporary.replace(path)
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

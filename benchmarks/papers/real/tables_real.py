@@ -32,7 +32,15 @@ def _stored(
 
 
 def _calibrated(name: str, rule: str, *, on: str = "anywhere", **given: Any) -> Arm:
-    return _stored(name, labels="ferkd", on=on, needs_mask=f"mask:{on}/ms5/{rule}", **given)
+    # thresholds of a surer teacher may leave an image without a crop
+    return _stored(
+        name,
+        labels="ferkd",
+        on=on,
+        needs_mask=f"mask:{on}/ms5/{rule}",
+        allow_empty_images=True,
+        **given,
+    )
 
 
 FKD = _stored("FKD ms 5")
