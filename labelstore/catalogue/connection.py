@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -216,6 +216,20 @@ class Database:
                     connection.close()
             except sqlite3.Error as error:
                 raise DBAPIError("VACUUM INTO", None, error) from error
+
+    def compact(self) -> None:
+        """Give back what a SQLite file no longer needs, as far as there is room to; after a kill it is as it was."""
+        if not self.is_sqlite:
+            return
+        # no room for a second copy, or another process reads: the file stays larger, and sound
+        with suppress(sqlite3.Error):
+            connection = sqlite3.connect(
+                f"file:{quote(str(self._path))}?mode=rw", uri=True, isolation_level=None
+            )
+            try:
+                connection.execute("VACUUM").close()
+            finally:
+                connection.close()
 
     def older_copy(self) -> Database:
         """A copy of an older SQLite catalogue, to be brought up to date for reading; it goes with its object.

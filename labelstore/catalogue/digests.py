@@ -41,6 +41,11 @@ _DAMAGED = "catalogue table digests is damaged: restore the catalogue from a cop
 Row = tuple[Any, ...]
 
 
+def batch_rows(table: Table) -> int:
+    """How many of a table's rows are in memory at once."""
+    return int(table.info.get("batch", _BATCH))
+
+
 def row_hash(row: Row) -> int:
     """128-bit hash of one row's values in column order."""
     # ascii() and not repr(): which characters repr() escapes changes with Python's Unicode tables.
@@ -83,7 +88,7 @@ def insert_tuples(
     marks = ", ".join(mark for _ in table.columns)
     statement = f"INSERT INTO {preparer.format_table(table)} ({names}) VALUES ({marks})"
     remaining = iter(rows)
-    while batch := list(islice(remaining, _BATCH)):
+    while batch := list(islice(remaining, batch_rows(table))):
         conn.exec_driver_sql(statement, batch)
         if counted:
             _adjust(conn, table, added=batch, removed=())
@@ -149,7 +154,9 @@ def verified_batches(
         query = query.where(table.c[table.info["scope"]] == scope)
     expected_rows, expected = _recorded(conn, table, scope) or (0, 0)
     count, total = 0, 0
-    for part in conn.execute(query, execution_options={"yield_per": _BATCH}).partitions():
+    for part in conn.execute(
+        query, execution_options={"yield_per": batch_rows(table)}
+    ).partitions():
         rows = [tuple(row) for row in part]
         count += len(rows)
         total += rows_hash(rows)

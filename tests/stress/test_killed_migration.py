@@ -17,7 +17,6 @@ import labelstore
 from labelstore.arrays import durable
 from labelstore.care.migration import migrate
 from labelstore.care.verification import verify
-from tests.catalogue.test_migrate import make_older, second_revision
 from tests.data.make_stores import BACKENDS, DATA, answers
 from tests.stress.test_old_formats import as_checked_out
 
@@ -27,18 +26,12 @@ POINTS = "points"
 
 
 @pytest.fixture
-def scripts(tmp_path, monkeypatch):
-    second_revision(tmp_path / "scripts", monkeypatch)
-
-
-@pytest.fixture
-def older(tmp_path, scripts):
-    """Kept stores, no longer frozen, that lack what the second revision brings."""
+def older(tmp_path):
+    """Kept stores of format 1, no longer frozen."""
     paths = []
     for backend in BACKENDS:
         path = as_checked_out(DATA / f"v1-{backend}-ms", tmp_path / backend)
         (path / "labelstore.json").unlink()
-        make_older(f"sqlite:///{path / 'catalogue.db'}")
         paths.append(path)
     return paths
 
