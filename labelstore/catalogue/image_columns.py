@@ -82,13 +82,16 @@ def rows_by_key(conn: Connection, keys: Sequence[str]) -> dict[str, int]:
     """Image rows of those keys that the search finds: a damaged search column may hide one, and shows none wrongly."""
     wanted = np.unique(np.array([key_crc(key) for key in keys], np.uint32))
     known = set(keys)
-    blocks = []
+    heads, searched = [], []
     for *head, crcs in conn.execute(select(*HEAD, image_blocks.c.key_crc)):
         block, count, _ = checked_head(head)
         if not isinstance(crcs, bytes) or len(crcs) != 4 * count:
             raise damaged(f"holds what nobody wrote there (block {block})")
-        if np.isin(np.frombuffer(crcs, "<u4"), wanted).any():
-            blocks.append((block, count))
+        heads.append((block, count))
+        searched.append(crcs)
+    hits = np.flatnonzero(np.isin(np.frombuffer(b"".join(searched), "<u4"), wanted))
+    ends = np.cumsum([count for _, count in heads])
+    blocks = [heads[at] for at in np.unique(np.searchsorted(ends, hits, "right")).tolist()]
     found: dict[str, int] = {}
     for block, count in blocks:
         packed = select(image_blocks.c.key).where(image_blocks.c.block == block)

@@ -203,7 +203,8 @@ class ImageTable:
         With the group whose worker says so: ConflictError where another label set has labels of the image already.
         """
         columns, at = _block_of(conn, image), image % BLOCK_ROWS
-        _refuse_free(columns, image)
+        if at >= len(columns["free"]) or columns["free"][at]:
+            raise _unknown(image)
         # True for an image that some shard has labels for, or had before a drop
         was_decoded = columns["has_digest"][at] and columns["bad"][at] is None
         if group is not None and was_decoded:
@@ -222,33 +223,48 @@ def _block_of(conn: Connection, image: int) -> Columns:
     """Columns of the block that has an image; UsageError where there is none."""
     found = block_columns(conn, image // BLOCK_ROWS)
     if found is None:
-        raise UsageError(f"image {image} is not in the catalogue")
+        raise _unknown(image)
     return found
-
-
-def _refuse_free(columns: Columns, image: int) -> None:
-    at = image % BLOCK_ROWS
-    if at >= len(columns["free"]) or columns["free"][at]:
-        raise UsageError(f"image {image} is not in the catalogue")
 
 
 def _add_facts(columns: Columns, facts: Sequence[Facts]) -> bool:
     """Put facts of images into their block's columns; True where any was new, ConflictError where others are there."""
-    is_new = False
-    for image, width, height, digest in facts:
-        _refuse_free(columns, image)
-        at = image % BLOCK_ROWS
-        there = [columns["width"][at], columns["height"][at], columns["digest"][at].tobytes()]
-        if not columns["has_digest"][at]:
-            columns["width"][at], columns["height"][at] = width, height
-            columns["digest"][at] = np.frombuffer(digest, np.uint8)
-            columns["has_digest"][at] = is_new = True
-        elif there != [width, height, digest]:
-            raise ConflictError(
-                f"image {columns['key'][at]!r} was {there[0]} x {there[1]} with digest {there[2].hex()} and is now "
-                f"{width} x {height} with digest {digest.hex()}: use the folder that the store was made from"
-            )
-    return is_new
+    images, widths, heights, digests = zip(*facts, strict=True)
+    at = np.array(images, np.int64) % BLOCK_ROWS
+    there = at < len(columns["free"])
+    there[there] &= ~columns["free"][at[there]]
+    if not there.all():
+        raise _unknown(images[int(np.argmin(there))])
+    given = {
+        "width": np.array(widths, np.int32),
+        "height": np.array(heights, np.int32),
+        "digest": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES),
+    }
+    known = columns["has_digest"][at]
+    changed = (columns["digest"][at] != given["digest"]).any(axis=1)
+    for name in ("width", "height"):
+        changed |= columns[name][at] != given[name]
+    if (changed & known).any():
+        first = int(np.argmax(changed & known))
+        raise _changed(columns, facts[first])
+    for name, values in given.items():
+        columns[name][at] = values
+    columns["has_digest"][at] = True
+    return not known.all()
+
+
+def _changed(columns: Columns, fact: Facts) -> ConflictError:
+    image, width, height, digest = fact
+    at = image % BLOCK_ROWS
+    return ConflictError(
+        f"image {columns['key'][at]!r} was {columns['width'][at]} x {columns['height'][at]} with digest "
+        f"{columns['digest'][at].tobytes().hex()} and is now {width} x {height} with digest {digest.hex()}: use the "
+        "folder that the store was made from"
+    )
+
+
+def _unknown(image: int) -> UsageError:
+    return UsageError(f"image {image} is not in the catalogue")
 
 
 def _image_rows(block: int, columns: Columns, wanted: set[int] | None) -> dict[int, ImageRow]:
