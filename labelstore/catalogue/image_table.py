@@ -274,7 +274,7 @@ def _image_rows(block: int, columns: Columns, wanted: set[int] | None) -> dict[i
         if wanted is not None and first + at not in wanted:
             continue
         numbers = {
-            name: None if (value := int(columns[name][at])) < 0 else value
+            name: None if (value := int(columns[name][at])) == -1 else value
             for name in ("width", "height", "size", "mtime_ns")
         }
         found[first + at] = ImageRow(
