@@ -241,7 +241,11 @@ class Database:
         folder = Path(tempfile.mkdtemp(prefix="labelstore-"))
         try:
             self.copy_to(folder / "catalogue.db")
-            copy = Database(sqlite_url(folder / "catalogue.db"), clock=self._clock)
+            copy = Database(
+                sqlite_url(folder / "catalogue.db"),
+                frozen_mark=self._frozen_mark,
+                clock=self._clock,
+            )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
