@@ -78,8 +78,8 @@ def insert_images(conn: Connection, first: int, given: Columns) -> None:
         if before is None:
             rows.append(pack(block, columns))
             continue
-        for name, column in before.items():
-            columns[name][: len(column)] = column
+        for name, held in before.items():
+            columns[name][: len(held)] = held
         update_rows(conn, image_blocks, [pack(block, columns)])
     insert_rows(conn, image_blocks, rows)
 
