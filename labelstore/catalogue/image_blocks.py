@@ -122,7 +122,6 @@ def unpack(row: Row) -> Columns:
         columns["free"] = columns["key"] == ""
         if columns["free"].sum() != num_rows - num_images or columns["free"][-1]:
             raise ValueError("free rows")
-        check_keys(columns["key"][~columns["free"]].tolist())
         for name, kind in REGISTERED.items():
             columns[name][:] = _unpacked(values[name], kind, num_rows)
         _unpack_decoded(columns, values)
@@ -130,6 +129,7 @@ def unpack(row: Row) -> Columns:
             columns["bad"][range(num_rows)[int(at)]] = str(why)
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
         raise damaged(f"holds what nobody wrote there (block {values['block']})") from None
+    check_keys(columns["key"][~columns["free"]].tolist())
     return columns
 
 
