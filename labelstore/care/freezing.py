@@ -23,7 +23,7 @@ from labelstore.arrays.durable import (
     storage_errors,
     write_file,
 )
-from labelstore.catalogue import Catalogue
+from labelstore.catalogue import FORMAT_VERSION, Catalogue
 from labelstore.catalogue.connection import write_locked
 from labelstore.catalogue.engines import sqlite_url
 from labelstore.commit.lease_keeper import Progress
@@ -192,8 +192,9 @@ class _Freezing:
         return _frozen(target, manifest)
 
     def _manifest(self, files: dict[str, ManifestFile]) -> Manifest:
-        catalogue = self.store.catalogue
-        return Manifest(uuid=catalogue.uuid, format_version=catalogue.format_version, files=files)
+        # the copy of an older store's catalogue is one of this version
+        uuid = self.store.catalogue.uuid
+        return Manifest(uuid=uuid, format_version=FORMAT_VERSION, files=files)
 
     def _refuse_changes(self) -> None:
         if self._listed() != self.listed:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from labelstore.catalogue.digests import digest_text
-from labelstore.catalogue.image_columns import end_row
+from labelstore.catalogue.image_columns import counts
 from labelstore.catalogue.named_rows import all_records
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow
 from labelstore.catalogue.tables import label_sets, masks, plans
@@ -33,7 +33,7 @@ class ArrayRows:
 def read_array_rows(conn: Connection) -> ArrayRows:
     """The rows as the transaction of `conn` sees them; DamagedShard unless they match their digests."""
     return ArrayRows(
-        num_rows=end_row(conn),
+        num_rows=counts(conn)[1],
         plans={row.name: row for row in all_records(conn, plans, PlanRow)},
         label_sets={row.name: row for row in all_records(conn, label_sets, LabelSetRow)},
         masks={row.name: row for row in all_records(conn, masks, MaskRow)},
@@ -44,4 +44,4 @@ def read_array_rows(conn: Connection) -> ArrayRows:
 def array_rows_state(conn: Connection) -> str:
     """`ArrayRows.state` alone. Facts of images are left out: workers record them with every commit."""
     parts = (digest_text(conn, table) for table in (plans, label_sets, masks))
-    return " ".join((str(end_row(conn)), *parts))
+    return " ".join((str(counts(conn)[1]), *parts))

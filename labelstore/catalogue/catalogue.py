@@ -194,7 +194,9 @@ class Catalogue:
             raise DamagedShard(
                 f"{database.name}: table store has {len(rows)} rows: restore the catalogue from a copy"
             )
-        uuid, version, _ = rows[0]
+        uuid, newest, _ = rows[0]
+        if not lacking:
+            version = newest
         if not isinstance(version, int) or not isinstance(uuid, str):
             raise DamagedShard(
                 f"{database.name}: table store holds no format version: restore the catalogue from a copy"
@@ -221,7 +223,11 @@ class Catalogue:
                 lacking = lacking_revisions(conn, database.name)
             if dry_run or not lacking:
                 return lacking
-            return database.write(lambda conn: migrate(conn, database.name, now=database.now(conn)))
+            applied = database.write(
+                lambda conn: migrate(conn, database.name, now=database.now(conn))
+            )
+            database.compact()
+            return applied
         finally:
             database.close()
 

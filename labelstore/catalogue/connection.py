@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -217,6 +217,20 @@ class Database:
             except sqlite3.Error as error:
                 raise DBAPIError("VACUUM INTO", None, error) from error
 
+    def compact(self) -> None:
+        """Give back what a SQLite file no longer needs, as far as there is room to; after a kill it is as it was."""
+        if not self.is_sqlite:
+            return
+        # no room for a second copy, or another process reads: the file stays larger, and sound
+        with suppress(sqlite3.Error):
+            connection = sqlite3.connect(
+                f"file:{quote(str(self._path))}?mode=rw", uri=True, isolation_level=None
+            )
+            try:
+                connection.execute("VACUUM").close()
+            finally:
+                connection.close()
+
     def older_copy(self) -> Database:
         """A copy of an older SQLite catalogue, to be brought up to date for reading; it goes with its object.
 
@@ -227,7 +241,11 @@ class Database:
         folder = Path(tempfile.mkdtemp(prefix="labelstore-"))
         try:
             self.copy_to(folder / "catalogue.db")
-            copy = Database(sqlite_url(folder / "catalogue.db"), clock=self._clock)
+            copy = Database(
+                sqlite_url(folder / "catalogue.db"),
+                frozen_mark=self._frozen_mark,
+                clock=self._clock,
+            )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -38,7 +38,23 @@ _MODULUS = 1 << 128
 _BATCH = 20_000
 _DAMAGED = "catalogue table digests is damaged: restore the catalogue from a copy"
 
+# Made once: SQLAlchemy takes longer to build such a statement than SQLite to run it
+_OF_TABLE = select(digests.c.scope, digests.c.num_rows, digests.c.digest).where(
+    digests.c.table_name == bindparam("of_table")
+)
+_OF_SCOPE = _OF_TABLE.where(digests.c.scope == bindparam("of_scope"))
+_CHANGE = (
+    update(digests)
+    .where(digests.c.table_name == bindparam("of_table"), digests.c.scope == bindparam("of_scope"))
+    .values(num_rows=bindparam("num_rows"), digest=bindparam("digest"))
+)
+
 Row = tuple[Any, ...]
+
+
+def batch_rows(table: Table) -> int:
+    """How many of a table's rows are in memory at once."""
+    return int(table.info.get("batch", _BATCH))
 
 
 def row_hash(row: Row) -> int:
@@ -83,7 +99,7 @@ def insert_tuples(
     marks = ", ".join(mark for _ in table.columns)
     statement = f"INSERT INTO {preparer.format_table(table)} ({names}) VALUES ({marks})"
     remaining = iter(rows)
-    while batch := list(islice(remaining, _BATCH)):
+    while batch := list(islice(remaining, batch_rows(table))):
         conn.exec_driver_sql(statement, batch)
         if counted:
             _adjust(conn, table, added=batch, removed=())
@@ -149,7 +165,9 @@ def verified_batches(
         query = query.where(table.c[table.info["scope"]] == scope)
     expected_rows, expected = _recorded(conn, table, scope) or (0, 0)
     count, total = 0, 0
-    for part in conn.execute(query, execution_options={"yield_per": _BATCH}).partitions():
+    for part in conn.execute(
+        query, execution_options={"yield_per": batch_rows(table)}
+    ).partitions():
         rows = [tuple(row) for row in part]
         count += len(rows)
         total += rows_hash(rows)
@@ -267,17 +285,13 @@ def _adjust(
         if recorded is None:
             conn.execute(insert(digests).values(table_name=table.name, scope=scope, **values))
         else:
-            here = and_(digests.c.table_name == table.name, digests.c.scope == scope)
-            conn.execute(update(digests).where(here).values(**values))
+            conn.execute(_CHANGE, {"of_table": table.name, "of_scope": scope, **values})
 
 
 def _recorded(conn: Connection, table: Table, scope: str | None) -> tuple[int, int] | None:
     """(rows, sum of their hashes) as written down for a scope or, with None, all of a table's scopes."""
-    query = select(digests.c.scope, digests.c.num_rows, digests.c.digest)
-    query = query.where(digests.c.table_name == table.name)
-    if scope is not None:
-        query = query.where(digests.c.scope == scope)
-    found = conn.execute(query).all()
+    query = _OF_TABLE if scope is None else _OF_SCOPE
+    found = conn.execute(query, {"of_table": table.name, "of_scope": scope}).all()
     count, total = 0, 0
     for part, rows, digest in found:
         value = _parsed(digest)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
-from labelstore.catalogue.digests import insert_tuples
-from labelstore.catalogue.tables import images
+from labelstore.catalogue.digests import insert_rows, update_rows
+from labelstore.catalogue.image_blocks import BLOCK_ROWS, blank_columns, damaged, pack
+from labelstore.catalogue.image_columns import block_columns, rows_by_key
+from labelstore.catalogue.tables import image_blocks
 from labelstore.errors import ConflictError, UsageError
 
 Columns = tuple[list[str], list[int], list[int], list[int]]
 """Keys, class ids, sizes in bytes and times of change of images that are registered together."""
+_NAMES = ("key", "class_id", "size", "mtime_ns")
 
 
 def plain_columns(
@@ -36,49 +39,65 @@ def plain_columns(
     return names, _ints(class_ids), _ints(sizes), _ints(mtimes_ns)
 
 
-def num_registered(conn: Connection, first: int, given: Columns) -> int:
-    """How many of the given images lie from row `first` on already; ConflictError for any other."""
-    there = conn.execute(
-        select(images.c.key, images.c.class_id, images.c.size, images.c.mtime_ns)
-        .where(images.c.image >= first)
-        .order_by(images.c.image)
-    ).all()
+def num_registered(conn: Connection, first: int, end: int, given: Columns) -> int:
+    """How many of the given images lie in rows `first` to `end` already; ConflictError for any other."""
     keys, class_ids, sizes, _ = given
-    if len(there) > len(keys):
+    if end - first > len(keys):
         raise ConflictError(
-            f"{len(there)} images are registered from row {first} on, {len(keys)} were given: a store never shrinks"
+            f"{end - first} images are registered from row {first} on, {len(keys)} were given: a store never shrinks"
         )
     # Shorter where registering was interrupted
-    for at, (row, image) in enumerate(zip(there, zip(*given, strict=True), strict=False)):
-        if tuple(row) != image:
-            raise ConflictError(
-                f"image {first + at} is registered as {row[0]!r} (class {row[1]}, {row[2]} bytes), not {keys[at]!r} "
-                f"(class {class_ids[at]}, {sizes[at]} bytes): use the folder that the store was made from"
-            )
-    return len(there)
+    for start, stop in _in_blocks(first, end):
+        there = block_columns(conn, start // BLOCK_ROWS)
+        if there is None:
+            raise damaged(f"has no row {start // BLOCK_ROWS}")
+        within = slice(start % BLOCK_ROWS, start % BLOCK_ROWS + stop - start)
+        held = zip(*(there[name][within].tolist() for name in _NAMES), strict=True)
+        part = zip(*(values[start - first : stop - first] for values in given), strict=True)
+        for at, (row, image) in enumerate(zip(held, part, strict=True), start - first):
+            if row != image:
+                raise ConflictError(
+                    f"image {first + at} is registered as {row[0]!r} (class {row[1]}, {row[2]} bytes), not "
+                    f"{keys[at]!r} (class {class_ids[at]}, {sizes[at]} bytes): use the folder that the store was made "
+                    "from"
+                )
+    return end - first
 
 
 def insert_images(conn: Connection, first: int, given: Columns) -> None:
-    """Write images from row `first` on."""
-    insert_tuples(
-        conn,
-        images,
-        # In the table's order: image, key, class, width, height, digest, size, time, bad
-        (
-            (row, key, label, None, None, None, size, time, None)
-            for row, (key, label, size, time) in enumerate(zip(*given, strict=True), first)
-        ),
-    )
+    """Write images from row `first` on, which lies behind all others."""
+    rows = []
+    values: tuple[Sequence[Any], ...] = given
+    for start, stop in _in_blocks(first, first + len(given[0])):
+        block, at = divmod(start, BLOCK_ROWS)
+        columns = blank_columns(at + stop - start)
+        for name, column in zip(_NAMES, values, strict=True):
+            columns[name][at:] = column[start - first : stop - first]
+        columns["free"][at:] = False
+        before = block_columns(conn, block) if at else None
+        if before is None:
+            rows.append(pack(block, columns))
+            continue
+        for name, held in before.items():
+            columns[name][: len(held)] = held
+        update_rows(conn, image_blocks, [pack(block, columns)])
+    insert_rows(conn, image_blocks, rows)
 
 
 def refuse_known(conn: Connection, keys: list[str]) -> None:
     """ConflictError for a key that is in the store already."""
-    for start in range(0, len(keys), 500):
-        query = select(func.min(images.c.key)).where(images.c.key.in_(keys[start : start + 500]))
-        if (known := conn.execute(query).scalar()) is not None:
-            raise ConflictError(
-                f"image {known!r} is in the store already, at another row: keys must be unique"
-            )
+    if known := rows_by_key(conn, keys):
+        raise ConflictError(
+            f"image {min(known)!r} is in the store already, at another row: keys must be unique"
+        )
+
+
+def _in_blocks(first: int, end: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the rows from `first` to `end`, block by block."""
+    while first < end:
+        stop = min(end, (first // BLOCK_ROWS + 1) * BLOCK_ROWS)
+        yield first, stop
+        first = stop
 
 
 def _ints(values: Sequence[int] | NDArray[Any]) -> list[int]:

@@ -1,26 +1,31 @@
-"""The images: one row each, numbered in the order of registration, facts filled in as shards decode them."""
+"""The images: numbered in the order of registration, facts filled in as shards decode them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, literal, select
+from sqlalchemy import Connection
 
 from labelstore.catalogue import metadata_intents
 from labelstore.catalogue.connection import Database
-from labelstore.catalogue.digests import (
-    digest_text,
-    num_rows,
-    update_rows,
-    verified_batches,
+from labelstore.catalogue.digests import digest_text, update_rows, verified_batches
+from labelstore.catalogue.image_blocks import (
+    BLOCK_ROWS,
+    DIGEST_BYTES,
+    Columns,
+    pack_bad,
+    pack_decoded,
+    unpack,
 )
 from labelstore.catalogue.image_columns import (
-    DIGEST_BYTES,
     MAX_FREE_ROWS,
-    end_row,
+    block_columns,
+    counts,
     image_columns,
+    rows_by_key,
 )
 from labelstore.catalogue.image_registration import (
     insert_images,
@@ -30,8 +35,11 @@ from labelstore.catalogue.image_registration import (
 )
 from labelstore.catalogue.ledger import labelled_elsewhere
 from labelstore.catalogue.records import ImageRow
-from labelstore.catalogue.tables import images
+from labelstore.catalogue.tables import image_blocks
 from labelstore.errors import ConflictError, UsageError
+
+Facts = tuple[int, int, int, bytes]
+"""Image row, width, height, digest of a decoded image."""
 
 
 class ImageTable:
@@ -58,13 +66,13 @@ class ImageTable:
         given = plain_columns(keys, class_ids, sizes, mtimes_ns)
 
         def work(conn: Connection) -> range:
-            end = end_row(conn)
+            _, end = counts(conn)
             first = end if first_row is None else first_row
             if not 0 <= first <= end:
                 raise UsageError(
                     f"first row {first}: the catalogue has rows up to {end - 1} and these leave no gaps: give {end}"
                 )
-            there = num_registered(conn, first, given)
+            there = num_registered(conn, first, end, given)
             names, classes, lengths, times = given
             new = names[there:], classes[there:], lengths[there:], times[there:]
             if new[0] and end:
@@ -91,9 +99,9 @@ class ImageTable:
         given = plain_columns(keys, class_ids, sizes, mtimes_ns)
 
         def work(conn: Connection) -> range:
-            end = end_row(conn)
+            count, end = counts(conn)
             first = -(-end // multiple) * multiple
-            free = first - num_rows(conn, images)
+            free = first - count
             if free > MAX_FREE_ROWS:
                 raise UsageError(
                     f"{free:,} rows would have no image, {MAX_FREE_ROWS:,} may: every growth begins a new image block, "
@@ -109,22 +117,22 @@ class ImageTable:
     def num_images(self) -> int:
         """N, bad images included."""
         with self._database.reading() as conn:
-            return num_rows(conn, images)
+            return counts(conn)[0]
 
     def num_rows(self) -> int:
         """Image rows: N, and those that no image has."""
         with self._database.reading() as conn:
-            return end_row(conn)
+            return counts(conn)[1]
 
     def counts(self) -> tuple[int, int]:
         """`num_images` and `num_rows` at one moment."""
         with self._database.reading() as conn:
-            return num_rows(conn, images), end_row(conn)
+            return counts(conn)
 
     def digest(self) -> str:
         """Hexadecimal digest of the table as it is written down: another one after any change."""
         with self._database.reading() as conn:
-            return digest_text(conn, images)
+            return digest_text(conn, image_blocks)
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """The images as NumPy columns over rows: see `image_columns`."""
@@ -136,29 +144,35 @@ class ImageTable:
 
         UsageError for rows beyond the last.
         """
-        names = [column.name for column in images.columns]
         found: dict[int, ImageRow] = {}
         asked = None if wanted is None else set(wanted)
+        blocks = None if asked is None else {image // BLOCK_ROWS for image in asked}
         with self._database.reading() as conn:
-            for part in verified_batches(conn, images):
+            for part in verified_batches(conn, image_blocks):
                 for row in part:
-                    if asked is None or row[0] in asked:
-                        found[row[0]] = ImageRow(**dict(zip(names, row, strict=True)))
+                    if blocks is None or row[0] in blocks:
+                        found |= _image_rows(row[0], unpack(row), asked)
             if wanted is None:
                 return list(found.values())
             if missing := [image for image in wanted if image not in found]:
-                raise UsageError(f"image {missing[0]}: the store has rows 0 to {end_row(conn) - 1}")
+                raise UsageError(
+                    f"image {missing[0]}: the store has rows 0 to {counts(conn)[1] - 1}"
+                )
         return [found[image] for image in wanted]
 
     def find(self, keys: Iterable[str]) -> dict[str, int]:
         """Rows of images by key, in one transaction; a key that is not there is left out."""
         wanted = list(dict.fromkeys(keys))
         with self._database.reading() as conn:
-            there = _rows_by_key(conn, wanted)
-            found = {key: there[key] for key in wanted if key in there}
-            return found | _past_the_index(conn, [key for key in wanted if key not in found])
+            found = rows_by_key(conn, wanted)
+            if len(found) < len(wanted):
+                # a damaged search column must not look like an image that is not there
+                missing = {key for key in wanted if key not in found}
+                all_keys = enumerate(image_columns(conn)["key"].tolist())
+                found |= {key: row for row, key in all_keys if key in missing}
+        return {key: found[key] for key in wanted if key in found}
 
-    def record_facts(self, conn: Connection, facts: Iterable[tuple[int, int, int, bytes]]) -> None:
+    def record_facts(self, conn: Connection, facts: Iterable[Facts]) -> None:
         """Write (image, width, height, digest) of decoded images; facts that are there must be the same.
 
         ConflictError where an image has changed since another shard decoded it.
@@ -172,74 +186,103 @@ class ImageTable:
                 raise UsageError(
                     f"image {image}: a digest has {DIGEST_BYTES} bytes, not {len(digest)}"
                 )
-        known = _facts(conn, list(given))
-        if unknown := given.keys() - known.keys():
-            raise UsageError(f"image {min(unknown)} is not in the catalogue")
-        changes = []
+        by_block: dict[int, list[Facts]] = {}
         for image, fact in given.items():
-            key, *there = known[image]
-            if there == [None, None, None]:
-                changes.append(
-                    {"image": image, "width": fact[0], "height": fact[1], "digest": fact[2]}
-                )
-            elif tuple(there) != fact:
-                raise ConflictError(
-                    f"image {key!r} was {there[0]} x {there[1]} with digest {bytes(there[2] or b'').hex()} and is now "
-                    f"{fact[0]} x {fact[1]} with digest {fact[2].hex()}: use the folder that the store was made from"
-                )
-        update_rows(conn, images, changes)
+            by_block.setdefault(image // BLOCK_ROWS, []).append((image, *fact))
+        changes = []
+        for block, part in sorted(by_block.items()):
+            columns = _block_of(conn, part[0][0])
+            # another label set decodes the same images: then nothing changes
+            if _add_facts(columns, part):
+                changes.append({"block": block, **pack_decoded(columns)})
+        update_rows(conn, image_blocks, changes)
 
     def mark_bad(self, conn: Connection, image: int, reason: str, group: str | None = None) -> None:
         """Leave an image out of every label set for good, and say why.
 
         With the group whose worker says so: ConflictError where another label set has labels of the image already.
         """
-        if group is not None and _was_decoded(conn, image):
+        columns, at = _block_of(conn, image), image % BLOCK_ROWS
+        if at >= len(columns["free"]) or columns["free"][at]:
+            raise _unknown(image)
+        # True for an image that some shard has labels for, or had before a drop
+        was_decoded = columns["has_digest"][at] and columns["bad"][at] is None
+        if group is not None and was_decoded:
             held = labelled_elsewhere(conn, group, image)
             if held is not None:
                 raise ConflictError(
                     f"image {image} cannot be left out ({reason}): {held} has labels for it, and would lose them; "
                     "restore the file and run the command again"
                 )
-        update_rows(conn, images, [{"image": image, "bad": reason}])
+        columns["bad"][at] = str(reason)
+        change = {"block": image // BLOCK_ROWS, "bad": pack_bad(columns["bad"])}
+        update_rows(conn, image_blocks, [change])
 
 
-def _rows_by_key(conn: Connection, keys: list[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for start in range(0, len(keys), 500):
-        part = keys[start : start + 500]
-        named = conn.execute(select(images.c.image).where(images.c.key.in_(part))).scalars().all()
-        # Asked of the table and not of the index, whose row numbers may be damaged.
-        there = select(images.c.key, images.c.image).where(images.c.image.in_(named))
-        found |= {key: int(image) for key, image in conn.execute(there)}
+def _block_of(conn: Connection, image: int) -> Columns:
+    """Columns of the block that has an image; UsageError where there is none."""
+    found = block_columns(conn, image // BLOCK_ROWS)
+    if found is None:
+        raise _unknown(image)
     return found
 
 
-def _past_the_index(conn: Connection, keys: list[str]) -> dict[str, int]:
-    # Past the index: a damaged page of it must not look like an image that is not there. The class
-    # is asked for because the index does not have it, so that SQLite cannot scan the index instead.
-    unindexed: ColumnElement[str] = images.c.key + literal("")
-    found: dict[str, int] = {}
-    for start in range(0, len(keys), 500):
-        query = select(images.c.key, images.c.image, images.c.class_id)
-        there = conn.execute(query.where(unindexed.in_(keys[start : start + 500])))
-        found |= {key: int(image) for key, image, _ in there}
-    return found
+def _add_facts(columns: Columns, facts: Sequence[Facts]) -> bool:
+    """Put facts of images into their block's columns; True where any was new, ConflictError where others are there."""
+    images, widths, heights, digests = zip(*facts, strict=True)
+    at = np.array(images, np.int64) % BLOCK_ROWS
+    there = at < len(columns["free"])
+    there[there] &= ~columns["free"][at[there]]
+    if not there.all():
+        raise _unknown(images[int(np.argmin(there))])
+    given = {
+        "width": np.array(widths, np.int32),
+        "height": np.array(heights, np.int32),
+        "digest": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES),
+    }
+    known = columns["has_digest"][at]
+    changed = (columns["digest"][at] != given["digest"]).any(axis=1)
+    for name in ("width", "height"):
+        changed |= columns[name][at] != given[name]
+    if (changed & known).any():
+        first = int(np.argmax(changed & known))
+        raise _changed(columns, facts[first])
+    for name, values in given.items():
+        columns[name][at] = values
+    columns["has_digest"][at] = True
+    return not known.all()
 
 
-def _was_decoded(conn: Connection, image: int) -> bool:
-    """True for an image that some shard has labels for, or had before a drop."""
-    known = select(images.c.digest, images.c.bad).where(images.c.image == image)
-    found = conn.execute(known).one_or_none()
-    return found is not None and found[0] is not None and found[1] is None
+def _changed(columns: Columns, fact: Facts) -> ConflictError:
+    image, width, height, digest = fact
+    at = image % BLOCK_ROWS
+    return ConflictError(
+        f"image {columns['key'][at]!r} was {columns['width'][at]} x {columns['height'][at]} with digest "
+        f"{columns['digest'][at].tobytes().hex()} and is now {width} x {height} with digest {digest.hex()}: use the "
+        "folder that the store was made from"
+    )
 
 
-def _facts(conn: Connection, rows: list[int]) -> dict[int, tuple[Any, ...]]:
-    found: dict[int, tuple[Any, ...]] = {}
-    columns = (images.c.image, images.c.key, images.c.width, images.c.height, images.c.digest)
-    for start in range(0, len(rows), 500):
-        for row in conn.execute(
-            select(*columns).where(images.c.image.in_(rows[start : start + 500]))
-        ):
-            found[row[0]] = tuple(row)[1:]
+def _unknown(image: int) -> UsageError:
+    return UsageError(f"image {image} is not in the catalogue")
+
+
+def _image_rows(block: int, columns: Columns, wanted: set[int] | None) -> dict[int, ImageRow]:
+    """Records of a block's images, or of the wanted ones, by row."""
+    first, found = block * BLOCK_ROWS, {}
+    for at in np.flatnonzero(~columns["free"]).tolist():
+        if wanted is not None and first + at not in wanted:
+            continue
+        numbers = {
+            name: None if (value := int(columns[name][at])) == -1 else value
+            for name in ("width", "height", "size", "mtime_ns")
+        }
+        found[first + at] = ImageRow(
+            image=first + at,
+            key=columns["key"][at],
+            class_id=int(columns["class_id"][at]),
+            digest=columns["digest"][at].tobytes() if columns["has_digest"][at] else None,
+            bad=columns["bad"][at],
+            **numbers,
+        )
     return found

@@ -47,7 +47,7 @@ class Ledger:
         (refused,) = self.commit_blocks(
             [(lease, rows)],
             lambda admitted: publish() if admitted else None,
-            None if extra is None else lambda conn, number: extra(conn),
+            None if extra is None else lambda conn, numbers: extra(conn) if numbers else None,
         )
         if refused is not None:
             raise refused
@@ -56,15 +56,15 @@ class Ledger:
         self,
         blocks: Sequence[tuple[Lease, Sequence[ShardRow]]],
         publish: Callable[[Sequence[int]], None],
-        extra: Callable[[Connection, int], None] | None = None,
+        extra: Callable[[Connection, Sequence[int]], None] | None = None,
         *,
         replace_rows: bool = False,
     ) -> list[LeaseLost | ConflictError | None]:
         """`commit` of several blocks in one transaction; per block None, or why it was not committed.
 
         `publish` gets the numbers of the blocks whose lease is ours and whose shards do not exist yet, once each;
-        so does `extra`, after their rows are written. A block that is refused holds up no other. After any error
-        that is raised nothing is committed.
+        so does `extra`, after their rows are written, all in one call. A block that is refused holds up no other. After
+        any error that is raised nothing is committed.
 
         Rows belong to the lease's block, and to its group or to a group "crops/..."; the fencing number
         and the time of the commit are filled in. A row of a crops group that is committed already with
@@ -97,8 +97,7 @@ class Ledger:
                 ],
             )
             if extra is not None:
-                for number in admitted:
-                    extra(conn, number)
+                extra(conn, list(admitted))
             return outcomes
 
         return self._database.write(work)

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, MetaData, Table, delete, inspect, select, update
 
-from labelstore.catalogue.digests import Row, verified_batches, verify_tables, write_digests
+from labelstore.catalogue.digests import (
+    Row,
+    batch_rows,
+    verified_batches,
+    verify_tables,
+    write_digests,
+)
 from labelstore.catalogue.tables import (
     BASELINE,
     DIGESTED,
@@ -23,7 +29,6 @@ from labelstore.catalogue.tables import (
 )
 from labelstore.errors import ConflictError, DamagedShard, FormatVersionError
 
-_BATCH = 20_000
 _UNDIGESTED = {digests.name, alembic_version.name}
 
 
@@ -87,6 +92,6 @@ def _held_tables(conn: Connection) -> Iterator[Table]:
 
 
 def _rows(conn: Connection, table: Table) -> Iterator[list[Row]]:
-    found = conn.execute(select(table), execution_options={"yield_per": _BATCH})
+    found = conn.execute(select(table), execution_options={"yield_per": batch_rows(table)})
     for part in found.partitions():
         yield [tuple(row) for row in part]

@@ -11,14 +11,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.schema import CreateSchema, DropSchema
 
 from labelstore.catalogue.connection import Database
-from labelstore.catalogue.digests import insert_tuples
+from labelstore.catalogue.digests import batch_rows, insert_tuples
 from labelstore.catalogue.engines import parse_url, sqlite_url
 from labelstore.catalogue.named_servers import name_servers
 from labelstore.catalogue.tables import metadata
 from labelstore.errors import UsageError
 
 SCHEMA_PREFIX = "labelstore_"
-_BATCH = 20_000
 
 
 def check_server_url(url: str) -> None:
@@ -89,7 +88,7 @@ def copy_to_file(conn: Connection, path: Path) -> None:
             metadata.create_all(copy)
             for table in metadata.sorted_tables:
                 query = select(table).order_by(*table.primary_key.columns)
-                found = conn.execute(query, execution_options={"yield_per": _BATCH})
+                found = conn.execute(query, execution_options={"yield_per": batch_rows(table)})
                 for rows in found.partitions():
                     if table.name in ("digests", "alembic_version"):
                         copy.execute(insert(table), [row._asdict() for row in rows])

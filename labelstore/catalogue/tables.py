@@ -2,7 +2,8 @@
 
 Columns whose `info` says `json` hold canonical JSON text (sorted keys, no spaces), so that equal
 values are equal bytes and a table's digest (digests.py) does not depend on the database. `scope`
-names the column, if any, by which a table's digest is kept in parts.
+names the column, if any, by which a table's digest is kept in parts; `batch` says how many rows are
+in memory at once where rows are large.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     Double,
-    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -20,10 +20,10 @@ from sqlalchemy import (
     Text,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Newest store format that this version reads and writes."""
 
-BASELINE = "0001"
+BASELINE = "0002"
 """Alembic revision that `create` makes."""
 
 metadata = MetaData()
@@ -64,21 +64,25 @@ classes = Table(
     Column("name", Text, nullable=False, unique=True),
 )
 
-# The only large table: 1.28 million rows at ImageNet's size, so one index beside the row number and
-# digests of 16 bytes.
-images = Table(
-    "images",
+# 1.28 million images at ImageNet's size: 1,024 of them in a row, see image_blocks.py. The first columns are
+# read without the rest.
+image_blocks = Table(
+    "image_blocks",
     metadata,
-    Column("image", Integer, primary_key=True, autoincrement=False),
-    Column("key", Text, nullable=False),
-    Column("class_id", Integer, nullable=False),
-    Column("width", Integer),
-    Column("height", Integer),
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    Column("num_rows", Integer, nullable=False),
+    Column("num_images", Integer, nullable=False),
+    Column("checksum", BigInteger, nullable=False),
+    Column("key_crc", LargeBinary, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("class_id", LargeBinary, nullable=False),
+    Column("size", LargeBinary, nullable=False),
+    Column("mtime_ns", LargeBinary, nullable=False),
+    Column("width", LargeBinary),
+    Column("height", LargeBinary),
     Column("digest", LargeBinary),
-    Column("size", BigInteger),
-    Column("mtime_ns", BigInteger),
     Column("bad", Text),
-    Index("images_key", "key", unique=True),
+    info={"batch": 64},
 )
 
 teachers = Table(

@@ -142,13 +142,15 @@ def commit_blocks(
             with storage_errors(path):
                 path.unlink(missing_ok=True)
 
-    def record(connection: Connection, number: int) -> None:
-        facts = blocks[number].facts
-        store.catalogue.images.record_facts(connection, facts.decoded)
-        for image, reason in facts.bad.items():
-            store.catalogue.images.mark_bad(connection, image, reason, blocks[number].lease.group)
+    def record(connection: Connection, admitted: Sequence[int]) -> None:
+        committed = [blocks[number] for number in admitted]
+        decoded = [fact for block in committed for fact in block.facts.decoded]
+        store.catalogue.images.record_facts(connection, decoded)
+        for block in committed:
+            for image, reason in block.facts.bad.items():
+                store.catalogue.images.mark_bad(connection, image, reason, block.lease.group)
         if release:  # not left to expire: who grows or drops the group next need not wait for it
-            store.catalogue.leases.release(blocks[number].lease)
+            store.catalogue.leases.release(*(block.lease for block in committed))
 
     try:
         # renames inside the transaction: after leases were found to be ours and shards not to exist yet

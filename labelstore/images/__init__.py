@@ -21,6 +21,9 @@ from labelstore.images.image_source import (
     sniff,
     torchvision_classes,
 )
+from labelstore.images.image_source import (
+    MAX_KEY_BYTES as MAX_KEY_BYTES,
+)
 from labelstore.images.kinds import are_there, file_finder, open_images
 
 __all__ = [

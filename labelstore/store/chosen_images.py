@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from labelstore.images import check_key
 if TYPE_CHECKING:
     from labelstore.store.label_set import Images
     from labelstore.store.store import Store
+
+FEW_KEYS = 16
+"""Up to so many keys are looked up without reading all images."""
 
 
 def image_rows(store: Store, images: Images) -> NDArray[np.int64]:
@@ -72,7 +75,7 @@ def _numbers(store: Store, images: Images) -> NDArray[Any] | list[int]:
         raise UsageError(f"images {images!r}: give a list of image rows or keys, also for one")
     given = list(given)
     keys = {image: check_key(image) for image in given if isinstance(image, str)}
-    found = store.catalogue.images.find(keys.values()) if keys else {}
+    found = _rows_by_key(store, keys.values())
     for image, key in keys.items():
         if key not in found:
             raise UsageError(
@@ -83,6 +86,15 @@ def _numbers(store: Store, images: Images) -> NDArray[Any] | list[int]:
         found[keys[image]] if isinstance(image, str) else whole_number(image, "image row")
         for image in given
     ]
+
+
+def _rows_by_key(store: Store, keys: Collection[str]) -> dict[str, int]:
+    """Rows of those keys that the store holds: a few are searched in the catalogue, many in all the keys at once."""
+    found = {}
+    if len(keys) > FEW_KEYS or "row_of_key" in store.__dict__:
+        found = {key: store.row_of_key[key] for key in keys if key in store.row_of_key}
+    missing = [key for key in keys if key not in found]  # another process may have added them since
+    return found | (store.catalogue.images.find(missing) if missing else {})
 
 
 def _checked_rows(numbers: NDArray[Any] | list[int], num_rows: int) -> NDArray[np.int64]:

@@ -112,6 +112,11 @@ class Store:
         return {name: column[:rows] for name, column in image_columns(self.catalogue).items()}
 
     @cached_property
+    def row_of_key(self) -> dict[str, int]:
+        """Image rows by key; free rows have none."""
+        return {key: row for row, key in enumerate(self.image_columns["key"].tolist()) if key}
+
+    @cached_property
     def bad(self) -> NDArray[np.bool_]:
         """(rows,) True for images that were left out because they cannot be used, and for free rows."""
         return np.array([reason is not None for reason in self.image_columns["bad"]], bool)
@@ -123,6 +128,7 @@ class Store:
         """
         if images:
             self.__dict__.pop("image_columns", None)
+            self.__dict__.pop("row_of_key", None)
             self.__dict__.pop("bad", None)
             self.__dict__.pop("_counts", None)
         self._groups.clear()

@@ -32,7 +32,6 @@ class StoredCrops:
         self._store = store
         self._plan = plan
         self._layout = Layout.of(plan, store.num_rows)
-        self._rows = {str(key): row for row, key in enumerate(store.image_columns["key"])}
         self._blocks: OrderedDict[int, tuple[NDArray[np.uint16], NDArray[np.uint8]]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -43,7 +42,7 @@ class StoredCrops:
 
         RejectedInput for an image of another size than the boxes were made for.
         """
-        row = self._rows[key]
+        row = self._store.row_of_key[key]
         block, offset = divmod(row, self._layout.images_per_shard)
         boxes, flips = self._block(block, key)
         columns = self._store.image_columns

@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import fields
+
 import numpy as np
 import pytest
+from sqlalchemy import MetaData, Table, create_engine, select
 
-from labelstore.errors import ConflictError, UsageError
+from labelstore.catalogue import Catalogue, ImageRow
+from labelstore.catalogue.digests import write_digests
+from labelstore.catalogue.image_blocks import BLOCK_ROWS
+from labelstore.catalogue.migrations import SCRIPTS, upgrade
+from labelstore.errors import ConflictError, DamagedShard, UsageError
 
 KEYS = ["a/1.jpg", "a/ä.jpg", "b/3.jpg"]
 
@@ -127,3 +137,92 @@ def test_classes_are_named_once(catalogue):
             catalogue.add_classes(names)
     with pytest.raises(UsageError, match="twice"):
         catalogue.add_classes(["cat", "cat"])
+
+
+def test_blocks_are_filled_up_and_say_the_same_as_one_row_each(catalogue):
+    """Registered in parts, decoded in any order: rows, columns and search agree, across blocks and free rows."""
+    keys = [f"c/{at}.jpg" for at in range(2 * BLOCK_ROWS + 300)]
+    first, second = keys[: BLOCK_ROWS - 3], keys[BLOCK_ROWS - 3 : BLOCK_ROWS + 500]
+    for part in (first, second):
+        catalogue.images.add(part, range(len(part)), range(len(part)), range(len(part)))
+    third = keys[BLOCK_ROWS + 500 :]
+    rows = catalogue.images.append(third, *[range(len(third))] * 3, multiple=4 * BLOCK_ROWS + 7)
+    assert rows.start == 4 * BLOCK_ROWS + 7
+    numbers = [*range(len(first) + len(second)), *rows]
+    decoded = [numbers[at] for at in (0, BLOCK_ROWS - 1, BLOCK_ROWS, len(keys) - 1)]
+    with catalogue.transaction() as conn:
+        facts = [(row, row + 1, 9, row.to_bytes(16, "big")) for row in reversed(decoded)]
+        catalogue.images.record_facts(conn, facts)
+        catalogue.images.mark_bad(conn, rows[5], "line\nbreak, ü")
+        for row in (rows.start - 1, rows.stop, 3 * BLOCK_ROWS, 10**9):
+            with pytest.raises(UsageError, match="not in the catalogue"):
+                catalogue.images.record_facts(conn, [(row, 1, 1, bytes(16))])
+            with pytest.raises(UsageError, match="not in the catalogue"):
+                catalogue.images.mark_bad(conn, row, "x")
+    assert catalogue.images.counts() == (len(keys), rows.stop)
+    held = catalogue.images.rows()
+    assert [row.image for row in held] == numbers
+    assert [row.key for row in held] == keys
+    assert [row.image for row in held if row.digest is not None] == decoded
+    assert all(row.width == row.image + 1 for row in held if row.digest is not None)
+    assert [(row.image, row.bad) for row in held if row.bad] == [(rows[5], "line\nbreak, ü")]
+    columns = catalogue.images.columns()
+    assert columns["key"][~columns["free"]].tolist() == keys
+    assert columns["class_id"][numbers].tolist() == [row.class_id for row in held]
+    assert catalogue.images.find(keys) == dict(zip(keys, numbers, strict=True))
+    assert catalogue.images.rows([rows[5], 3]) == [held[numbers.index(rows[5])], held[3]]
+    catalogue.verify_digests()
+
+
+def test_an_image_is_found_although_the_search_column_is_damaged(sqlite_path, sqlite_url):
+    with Catalogue.create(sqlite_url, uuid="u") as catalogue:
+        catalogue.images.add(KEYS, [0, 0, 1], [1, 2, 3], [1, 2, 3])
+        change(sqlite_path, "UPDATE image_blocks SET key_crc = zeroblob(12)")
+        with pytest.raises(DamagedShard, match="image_blocks"):
+            catalogue.images.find(KEYS)
+
+
+def change(path, statement):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+        connection.commit()
+
+
+def test_images_of_format_1_come_over_as_they_were(tmp_path, sqlite_path, sqlite_url, monkeypatch):
+    """Whatever the first format's table can hold: several blocks, free rows, facts or none, reasons."""
+    (tmp_path / "versions").mkdir()
+    shutil.copy(SCRIPTS / "versions" / "r0001_baseline.py", tmp_path / "versions")
+    rng = np.random.default_rng(1)
+    numbers = [*range(1500), *range(2100, 2110), *range(5000, 5300)]
+    rows = []
+    for at, row in enumerate(numbers):
+        facts = (int(rng.integers(1, 9999)), 7, rng.bytes(16)) if at % 3 == 0 else (None,) * 3
+        key = f"n{at % 7}/ü {at}.jpg"
+        bad = f"reason {at}" if at % 100 == 5 else None
+        rows.append(
+            (row, key, at % 7 - 1, *facts, int(rng.integers(2**40)), -5 if at == 9 else at, bad)
+        )
+    engine = create_engine(sqlite_url)
+    with engine.begin() as conn, monkeypatch.context() as patch:
+        patch.setattr("labelstore.catalogue.migrations.SCRIPTS", tmp_path)
+        upgrade(conn)
+        conn.exec_driver_sql(f"INSERT INTO images VALUES ({', '.join('?' * 9)})", rows)
+        conn.exec_driver_sql("INSERT INTO store VALUES ('u', 1, 0.0)")
+        for name in ("images", "store"):
+            table = Table(name, MetaData(), autoload_with=conn)
+            write_digests(conn, table, [[tuple(row) for row in conn.execute(select(table))]])
+    engine.dispose()
+    with Catalogue.open(sqlite_url) as older:
+        assert older.readonly
+        assert older.format_version == 1
+        read = older.images.rows()
+    before = sqlite_path.stat().st_size
+    assert Catalogue.migrate(sqlite_url) == ("0002",)
+    assert sqlite_path.stat().st_size < before
+    with Catalogue.open(sqlite_url) as catalogue:
+        held = catalogue.images.rows()
+        catalogue.verify_digests()
+        assert catalogue.images.counts() == (len(numbers), 5300)
+    names = [field.name for field in fields(ImageRow)]
+    assert [tuple(getattr(row, name) for name in names) for row in held] == rows
+    assert read == held

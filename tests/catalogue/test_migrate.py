@@ -1,6 +1,6 @@
 """An older store can be read, refuses writes with a hint, and becomes one of this version, or stays what it was.
 
-There is one revision so far, so these tests make a second one: the column `label_sets.facts` comes with it.
+So that any two revisions can be tried, these tests make one more: the column `label_sets.facts` comes with it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ import labelstore.catalogue.catalogue, labelstore.catalogue.migrating as migrati
 from labelstore.catalogue import migrations
 
 migrations.SCRIPTS = Path(sys.argv[1])
-migrating.BASELINE = "0002"
+migrating.BASELINE = "0003"
 at, held = os.environ["KILL_AT"], {name: getattr(migrating, name) for name in ("write_digests", "verify_tables")}
 
 def kills(name):
@@ -97,14 +97,14 @@ def scripts(tmp_path, monkeypatch):
 
 
 def second_revision(folder, monkeypatch):
-    """The scripts, with a second revision as if this version had it."""
+    """The scripts, with one more revision as if this version had it."""
     (folder / "versions").mkdir(parents=True)
-    for revision, before in (("0001", None), ("0002", "0001")):
+    for revision, before in (("0002", None), ("0003", "0002")):
         script = REVISION.format(revision=revision, before=repr(before))
         (folder / "versions" / f"r{revision}.py").write_text(script)
     monkeypatch.setattr("labelstore.catalogue.migrations.SCRIPTS", folder)
     for module in ("migrating", "catalogue"):
-        monkeypatch.setattr(f"labelstore.catalogue.{module}.BASELINE", "0002")
+        monkeypatch.setattr(f"labelstore.catalogue.{module}.BASELINE", "0003")
     return folder
 
 
@@ -155,27 +155,27 @@ def test_an_older_store_is_read_and_refuses_writes(older, original):
     assert verify(older).is_sound
     assert (older / "catalogue.db").read_bytes() == before
     # the frozen copy is of this version
-    assert revision_of(frozen.path) == [("0002",)]
+    assert revision_of(frozen.path) == [("0003",)]
     assert verify(frozen.path, "deep").is_sound
 
 
 def labels_of_original(path):
-    """Read as the version that made it would: `path` is of revision 0001 and has every column."""
-    copy = path.parent / "as-0002"
+    """Read as the version that made it would: `path` is of revision 0002 and has every column."""
+    copy = path.parent / "as-0003"
     if not copy.exists():
         shutil.copytree(path, copy)
         connection = sqlite3.connect(copy / "catalogue.db")
-        connection.execute("UPDATE alembic_version SET version_num = '0002'")
+        connection.execute("UPDATE alembic_version SET version_num = '0003'")
         connection.commit()
         connection.close()
     return labels_of(copy)
 
 
 def test_migrate_brings_it_up_to_date_once(older, original):
-    assert migrate(older, dry_run=True).revisions == ("0002",)
-    assert revision_of(older) == [("0001",)]
-    assert migrate(older).revisions == ("0002",)
+    assert migrate(older, dry_run=True).revisions == ("0003",)
     assert revision_of(older) == [("0002",)]
+    assert migrate(older).revisions == ("0003",)
+    assert revision_of(older) == [("0003",)]
     with labelstore.open(older) as store:
         assert not store.catalogue.readonly
         store.catalogue.verify_digests()
@@ -196,8 +196,8 @@ def test_killed_it_is_the_old_store_or_the_new_one(older, original, scripts, at)
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     np.testing.assert_array_equal(labels_of(older), labels_of_original(original))
-    assert revision_of(older) == [("0002",)] if at == "metadata" else [("0001",)]
-    assert migrate(older).revisions == (() if at == "metadata" else ("0002",))
+    assert revision_of(older) == [("0003",)] if at == "metadata" else [("0002",)]
+    assert migrate(older).revisions == (() if at == "metadata" else ("0003",))
     assert verify(older, "deep").is_sound
     with labelstore.open(older) as store:
         store.catalogue.verify_digests()
@@ -223,14 +223,14 @@ def test_not_under_a_writer_and_not_when_frozen(older, original, tmp_path):
     with Catalogue.open(f"sqlite:///{older / 'catalogue.db'}") as read:
         assert read.readonly
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("migrating", "catalogue"):  # as the version of 0001
-            patch.setattr(f"labelstore.catalogue.{module}.BASELINE", "0001")
+        for module in ("migrating", "catalogue"):  # as the version of 0002
+            patch.setattr(f"labelstore.catalogue.{module}.BASELINE", "0002")
         with labelstore.open(busy) as store:
             assert store.catalogue.leases.acquire("labels/teacher", 9, "somebody", 600.0, done=2)
     make_older(f"sqlite:///{busy / 'catalogue.db'}")
     with pytest.raises(ConflictError, match="somebody is writing to the store"):
         migrate(busy)
-    assert revision_of(busy) == [("0001",)]
+    assert revision_of(busy) == [("0002",)]
     (older / "labelstore.json").write_text("{}")
     with pytest.raises(StorageError, match="is frozen and never changes"):
         migrate(older)
@@ -254,13 +254,13 @@ def test_a_newer_or_unknown_revision_is_refused(older):
 def test_on_a_server(postgresql_url, scripts):
     with pytest.MonkeyPatch.context() as patch:
         for module in ("migrating", "catalogue"):
-            patch.setattr(f"labelstore.catalogue.{module}.BASELINE", "0001")
+            patch.setattr(f"labelstore.catalogue.{module}.BASELINE", "0002")
         Catalogue.create(postgresql_url, uuid="u").close()
     make_older(postgresql_url)
     with pytest.raises(FormatVersionError, match="labelstore migrate"):
         Catalogue.open(postgresql_url)
-    assert Catalogue.migrate(postgresql_url, dry_run=True) == ("0002",)
-    assert Catalogue.migrate(postgresql_url) == ("0002",)
+    assert Catalogue.migrate(postgresql_url, dry_run=True) == ("0003",)
+    assert Catalogue.migrate(postgresql_url) == ("0003",)
     assert Catalogue.migrate(postgresql_url) == ()
     with Catalogue.open(postgresql_url) as catalogue:
         catalogue.verify_digests()
@@ -278,10 +278,10 @@ def test_the_command(older, capsys):
     assert "labelstore migrate" in err
     assert err.count("\n") == 1
     code, out, _ = run("migrate", older, "--dry-run")
-    assert (code, out) == (0, f"would bring {older} up to date: revision 0002\n")
+    assert (code, out) == (0, f"would bring {older} up to date: revision 0003\n")
     code, out, _ = run("migrate", older, "--json")
     assert code == 0
-    assert json.loads(out)["revisions"] == ["0002"]
+    assert json.loads(out)["revisions"] == ["0003"]
     code, out, _ = run("migrate", older)
     assert (code, out) == (0, f"{older} is up to date: nothing to do\n")
     assert run("migrate", older / "nowhere")[0] == 4

@@ -20,6 +20,7 @@ from labelstore.care.freezing import freeze
 from labelstore.care.repairing import repair
 from labelstore.care.verification import verify
 from labelstore.catalogue import Catalogue
+from labelstore.catalogue.image_blocks import BLOCK_ROWS, head_checksum
 from labelstore.catalogue.image_columns import MAX_FREE_ROWS, NO_IMAGE
 from labelstore.errors import (
     ConflictError,
@@ -345,11 +346,15 @@ class TestTheCatalogue:
         path = tmp_path / "c.db"
         with Catalogue.create(f"sqlite:///{path}", uuid="u") as catalogue:
             catalogue.images.add(["a", "b"], [0, 1], [1, 2], [3, 4])
-            with sqlite3.connect(path) as connection:
-                connection.execute("UPDATE images SET image = 2147483647 WHERE image = 1")
-            connection.close()
-            with pytest.raises(DamagedShard, match="restore the catalogue"):
-                catalogue.images.columns()
+            block = 2147483647 // BLOCK_ROWS
+            for checksum in ("checksum", head_checksum(block, 2, 2)):
+                with sqlite3.connect(path) as connection:
+                    connection.execute(
+                        f"UPDATE image_blocks SET block = {block}, checksum = {checksum}"
+                    )
+                connection.close()
+                with pytest.raises(DamagedShard, match="restore the catalogue"):
+                    catalogue.images.columns()
 
 
 def test_the_command(tmp_path, photographs, teacher, capsys):

@@ -105,17 +105,17 @@ def _folder(store):
 
 def test_a_changed_catalogue_row_is_named_by_its_table(store):
     with sqlite3.connect(store.path / "catalogue.db") as connection:
-        connection.execute("UPDATE images SET class_id = class_id + 1 WHERE image = 2")
+        connection.execute("UPDATE image_blocks SET class_id = size WHERE block = 0")
     connection.close()
     report = verify(store)
-    assert any("table images" in str(problem) for problem in report.problems)
+    assert any("table image_blocks" in str(problem) for problem in report.problems)
     assert all("restore the catalogue" in str(problem) for problem in report.problems)
     with sqlite3.connect(store.path / "catalogue.db") as connection:
         connection.execute("UPDATE shards SET fence = fence + 1")
     connection.close()
     tables = [str(problem) for problem in verify(store).problems]
     assert any("table shards" in line for line in tables)
-    assert any("table images" in line for line in tables)
+    assert any("table image_blocks" in line for line in tables)
 
 
 @pytest.mark.parametrize(

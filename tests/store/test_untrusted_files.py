@@ -86,7 +86,7 @@ def test_a_journal_that_has_sqlite_delete_a_file_is_refused(path, precious):
     assert precious.exists()
     # that is what it would have done
     with closing(sqlite3.connect(path / "catalogue.db")) as connection:
-        connection.execute("SELECT count(*) FROM images").fetchone()
+        connection.execute("SELECT count(*) FROM image_blocks").fetchone()
     assert not precious.exists()
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import create_engine, select
 
 from labelstore.arrays import sharding
 from labelstore.catalogue.digests import _written, rows_hash
+from labelstore.catalogue.image_blocks import head_checksum, unpack_keys
 from labelstore.catalogue.tables import DIGESTED, digests
 
 CASES = {}
@@ -292,25 +293,63 @@ many(
     _cell("plans", "parameters"),
     ["{}", "[]", '{"law": "another", "seed": 0}', '{"seed": -1}', "\x00"],
 )
+
+
+def _image_key(path, outside, key):
+    with closing(sqlite3.connect(path / "catalogue.db")) as connection:
+        packed, count = connection.execute("SELECT key, num_rows FROM image_blocks").fetchone()
+    keys = [text.encode() for text in unpack_keys(packed, count)]
+    keys[3] = key if isinstance(key, bytes) else key.encode()
+    sql(path, ("UPDATE image_blocks SET key = ?", zlib.compress(b"\n".join(keys))))
+
+
 many(
     "image_key",
-    lambda path, outside, key: sql(path, ("UPDATE images SET key = ? WHERE image = 3", key)),
+    _image_key,
     ["../../outside/secret", "/etc/passwd", "a\0b.jpg", "a\\b.jpg", "a//b.jpg", "./a.jpg",
-     "x" * 300, "a/../../b.jpg", "\u00e9" * 200, b"\xff\xfe", "a/.."],
+     "x" * 300, "a/../../b.jpg", "\u00e9" * 200, b"\xff\xfe", "a/..", "", "a\nb.jpg"],
 )  # fmt: skip
-many("image_class", _cell("images", "class_id"), ["cat", 2**40])
+many(
+    "image_class",
+    _cell("image_blocks", "class_id"),
+    [
+        "cat",
+        2**40,
+        b"",
+        zlib.compress(b""),
+        zlib.compress(bytes(1 << 24)),
+        zlib.compress(b"\x7f" * 4096),
+    ],
+)
+many(
+    "image_bad", _cell("image_blocks", "bad"), ["[1]", '{"99999": "x"}', '{"x": 1}', "[" * 100_000]
+)
+many("image_count", _cell("image_blocks", "num_rows"), [0, 1, 2**40, "x"])
+
+
+@case
+def images_at_a_row_far_out(path, outside):
+    with closing(sqlite3.connect(path / "catalogue.db")) as connection:
+        count, there = connection.execute(
+            "SELECT num_rows, num_images FROM image_blocks"
+        ).fetchone()
+    far = 2**30
+    sql(
+        path,
+        f"UPDATE image_blocks SET block = {far}, checksum = {head_checksum(far, count, there)}",
+    )
 
 
 @case
 def more_images_than_there_are(path, outside):
-    sql(path, "DELETE FROM digests WHERE table_name = 'images'")
+    sql(path, "DELETE FROM digests WHERE table_name = 'image_blocks'")
     with closing(sqlite3.connect(path / "catalogue.db")) as connection:
         (digest,) = connection.execute(
-            "SELECT digest FROM digests WHERE table_name = 'images'"
+            "SELECT digest FROM digests WHERE table_name = 'image_blocks'"
         ).fetchone()
-        fake = _written("images", "", 10**12, int(digest[:32], 16))
+        fake = _written("image_blocks", "", 10**12, int(digest[:32], 16))
         connection.execute(
-            "UPDATE digests SET num_rows = ?, digest = ? WHERE table_name = 'images'",
+            "UPDATE digests SET num_rows = ?, digest = ? WHERE table_name = 'image_blocks'",
             (10**12, fake),
         )
         connection.commit()
@@ -334,11 +373,11 @@ def two_stores_in_one(path, outside):
 @case
 def a_view_that_never_ends(path, outside):
     with closing(sqlite3.connect(path / "catalogue.db")) as connection:
-        connection.execute("ALTER TABLE images RENAME TO pictures")
+        connection.execute("ALTER TABLE image_blocks RENAME TO pictures")
         connection.execute(
-            "CREATE VIEW images AS WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) "
-            "SELECT i AS image, 'a/' || i AS key, 0 AS class_id, 1 AS width, 1 AS height, NULL AS digest, "
-            "0 AS size, 0 AS mtime_ns, NULL AS bad FROM n"
+            "CREATE VIEW image_blocks AS WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) "
+            "SELECT i AS block, num_rows, num_images, checksum, key_crc, key, class_id, size, mtime_ns, width, height, "
+            "digest, bad FROM n, pictures"
         )
         connection.commit()
 

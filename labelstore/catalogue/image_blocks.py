@@ -1,0 +1,173 @@
+"""Images as rows of the table `image_blocks`: up to 1,024 images in one row, every fact of them a packed column.
+
+One SQL row per image takes 139 bytes with the index of its keys, most of it the same text twice; packed, an image
+takes its 16 bytes of digest and some 30 of all the rest. FORMAT.md has the encoding of each column.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.catalogue.digests import Row
+from labelstore.catalogue.record_columns import check_types, json_text
+from labelstore.catalogue.tables import image_blocks
+from labelstore.errors import DamagedShard
+from labelstore.images import MAX_KEY_BYTES, check_keys
+
+BLOCK_ROWS = 1024
+"""Image rows of one table row; row i is in block i // 1024."""
+DIGEST_BYTES = 16
+REGISTERED = {"class_id": "<i4", "size": "<i8", "mtime_ns": "<i8"}
+"""What is known of an image when it joins the store."""
+DECODED = {"width": "<i4", "height": "<i4"}
+"""What its first decoding adds, with the digest."""
+NAMES = tuple(column.name for column in image_blocks.columns)
+_BLANK: dict[str, Any] = {"key": "", "bad": None, "digest": 0, "has_digest": False, "free": True}
+_DTYPES: dict[str, Any] = {
+    "key": object,
+    "bad": object,
+    "digest": np.uint8,
+    "has_digest": bool,
+    "free": bool,
+    **{name: np.dtype(kind).newbyteorder("=") for name, kind in {**REGISTERED, **DECODED}.items()},
+}
+
+Columns = dict[str, NDArray[Any]]
+
+
+def damaged(what: str) -> DamagedShard:
+    """The error for a table that does not hold what was written, `what` being what is wrong with it."""
+    return DamagedShard(f"catalogue table image_blocks {what}: restore the catalogue from a copy")
+
+
+def blank_columns(count: int) -> Columns:
+    """Columns of `count` rows that no image has: keys empty, numbers -1, `free` True."""
+    shapes = {"digest": (count, DIGEST_BYTES)}
+    return {
+        name: np.full(shapes.get(name, count), _BLANK.get(name, -1), dtype)
+        for name, dtype in _DTYPES.items()
+    }
+
+
+def head_checksum(block: int, num_rows: int, num_images: int) -> int:
+    """CRC-32 of the numbers that are read without the rest of a row."""
+    return zlib.crc32(f"{block} {num_rows} {num_images}".encode())
+
+
+def checked_head(head: Sequence[Any]) -> tuple[int, int, int]:
+    """(block, num_rows, num_images) of the first four columns; DamagedShard where they contradict each other."""
+    block, num_rows, num_images, checksum = head
+    if not (
+        all(isinstance(value, int) for value in head)
+        and 0 <= block < 1 << 31
+        and 1 <= num_images <= num_rows <= BLOCK_ROWS
+        and checksum == head_checksum(block, num_rows, num_images)
+    ):
+        raise damaged(f"has a row {str(block)[:20]} with impossible numbers")
+    return block, num_rows, num_images
+
+
+def pack(block: int, columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """The row of a block as column values; the columns hold its rows up to its last image."""
+    keys = columns["key"].tolist()
+    num_images = len(keys) - int(columns["free"].sum())
+    return {
+        "block": block,
+        "num_rows": len(keys),
+        "num_images": num_images,
+        "checksum": head_checksum(block, len(keys), num_images),
+        "key_crc": np.array([key_crc(key) for key in keys], "<u4").tobytes(),
+        "key": zlib.compress("\n".join(keys).encode(), 9),
+        **{name: _packed(columns[name], kind) for name, kind in REGISTERED.items()},
+        **pack_decoded(columns),
+        "bad": pack_bad(columns["bad"]),
+    }
+
+
+def key_crc(key: str) -> int:
+    """CRC-32 of a key's UTF-8: what blocks are searched by."""
+    return zlib.crc32(key.encode())
+
+
+def pack_decoded(columns: Mapping[str, NDArray[Any]]) -> dict[str, bytes | None]:
+    """Width, height and digest of a block's rows; all NULL while none is decoded."""
+    if not columns["has_digest"].any():
+        return dict.fromkeys((*DECODED, "digest"))
+    packed: dict[str, bytes | None] = {
+        name: _packed(columns[name], kind) for name, kind in DECODED.items()
+    }
+    return {**packed, "digest": columns["digest"].tobytes()}
+
+
+def pack_bad(reasons: NDArray[Any]) -> str | None:
+    """JSON {row in the block: why it was left out}, or NULL."""
+    given = {str(at): why for at, why in enumerate(reasons) if why is not None}
+    return json_text(given) if given else None
+
+
+def unpack(row: Row) -> Columns:
+    """Inverse of `pack`: columns over the block's rows; DamagedShard for a row that it did not write."""
+    check_types(image_blocks, row)
+    values = dict(zip(NAMES, row, strict=True))
+    _, num_rows, num_images = checked_head(row[:4])
+    columns = blank_columns(num_rows)
+    try:
+        columns["key"][:] = unpack_keys(values["key"], num_rows)
+        columns["free"] = columns["key"] == ""
+        if columns["free"].sum() != num_rows - num_images or columns["free"][-1]:
+            raise ValueError("free rows")
+        for name, kind in REGISTERED.items():
+            columns[name][:] = _unpacked(values[name], kind, num_rows)
+        _unpack_decoded(columns, values)
+        for at, why in json.loads(values["bad"] or "{}").items():
+            columns["bad"][range(num_rows)[int(at)]] = str(why)
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        raise damaged(f"holds what nobody wrote there (block {values['block']})") from None
+    check_keys(columns["key"][~columns["free"]].tolist())
+    return columns
+
+
+def unpack_keys(packed: bytes, num_rows: int) -> list[str]:
+    """Keys of a block's rows, empty for free ones; ValueError for other bytes."""
+    keys = _inflated(packed, num_rows * (MAX_KEY_BYTES + 1)).decode().split("\n")
+    if len(keys) != num_rows:
+        raise ValueError(len(keys))
+    return keys
+
+
+def _unpack_decoded(columns: Columns, values: Mapping[str, Any]) -> None:
+    if values["digest"] is None:
+        return
+    for name, kind in DECODED.items():
+        columns[name][:] = _unpacked(values[name], kind, len(columns[name]))
+    columns["digest"][:] = np.frombuffer(values["digest"], np.uint8).reshape(-1, DIGEST_BYTES)
+    columns["has_digest"] = columns["width"] >= 0
+
+
+def _packed(values: NDArray[Any], kind: str) -> bytes:
+    # lowest bytes of all rows first, then the next: the high ones are equal and compress to nothing
+    plain = np.ascontiguousarray(values.astype(kind)).view(np.uint8).reshape(len(values), -1)
+    return zlib.compress(plain.T.tobytes(), 9)
+
+
+def _unpacked(packed: bytes, kind: str, num_rows: int) -> NDArray[Any]:
+    width = np.dtype(kind).itemsize
+    planes = np.frombuffer(_inflated(packed, num_rows * width), np.uint8).reshape(width, num_rows)
+    return np.ascontiguousarray(planes.T).view(kind).reshape(num_rows)
+
+
+def _inflated(packed: bytes, most: int) -> bytes:
+    inflate = zlib.decompressobj()
+    try:
+        found = inflate.decompress(packed, most)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if not inflate.eof:
+        raise ValueError(f"more than {most} bytes")
+    return found
