@@ -9,8 +9,9 @@ from functools import lru_cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, LargeBinary, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, Table
 
+from labelstore.catalogue.bounded_types import LargeBinary, Text
 from labelstore.catalogue.digests import Row
 from labelstore.errors import DamagedShard, UsageError
 
