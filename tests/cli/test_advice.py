@@ -156,7 +156,7 @@ def fkd(*more: object) -> Callable[[World], Arguments]:
             source,
             world.folder / "imported",
             "--images",
-            made.root / "train",
+            made.root,
             "--k",
             "3",
             *more,
@@ -165,14 +165,20 @@ def fkd(*more: object) -> Callable[[World], Arguments]:
     return wrong
 
 
-def lpld_with_a_bad_file(world: World) -> Arguments:
-    made = foreign.make(world.folder / "foreign")
-    source, _ = foreign.write_batches(made, world.folder / "labels", "lpld")
-    (source / "epoch_2" / "batch_1.tar").write_bytes(b"x")
-    return [
-        "import", "lpld", source, world.folder / "imported", "--images", made.root / "train", "--k", "3",
-        "--temperature", "1", "--images-per-shard", "2",
-    ]  # fmt: skip
+def lpld(*more: object, bad: bool = False) -> Callable[[World], Arguments]:
+    """An import of LPLD's files, one of which may be none."""
+
+    def wrong(world: World) -> Arguments:
+        made = foreign.make(world.folder / "foreign")
+        source, _ = foreign.write_batches(made, world.folder / "labels", "lpld")
+        if bad:
+            (source / "epoch_2" / "batch_1.tar").write_bytes(b"x")
+        return [
+            "import", "lpld", source, world.folder / "imported", "--images", made.root, "--compression", "ms",
+            "--k", "3", "--temperature", "1", "--images-per-shard", "2", *more,
+        ]  # fmt: skip
+
+    return wrong
 
 
 ADVICE = {
@@ -290,17 +296,22 @@ ADVICE = {
     ),
     "drop": Advice(lambda w: ["drop", "label-set", "teacher", w.store], r"give --yes to do it", given_too("--yes")),
     "export there already": Advice(
-        lambda w: ["export", "fkd", w.store, w.store], r"give another path", lambda w, wrong, said: [*wrong[:3], w.folder / "o"],
+        CASES["labelstore", "export"], r"give another path", lambda w, wrong, said: [*wrong[:3], w.folder / "o"],
+        before=lambda w: run("labelstore", CASES["labelstore", "export"](w)),
     ),
     "import: temperature": Advice(
         imported("--temperature", "1"), r"--temperature is needed: .* (1) for a plain softmax", given_too("--temperature", "1"),
     ),
     "import: no boxes": Advice(imported("--whole-images"), r"--whole-images is needed", given_too("--whole-images")),
-    "import: number of classes": Advice(
-        fkd("--num-classes", "40", "--temperature", "1", "--order", "x"), r"order .*: .* leave it out", without("--order"),
+    "import: an order that files say": Advice(
+        fkd("--num-classes", "12", "--order", "folder"), r"order .* leave it out", without("--order"),
+    ),
+    "import: no number of classes": Advice(fkd(), r"--num-classes", given_too("--num-classes", "12")),
+    "import: other number of classes": Advice(
+        lpld("--num-classes", "40"), r"hold 12 of each crop; leave it out", without("--num-classes"),
     ),
     "import: a file that cannot be used": Advice(
-        lpld_with_a_bad_file, r"or pass --skip-bad to leave such images out", given_too("--skip-bad"),
+        lpld(bad=True), r"or pass --skip-bad to leave such images out", given_too("--skip-bad"),
     ),
     "unknown command": Advice(lambda w: ["veriffy", w.store], r"Did you mean '(\w+)'", lambda w, wrong, said: [said[1], w.store]),
     "unknown option": Advice(
