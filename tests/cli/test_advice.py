@@ -144,27 +144,6 @@ def imported(*left_out: str) -> Callable[[World], Arguments]:
     return wrong
 
 
-def fkd(*more: object) -> Callable[[World], Arguments]:
-    """An import of FKD's files."""
-
-    def wrong(world: World) -> Arguments:
-        made = foreign.make(world.folder / "foreign")
-        source = foreign.write_fkd(made, world.folder / "labels", "ms", k=3)
-        return [
-            "import",
-            "fkd",
-            source,
-            world.folder / "imported",
-            "--images",
-            made.root,
-            "--k",
-            "3",
-            *more,
-        ]
-
-    return wrong
-
-
 def lpld(*more: object, bad: bool = False) -> Callable[[World], Arguments]:
     """An import of LPLD's files, one of which may be none."""
 
@@ -303,10 +282,6 @@ ADVICE = {
         imported("--temperature", "1"), r"--temperature is needed: .* (1) for a plain softmax", given_too("--temperature", "1"),
     ),
     "import: no boxes": Advice(imported("--whole-images"), r"--whole-images is needed", given_too("--whole-images")),
-    "import: an order that files say": Advice(
-        fkd("--num-classes", "12", "--order", "folder"), r"order .* leave it out", without("--order"),
-    ),
-    "import: no number of classes": Advice(fkd(), r"--num-classes", given_too("--num-classes", "12")),
     "import: other number of classes": Advice(
         lpld("--num-classes", "40"), r"hold 12 of each crop; leave it out", without("--num-classes"),
     ),
