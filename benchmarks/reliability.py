@@ -166,6 +166,13 @@ ROWS: dict[str, Row] = {
         least={"cases": 20},
         zero=("endless",),
     ),
+    "R24": Row(
+        test="lying servers: S3 (endless body, no length, one byte a second, wrong range or size, 200 for 206, redirect, "
+        "cut), PostgreSQL that says nothing, or sends a row larger than any of ours: refused in bounded time and memory",
+        least={"cases": 30},
+        zero=("wrong",),
+        most={"peak_mb": 268},
+    ),
     "R25": Row(
         test="single cells of a stranger's catalogue replaced by every odd value, digests made to match; info, stats, "
         "verify, and a fifth with create and run: read, or one line",
@@ -181,7 +188,8 @@ ROWS: dict[str, Row] = {
     ),
     "R27": Row(
         test="a store that is moved, frozen, grown, calibrated, collected, or loses its label set, and a scratch folder "
-        "that is removed, at any step of a run; a run folder with two runs: refused, or bit-equal",
+        "that is removed, at any step of a run; a draw file that is removed or shared, an unpacked copy, a run folder "
+        "with two runs: refused, or bit-equal",
         least={"interleavings": 40},
         zero=("different",),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -154,7 +154,10 @@ class NewTeacherOptions(TeacherOptions):
         check = None
         if self.val is not None:
             check = TeacherCheck(
-                val=self.val, expect_top1=self.expect_top1, num_images=self.val_images
+                val=self.val,
+                expect_top1=self.expect_top1,
+                num_images=self.val_images,
+                progress=progress_to_the_end("teacher", "images"),
             )
         return super().arguments() | {
             "classes": self.classes,
@@ -304,6 +307,18 @@ class Quiet:
 def progress_of(title: str, unit: str) -> Progress | Quiet:
     """Progress on stderr, of the first rank only."""
     return Progress(title, unit) if is_first_rank() else Quiet()
+
+
+def progress_to_the_end(title: str, unit: str) -> Callable[[int, int], None]:
+    """`progress_of` of work inside another command's: it ends by itself with the last item."""
+    progress = progress_of(title, unit)
+
+    def told(done: int, total: int) -> None:
+        progress(done, total)
+        if done == total:
+            progress.__exit__(None, None, None)
+
+    return told
 
 
 def say_once(message: str) -> None:

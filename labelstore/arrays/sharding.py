@@ -36,6 +36,8 @@ _SHUFFLES = {
     "shuffle": blosc.SHUFFLE,
     "bitshuffle": blosc.BITSHUFFLE,
 }
+ROW_NUMBER_LEVEL = 5
+"""zstd level of coordinate arrays."""
 _HEADER_BYTES = 16
 _KEPT_BYTES = 1 << 22
 """Largest decoded chunk that a thread keeps memory for."""
@@ -73,14 +75,19 @@ def encode_chunk(spec: ArraySpec, chunk: NDArray[Any]) -> bytes:
     >>> out.tolist()
     [[0, 1], [2, 3], [4, 5], [6, 7]]
     """
-    frame: bytes = blosc.compress(
-        np.ascontiguousarray(chunk.transpose(axis_order(spec))),
-        b"zstd",
-        spec.level,
-        _SHUFFLES[spec.shuffle],
-        blosc.AUTOBLOCKS,
-        np.dtype(spec.dtype).itemsize,
-    )
+    stored = np.ascontiguousarray(chunk.transpose(axis_order(spec)))
+    return _sealed(stored, spec.level, spec.shuffle)
+
+
+def encode_row_numbers(size: int) -> bytes:
+    """The numbers 0 to size - 1 as one chunk, uint32: a coordinate array."""
+    return _sealed(np.arange(size, dtype="<u4"), ROW_NUMBER_LEVEL, "shuffle")
+
+
+def _sealed(values: NDArray[Any], level: int, shuffle: str) -> bytes:
+    item_bytes = values.dtype.itemsize
+    blocks = blosc.AUTOBLOCKS
+    frame: bytes = blosc.compress(values, b"zstd", level, _SHUFFLES[shuffle], blocks, item_bytes)
     return frame + crc32c(frame).to_bytes(CRC_BYTES, "little")
 
 

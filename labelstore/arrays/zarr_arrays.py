@@ -1,21 +1,18 @@
 """Arrays as Zarr v3: one file per array and shard, readable by xarray, tensorstore and zarr-python.
 
 Chunk keys are flat (`c.3.1.0` in the array's folder): a folder per shard would cost a disk block and an
-fsync each. Metadata is made by zarr-python; shards are written and read by `sharding`.
+fsync each. `zarr_metadata` describes them; shards are written and read by `sharding`.
 """
 
 from __future__ import annotations
 
 import math
-import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.arrays import sharding
@@ -33,15 +30,9 @@ from labelstore.arrays.checked_files import (
 from labelstore.arrays.ranges import RangeReader, RangeSource
 from labelstore.arrays.sharding import Damage
 from labelstore.arrays.zarr_description import description_problem
+from labelstore.arrays.zarr_metadata import metadata_files
 from labelstore.errors import DamagedShard
 from labelstore.shard_files import FileProblem, ShardFile
-
-if TYPE_CHECKING:
-    from zarr.abc.store import Store
-
-_WARNINGS = threading.Lock()
-COORDINATES = ("image", "crop")
-"""Axes that get a coordinate array of row numbers in every group, so that xarray can select by them."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ class ZarrArrays:
         attributes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> dict[str, bytes]:
         """Every `zarr.json`, consolidated in each group, and the coordinate arrays; key -> bytes."""
-        return _metadata(specs, attributes or {})
+        return metadata_files(specs, attributes or {})
 
     def attributes(self, group: str = "") -> dict[str, Any]:
         """Attributes of a group as they lie on disk. DamagedShard if missing or unreadable."""
@@ -188,91 +179,3 @@ def _described(path: Path, *keys: str) -> dict[str, Any] | None:
         return read_attributes(path, *keys)
     except DamagedShard:
         return None
-
-
-def _metadata(
-    specs: Sequence[ArraySpec], attributes: Mapping[str, Mapping[str, Any]]
-) -> dict[str, bytes]:
-    import zarr
-    from zarr.storage import MemoryStore
-
-    files: dict[str, Any] = {}
-    store = MemoryStore(files)
-    groups = _groups(specs, attributes)
-    for group in groups:
-        zarr.create_group(store, path=group, attributes=dict(attributes.get(group, {})))
-    for spec in specs:
-        _create_array(store, spec)
-    for group in groups:
-        _create_coordinates(store, group, [spec for spec in specs if spec.group == group])
-    # the filters are the process's: two threads that set and restore them at once would undo each other's
-    with _WARNINGS, warnings.catch_warnings():
-        # consolidated metadata is not yet in the Zarr v3 text, and zarr says so; all readers know it
-        warnings.filterwarnings("ignore", "Consolidated metadata", category=UserWarning)
-        # from the leaves up: a group's consolidated metadata holds its subgroups'
-        for group in reversed(groups):
-            zarr.consolidate_metadata(store, path=group)
-    return {key: files[key].to_bytes() for key in sorted(files)}
-
-
-def _groups(specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> list[str]:
-    """Every group, parents before their children, the root ("") first."""
-    groups = {""}
-    for group in [*attributes, *(spec.group for spec in specs)]:
-        parts = group.split("/")
-        groups.update("/".join(parts[: n + 1]) for n in range(len(parts)))
-    return sorted(groups)
-
-
-def _create_array(store: Store, spec: ArraySpec) -> None:
-    import zarr
-    from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
-
-    dtype = np.dtype(spec.dtype)
-    zarr.create_array(
-        store,
-        name=spec.path,
-        shape=spec.shape,
-        dtype=dtype,
-        shards=spec.shard,
-        chunks=spec.chunk,
-        filters=[TransposeCodec(order=sharding.axis_order(spec))] if spec.row_axes_first else None,
-        compressors=[
-            BloscCodec(
-                typesize=dtype.itemsize, cname="zstd", clevel=spec.level, shuffle=spec.shuffle
-            ),
-            Crc32cCodec(),
-        ],
-        fill_value=spec.fill,
-        dimension_names=spec.dimensions,
-        chunk_key_encoding={"name": "default", "separator": "."},
-        attributes=dict(spec.attributes),
-    )
-
-
-def _create_coordinates(store: Store, group: str, specs: Sequence[ArraySpec]) -> None:
-    import zarr
-    from zarr.codecs import BloscCodec, Crc32cCodec
-
-    for dimension in COORDINATES:
-        sizes = {
-            size
-            for spec in specs
-            for size, name in zip(spec.shape, spec.dimensions, strict=True)
-            if name == dimension
-        }
-        if len(sizes) == 1 and not any(spec.name == dimension for spec in specs):
-            (size,) = sizes
-            zarr.create_array(
-                store,
-                name=f"{group}/{dimension}".lstrip("/"),
-                data=np.arange(size, dtype="<u4"),
-                chunks=(size,),
-                compressors=[
-                    BloscCodec(typesize=4, cname="zstd", shuffle="shuffle"),
-                    Crc32cCodec(),
-                ],
-                dimension_names=(dimension,),
-                chunk_key_encoding={"name": "default", "separator": "."},
-                config={"write_empty_chunks": True},
-            )

@@ -202,7 +202,7 @@ class _Repair:
             problem.key for problem in self.report.problems if problem.key and not problem.group
         )
         if damaged and not self.dry_run:
-            self.store.write_metadata()
+            self.store.write_metadata(damaged)
         return damaged
 
     def shards(self) -> tuple[RepairedShard, ...]:

@@ -21,7 +21,6 @@ from sqlalchemy import (
     Connection,
     Double,
     Integer,
-    LargeBinary,
     Table,
     and_,
     bindparam,
@@ -31,6 +30,7 @@ from sqlalchemy import (
     update,
 )
 
+from labelstore.catalogue.bounded_types import LargeBinary
 from labelstore.catalogue.tables import DIGESTED, digests
 from labelstore.errors import DamagedShard, UsageError
 

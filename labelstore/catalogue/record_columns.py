@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, LargeBinary, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, Table
 
+from labelstore.catalogue.bounded_types import LargeBinary, Text
 from labelstore.catalogue.digests import Row
 from labelstore.errors import DamagedShard, UsageError
 
@@ -62,7 +64,7 @@ def from_columns(kind: type[R], table: Table, row: Row) -> R:
     """
     check_types(table, row)
     values = {column.name: value for column, value in zip(table.columns, row, strict=True)}
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for column in table.columns:
         if not column.info.get("json"):
             continue
@@ -74,6 +76,11 @@ def from_columns(kind: type[R], table: Table, row: Row) -> R:
             raise _foreign(table, column, f"{value!r}"[:40])
         values[column.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+@lru_cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    return get_type_hints(kind)
 
 
 def check_types(table: Table, row: Row) -> None:

@@ -14,11 +14,11 @@ from sqlalchemy import (
     Column,
     Double,
     Integer,
-    LargeBinary,
     MetaData,
     Table,
-    Text,
 )
+
+from labelstore.catalogue.bounded_types import LargeBinary, Text
 
 FORMAT_VERSION = 2
 """Newest store format that this version reads and writes."""

@@ -127,4 +127,4 @@ def _source(source: str) -> str:
 
 
 def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.1f} MB" if num_bytes >= 10**5 else f"{num_bytes / 1e3:,.1f} kB"
+    return f"{num_bytes / 1e6:,.1f} MB" if num_bytes >= 10**6 else f"{num_bytes / 1e3:,.1f} kB"

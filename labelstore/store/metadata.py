@@ -31,9 +31,16 @@ Described = tuple[Sequence[ArraySpec], Mapping[str, Mapping[str, Any]]]
 
 
 def replace_metadata(
-    catalogue: Catalogue, arrays: ArrayBackend, describe: Callable[[ArrayRows], Described]
+    catalogue: Catalogue,
+    arrays: ArrayBackend,
+    describe: Callable[[ArrayRows], Described],
+    *,
+    damaged: Collection[str] = (),
 ) -> None:
     """Write the metadata of all arrays of a store: intent row, files, intent dropped with the new digests.
+
+    Only files are written whose digest in the catalogue is another one, or that are known as `damaged`; none is
+    read: a label set more costs its own files and those of the groups around it.
 
     Metadata is a function of the catalogue, which `describe` computes from one state of it, and the intent is
     only accepted while the catalogue is in that state. So two workers that add arrays at once both end with
@@ -43,7 +50,7 @@ def replace_metadata(
         rows = catalogue.metadata.array_rows()
         files = arrays.metadata(*describe(rows))
         try:
-            _replace(catalogue, rows, arrays.root, files)
+            _replace(catalogue, rows, arrays.root, files, damaged)
             return
         except ConflictError:
             if attempt == ATTEMPTS - 1:
@@ -146,7 +153,13 @@ def _digest(path: Path) -> str:
     return "" if data is None else hashlib.sha256(data).hexdigest()
 
 
-def _replace(catalogue: Catalogue, rows: ArrayRows, root: Path, files: Mapping[str, bytes]) -> None:
+def _replace(
+    catalogue: Catalogue,
+    rows: ArrayRows,
+    root: Path,
+    files: Mapping[str, bytes],
+    damaged: Collection[str],
+) -> None:
     announced: dict[str, tuple[str | None, str | None]] = {}
 
     def changes(
@@ -156,7 +169,7 @@ def _replace(catalogue: Catalogue, rows: ArrayRows, root: Path, files: Mapping[s
         for key, data in files.items():
             new = hashlib.sha256(data).hexdigest()
             old = accepted.get(key, frozenset())
-            if old != {new} or _digest(root / key) != new:
+            if old != {new} or key in damaged:
                 announced[key] = (next(iter(old - {""}), None), new)
         # files of arrays that were dropped
         for key in accepted.keys() - files.keys():

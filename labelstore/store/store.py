@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -320,12 +320,16 @@ class Store:
         mask: MaskRow = _pick(self.catalogue.masks.all(), owner, "mask", "mask")
         return mask_specs(mask, self.plan(mask.plan), self.num_rows)
 
-    def write_metadata(self) -> None:
-        """Write the arrays' metadata for every group in the catalogue (reliability: intent, write, drop)."""
+    def write_metadata(self, damaged: Collection[str] = ()) -> None:
+        """Write the arrays' metadata where the catalogue says another (reliability: intent, write, drop).
+
+        Files known as `damaged` are written, too.
+        """
         replace_metadata(
             self.catalogue,
             self.arrays,
             lambda rows: (all_specs(rows), {"": {"uuid": self.uuid}}),
+            damaged=damaged,
         )
         self._groups.clear()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ class TeacherCheck:
     """A share; a teacher further than three standard errors from it is refused. None: measured and recorded only."""
     num_images: int = 2000
     """Drawn at random, always the same ones."""
+    progress: Callable[[int, int], None] = field(default=lambda done, total: None, compare=False)
+    """Told images seen and of how many."""
 
     def __post_init__(self) -> None:
         if self.expect_top1 is not None and not 0 < self.expect_top1 < 1:
@@ -85,7 +87,13 @@ class TeacherCheck:
     ) -> TeacherEvaluation:
         """Measure; RejectedInput beyond three standard errors, and for images of no class of `classes`."""
         evaluation = evaluate_teacher(
-            teacher, labeller, self.val, classes, num_images=self.num_images, workers=workers
+            teacher,
+            labeller,
+            self.val,
+            classes,
+            num_images=self.num_images,
+            workers=workers,
+            progress=self.progress,
         )
         self.judge(teacher, evaluation)
         note(f"teacher {teacher.row.source}: {evaluation}")
@@ -109,7 +117,7 @@ class TeacherCheck:
             return None
         if held.get("crop_mode", "center") != teacher.crop_mode:
             return None
-        names = {field.name for field in fields(TeacherEvaluation)}
+        names = {known.name for known in fields(TeacherEvaluation)}
         return TeacherEvaluation(**{name: held[name] for name in held if name in names})
 
 
@@ -121,6 +129,7 @@ def evaluate_teacher(
     *,
     num_images: int = 2000,
     workers: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TeacherEvaluation:
     """Top-1 among `classes` on up to `num_images` images of `val`, whose classes are some of these."""
     folder = open_images(val, keys_only=True)
@@ -149,10 +158,12 @@ def evaluate_teacher(
         crop_mode=row.crop_mode,
         mean=row.mean,
     )
+    progress(0, len(paths))
     for pixels in crops:
         best = labeller.logits(pixels).argmax(dim=1).cpu()
         correct += int((best == truth[done : done + len(best)]).sum())
         done += len(best)
+        progress(done, len(paths))
     return TeacherEvaluation(
         correct=correct,
         num_images=done,

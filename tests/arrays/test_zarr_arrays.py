@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -112,6 +113,51 @@ def test_metadata_names_core_codecs_only(store):
         names = {codec["name"] for codec in shards["configuration"]["codecs"]}
         assert {shards["name"], *names} <= allowed
         assert metadata["dimension_names"] == spec.dimensions
+
+
+def by_zarr_python(specs, attributes):
+    """What zarr-python itself writes for these arrays, consolidated in each group from the leaves up."""
+    files = {}
+    store = zarr.storage.MemoryStore(files)
+    groups = sorted({"", "labels", *attributes, *(spec.group for spec in specs)})
+    for group in groups:
+        zarr.create_group(store, path=group, attributes=attributes.get(group, {}))
+    for spec in specs:
+        blosc = zarr.codecs.BloscCodec(
+            typesize=np.dtype(spec.dtype).itemsize, cname="zstd", clevel=spec.level, shuffle=spec.shuffle
+        )  # fmt: skip
+        zarr.create_array(
+            store, name=spec.path, shape=spec.shape, dtype=spec.dtype, shards=spec.shard, chunks=spec.chunk,
+            filters=[zarr.codecs.TransposeCodec(order=sharding.axis_order(spec))] if spec.row_axes_first else None,
+            compressors=[blosc, zarr.codecs.Crc32cCodec()], fill_value=spec.fill, dimension_names=spec.dimensions,
+            chunk_key_encoding={"name": "default", "separator": "."}, attributes=dict(spec.attributes),
+        )  # fmt: skip
+    for group in {spec.group for spec in specs}:
+        for name, size in (("image", IMAGES), ("crop", CROPS)):
+            blosc = zarr.codecs.BloscCodec(typesize=4, cname="zstd", shuffle="shuffle")
+            zarr.create_array(
+                store, name=f"{group}/{name}", data=np.arange(size, dtype="<u4"), chunks=(size,),
+                compressors=[blosc, zarr.codecs.Crc32cCodec()], dimension_names=(name,),
+                chunk_key_encoding={"name": "default", "separator": "."}, config={"write_empty_chunks": True},
+            )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata", category=UserWarning)
+        for group in reversed(groups):
+            zarr.consolidate_metadata(store, path=group)
+    return {key: files[key].to_bytes() for key in sorted(files)}
+
+
+def test_metadata_is_what_zarr_python_writes(tmp_path):
+    specs = [
+        *SPECS,
+        *(replace(spec, path=f"labels/r50-x/{spec.name}") for spec in SPECS),
+        *(replace(spec, path=f"masks/m/{spec.name}", level=1) for spec in SPECS[:3]),
+    ]
+    specs[0] = replace(specs[0], attributes={"plan": {"seed": 0, "scale": [0.08, 1.0]}, "é": None})
+    attributes = {"": {"uuid": "u"}, "labels/r50": {"teacher": "t"}}
+    ours = open_arrays(tmp_path / "arrays.zarr").metadata(specs, attributes)
+    theirs = by_zarr_python(specs, {"masks": {}, **attributes})
+    assert ours == theirs
 
 
 def test_metadata_after_growth_keeps_old_shards_readable(store):

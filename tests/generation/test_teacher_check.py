@@ -56,8 +56,16 @@ def plain_top1(teacher, val, classes, outputs=None):
 
 def test_it_is_timms_top1(val, run_folder):
     teacher = load_teacher(str(run_folder))
-    found = evaluate_teacher(teacher, Labeller(teacher, None, device="cpu"), val, CLASSES)
+    told = []
+    found = evaluate_teacher(
+        teacher,
+        Labeller(teacher, None, device="cpu"),
+        val,
+        CLASSES,
+        progress=lambda *where: told.append(where),
+    )
     correct, count = plain_top1(teacher, val, CLASSES)
+    assert (told[0], told[-1]) == ((0, count), (count, count))
     assert found.num_images == count == 60
     assert abs(found.correct - correct) <= 1  # pixels may differ by 1 of 255
     assert 0 < found.correct < 60

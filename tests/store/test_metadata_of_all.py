@@ -10,9 +10,11 @@ import pytest
 
 import labelstore
 from labelstore import MarginalSmoothing
+from labelstore.arrays.durable import StagedFiles
 from labelstore.calibration import RegionThresholds
 from labelstore.care.repairing import repair
 from labelstore.care.verification import verify
+from labelstore.store import metadata
 from labelstore.store.store import Store
 from labelstore.testing.filled_store import filled_store
 
@@ -176,3 +178,29 @@ def test_what_older_versions_lost_is_named_and_repaired(path, monkeypatch):
             store.catalogue.plans.change(conn, "plan", num_crops=2 * M)
         what = " ".join(problem.what for problem in verify(store, "fast").problems)
         assert "has shape" in what
+
+
+def test_a_label_set_more_costs_what_the_second_did(path, monkeypatch):
+    """Files written and read; those of the groups around it say more, and are as many."""
+    written, read = [], []
+    stage, look = StagedFiles.stage, metadata.read_limited
+    monkeypatch.setattr(
+        StagedFiles, "stage", lambda self, *file: (written.append(file), stage(self, *file))[1]
+    )
+    monkeypatch.setattr(metadata, "read_limited", lambda *file: (read.append(file), look(*file))[1])
+    costs = []
+    with labelstore.open(path) as store:
+        read.clear()
+        for number in range(12):
+            written.clear()
+            add(store, f"set{number:02}")
+            store.write_metadata()
+            costs.append(
+                sorted((str(file).replace(f"{number:02}", ""), len(data)) for file, data in written)
+            )
+    assert not read
+    around = ("labels/zarr.json", "arrays.zarr/zarr.json", "arrays.json")
+    own = [[cost for cost in each if not cost[0].endswith(around)] for each in costs]
+    assert own[1] == own[11]
+    assert [len(each) for each in costs] == [len(costs[0])] * 12
+    assert shapes(path).keys() >= {"labels/set00/class_id", "labels/set11/class_id"}

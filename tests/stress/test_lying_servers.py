@@ -143,12 +143,14 @@ LIES = [
 
 @pytest.mark.parametrize("about", ["labelstore.json", "catalogue.db", "c."])
 @pytest.mark.parametrize("lie", LIES)
-def test_a_lie_is_refused(serve, frozen, lie, about):
+def test_a_lie_is_refused(serve, frozen, lie, about, matrix):
+    """R24: within a deadline."""
     url, began = serve(lie, about), time.monotonic()
     with pytest.raises((StorageError, DamagedShard)) as error:
         read_all(url, frozen)
     assert "\n" not in str(error.value)
     assert time.monotonic() - began < PATIENCE
+    matrix.record("R24", cases=1, wrong=0)
 
 
 def test_a_forked_process_is_refused(serve, monkeypatch):

@@ -52,7 +52,8 @@ class SilentServer:
 
 @pytest.mark.parametrize("kind", ["silent", "ready", "hangs up"])
 @pytest.mark.parametrize("writing", [False, True])
-def test_a_server_that_says_nothing_is_left_after_a_while(kind, writing, monkeypatch):
+def test_a_server_that_says_nothing_is_left_after_a_while(kind, writing, monkeypatch, matrix):
+    """R24: whether it takes the connection, says that it is ready, or hangs up."""
     monkeypatch.setattr(engines, "SILENT_SECONDS", 0.5)
     monkeypatch.setattr(engines, "CONNECT_SECONDS", 2)
     server = SilentServer(kind)
@@ -69,3 +70,4 @@ def test_a_server_that_says_nothing_is_left_after_a_while(kind, writing, monkeyp
     assert time.monotonic() - started < PATIENCE
     assert "\n" not in str(error.value)
     assert kind != "ready" or "has not answered for 0 s" in str(error.value)
+    matrix.record("R24", cases=1, wrong=0)
