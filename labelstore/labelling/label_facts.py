@@ -218,6 +218,8 @@ def _output_choice(
     if classes is not None:
         check_label_classes(classes)
     number = len(store.class_names)
+    if classes == "embedding":
+        return OutputChoice.of(teacher, codec, store.class_names, source, classes), None
     if source is None and row is not None:
         meaning = Outputs.of(row, number)
         held = OutputChoice.from_facts(row.facts, meaning)
