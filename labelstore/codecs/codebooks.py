@@ -63,7 +63,7 @@ def _typical(values: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     if len(values) <= ENTRIES:
         return np.resize(values, (ENTRIES, values.shape[1]))
     try:
-        import faiss  # type: ignore[import-untyped]
+        import faiss
     except ImportError:
         raise UsageError(
             "pq labels learn their codebook with faiss: pip install 'labelstore[pq]'"

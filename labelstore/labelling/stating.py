@@ -25,8 +25,8 @@ def state_classes(
     """Record which output of a label set is which class of the images, and names of the teacher's outputs.
 
     `class_map` and `class_names` as in `generate`; `embedding` says that the outputs are no classes but an embedding.
-    Labels stay as they are. ConflictError where the label set recorded something else already, RejectedInput for a map or names that do not fit, StorageError for a store that
-    cannot be written. The label set as it is then.
+    Labels stay as they are. ConflictError where the label set recorded something else already, RejectedInput for a map
+    or names that do not fit, StorageError for a store that cannot be written. The label set as it is then.
     """
     store, row = labels.store, labels.row
     facts, teacher = dict(row.facts), store.teacher(row.teacher)

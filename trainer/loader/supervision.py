@@ -62,8 +62,8 @@ def _check_kind(labels: LabelSet, config: TrainConfig) -> None:
     if kind == "embedding" and labels.outputs.kind != "embedding":
         raise RejectedInput(
             f"label set {labels.name} has {labels.outputs.describe(labels.num_classes)}, and nothing says that they "
-            "are an embedding, of which no softmax is taken: say so (`labelstore classes` with `embedding`), or learn from "
-            "them with labels='ssl'"
+            "are an embedding, of which no softmax is taken: say so (`labelstore classes` with `embedding`), or learn "
+            "from them with labels='ssl'"
         )
     if kind in ("fkd", "ferkd") and takes == "map":
         raise UsageError(f"{held}: labels='labelmap' learns from it")
