@@ -72,10 +72,10 @@ def pooled_features(architecture: str, weights: Path, num_crops: int) -> NDArray
     config = timm.data.resolve_data_config(model=model)
     mean, std = (torch.tensor(config[name]).view(1, 3, 1, 1) * 255 for name in ("mean", "std"))
     pixels = crop_pixels(config["input_size"][-1], range(num_crops), config["interpolation"])
-    found = []
     with torch.inference_mode():
-        for part in pixels.flatten(0, 1).split(32):
-            found.append(model((part.float() - mean) / std).numpy())
+        found = [
+            model((part.float() - mean) / std).numpy() for part in pixels.flatten(0, 1).split(32)
+        ]
     return np.concatenate(found).reshape(*pixels.shape[:2], -1)
 
 

@@ -202,7 +202,11 @@ def recorded_images(store: Store, row: LabelSetRow | None = None) -> Path:
     raise UsageError(f"`images=DIR` is needed: what {store.path} was made from{was}")
 
 
-_CLASSES_OF: dict[Kind, LabelClasses] = {"mapped": "teacher", "not classes": "none"}
+_CLASSES_OF: dict[Kind, LabelClasses] = {
+    "mapped": "teacher",
+    "not classes": "none",
+    "embedding": "embedding",
+}
 """What was asked for where outputs are recorded to be this."""
 
 
