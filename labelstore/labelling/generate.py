@@ -17,7 +17,8 @@ from labelstore.cropping.crop_mixing import planned_mixing
 from labelstore.devices import resize_note
 from labelstore.errors import IncompleteError
 from labelstore.images import ImageSource, open_images
-from labelstore.labelling.codebook_sample import learns, learnt_by
+from labelstore.labelling.codebook_crops import learnt_by
+from labelstore.labelling.codebook_sample import learns
 from labelstore.labelling.committed_files import check_committed_files
 from labelstore.labelling.device_crops import check_augmented
 from labelstore.labelling.image_check import check_images
