@@ -150,8 +150,33 @@ def measure(logits: NDArray[np.float32]) -> dict[str, Any]:
         "mean_max_probability": float(probs.max(-1).mean()),
         "codecs": found,
         "kl_1_of_crops_not_in_the_table": _held_out(probs, half),
+        "tails": tails_alike(probs),
         "frontier": frontier(probs),
     }
+
+
+def tails_alike(probs: NDArray[np.float32], k: int = 3) -> dict[str, float]:
+    """What the tails beyond K classes of labels (n, m, C) add to the labels' KL, in nats per crop.
+
+    `even`: spread evenly; `image`: spread as the mean tail of the image, of all classes and unrounded, which is the least
+    that any table of the image can reach; `mass`: of the tails.
+    """
+    tails = probs.astype(np.float64)
+    np.put_along_axis(tails, np.argpartition(-tails, k - 1, axis=-1)[..., :k], 0, -1)
+    inside = tails > 0
+    mass = tails.sum(-1, keepdims=True)
+    # the mean of the crops that have the class in their tails, as the codec's tables are made
+    mean = tails.sum(1, keepdims=True) / np.maximum(inside.sum(1, keepdims=True), 1)
+    spread = np.where(inside, mean, 0)
+    spread *= mass / spread.sum(-1, keepdims=True)
+    even = mass / inside.sum(-1, keepdims=True)
+
+    def cost(other: NDArray[np.float64]) -> float:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lost = np.where(inside, tails * np.log(tails / other), 0)
+        return float(lost.sum(-1).mean())
+
+    return {"even": cost(even), "image": cost(spread), "mass": float(mass.mean())}
 
 
 def _held_out(probs: NDArray[np.float32], half: int) -> float:
@@ -285,6 +310,8 @@ shard; an image's tables are divided among {CROPS_PER_IMAGE} crops. KL in nats f
 {rows}
 
 K=3 + tail 100 with the table of the other half of each image's crops: {teacher["kl_1_of_crops_not_in_the_table"]:.3f} at T = 1.
+Tails beyond K=3, {teacher["tails"]["mass"]:.3f} of the mass, cost {teacher["tails"]["even"]:.3f} nats spread evenly and {teacher["tails"]["image"]:.3f} ({teacher["tails"]["image"] / base:.2f} of MS K=5's KL) spread as the image's mean tail:
+the least that any table of the image can reach.
 """)
     parts.append(_variable(result))
     return "\n".join(parts)

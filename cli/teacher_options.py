@@ -106,10 +106,11 @@ class NewTeacherOptions(TeacherOptions):
     """How a teacher is loaded, checked and asked for a new label set."""
 
     classes: Annotated[
-        Literal["data", "teacher", "none"] | None, option(unset="as recorded, or data")
+        Literal["data", "teacher", "none", "embedding"] | None,
+        option(unset="as recorded, or data"),
     ] = None
-    """Classes of the labels: those of the images, all outputs of the teacher, or all outputs for images without a
-    ground truth."""
+    """Classes of the labels: those of the images, all outputs of the teacher, all outputs for images without a
+    ground truth (none), or all outputs as an embedding, as of CLIP."""
     class_names: Annotated[
         str | None, option(metavar="FILE", unset="as timm, torchvision or the run says")
     ] = None
@@ -175,13 +176,15 @@ class LabelOptions:
     PANEL: ClassVar = LABELS
 
     compression: Annotated[str, option(metavar="CODEC")] = "ms"
-    """Form of a label: full, hard, smoothing, ms, mr (FKD 3.5), logits or labelmap."""
+    """Form of a label: full, hard, smoothing, ms, mr (FKD 3.5), logits, pq or labelmap."""
     k: Annotated[int | None, option(metavar="K", unset="5")] = None
     """Classes that ms and mr keep, and labelmap in each cell."""
     tail_classes: Annotated[int | None, option(metavar="L", unset="0, evenly")] = None
     """With ms: store once per image how its crops' tails spread over L classes (100 is a good number)."""
     dtype: Annotated[str | None, option(metavar="DTYPE", unset="float16")] = None
-    """dtype of the probabilities: float32, float16 or uint8."""
+    """dtype of the probabilities, or of logits: float32, float16 or uint8."""
+    values_per_code: Annotated[int | None, option(metavar="V", unset="20")] = None
+    """With pq: outputs that one byte stands for; 20 is 1/40 of float16."""
     name: Annotated[str | None, option(metavar="NAME", unset="the teacher's")] = None
     """Name of the label set."""
 
@@ -189,7 +192,9 @@ class LabelOptions:
         """The codec; UsageError for what is none."""
         from labelstore.codecs import codec_from_options
 
-        return codec_from_options(self.compression, self.k, self.dtype, self.tail_classes)
+        return codec_from_options(
+            self.compression, self.k, self.dtype, self.tail_classes, self.values_per_code
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Logits,
         MarginalRenorm,
         MarginalSmoothing,
+        ProductCodes,
         Smoothing,
     )
     from labelstore.cropping.crop_augmentation import CropAugmentation
@@ -90,6 +91,7 @@ _HOMES = {
     "ensemble": ("labelstore.calibration.ensembles", "ensemble"),
     "LabelMap": ("labelstore.codecs", "LabelMap"),
     "Logits": ("labelstore.codecs", "Logits"),
+    "ProductCodes": ("labelstore.codecs", "ProductCodes"),
     "LabelStoreError": ("labelstore.errors", "LabelStoreError"),
 }
 
@@ -106,6 +108,7 @@ __all__ = [
     "MarginalRenorm",
     "MarginalSmoothing",
     "Mask",
+    "ProductCodes",
     "Region",
     "RegionQuantiles",
     "RegionThresholds",

@@ -25,6 +25,7 @@ Order = Literal["random", "easy-to-hard", "hard-to-easy"]
 Optimizer = Literal["sgd", "nesterov", "adam", "adamw", "adamp", "lamb"]
 Schedule = Literal["cosine", "linear", "step", "multistep", "constant"]
 SoftLoss = Literal["cross-entropy", "kl"]
+EmbeddingDistance = Literal["cosine", "mse"]
 Log = Literal["tensorboard", "wandb"]
 Autocast = Literal["auto", "none", "bf16", "fp16"]
 DecodeDevice = Literal["cpu", "device"]
@@ -84,8 +85,9 @@ class TrainConfig:
     """Label store; None for `labels="ground-truth"` and "teacher" on fresh crops only."""
     labels: Supervision = "fkd"
     """fkd: stored soft labels; ferkd: the same under a mask (FerKD Eq. 4); ensemble: the mean of several label sets;
-    labelmap: pooled from label maps (ReLabel); ssl: outputs of a projection head (S2-BNN); teacher: an online teacher
-    (vanilla distillation, FunMatch); ground-truth: class folders, on fresh crops, or with a store on its crops."""
+    labelmap: pooled from label maps (ReLabel); ssl: outputs of a projection head (S2-BNN); embedding: a point in space
+    (CLIP, DINO); teacher: an online teacher (vanilla distillation, FunMatch); ground-truth: class folders, on fresh
+    crops, or with a store on its crops."""
     label_set: str | None = None
     """Label set by name; None is the only one of the store. Of an ensemble all names, joined by commas."""
     mask: str | None = None
@@ -110,6 +112,8 @@ class TrainConfig:
     """Share of the ground truth's loss: alpha of FerKD Eq. 1, 1 - lambda of FKD Eq. 1; the labels' is the rest."""
     soft_loss: SoftLoss = "cross-entropy"
     """Loss on soft labels; kl subtracts their entropy, which moves the value and no gradient."""
+    embedding_loss: EmbeddingDistance = "cosine"
+    """Loss of labels="embedding": one minus the cosine, or the mean squared error over its values."""
     temperature_squared: bool = True
     """Multiply the labels' loss by temperature^2, so that its gradient keeps its size (Hinton et al. 2015)."""
     discriminator: bool = False
@@ -125,7 +129,7 @@ class TrainConfig:
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the network, e.g. {"drop_path_rate": 0.1}."""
     projection_head: bool = False
-    """For ssl: a hidden layer below the outputs, which are scaled to unit length, as the last layer (MoCo v2,
+    """For ssl and embedding: a hidden layer below the outputs; those of ssl are scaled to unit length (MoCo v2,
     S2-BNN)."""
     num_classes: int | None = None
     """C; None is filled in from the data."""

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from labelstore.errors import MAX_TEMPERATURE, MIN_TEMPERATURE, UsageError
-from trainer.phases import check_phases
+from trainer.phases import WITHOUT_CLASSES, check_phases
 
 if TYPE_CHECKING:
     from trainer.config import TrainConfig
@@ -288,20 +288,42 @@ def _check_supervision(config: TrainConfig) -> None:
         raise UsageError(
             f"label_set={config.label_set!r} with labels={kind!r} and no store: give the store that it is in"
         )
-    if config.projection_head and kind != "ssl":
+    if config.projection_head and kind not in WITHOUT_CLASSES:
         raise UsageError(
-            f"projection_head with labels={kind!r}: outputs of unit length are no logits of classes; it belongs to "
-            "labels='ssl'"
+            f"projection_head with labels={kind!r}: its outputs are no logits of classes; it belongs to labels='ssl' "
+            "and 'embedding'"
         )
-    if config.discriminator and kind in ("ground-truth", "ssl"):
+    _check_embedding(config, picks=picks)
+    if config.discriminator and kind in ("ground-truth", *WITHOUT_CLASSES):
         raise UsageError(
             f"discriminator with labels={kind!r}: it tells a student's probabilities from a teacher's; leave it out"
         )
-    if kind == "ssl" and config.ground_truth_weight:
+    if kind in WITHOUT_CLASSES and config.ground_truth_weight:
         raise UsageError(
-            f"ground_truth_weight={config.ground_truth_weight} with labels='ssl': a projection head's outputs are no "
+            f"ground_truth_weight={config.ground_truth_weight} with labels={kind!r}: outputs that are learnt so are no "
             "classes; leave it at 0"
         )
+
+
+def _check_embedding(config: TrainConfig, *, picks: bool) -> None:
+    """UsageError for settings of a softmax, where labels have none, and for those of an embedding elsewhere."""
+    if config.labels != "embedding":
+        if config.embedding_loss != "cosine":
+            raise UsageError(
+                f"embedding_loss={config.embedding_loss!r} with labels={config.labels!r}: it belongs to "
+                "labels='embedding'; leave it out"
+            )
+        return
+    reasons = {
+        "temperature": config.temperature is not None,
+        "soft_loss": config.soft_loss != "cross-entropy",
+        "order, probability_range": picks,
+    }
+    for name, is_given in reasons.items():
+        if is_given:
+            raise UsageError(
+                f"{name} with labels='embedding': of an embedding no softmax is taken; leave it out"
+            )
 
 
 def _check_ignored(config: TrainConfig) -> None:

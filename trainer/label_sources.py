@@ -23,6 +23,7 @@ from trainer.config import TrainConfig
 from trainer.config_checks import learns_from_store
 from trainer.loader import GroundTruthPasses, PassSource, StoredPasses, read_sizes
 from trainer.loader.supervision import chosen_labels
+from trainer.phases import WITHOUT_CLASSES
 from trainer.sampler import PassSchedule
 
 
@@ -159,7 +160,9 @@ def _stored(
         ),
         **({"mask": _one_or_all(masks)} if masks else {}),
     }
-    config = _with_classes(config, num_classes, () if config.labels == "ssl" else names, provenance)
+    config = _with_classes(
+        config, num_classes, () if config.labels in WITHOUT_CLASSES else names, provenance
+    )
     source = StoredPasses(
         labels,
         schedule=schedule,
@@ -170,6 +173,7 @@ def _stored(
         probability_range=config.probability_range,
         ground_truth=config.label_smoothing if config.labels == "ground-truth" else None,
         own_classes=config.labels == "teacher",
+        as_outputs=config.labels == "embedding",
         scratch=config.scratch,
         keep_draws=config.keep_draws,
         attach=attach,

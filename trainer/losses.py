@@ -13,11 +13,15 @@ an entry with p_k = rest adds nothing, whatever its class. Dense labels are K = 
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from trainer.recover import LabelTensors
+
+if TYPE_CHECKING:
+    from trainer.config import TrainConfig
 
 
 class SparseSoftCrossEntropy(nn.Module):
@@ -52,6 +56,41 @@ class SparseSoftCrossEntropy(nn.Module):
     def extra_repr(self) -> str:
         """What `print` shows."""
         return f"temperature={self.temperature}, squared={self.squared}, kl={self.kl}"
+
+
+class EmbeddingLoss(nn.Module):
+    """Mean over B crops of how far outputs are from an embedding: one minus the cosine, or the mean squared error.
+
+    Takes labels as the other losses do: all D values are listed, in any order, and those of mixed crops twice.
+
+    >>> outputs = torch.tensor([[3.0, 0.0]])
+    >>> label = torch.tensor([[0, 1]]), torch.tensor([[1.0, 1.0]]), torch.tensor([0.0])
+    >>> round(float(EmbeddingLoss("cosine")(outputs, *label)), 4), float(EmbeddingLoss("mse")(outputs, *label))
+    (0.2929, 2.5)
+    """
+
+    def __init__(self, distance: str) -> None:
+        super().__init__()
+        self.distance = distance
+
+    def forward(self, outputs: Tensor, class_ids: Tensor, probs: Tensor, rest: Tensor) -> Tensor:
+        """Outputs (B, D), indices and values (B, K) of the embeddings, 0 (B,) -> scalar, float32."""
+        outputs = outputs.float()
+        wanted = torch.zeros_like(outputs).scatter_add(-1, class_ids.long(), probs.float())
+        if self.distance == "mse":
+            return nn.functional.mse_loss(outputs, wanted)
+        return (1 - nn.functional.cosine_similarity(outputs, wanted, dim=-1)).mean()
+
+
+def loss_of_labels(config: TrainConfig) -> nn.Module:
+    """What a config's labels are learnt with."""
+    if config.labels == "embedding":
+        return EmbeddingLoss(config.embedding_loss)
+    return SparseSoftCrossEntropy(
+        config.temperature_in_force,
+        squared=config.temperature_squared,
+        kl=config.soft_loss == "kl",
+    )
 
 
 class Discriminator(nn.Module):
@@ -92,7 +131,7 @@ class DistillationLoss(nn.Module):
 
     def __init__(
         self,
-        labels_loss: SparseSoftCrossEntropy,
+        labels_loss: nn.Module,
         ground_truth_weight: float,
         discriminator: nn.Module | None = None,
     ) -> None:

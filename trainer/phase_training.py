@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from trainer.config import Autocast, TrainConfig
-from trainer.losses import DistillationLoss, SparseSoftCrossEntropy
+from trainer.losses import DistillationLoss, loss_of_labels
 from trainer.run_state import RunState
 from trainer.shared_step import parallel_model
 from trainer.student_view import OnlineLabels, StudentView
@@ -39,11 +39,7 @@ class PhaseTraining:
         return cls(
             view=StudentView(config, device, _online_labels(config, device, note)),
             criterion=DistillationLoss(
-                SparseSoftCrossEntropy(
-                    config.temperature_in_force,
-                    squared=config.temperature_squared,
-                    kl=config.soft_loss == "kl",
-                ),
+                loss_of_labels(config),
                 config.ground_truth_weight,
                 None
                 if discriminator is None

@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound="TrainConfig")
 
-Supervision = Literal["ground-truth", "fkd", "ferkd", "ensemble", "labelmap", "teacher", "ssl"]
+Supervision = Literal[
+    "ground-truth", "fkd", "ferkd", "ensemble", "labelmap", "teacher", "ssl", "embedding"
+]
+WITHOUT_CLASSES = ("ssl", "embedding")
+"""Kinds of labels whose students have outputs that are no classes: they are evaluated by probes."""
 Mixing = Literal["none", "selfmix", "mixup", "cutmix", "mixup-cutmix"]
 
 _KINDS: tuple[str, ...] = get_args(Supervision)
-_STORED = ("fkd", "ferkd", "ensemble", "labelmap", "ssl")
+_SOFTMAX = ("fkd", "ferkd", "ensemble", "labelmap", "ssl")
+_STORED = (*_SOFTMAX, "embedding")
 TAKEN_BY: Mapping[str, Collection[str]] = {
     "store": (*_STORED, "teacher"),
     "label_set": _STORED,
@@ -31,9 +36,9 @@ TAKEN_BY: Mapping[str, Collection[str]] = {
     "ensemble_weights": ("ensemble",),
     "teacher": ("teacher",),
     "teacher_model": ("teacher",),
-    "temperature": (*_STORED, "teacher"),
-    "order": (*_STORED, "teacher"),
-    "probability_range": (*_STORED, "teacher"),
+    "temperature": (*_SOFTMAX, "teacher"),
+    "order": (*_SOFTMAX, "teacher"),
+    "probability_range": (*_SOFTMAX, "teacher"),
     "ground_truth_weight": ("fkd", "ferkd", "ensemble", "labelmap", "teacher"),
     "discriminator": ("fkd", "ferkd", "ensemble", "labelmap", "teacher"),
     "label_smoothing": ("ground-truth",),
@@ -152,10 +157,12 @@ def check_phases(config: TrainConfig) -> None:
         raise UsageError(
             f"labels={config.labels!r} with phases {shown}: the phases say what is learnt; leave labels out"
         )
-    if "ssl" in kinds and set(kinds) != {"ssl"}:
-        raise UsageError(
-            f"phases {shown}: outputs of labels='ssl' are no classes, those of the others are; give one or the other"
-        )
+    for kind in WITHOUT_CLASSES:
+        if kind in kinds and set(kinds) != {kind}:
+            raise UsageError(
+                f"phases {shown}: outputs of labels={kind!r} are no classes, those of the others are; give one or the "
+                "other"
+            )
     for name, instead in (
         ("single_crop_first", "what m leaves of a phase's epochs is drawn crop by crop"),
         ("single_crop_last", "what m leaves of a phase's epochs is drawn crop by crop"),
@@ -176,7 +183,7 @@ def _takes(phase: Phase, name: str, config: TrainConfig) -> bool:
     """Whether a run's setting holds in a phase."""
     if name in ("scale", "ratio", "flip_prob") and phase.labels == "teacher":
         return config.store is None
-    if name == "label_smoothing" and phase.labels != "ssl":
+    if name == "label_smoothing" and phase.labels not in WITHOUT_CLASSES:
         weight = phase.ground_truth_weight
         weight = config.ground_truth_weight if weight is None else weight
         return phase.labels == "ground-truth" or weight > 0

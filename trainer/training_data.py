@@ -18,6 +18,7 @@ from trainer.label_sources import label_source
 from trainer.loader import PassSource
 from trainer.loader.phased import in_common
 from trainer.phase_sources import phase_sources
+from trainer.phases import WITHOUT_CLASSES
 from trainer.ranks import Ranks
 from trainer.sampler import PassSchedule
 
@@ -92,7 +93,7 @@ def open_training_data(
             config=config,
             source=source,
             images=images,
-            val=None if settings[0].labels == "ssl" else _validation(config, note),
+            val=None if settings[0].labels in WITHOUT_CLASSES else _validation(config, note),
             phases=phases,
         )
 

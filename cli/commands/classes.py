@@ -28,6 +28,12 @@ def classes(
             help="Record names of the teacher's outputs: one per line, or imagenet-1k, -12k, -21k, -22k.",
         ),
     ] = None,
+    embedding: Annotated[
+        bool,
+        typer.Option(
+            "--embedding", help="Record that the outputs are no classes but an embedding."
+        ),
+    ] = False,
     dry_run: DryRun = False,
     format: Format = None,
     out: Out = None,
@@ -38,11 +44,13 @@ def classes(
     from labelstore.labelling.stating import class_table, state_classes
 
     form = chosen_format(format, out, json=json)
-    states = class_map is not None or class_names is not None
+    states = class_map is not None or class_names is not None or embedding
     with labelstore.open(store, readonly=dry_run or not states) as opened:
         labels = opened.label_set(label_set)
         if states and not dry_run:
-            labels = state_classes(labels, class_map=class_map, class_names=class_names)
+            labels = state_classes(
+                labels, class_map=class_map, class_names=class_names, embedding=embedding
+            )
         table = class_table(labels)
         what = labels.outputs.describe(labels.num_classes)
         record = {"store": store, "label_set": labels.name, "outputs_are": labels.outputs.kind}

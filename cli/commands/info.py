@@ -237,7 +237,8 @@ def _augmented(parameters: dict[str, Any]) -> str:
 def _codec(codec: dict[str, Any]) -> str:
     kept = f" K={codec['k']}" if "k" in codec else ""
     tail = f" tail_classes={codec['tail_classes']}" if "tail_classes" in codec else ""
-    return f"{codec['name']}{kept}{tail} {codec.get('dtype', '')}".rstrip()
+    width = f" values_per_code={codec['values_per_code']}" if "values_per_code" in codec else ""
+    return f"{codec['name']}{kept}{tail}{width} {codec.get('dtype', '')}".rstrip()
 
 
 def _top1(teacher: dict[str, Any]) -> str:

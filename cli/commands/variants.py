@@ -25,7 +25,7 @@ def variants(
         str | None,
         typer.Option(
             metavar="CODEC",
-            help="Lossy form of a label: full, hard, smoothing, ms or mr (FKD 3.5).",
+            help="Form of a label: full, hard, smoothing, ms or mr (FKD 3.5); of outputs also logits and pq.",
             show_default="the source's",
         ),
     ] = None,
@@ -53,6 +53,14 @@ def variants(
             show_default="the source's",
         ),
     ] = None,
+    values_per_code: Annotated[
+        int | None,
+        typer.Option(
+            metavar="V",
+            help="With pq: outputs that one byte stands for.",
+            show_default="the source's, or 20",
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -66,12 +74,15 @@ def variants(
 ) -> None:
     """Derive a cheaper label set from a richer one without the teacher, and print the KL it costs.
 
-    From full labels everything else, from ms a smaller K, mr, smoothing and hard, at the temperature of the source. The
-    KL is KL(source || new labels) in nats, read back from what was written. Run again, it adds what is missing.
+    From full labels everything else, from ms a smaller K, mr, smoothing and hard, at the temperature of the source;
+    from logits 8 bits and pq. The KL is KL(source || new labels) in nats, read back from what was written. Run again,
+    it adds what is missing.
     """
     import labelstore
     from labelstore.analysis.comparison import compare
+    from labelstore.analysis.output_cosine import mean_cosine
     from labelstore.blocks.block_map import block_map
+    from labelstore.codecs import in_short
     from labelstore.labelling.variant_choice import (
         check_derivable,
         check_name,
@@ -82,7 +93,7 @@ def variants(
 
     with labelstore.open(store, readonly=dry_run) as opened:
         labels = opened.label_set(opened.label_set_row(source, parameter="source").name)
-        codec = codec_for(labels, compression, k, dtype, tail_classes)
+        codec = codec_for(labels, compression, k, dtype, tail_classes, values_per_code)
         check_derivable(labels, codec)
         chosen = name or variant_name(labels, codec)
         there = check_name(labels, codec, chosen) is not None
@@ -90,7 +101,7 @@ def variants(
             "store": store,
             "label_set": chosen,
             "from": labels.name,
-            "codec": codec.to_record(),
+            "codec": in_short(codec.to_record()),
         }
         if dry_run:
             if json:
@@ -107,12 +118,15 @@ def variants(
                     labels, codec, name=chosen, map_blocks=map_blocks, progress=progress
                 )
             (cost,) = compare([labels, variant], js=False, map_blocks=map_blocks).pairs
+            near = None
+            if variant.codec.takes == "outputs":
+                near = mean_cosine(labels, variant, map_blocks=map_blocks)
         written = opened.catalogue.ledger.counts()
         sizes = {
             which: written.get(f"labels/{which}", (0, 0))[1] for which in (chosen, labels.name)
         }
         is_complete = variant.is_complete
-        record["codec"] = variant.codec.to_record()
+        record["codec"] = in_short(variant.codec.to_record())
     kl = {
         "mean": cost.kl,
         "p99": cost.kl_p99,
@@ -123,6 +137,7 @@ def variants(
         print_json(
             record
             | {"kl": kl, "is_complete": is_complete}
+            | ({} if near is None else {"cosine": {"mean": near[0], "least": near[1]}})
             | {"bytes": sizes[chosen], "source_bytes": sizes[record["from"]]}
         )
     else:
@@ -132,6 +147,7 @@ def variants(
                 "KL(source || new) mean": f"{_nats(cost.kl)} over {cost.num_crops:,} crops",
                 "KL(source || new) 99th percentile": _nats(cost.kl_p99),
                 "KL(source || new) worst": _nats(cost.kl_worst),
+                **({} if near is None else {"cosine": f"{near[0]:.4f} mean, {near[1]:.4f} least"}),
                 "size": f"{size(sizes[chosen])}, {size(sizes[record['from']])} before",
             }
         )

@@ -8,8 +8,9 @@ compression, and said to be so, and so are floats of more digits than it keeps. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,9 +20,12 @@ from numpy.typing import NDArray
 from labelstore.analysis.disk import Storage, storage
 from labelstore.analysis.fkd_files import FKD_TABLE_2, Kind, fkd_kinds
 from labelstore.codecs import (
+    Logits,
+    ProductCodes,
     choose_class_ids,
     codec_from_options,
     codec_from_record,
+    identity_of,
     is_map,
     keeps_max_probability,
     top_k,
@@ -51,7 +55,7 @@ class CodecStorage:
     """One row: a codec with its dtype, at the scale asked for."""
 
     kind: str
-    """"full", "hard", "ms-5"; "relabel-full" and "relabel-5" for ReLabel's maps."""
+    """"full", "hard", "ms-5"; "logits" and "pq-20" of outputs; "relabel-full" and "relabel-5" for ReLabel's maps."""
     dtype: str
     """Empty where no probabilities are kept."""
     basis: Basis
@@ -106,21 +110,39 @@ def codec_table(
             f"label set {source.name} has no labels of crops to take a sample of: choose another one with `label_set`"
         )
     sample = _Sample(source)
-    rows = tuple(
-        _row(kind, k, dtype, sample, measured)
-        for kind, k in FKD_TABLE_2
-        for dtype in _dtypes(kind)
-        if k is None or k <= source.num_classes
-    )
-    k, tail_classes = IMAGE_TAIL
-    if k < source.num_classes:
-        rows += tuple(_row("ms", k, dtype, sample, measured, tail_classes) for dtype in DTYPES)
+    is_outputs = source.codec.takes == "outputs"
     return CodecTable(
         source=source.name,
         sampled_crops=sample.num_crops,
         scale=measured.scale,
-        rows=(*_maps(source, measured), *rows),
+        rows=(
+            *(_output_rows(sample, measured) if is_outputs else ()),
+            # what is no class has no softmax, and none of FKD's forms
+            *(_table_2(sample, measured) if source.outputs.are_classes or not is_outputs else ()),
+        ),
     )
+
+
+def _table_2(sample: _Sample, measured: Storage) -> Iterator[CodecStorage]:
+    """FKD's rows, with ReLabel's maps above and the image's tail below."""
+    source = sample.source
+    yield from _maps(source, measured)
+    for kind, k in FKD_TABLE_2:
+        if k is None or k <= source.num_classes:
+            for dtype in _dtypes(kind):
+                yield _row(kind, codec_from_options(kind, k, dtype or None), sample, measured)
+    k, tail_classes = IMAGE_TAIL
+    if k < source.num_classes:
+        for dtype in DTYPES:
+            yield _row("ms", codec_from_options("ms", k, dtype, tail_classes), sample, measured)
+
+
+def _output_rows(sample: _Sample, measured: Storage) -> Iterator[CodecStorage]:
+    """Outputs before softmax as they are, in 8 bits and as codes, beside all D of them as FKD counts them."""
+    for dtype in DTYPES:
+        yield _row("full", Logits(dtype=dtype), sample, measured)
+    if find_spec("faiss") is not None:
+        yield _row("full", ProductCodes(), sample, measured)
 
 
 class _Sample:
@@ -131,6 +153,7 @@ class _Sample:
         layout = source.layout
         block = source.blocks[0]
         self.images = len(layout.rows(block))
+        self.outputs: NDArray[np.float32] | None = None
         if source.codec.kept(source.num_classes) is None:
             width = layout.crops_per_shard * source.num_classes
             self.images = min(self.images, max(1, DENSE_VALUES // width))
@@ -138,6 +161,9 @@ class _Sample:
             parts = [source.dense(block, range(c, c + 1))[: self.images] for c in columns]
             self.labels: TopK | NDArray[np.float32] = np.concatenate(parts, axis=1)
             missing = np.isnan(self.labels[..., 0])
+            if source.codec.takes == "outputs":
+                parts = [source.raw_outputs(block, range(c, c + 1)) for c in columns]
+                self.outputs = np.concatenate([p[: self.images] for p in parts], axis=1)
         else:
             found = source.sparse(block, range(layout.columns_per_shard))
             unlisted = max(source.num_classes - found.probs.shape[-1], 0)
@@ -150,7 +176,9 @@ class _Sample:
     def bytes_per_crop(self, codec: LabelCodec) -> tuple[float, Basis]:
         """What the codec's arrays take per crop, and on what basis."""
         num_classes = self.source.num_classes
-        labels = self._kept(codec)
+        labels = self.outputs if codec.takes == "outputs" else self._kept(codec)
+        if isinstance(codec, ProductCodes) and self.outputs is not None:
+            codec = codec.trained(self.outputs.reshape(-1, num_classes))
         if labels is None:
             fields = codec.fields(num_classes)
             shared = self.source.layout.crops_per_shard
@@ -199,17 +227,18 @@ class _Sample:
 
 def _richest(store: Store) -> LabelSet:
     """The label set of crops with labels that keeps most: all classes before many, float32 before float16."""
-    best: tuple[tuple[bool, int, int, int], LabelSet] | None = None
+    best: tuple[tuple[bool, bool, int, int, int], LabelSet] | None = None
     for row in store.catalogue.label_sets.all():
         if is_map(row.codec) or not row.is_settled:
             continue
         labels = store.label_set(row.name)
         codec = codec_from_record(row.codec)
-        if not labels.blocks or codec.takes != "probabilities":
+        if not labels.blocks:
             continue
         kept = codec.kept(row.num_classes)
         dtype = str(row.codec.get("dtype", "uint8"))
         richness = (
+            codec.takes == "probabilities",
             keeps_max_probability(codec, row.num_classes),
             row.num_classes if kept is None else kept,
             len(labels.blocks),
@@ -221,7 +250,7 @@ def _richest(store: Store) -> LabelSet:
         others = [name for name in store.label_sets if store.label_set(name).blocks]
         if others:
             raise UsageError(
-                f"{store.path}: {', '.join(others)} holds no probabilities of crops, and no other form can be computed "
+                f"{store.path}: {', '.join(others)} holds no labels of crops, and no other form can be computed "
                 "from it: `labelstore stats` without storage has its size, and one that `labelstore.generate()` makes "
                 "can be taken as a sample"
             )
@@ -238,24 +267,19 @@ def _dtypes(kind: Kind) -> tuple[str, ...]:
     return tuple(dtype for dtype in DTYPES if kind != "full" or dtype != "uint8")
 
 
-def _row(
-    kind: Kind,
-    k: int | None,
-    dtype: str,
-    sample: _Sample,
-    measured: Storage,
-    tail_classes: int = 0,
-) -> CodecStorage:
-    source = sample.source
-    codec = codec_from_options(kind, k, dtype or None, tail_classes)
+def _row(kind: Kind, codec: LabelCodec, sample: _Sample, measured: Storage) -> CodecStorage:
+    """A codec beside what FKD stores of the same kind."""
+    source, record = sample.source, codec.to_record()
     labels, basis = sample.bytes_per_crop(codec)
     held = _held(source, codec, measured)
     crops = measured.scale[0] * measured.scale[1]
-    (fkd,) = fkd_kinds(*measured.scale, num_classes=source.num_classes, kinds=((kind, k),))
+    (fkd,) = fkd_kinds(
+        *measured.scale, num_classes=source.num_classes, kinds=((kind, record.get("k")),)
+    )
     boxes = _boxes(source, measured)
     return CodecStorage(
-        kind=f"{fkd.title}-tail{tail_classes}" if tail_classes else fkd.title,
-        dtype=dtype,
+        kind=_title(fkd.title, record),
+        dtype=str(record.get("dtype", "")),
         basis=basis,
         labels_per_crop=labels,
         crops_per_crop=boxes,
@@ -267,6 +291,15 @@ def _row(
         fkd_disk_bytes=fkd.disk_bytes,
         paper=fkd.paper,
     )
+
+
+def _title(of_fkd: str, record: Mapping[str, Any]) -> str:
+    """What a row is called: as in FKD's table, or by the codec's own name."""
+    if record["name"] == "pq":
+        return f"pq-{record['values_per_code']}"
+    if record["name"] == "logits":
+        return "logits"
+    return f"{of_fkd}-tail{record['tail_classes']}" if record.get("tail_classes") else of_fkd
 
 
 def _maps(source: LabelSet, measured: Storage) -> Iterator[CodecStorage]:
@@ -304,9 +337,9 @@ def _maps(source: LabelSet, measured: Storage) -> Iterator[CodecStorage]:
 
 def _held(source: LabelSet, codec: LabelCodec, measured: Storage) -> tuple[str, float] | None:
     """(name, bytes of labels per crop) of a label set on the same plan with this codec."""
-    wanted = {key: value for key, value in codec.to_record().items() if key != "class_ids"}
+    wanted = identity_of(codec.to_record())
     for row in source.store.catalogue.label_sets.all():
-        record = {key: value for key, value in row.codec.items() if key != "class_ids"}
+        record = identity_of(row.codec)
         if row.plan != source.plan.name or record != wanted:
             continue
         for entry in measured.label_sets:

@@ -202,7 +202,7 @@ def _label_sets(
             label_set=row.name,
             codec=" ".join(
                 str(row.codec[key])
-                for key in ("name", "k", "tail_classes", "dtype")
+                for key in ("name", "k", "tail_classes", "values_per_code", "dtype")
                 if key in row.codec
             ),
             crops=crops.get(f"labels/{row.name}", 0),

@@ -13,6 +13,7 @@ from labelstore.blocks.block_sample import at_most
 from labelstore.blocks.shipping import MapBlocks
 from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
+from labelstore.codecs import in_short
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
@@ -73,7 +74,7 @@ def summary(
     return Summary(
         label_set=labels.name,
         teacher=labels.row.teacher,
-        codec=dict(labels.row.codec),
+        codec=in_short(labels.row.codec),
         num_images=labels.store.num_images,
         num_crops=labels.num_crops,
         num_classes=labels.num_classes,

@@ -17,6 +17,9 @@ from labelstore.codecs.labelmap import LabelMap
 from labelstore.codecs.logits import Logits
 from labelstore.codecs.marginal import Hard, MarginalRenorm, MarginalSmoothing, Smoothing
 from labelstore.codecs.missing import missing_labels
+from labelstore.codecs.product_codes import DEFAULT_WIDTH, ProductCodes
+from labelstore.codecs.raw_outputs import RawOutputs
+from labelstore.codecs.records import identity_of, in_short
 from labelstore.codecs.recovery import densify, relative_temperature, temper
 from labelstore.codecs.smallest import choose_class_ids
 from labelstore.codecs.topk import id_dtype, top_k
@@ -34,6 +37,8 @@ __all__ = [
     "MapTopK",
     "MarginalRenorm",
     "MarginalSmoothing",
+    "ProductCodes",
+    "RawOutputs",
     "Smoothing",
     "SparseLabels",
     "TopK",
@@ -42,6 +47,8 @@ __all__ = [
     "codec_from_record",
     "densify",
     "id_dtype",
+    "identity_of",
+    "in_short",
     "is_map",
     "keeps_max_probability",
     "missing_labels",
@@ -53,7 +60,7 @@ __all__ = [
 ]
 
 AnyCodec: TypeAlias = (
-    Full | Hard | Smoothing | MarginalSmoothing | MarginalRenorm | Logits | LabelMap
+    Full | Hard | Smoothing | MarginalSmoothing | MarginalRenorm | Logits | ProductCodes | LabelMap
 )
 
 CODECS: dict[str, type[AnyCodec]] = {
@@ -63,12 +70,24 @@ CODECS: dict[str, type[AnyCodec]] = {
     "ms": MarginalSmoothing,
     "mr": MarginalRenorm,
     "logits": Logits,
+    "pq": ProductCodes,
     "labelmap": LabelMap,
 }
 """On-disk name and value of `--compression` -> codec."""
 
-DEFAULT_K = 5
-DEFAULT_DTYPE = "float16"
+_DEFAULTS: dict[str, Any] = {
+    "k": 5,
+    "dtype": "float16",
+    "tail_classes": 0,
+    "values_per_code": DEFAULT_WIDTH,
+}
+_BELONGS = {
+    "k": "K={value} with {compression!r} labels: only ms, mr and labelmap keep K classes, leave `k` out",
+    "dtype": "dtype {value} with {compression!r} labels, which hold no numbers of another width: leave `dtype` out",
+    "tail_classes": "tail_classes={value} with {compression!r} labels: only ms has a tail of the image, leave it out",
+    "values_per_code": "values_per_code={value} with {compression!r} labels: only pq has codes, leave it out",
+}
+"""Why a parameter is refused where a codec does not have it."""
 
 
 def codec_from_record(record: Mapping[str, Any]) -> LabelCodec:
@@ -81,8 +100,9 @@ def codec_from_options(
     k: int | None = None,
     dtype: str | None = None,
     tail_classes: int | None = None,
+    values_per_code: int | None = None,
 ) -> LabelCodec:
-    """The codec of that name; K is 5, dtype float16 and tail_classes 0 where not said.
+    """The codec of that name; K is 5, dtype float16, tail_classes 0 and values_per_code 20 where not said.
 
     UsageError for an unknown name or dtype, and for a parameter given to a codec that does not have it.
 
@@ -90,24 +110,17 @@ def codec_from_options(
     MarginalSmoothing(class_ids='plain', dtype='uint8', k=3, tail_classes=100)
     """
     cls = _codec_class(compression)
-    options: dict[str, Any] = {
-        "k": DEFAULT_K if k is None else k,
-        "dtype": DEFAULT_DTYPE if dtype is None else dtype,
-        "tail_classes": tail_classes or 0,
-    }
     parameters = {field.name for field in fields(cls)}
-    if k is not None and "k" not in parameters:
-        raise UsageError(
-            f"K={k} with {compression!r} labels: only ms, mr and labelmap keep K classes, leave `k` out"
-        )
-    if dtype is not None and "dtype" not in parameters:
-        raise UsageError(
-            f"dtype {dtype} with {compression!r} labels, which hold classes and no probabilities: leave `dtype` out"
-        )
-    if tail_classes and "tail_classes" not in parameters:
-        raise UsageError(
-            f"tail_classes={tail_classes} with {compression!r} labels: only ms has a tail of the image, leave it out"
-        )
+    given = {
+        "k": k,
+        "dtype": dtype,
+        "tail_classes": tail_classes or None,
+        "values_per_code": values_per_code,
+    }
+    for name, value in given.items():
+        if value is not None and name not in parameters:
+            raise UsageError(_BELONGS[name].format(value=value, compression=compression))
+    options = {**_DEFAULTS, **{name: value for name, value in given.items() if value is not None}}
     return cls.from_record({name: value for name, value in options.items() if name in parameters})
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs.base import Arrays, LabelCodec, TopK
+from labelstore.codecs.product_codes import ProductCodes
 
 _ASKED = 0.6
 
@@ -17,6 +18,8 @@ def keeps_max_probability(codec: LabelCodec, num_classes: int) -> bool:
     """
     if codec.takes == "map":
         return True  # pooled from the logits of cells, which are kept as they are
+    if isinstance(codec, ProductCodes):
+        return False  # nothing bounds how far codes are from the outputs
     found = codec.recover(_one_label(codec, num_classes), num_classes).max()
     return bool(abs(found - _ASKED) < 0.05)
 

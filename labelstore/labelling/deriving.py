@@ -22,6 +22,7 @@ from labelstore.commit.settling import settled_codec
 from labelstore.commit.source import BlockSource, LeasedBlock, MadeBlock
 from labelstore.commit.staging import BlockArrays
 from labelstore.commit.worker import work_through
+from labelstore.labelling.codebook_sample import learnt_from
 from labelstore.labelling.variant_choice import (
     check_derivable,
     check_name,
@@ -70,7 +71,7 @@ def _register(source: LabelSet, codec: LabelCodec, name: str) -> str:
     held = check_name(source, codec, name)
     if held is not None:
         return held.uuid
-    record = codec.to_record()
+    record = learnt_from(codec, source).to_record()
     if "class_ids" in record:
         record["class_ids"] = None  # decided on the first shard
     row = LabelSetRow(
@@ -122,6 +123,8 @@ class _Deriving(BlockSource):
         kept = codec.kept(source.num_classes)
         first = crop_shard * layout.columns_per_shard
         whole = range(first, first + layout.columns_per_shard)
+        if codec.takes == "outputs":
+            return source.raw_outputs(block, whole)
         if kept is None:
             return source.dense(block, whole)
         held = source.codec.kept(source.num_classes)

@@ -17,6 +17,8 @@ from labelstore.cropping.crop_mixing import planned_mixing
 from labelstore.devices import resize_note
 from labelstore.errors import IncompleteError
 from labelstore.images import ImageSource, open_images
+from labelstore.labelling.codebook_crops import learnt_by
+from labelstore.labelling.codebook_sample import learns
 from labelstore.labelling.committed_files import check_committed_files
 from labelstore.labelling.device_crops import check_augmented
 from labelstore.labelling.image_check import check_images
@@ -141,7 +143,11 @@ def label(
         unable = resize_note(labelling.crop_device, labelling.teacher.row.interpolation)
         if unable is not None:
             note(f"{unable}, which `crop_device=cpu` does faster")
-    row = registered(store, labelling, plan, evaluation, note)
+    codec = labelling.codec
+    if learns(codec) and store.find_label_set(labelling.name) is None:
+        progress(0, store.num_images * plan.num_crops)
+        codec = learnt_by(labelling, store, plan, gone, note)
+    row = registered(store, labelling, plan, evaluation, note, codec=codec)
     if begin is not None:
         begin()
         gone = check_images(store, labelling.images, note, skip_bad=labelling.options.skip_bad)

@@ -207,7 +207,11 @@ def recorded_images(store: Store, row: LabelSetRow | None = None) -> Path:
     raise UsageError(f"`images=DIR` is needed: what {store.path} was made from{was}")
 
 
-_CLASSES_OF: dict[Kind, LabelClasses] = {"mapped": "teacher", "not classes": "none"}
+_CLASSES_OF: dict[Kind, LabelClasses] = {
+    "mapped": "teacher",
+    "not classes": "none",
+    "embedding": "embedding",
+}
 """What was asked for where outputs are recorded to be this."""
 
 
@@ -223,6 +227,8 @@ def _output_choice(
     if classes is not None:
         check_label_classes(classes)
     number = len(store.class_names)
+    if classes == "embedding":
+        return OutputChoice.of(teacher, codec, store.class_names, source, classes), None
     if source is None and row is not None:
         meaning = Outputs.of(row, number)
         held = OutputChoice.from_facts(row.facts, meaning)

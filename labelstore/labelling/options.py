@@ -20,7 +20,8 @@ class GenerationOptions:
     temperature: float = 1.0
     class_map: str | Path | None = None
     classes: LabelClasses | None = None
-    """Whether labels have the data set's classes ("data") or all outputs of the teacher ("teacher")."""
+    """Whether labels have the data set's classes ("data"), all outputs of the teacher ("teacher"), or outputs are an
+    embedding ("embedding")."""
     class_names: str | Path | None = None
     """Names of the teacher's outputs: a file of one name per line, or timm's name of a variant of ImageNet."""
     allow_lost_mass: bool = False

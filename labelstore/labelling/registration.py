@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from labelstore.catalogue.records import LabelSetRow, PlanRow, TeacherRow
+from labelstore.codecs import identity_of, in_short
+from labelstore.codecs.base import LabelCodec
 from labelstore.commit.registration import register, unsettled
 from labelstore.commit.same_labels import refuse_differences, teacher_differences
 from labelstore.labelling.label_facts import check_same
@@ -22,11 +24,14 @@ def registered(
     plan: PlanRow,
     evaluation: TeacherEvaluation | None,
     note: Callable[[str], None],
+    *,
+    codec: LabelCodec,
 ) -> LabelSetRow:
     """A new row, or the one that is there when nothing about it differs (ConflictError).
 
-    A measured top-1 goes into the teacher's row, and so do the names of its outputs where it has none; those that a
-    user stated take the place of others. What is returned is the row that was compared: the name may be given to
+    `codec` is the labelling's, with what it learnt here, which counts only for a new row. A measured top-1 goes into
+    the teacher's row, and so do the names of its outputs where it has none; those that a user stated take the place of
+    others. What is returned is the row that was compared: the name may be given to
     another label set meanwhile.
     """
     teacher, temperature = labelling.teacher.row, labelling.options.temperature
@@ -35,7 +40,7 @@ def registered(
     def compare(row: LabelSetRow) -> None:
         differences = {
             **teacher_differences(store.teacher(row.teacher), teacher),
-            "compression": (_codec_words(unsettled(dict(row.codec))), _codec_words(wanted)),
+            "compression": (_codec_words(row.codec, wanted), _codec_words(wanted, wanted)),
             "crop plan": (row.plan, plan.name),
             "classes": (row.num_classes, labelling.num_classes),
             "temperature": (row.temperature, temperature),
@@ -48,7 +53,7 @@ def registered(
         plan=plan.name,
         teacher=teacher.name,
         num_classes=labelling.num_classes,
-        codec=wanted,
+        codec=unsettled(codec.to_record()),
         uuid=uuid.uuid4().hex,
         temperature=temperature,
         facts=labelling.facts.to_record(),
@@ -80,8 +85,9 @@ def _record_about_teacher(
         store.catalogue.teachers.change(connection, name, top1=top1, facts=facts)
 
 
-def _codec_words(record: dict[str, Any]) -> str:
-    words = [str(record["name"])]
-    settled = sorted(record.items())  # the catalogue has its own order
-    words += [f"{key}={value}" for key, value in settled if key not in ("name", "class_ids")]
-    return " ".join(words)
+def _codec_words(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """A codec in words; a codebook only where one is asked for, and not whichever the label set has."""
+    kept = in_short(record) if wanted.get("codebook") else identity_of(record)
+    settled = sorted(kept.items())  # the catalogue has its own order
+    words = [f"{key}={value}" for key, value in settled if key not in ("name", "class_ids")]
+    return " ".join([str(record["name"]), *words])

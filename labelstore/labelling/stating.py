@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labelstore.errors import ConflictError
+from labelstore.errors import ConflictError, UsageError
 from labelstore.store.outputs import OUTPUT_NAMES, Outputs
 from labelstore.teachers.class_map import map_from, names_from
 
@@ -20,12 +20,13 @@ def state_classes(
     *,
     class_map: str | Path | None = None,
     class_names: str | Path | None = None,
+    embedding: bool = False,
 ) -> LabelSet:
     """Record which output of a label set is which class of the images, and names of the teacher's outputs.
 
-    `class_map` and `class_names` as in `generate`. Labels stay as they are. ConflictError where the label set
-    recorded something else already, RejectedInput for a map or names that do not fit, StorageError for a store that
-    cannot be written. The label set as it is then.
+    `class_map` and `class_names` as in `generate`; `embedding` says that the outputs are no classes but an embedding.
+    Labels stay as they are. ConflictError where the label set recorded something else already, RejectedInput for a map
+    or names that do not fit, StorageError for a store that cannot be written. The label set as it is then.
     """
     store, row = labels.store, labels.row
     facts, teacher = dict(row.facts), store.teacher(row.teacher)
@@ -40,6 +41,9 @@ def state_classes(
                 "contradicts: leave the class map out"
             )
         facts |= meaning.to_record()
+    if embedding:
+        _check_embedding(labels, class_map)
+        facts |= Outputs.none("embedding").to_record()
     with store.catalogue.transaction() as connection:
         if facts != row.facts:
             store.catalogue.label_sets.change(connection, row.name, facts=facts)
@@ -48,6 +52,19 @@ def state_classes(
             store.catalogue.teachers.change(connection, teacher.name, facts=held)
     store.finish_metadata()
     return store.label_set(row.name)
+
+
+def _check_embedding(labels: LabelSet, class_map: str | Path | None) -> None:
+    if class_map is not None:
+        raise UsageError("`embedding` with a class map: an embedding has no classes, leave one out")
+    if labels.codec.takes != "outputs":
+        raise UsageError(
+            f"label set {labels.name} holds {labels.codec.name} labels, which are probabilities and no embedding"
+        )
+    if labels.outputs.are_classes:
+        raise ConflictError(
+            f"label set {labels.name} has {labels.outputs.describe(labels.num_classes)}, and no embedding"
+        )
 
 
 def class_table(labels: LabelSet) -> pd.DataFrame:

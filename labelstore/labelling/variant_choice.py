@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 from labelstore.catalogue.records import DERIVED, LabelSetRow
 from labelstore.codecs import (
     CODECS,
     MarginalSmoothing,
     codec_from_options,
+    identity_of,
     keeps_max_probability,
 )
 from labelstore.codecs.base import LabelCodec
@@ -20,29 +20,33 @@ from labelstore.store import LabelSet
 def check_derivable(source: LabelSet, codec: LabelCodec) -> None:
     """UsageError where `source` does not hold what labels with `codec` need."""
     num_classes = source.num_classes
-    if codec.takes != "probabilities":
+    from_outputs = source.codec.takes == "outputs"
+    if codec.takes == "map" or (codec.takes == "outputs" and not from_outputs):
         raise UsageError(
             f"{codec.name} labels cannot be derived: only the teacher has its outputs before softmax; "
             f"make them with `labelstore.generate(store, compression={codec.name!r})`"
         )
+    said = f"label set {source.name} ({codec_words(source.codec)})"
+    if codec.takes == "probabilities" and source.outputs.kind == "embedding":
+        raise UsageError(
+            f"{said} is an embedding, of which no softmax is taken: derive logits or pq from it"
+        )
     asked = fewest_classes(codec, num_classes)
     held = source.codec.kept(num_classes)
     available = num_classes if held is None else held
-    said = f"label set {source.name} ({codec_words(source.codec)})"
     if (num_classes if asked is None else asked) > available:
         wants = f"all {num_classes} probabilities" if asked is None else f"{asked} classes"
         raise UsageError(
             f"{said} keeps {available} of {num_classes} classes and {codec_words(codec)} needs {wants}: "
             f"derive K={available} or less, or label again with the teacher"
         )
-    if keeps_max_probability(codec, num_classes) and not keeps_max_probability(
-        source.codec, num_classes
-    ):
+    needs = codec.takes == "probabilities" and keeps_max_probability(codec, num_classes)
+    if needs and not keeps_max_probability(source.codec, num_classes):
         raise UsageError(
             f"{said} does not keep the teacher's probabilities, which {codec_words(codec)} needs: "
             "derive from a full, ms or smoothing label set"
         )
-    if _without_form(codec.to_record()) == _without_form(source.codec.to_record()):
+    if identity_of(codec.to_record()) == identity_of(source.codec.to_record()):
         raise UsageError(f"{said} is just that already: choose another codec, K or dtype")
 
 
@@ -59,6 +63,7 @@ def codec_for(
     k: int | None,
     dtype: str | None,
     tail_classes: int | None = None,
+    values_per_code: int | None = None,
 ) -> LabelCodec:
     """The codec that these parameters ask for; what is not said is as in the source."""
     held = source.codec.to_record()
@@ -70,14 +75,19 @@ def codec_for(
         dtype = held.get("dtype")
     if tail_classes is None and "tail_classes" in parameters:
         tail_classes = held.get("tail_classes")
-    return codec_from_options(name, k, dtype, tail_classes)
+    if values_per_code is None and "values_per_code" in parameters:
+        values_per_code = held.get("values_per_code")
+    return codec_from_options(name, k, dtype, tail_classes, values_per_code)
 
 
 def variant_name(source: LabelSet, codec: LabelCodec) -> str:
     """A name that says what it is: resnet50-mr3-uint8."""
     record = codec.to_record()
     tail = f"tail{record['tail_classes']}" if "tail_classes" in record else ""
-    parts = [source.name, f"{record['name']}{record.get('k', '')}{tail}"]
+    parts = [
+        source.name,
+        f"{record['name']}{record.get('k', '')}{tail}{record.get('values_per_code', '')}",
+    ]
     return "-".join([*parts, *([record["dtype"]] if "dtype" in record else [])])
 
 
@@ -86,7 +96,8 @@ def codec_words(codec: LabelCodec) -> str:
     record = codec.to_record()
     kept = f" K={record['k']}" if "k" in record else ""
     tail = f" tail_classes={record['tail_classes']}" if "tail_classes" in record else ""
-    return f"{record['name']}{kept}{tail} {record.get('dtype', '')}".rstrip()
+    width = f" values_per_code={record['values_per_code']}" if "values_per_code" in record else ""
+    return f"{record['name']}{kept}{tail}{width} {record.get('dtype', '')}".rstrip()
 
 
 def check_name(source: LabelSet, codec: LabelCodec, name: str) -> LabelSetRow | None:
@@ -103,8 +114,8 @@ def check_name(source: LabelSet, codec: LabelCodec, name: str) -> LabelSetRow | 
         "teacher": (row.teacher, source.row.teacher),
         "temperature": (row.temperature, source.row.temperature),
         "compression": (
-            _without_form(row.codec),
-            _without_form(codec.to_record()),
+            identity_of(row.codec),
+            identity_of(codec.to_record()),
         ),
     }
     for what, (old, new) in wanted.items():
@@ -126,7 +137,3 @@ def check_name(source: LabelSet, codec: LabelCodec, name: str) -> LabelSetRow | 
 def derived_from(source: str) -> str:
     """The ledger's device column for derived labels."""
     return f"{DERIVED}{source}"
-
-
-def _without_form(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a JSON object
-    return {key: value for key, value in record.items() if key != "class_ids"}

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from labelstore.codecs import in_short
 from labelstore.store import Store
 from labelstore.store.layout import label_layout
 from labelstore.store.manifest import Manifest
@@ -103,7 +104,7 @@ def _text(store: Store, manifest: Manifest, repo: str, licence: str | None) -> I
         layout = label_layout(row, store.plan(row.plan), store.num_rows)
         due = layout.num_blocks * layout.num_crop_shards
         there = sum(len(s) for s in store.catalogue.ledger.committed(f"labels/{row.name}").values())
-        codec = ", ".join(f"{name} {value}" for name, value in row.codec.items())
+        codec = ", ".join(f"{name} {value}" for name, value in in_short(row.codec).items())
         whole = "complete" if there == due else f"{there:,} of {due:,} shards"
         size = counts.get(f"labels/{row.name}", (0, 0))[1]
         yield (

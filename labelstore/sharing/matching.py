@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherRow
+from labelstore.codecs import in_short
 from labelstore.errors import ConflictError, UsageError, told_apart
 from labelstore.store import Store
 from labelstore.store.outputs import OUTPUT_NAMES, OUTPUT_OF_CLASS, Outputs
@@ -173,8 +174,11 @@ def _outputs(row: LabelSetRow, store: Store) -> dict[str, Any]:
 
 
 def without_form(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A codec's record without how class ids are kept, which each store decides on its first shard."""
-    return {key: value for key, value in record.items() if key != "class_ids"}
+    """A codec's record without how class ids are kept, which each store decides on its first shard.
+
+    Codes of two codebooks are no labels of one label set: of a codebook its checksum stays.
+    """
+    return {key: value for key, value in in_short(record).items() if key != "class_ids"}
 
 
 def _circumstances(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from labelstore.arrays.base import ArraySpec
 from labelstore.catalogue.array_rows import ArrayRows
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow
-from labelstore.codecs import codec_from_record
+from labelstore.codecs import codec_from_record, in_short
 from labelstore.store.layout import REGION, Layout, label_layout, plan_fields, specs
 
 GroupSpecs = tuple[tuple[ArraySpec, ...], Layout]
@@ -24,7 +24,7 @@ def label_specs(row: LabelSetRow, plan: PlanRow, num_rows: int) -> GroupSpecs:
     """The arrays of a label set whose codec is settled, and how they are cut."""
     layout = label_layout(row, plan, num_rows)
     fields = codec_from_record(row.codec).fields(row.num_classes)
-    about = {"teacher": row.teacher, "plan": row.plan, "codec": dict(row.codec)}
+    about = {"teacher": row.teacher, "plan": row.plan, "codec": in_short(row.codec)}
     return specs(f"labels/{row.name}", fields, layout, about), layout
 
 

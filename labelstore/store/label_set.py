@@ -12,10 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import LabelSetRow, PlanRow
-from labelstore.codecs import LabelMap, MarginalSmoothing, codec_from_record, relative_temperature
+from labelstore.codecs import (
+    LabelMap,
+    MarginalSmoothing,
+    RawOutputs,
+    codec_from_record,
+    relative_temperature,
+)
 from labelstore.codecs.base import Field, LabelCodec, SparseLabels
 from labelstore.codecs.image_tail import tail_fields
-from labelstore.errors import NotGenerated
+from labelstore.errors import NotGenerated, UsageError
 from labelstore.store.chosen_images import crop_numbers
 from labelstore.store.group import Group
 from labelstore.store.layout import BOX, FLIP, Layout
@@ -248,6 +254,20 @@ class LabelSet:
             self.codec.recover(part, self.num_classes, relative)
             for part in self._parts(block, columns)
         ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def raw_outputs(self, block: int, columns: range | None = None) -> NDArray[np.float32]:
+        """The teacher's outputs before softmax of one image block, (n, m, D) float32, NaN where missing.
+
+        UsageError for labels that are probabilities.
+        """
+        codec = self.codec
+        if not isinstance(codec, RawOutputs):
+            raise UsageError(
+                f"label set {self.name} holds {codec.name} labels, which are probabilities: outputs before softmax are "
+                "kept by `compression=logits` and pq"
+            )
+        parts = [codec.outputs(part, self.num_classes) for part in self._parts(block, columns)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def max_probability(

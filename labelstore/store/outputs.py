@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from labelstore.store.label_set import LabelSet
     from labelstore.store.store import Store
 
-Kind: TypeAlias = Literal["classes", "mapped", "not classes", "not recorded"]
+Kind: TypeAlias = Literal["classes", "mapped", "not classes", "embedding", "not recorded"]
 OUTPUTS_ARE, OUTPUT_OF_CLASS = "outputs_are", "output_of_class"
 """Keys of a label set's facts."""
 OUTPUT_NAMES = "output_names"
@@ -36,7 +36,8 @@ class Outputs:
     kind: Kind
     """"classes": output c is class c of the data set. "mapped": `of_class` says which outputs are classes, and the
     others are classes of the teacher alone. "not classes": those of a projection head, or of a teacher of other
-    classes. "not recorded": neither stated nor proved."""
+    classes, of which a softmax can be taken. "embedding": a point in space (CLIP, DINO).
+    "not recorded": neither stated nor proved."""
     of_class: NDArray[np.int64]
     """(classes,) the output of each class of the data set; empty where outputs are no classes."""
     source: str | None = None
@@ -62,7 +63,7 @@ class Outputs:
             return cls.mapped(
                 held.get("outputs", ()), row.num_classes, num_classes, str(held.get("source"))
             )
-        if said in ("not classes", "not recorded"):
+        if said in ("not classes", "embedding", "not recorded"):
             return cls.none(cast("Kind", said))
         raise RejectedInput(
             f"label set {row.name} says of its {row.num_classes} outputs that they are {said!r}, with {num_classes} "
@@ -131,6 +132,7 @@ class Outputs:
         words = {
             "classes": "the classes of the images",
             "not classes": f"{num_outputs:,} outputs that are no classes of the images",
+            "embedding": f"{num_outputs:,} values of an embedding",
             "not recorded": f"{num_outputs:,} outputs; which of them are classes of the images is not recorded",
         }
         return words[self.kind]
@@ -138,6 +140,11 @@ class Outputs:
 
 def refusal_of(labels: LabelSet) -> RejectedInput:
     """Why labels cannot be compared with a ground truth, and what to do."""
+    if labels.outputs.kind == "embedding":
+        return RejectedInput(
+            f"label set {labels.name} has {labels.num_classes} values of an embedding, which are no classes: its "
+            "labels cannot be compared with the ground truth"
+        )
     is_open = labels.outputs.kind == "not recorded"
     what = "and nothing says which of them are" if is_open else "that are none of"
     return RejectedInput(

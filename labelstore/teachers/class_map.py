@@ -18,9 +18,9 @@ from labelstore.images.wordnet import wordnet_ids as ids_of_variant
 from labelstore.store.outputs import Outputs
 from labelstore.teachers.teacher import Teacher
 
-LabelClasses: TypeAlias = Literal["data", "teacher", "none"]
-"""Classes of the labels: those of the data set, all outputs of the teacher, or all outputs where none is a class of the
-images."""
+LabelClasses: TypeAlias = Literal["data", "teacher", "none", "embedding"]
+"""Classes of the labels: those of the data set, all outputs of the teacher, all outputs where none is a class of the
+images, or all outputs as an embedding."""
 NAMED_SOURCE = "class names"
 """Source of a map that follows from the teacher's own class names."""
 MAX_NAMES_BYTES = 64 * 1024**2
@@ -60,6 +60,9 @@ class OutputChoice:
                 )
             return cls(columns=None, meaning=Outputs.none(), source=None)
         outputs = teacher.row.num_classes
+        if label_classes == "embedding":
+            _check_embedding(codec, source)
+            return cls(columns=None, meaning=Outputs.none("embedding"), source=None)
         unnamed = source is None and teacher.class_names is None
         if codec.takes == "outputs" and unnamed and outputs != len(classes):
             return cls(columns=None, meaning=Outputs.none(), source=None)
@@ -103,8 +106,20 @@ def check_label_classes(label_classes: str) -> None:
     """UsageError for what is none of `LabelClasses`."""
     if label_classes not in get_args(LabelClasses):
         raise UsageError(
-            f"classes={label_classes!r}: choose data (those of the images), teacher (all of its outputs) or none "
-            "(all of its outputs, and none is a class of the images)"
+            f"classes={label_classes!r}: choose data (those of the images), teacher (all of its outputs), none "
+            "(all of its outputs, and none is a class of the images) or embedding (a point in space)"
+        )
+
+
+def _check_embedding(codec: LabelCodec, source: str | Path | None) -> None:
+    if codec.takes != "outputs":
+        raise UsageError(
+            f"classes='embedding' with {codec.name} labels, which are probabilities: an embedding is kept by "
+            "`compression=logits` or pq"
+        )
+    if source is not None:
+        raise UsageError(
+            f"class map {source} with classes='embedding': an embedding has no classes, leave one out"
         )
 
 

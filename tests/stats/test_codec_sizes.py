@@ -10,7 +10,7 @@ from cli.labelstore_app import app
 from labelstore import MarginalSmoothing
 from labelstore.analysis.codec_sizes import codec_table
 from labelstore.analysis.fkd_files import fkd_kinds
-from labelstore.codecs import Full, Hard, Logits, MarginalRenorm, Smoothing
+from labelstore.codecs import Full, Hard, Logits, MarginalRenorm, ProductCodes, Smoothing
 from labelstore.errors import UsageError
 from labelstore.labelling.deriving import derive
 from labelstore.testing.filled_store import filled_store
@@ -128,8 +128,26 @@ def test_labels_that_no_other_form_follows_from_are_told_apart_from_none(new_sto
     empty = new_store(np.full((4, 2, 3), 1 / 3, "f4"), MarginalSmoothing(k=2), blocks=[])
     with pytest.raises(UsageError, match=r"run `labelstore\.generate` first"):
         codec_table(empty)
-    outputs = new_store(np.zeros((4, 2, 3), "f4"), Logits())
-    with pytest.raises(
-        UsageError, match=r"holds no probabilities of crops.* `labelstore\.generate\(\)`"
-    ):
-        codec_table(outputs)
+
+
+def test_outputs_have_rows_of_their_own_in_the_bytes_that_they_take(new_store):
+    outputs = np.random.default_rng(3).normal(size=(40, 20, 48)).astype("f4")
+    store = new_store(outputs, Logits(dtype="float32"))
+    before = {(row.kind, row.dtype): row for row in codec_table(store).rows}
+    source = store.label_set()
+    assert not source.outputs_are_classes
+    assert list(before) == [
+        ("logits", "float32"),
+        ("logits", "float16"),
+        ("logits", "uint8"),
+        ("pq-20", ""),
+    ]
+    for codec in (Logits(dtype="uint8"), ProductCodes()):
+        derive(source, codec, name=codec.name)
+    after = {(row.kind, row.dtype): row for row in codec_table(store).rows}
+    for kind, dtype in (("logits", "uint8"), ("pq-20", "")):
+        found = after[kind, dtype]
+        assert found.label_set == ("logits" if dtype else "pq")
+        assert abs(found.measured_per_crop - before[kind, dtype].labels_per_crop) < (
+            0.05 * found.measured_per_crop + 4 * 20 / (40 * 20)
+        )

@@ -76,6 +76,7 @@ class StoredPasses(PlaneSource):
         probability_range: tuple[float, float] = EVERYTHING,
         ground_truth: float | None = None,
         own_classes: bool = False,
+        as_outputs: bool = False,
         scratch: Path | None = None,
         keep_draws: float = 0.0,
         attach: Path | None = None,
@@ -90,8 +91,9 @@ class StoredPasses(PlaneSource):
         lies outside, at T0 (at T where label sets were made at different ones), and a curriculum ranks by the same.
         `ground_truth` puts every crop's class, smoothed by that share, in the place
         of its label: the same crops in the same order, and nothing learnt from a teacher. `own_classes` says that the
-        network's outputs are the classes of the data set, whatever the stored labels' are. `keep_draws` gigabytes
-        of draw files are kept in `scratch`.
+        network's outputs are the classes of the data set, whatever the stored labels' are. `as_outputs` gives
+        the teacher's outputs themselves in the place of their softmax, of one label set without a mask. `keep_draws`
+        gigabytes of draw files are kept in `scratch`.
 
         With `allow_incomplete` passes draw from what is there, as if there were nothing else: images with labels,
         and, while the growth of a plan is unfinished, the first crops, which all of them have (`labels.num_crops`).
@@ -113,7 +115,7 @@ class StoredPasses(PlaneSource):
         self.crop_order = _checked_order(order)
         self.probability_range = _checked_range(probability_range)
         self.num_classes = labels.num_classes
-        self.label_smoothing = ground_truth
+        self.label_smoothing, self.as_outputs = ground_truth, as_outputs
         if ground_truth is not None:
             self.num_classes = len(labels.store.class_names)
         self.temperature = self.labels.temperature_in_force(temperature)
@@ -390,6 +392,9 @@ class StoredPasses(PlaneSource):
             labels, regions, further["scale"] = self.labels.tailed(block, columns, self.temperature)
             crops_per_shard = self.labels.layout.crops_per_shard
             further["shard"] = np.arange(first, first + flips.shape[1]) // crops_per_shard
+        elif self.as_outputs:
+            (member,) = self.labels.members
+            labels, regions = member.labels.raw_outputs(block, columns), int(Region.IMPORTANT)
         else:
             labels, regions = self.labels.labels(block, columns, self.temperature)
         if isinstance(labels, SparseLabels) and self._listed is not None:
@@ -470,6 +475,7 @@ class StoredPasses(PlaneSource):
             "passes": self._described_passes(),
             "probability_range": list(self.probability_range),
             **({} if self.label_smoothing is None else {"ground_truth": self.label_smoothing}),
+            **({"as_outputs": True} if self.as_outputs else {}),
             # a curriculum leaves nothing to chance
             "seed": self.order.seed if self.crop_order == "random" else None,
             "num_crops": self.order.num_crops,

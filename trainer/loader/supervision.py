@@ -9,6 +9,7 @@ from labelstore.store import LabelSet, Store
 from labelstore.store.outputs import refusal_of
 from trainer.config import TrainConfig
 from trainer.config_checks import split_names
+from trainer.phases import WITHOUT_CLASSES
 
 NO_MASK = "-"
 """Stands for a label set without a mask in the list of an ensemble's masks."""
@@ -54,9 +55,15 @@ def _check_kind(labels: LabelSet, config: TrainConfig) -> None:
     held = f"label set {labels.name} holds {labels.codec.name} labels"
     if kind == "labelmap" and takes != "map":
         raise UsageError(f"{held}: labels='labelmap' wants label maps, labels='fkd' learns from it")
-    if kind == "ssl" and takes != "outputs":
+    if kind in WITHOUT_CLASSES and takes != "outputs":
         raise UsageError(
-            f"{held}: labels='ssl' wants outputs before softmax, made with `compression=logits`"
+            f"{held}: labels={kind!r} wants outputs before softmax, made with `compression=logits` or pq"
+        )
+    if kind == "embedding" and labels.outputs.kind != "embedding":
+        raise RejectedInput(
+            f"label set {labels.name} has {labels.outputs.describe(labels.num_classes)}, and nothing says that they "
+            "are an embedding, of which no softmax is taken: say so (`labelstore classes` with `embedding`), or learn "
+            "from them with labels='ssl'"
         )
     if kind in ("fkd", "ferkd") and takes == "map":
         raise UsageError(f"{held}: labels='labelmap' learns from it")

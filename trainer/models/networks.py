@@ -70,7 +70,7 @@ def create_model(
         torch.manual_seed(config.seed)
         model = build(config.model, options, pretrained=config.pretrained)
         if config.projection_head:
-            add_projection_head(model)
+            add_projection_head(model, unit_length=config.labels == "ssl")
         if config.grad_checkpointing:
             _checkpoint_gradients(model, config)
         if config.initial_checkpoint is not None:

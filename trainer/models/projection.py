@@ -20,8 +20,10 @@ class UnitLength(nn.Module):
         return functional.normalize(outputs.float(), dim=1)
 
 
-def add_projection_head(model: nn.Module) -> None:
+def add_projection_head(model: nn.Module, *, unit_length: bool = True) -> None:
     """Put the head where the network's linear classifier is, with its number of outputs, weights as torch draws them.
+
+    Without `unit_length` the outputs are the last layer's own, as an embedding of any length has them.
 
     UsageError for a network without timm's `get_classifier` and `reset_classifier`, or whose classifier is not one
     linear layer.
@@ -37,7 +39,6 @@ def add_projection_head(model: nn.Module) -> None:
         )
     (name,) = [name for name, module in model.named_modules() if module is classifier]
     width, outputs = classifier.in_features, classifier.out_features
-    head = nn.Sequential(
-        nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs), UnitLength()
-    )
+    layers = [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)]
+    head = nn.Sequential(*layers, *([UnitLength()] if unit_length else []))
     model.set_submodule(name, head)

@@ -69,7 +69,7 @@ def _labels(
     labels, codec = export.labels, export.labels.codec
     group = labels.store.group(f"labels/{labels.name}")
     if codec.takes == "outputs":
-        return group.read(block, columns, "logit")[inside, within].astype(np.float32)
+        return labels.raw_outputs(block, columns)[inside, within]
     at = export.temperature
     as_stored = (
         getattr(codec, "dtype", None) == "float32"

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.arrays.hdf5_table import Hdf5Table, TableColumn
-from labelstore.codecs import id_dtype
+from labelstore.codecs import id_dtype, in_short
 from labelstore.codecs.base import TopK
 from labelstore.exchange.exported import Export, ExportedBlock, Writer
 
@@ -168,7 +168,7 @@ class Hdf5Writer(Writer):
             "written_by": f"labelstore {version('labelstore')}",
             "store": labels.store.uuid,
             "label_set": labels.name,
-            "codec": json.dumps(labels.codec.to_record(), sort_keys=True),
+            "codec": json.dumps(in_short(labels.codec.to_record()), sort_keys=True),
             "temperature": float(self.export.temperature),
             "num_classes": labels.num_classes,
             "outputs_are": labels.outputs.kind,

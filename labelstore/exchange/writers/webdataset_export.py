@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.codecs import in_short
 from labelstore.codecs.base import TopK
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.exported import Export, ExportedBlock, Writer
@@ -86,7 +87,7 @@ class WebDatasetWriter(Writer):
             "samples": sum(shard["samples"] for shard in self._shards),
             "crops": [self.export.crops.start, self.export.crops.stop - 1],
             "label_set": labels.name,
-            "codec": labels.codec.to_record(),
+            "codec": in_short(labels.codec.to_record()),
             "temperature": self.export.temperature,
             "num_classes": labels.num_classes,
             "teacher": {
