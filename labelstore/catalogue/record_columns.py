@@ -64,7 +64,7 @@ def from_columns(kind: type[R], table: Table, row: Row) -> R:
     """
     check_types(table, row)
     values = {column.name: value for column, value in zip(table.columns, row, strict=True)}
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]  # a class can be hashed, of whatever type R is
     for column in table.columns:
         if not column.info.get("json"):
             continue

@@ -77,8 +77,7 @@ def _typical(values: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
         max_points_per_centroid=SAMPLE,
     )
     means.train(values)
-    found: NDArray[np.float32] = means.centroids.reshape(ENTRIES, values.shape[1])
-    return found
+    return np.asarray(means.centroids, np.float32).reshape(ENTRIES, values.shape[1])
 
 
 def to_text(book: NDArray[np.float32]) -> str:

@@ -47,7 +47,7 @@ class ProductCodes(RawOutputs):
     """Text of `codebooks`; None where none is learnt yet."""
 
     def __post_init__(self) -> None:
-        width = self.values_per_code
+        width: object = self.values_per_code
         if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= WIDEST:
             raise UsageError(f"`values_per_code={width!r}`: give 1 to {WIDEST}")
         if self.codebook is not None:
