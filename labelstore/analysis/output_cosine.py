@@ -49,4 +49,5 @@ def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.f
     lengths = np.linalg.norm(one, axis=-1).astype(np.float64) * np.linalg.norm(other, axis=-1)
     products = (one * other).sum(-1, dtype=np.float64)
     found: NDArray[np.float64] = np.where(np.isnan(lengths), np.nan, 0.0)
-    return np.divide(products, lengths, out=found, where=lengths > 0)
+    np.divide(products, lengths, out=found, where=lengths > 0)
+    return found
