@@ -32,16 +32,20 @@ class ArrayRows:
 
 def read_array_rows(conn: Connection) -> ArrayRows:
     """The rows as the transaction of `conn` sees them; DamagedShard unless they match their digests."""
+    rows = counts(conn)[1]
     return ArrayRows(
-        num_rows=counts(conn)[1],
+        num_rows=rows,
         plans={row.name: row for row in all_records(conn, plans, PlanRow)},
         label_sets={row.name: row for row in all_records(conn, label_sets, LabelSetRow)},
         masks={row.name: row for row in all_records(conn, masks, MaskRow)},
-        state=array_rows_state(conn),
+        state=_state(conn, rows),
     )
 
 
 def array_rows_state(conn: Connection) -> str:
     """`ArrayRows.state` alone. Facts of images are left out: workers record them with every commit."""
-    parts = (digest_text(conn, table) for table in (plans, label_sets, masks))
-    return " ".join((str(counts(conn)[1]), *parts))
+    return _state(conn, counts(conn)[1])
+
+
+def _state(conn: Connection, rows: int) -> str:
+    return " ".join([str(rows), *(digest_text(conn, t) for t in (plans, label_sets, masks))])

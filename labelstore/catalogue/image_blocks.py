@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,11 @@ def checked_head(head: Sequence[Any]) -> tuple[int, int, int]:
     ):
         raise damaged(f"has a row {str(block)[:20]} with impossible numbers")
     return block, num_rows, num_images
+
+
+def checked_heads(heads: Iterable[Sequence[Any]]) -> list[tuple[int, int, int]]:
+    """`checked_head` of several rows."""
+    return [checked_head(head) for head in heads]
 
 
 def pack(block: int, columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

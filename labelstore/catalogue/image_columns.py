@@ -15,6 +15,7 @@ from labelstore.catalogue.image_blocks import (
     Columns,
     blank_columns,
     checked_head,
+    checked_heads,
     damaged,
     key_crc,
     unpack,
@@ -44,7 +45,7 @@ def counts(conn: Connection) -> tuple[int, int]:
     there = conn.execute(select(func.count()).select_from(image_blocks)).scalar()
     if there != written:
         raise damaged(f"has {there} rows where {written} were written")
-    heads = [checked_head(row) for row in conn.execute(select(*HEAD).order_by(HEAD[0]))]
+    heads = checked_heads(conn.execute(select(*HEAD).order_by(HEAD[0])))
     count = sum(num_images for _, _, num_images in heads)
     end = heads[-1][0] * BLOCK_ROWS + heads[-1][1] if heads else 0
     if end > count + MAX_FREE_ROWS:

@@ -187,16 +187,16 @@ class MarginalSmoothing(_KeptProbs):
 
     def kept(self, num_classes: int) -> int:
         """K, and with an image's tail K + L, of which the tables are made; at most C. UsageError where K > C."""
-        return self._num_kept(num_classes) + self.num_tail_classes(num_classes)
+        return check_kept(self.k, num_classes) + self.num_tail_classes(num_classes)
 
     def _num_kept(self, num_classes: int) -> int:
-        return check_kept(self.k, num_classes)
+        return self.k
 
     def num_tail_classes(self, num_classes: int) -> int:
         """L: classes of each image's table, at most those that are not kept; 0 where the tail is spread evenly."""
         if not self.tail_classes:
             return 0
-        return min(self.tail_classes, num_classes - self._num_kept(num_classes))
+        return min(self.tail_classes, num_classes - self.k)
 
     def fields(self, num_classes: int) -> tuple[Field, ...]:
         """Class ids and probabilities, (K,) per crop; the tail's classes and shares, (L,) and (1 + L,) per image."""

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import walks
 
 MOST_TRANSACTIONS = 25
-MOST_TURNS = 1250
+MOST_TURNS = 1300
 
 
 @pytest.fixture(scope="module")

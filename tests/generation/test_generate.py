@@ -122,11 +122,11 @@ def test_the_same_command_resumes_without_decoding_what_is_committed(
         create(tmp_path / "s", photographs, run_folder)
     monkeypatch.setattr(Labeller, "__call__", real)
     opened: list[str] = []
-    from labelstore.labelling import crop_batches
+    from labelstore.labelling import labelling
 
-    decode = crop_batches.decode
+    decode = labelling.decode
     monkeypatch.setattr(
-        crop_batches, "decode", lambda data, name: (opened.append(name), decode(data, name))[1]
+        labelling, "decode", lambda data, name: (opened.append(name), decode(data, name))[1]
     )
     report = create(tmp_path / "s", photographs, run_folder)
     # nine images were finished before the stop: two committed blocks and one image in the spool

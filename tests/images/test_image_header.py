@@ -48,7 +48,7 @@ def test_format_and_size(kind, tmp_path):
 )
 def test_jpeg_headers(mode, options, components, tmp_path):
     data = encoded("JPEG", mode=mode, **options)
-    assert jpeg_frame(data) == (23, 41, components, "progressive" not in options)
+    assert jpeg_frame(data)[:4] == (23, 41, components, "progressive" not in options)
     path = tmp_path / "x"
     path.write_bytes(data)
     assert image_size(path) == (23, 41)

@@ -14,6 +14,7 @@ import labelstore
 from labelstore import MarginalSmoothing, RegionThresholds
 from labelstore.care.dropping import drop
 from labelstore.catalogue.digests import update_rows
+from labelstore.catalogue.image_blocks import pack, unpack
 from labelstore.catalogue.tables import metadata
 from labelstore.errors import ConflictError, UsageError
 from labelstore.sharing.agreement import agreement_of, sparse_difference
@@ -108,6 +109,12 @@ def test_labels_as_another_machine_makes_them_agree(seed, k):
 def change(path, table, **values):
     """Change a row as a writer of ours would."""
     with labelstore.open(path) as store, store.catalogue.transaction() as conn:
+        if table == "image_blocks":
+            (row,) = conn.execute(metadata.tables[table].select())
+            columns = unpack(row)
+            for name, value in values.items():
+                columns[name][0] = value
+            values = pack(0, columns)
         update_rows(conn, metadata.tables[table], [values])
 
 
@@ -133,8 +140,8 @@ LAW = '{"flip_prob":0.5,"law":"random-resized-crop/philox4x32-10/1","ratio":[0.7
             {"name": "teacher", "facts": {"autocast": "bf16"}},
             "label set teacher: its autocast is none in .* and bf16 in",
         ),
-        ("images", {"image": 0, "digest": b"\1" * 16}, f"'{KEYS[6]}' is another file"),
-        ("images", {"image": 0, "class_id": 0}, f"'{KEYS[6]}' is of another class"),
+        ("image_blocks", {"digest": 1}, f"'{KEYS[6]}' is another file"),
+        ("image_blocks", {"class_id": 0}, f"'{KEYS[6]}' is of another class"),
         ("classes", {"class_id": 2, "name": "other"}, "the first difference is class 2"),
     ],
 )  # fmt: skip

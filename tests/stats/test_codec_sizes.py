@@ -133,9 +133,10 @@ def test_labels_that_no_other_form_follows_from_are_told_apart_from_none(new_sto
 def test_outputs_have_rows_of_their_own_in_the_bytes_that_they_take(new_store):
     outputs = np.random.default_rng(3).normal(size=(40, 20, 48)).astype("f4")
     store = new_store(outputs, Logits(dtype="float32"))
+    with store.catalogue.transaction() as conn:
+        store.catalogue.label_sets.change(conn, "teacher", facts={"outputs_are": "embedding"})
     before = {(row.kind, row.dtype): row for row in codec_table(store).rows}
     source = store.label_set()
-    assert not source.outputs_are_classes
     assert list(before) == [
         ("logits", "float32"),
         ("logits", "float16"),

@@ -111,10 +111,10 @@ STATEMENTS = {
     ),
     "check": ("CREATE TABLE extra (a TEXT CHECK (length(hex(zeroblob(9))) > 1))",),
     "default": ("CREATE TABLE extra (a TEXT DEFAULT (length(hex(zeroblob(9)))))",),
-    "index": ("CREATE INDEX extra ON images (length(key))",),
-    "partial": ("CREATE INDEX extra ON images (key) WHERE length(key) > 1",),
+    "index": ("CREATE INDEX extra ON image_blocks (length(key))",),
+    "partial": ("CREATE INDEX extra ON image_blocks (key) WHERE length(key) > 1",),
     "view": ("CREATE VIEW extra AS SELECT 1",),
-    "trigger": ("CREATE TRIGGER extra AFTER INSERT ON images BEGIN SELECT 1; END",),
+    "trigger": ("CREATE TRIGGER extra AFTER INSERT ON image_blocks BEGIN SELECT 1; END",),
     "many": tuple(f"CREATE TABLE extra{at} (a)" for at in range(1001)),
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ __all__ = ["make_store"]
 
 MOST_BYTES = 256 << 20
 CELLS = {
-    "images": "UPDATE {0}.images SET bad = repeat('x', {1}) WHERE image = 1",
+    "image_blocks": "UPDATE {0}.image_blocks SET bad = repeat('x', {1})",
     "label_sets": "UPDATE {0}.label_sets SET codec = repeat('\u20ac', {1})",
     "shards": "UPDATE {0}.shards SET files = decode(repeat('00', {1}), 'hex') WHERE crop_shard = 0",
 }
