@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PARQUET_ROW_GROUP = 1 << 17
-"""Rows. pyarrow advises 64 Ki to 1 Mi; a random crop costs a page of each column of a group."""
+"""Rows, or a little less so that groups hold whole images. pyarrow advises 64 Ki to 1 Mi; a random crop costs a page of each column of a group."""
 
 
 def table_of(labels: ModelLabels) -> pa.Table:
@@ -95,7 +95,8 @@ class Parquet(Layout):
                     write_page_checksum=True,
                 )
                 (folder / "crops").write_text(str(labels.flip.shape[1]))
-            writer.write_table(table, row_group_size=PARQUET_ROW_GROUP)
+            crops = labels.flip.shape[1]
+            writer.write_table(table, row_group_size=max(1, PARQUET_ROW_GROUP // crops) * crops)
         assert writer is not None
         writer.close()
 

@@ -186,3 +186,16 @@ def test_impossible_counts(change, tmp_path):
         make_demo_images(tmp_path / "new", **COUNTS | change)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new").exists()
+
+
+def test_pictures_have_the_sides_that_were_asked_for(tmp_path):
+    make_demo_images(tmp_path / "small", teacher=10, train=10, val=10, sides=(64, 96), workers=1)
+    for path in (tmp_path / "small").rglob("*.jpg"):
+        with Image.open(path) as picture:
+            assert all(64 <= side <= 96 for side in picture.size)
+    # other pictures than those of other sides: an interrupted folder is not completed with them
+    with pytest.raises(ConflictError, match="sides"):
+        make_demo_images(tmp_path / "small", teacher=10, train=10, val=10, workers=1)
+    for sides in ((96, 64), (1, 96)):
+        with pytest.raises(UsageError, match="shortest and the longest side"):
+            make_demo_images(tmp_path / "none", teacher=10, train=10, val=10, sides=sides)
