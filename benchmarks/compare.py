@@ -13,7 +13,7 @@ and flips; the store also keeps the tail. What is measured, per layout:
 - the same with a cold page cache: the files' pages are given up first, and what the kernel then read is counted;
 - the same over HTTP with 20 ms for each request, where the layout's library can: requests and bytes of a batch;
 - the share of images that `kill -9` of a writer loses, of those that it had taken and asked for more;
-- of 100 single flipped bits, how many a full read notices (an error), and how many give other values without one; the
+- of single flipped bits (100 unless told), how many a full read notices (an error), and how many give other values without one; the
   rest change no value (free space, metadata that this read does not need);
 - the time to open.
 
@@ -82,11 +82,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = compare(chosen, Path(folder), args.images, args.crops, args.rounds)
         for row, layout in zip(result["layouts"], chosen, strict=True):
+            if args.report:
+                keep(
+                    result
+                )  # the rest takes long: a run that is stopped leaves what it has measured
             row |= harmed(layout, Path(folder) / "harm", args.kills, args.flips)
     if args.report:
-        REPORT.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        REPORT.with_suffix(".md").write_text(page(result))
+        keep(result)
     print(json.dumps(result, separators=(",", ":")) if args.json else page(result))
+
+
+def keep(result: dict[str, Any]) -> None:
+    """Write the report as far as it is known."""
+    REPORT.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    REPORT.with_suffix(".md").write_text(page(result))
 
 
 def compare(
@@ -277,9 +286,9 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "HTTP MB": lambda row: number(row.get("remote_mb")),
     "HTTP s": lambda row: number(row.get("remote_batch_s")),
     "open, ms": lambda row: number(row["open_ms"]),
-    "lost by kills": lambda row: number(row["killed_lost"], 100, " %"),
-    "flips noticed": lambda row: str(row["flips_noticed"]),
-    "flips unnoticed": lambda row: str(row["flips_wrong"]),
+    "lost by kills": lambda row: number(row.get("killed_lost"), 100, " %"),
+    "flips noticed": lambda row: number(row.get("flips_noticed")),
+    "flips unnoticed": lambda row: number(row.get("flips_wrong")),
 }
 
 

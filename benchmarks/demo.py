@@ -119,7 +119,10 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     images, store, teacher = folder / "images", folder / "digits.labels", folder / "teacher"
     steps = Steps(title="demo")
-    steps.run("images", f"labelstore demo-images {images} --train {IMAGES} --sides 64,96 --seed {arguments.seed}")
+    steps.run(
+        "images",
+        f"labelstore demo-images {images} --train {IMAGES} --sides 64,96 --seed {arguments.seed}",
+    )
     steps.run("teacher", teacher_command(folder=images, run=teacher))
     steps.run(
         "labels",
