@@ -95,8 +95,8 @@ def test_a_process_that_is_killed_is_one_line(source, data, tmp_path):
         list(batches)
     assert time.monotonic() - killed < 5
     assert "\n" not in str(raised.value)
-    with pytest.raises(IncompleteError):
-        made.batches(1)
+    with pytest.raises(IncompleteError, match="was killed"):
+        next(made.batches(1))
     assert list((tmp_path / "ring").iterdir()) == []
 
 

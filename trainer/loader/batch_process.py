@@ -130,10 +130,10 @@ class BatchProcess:
         self._finalizer()
 
     def _send(self, message: bytes) -> None:
-        try:
+        # that the process has ended is said where a batch is asked for, which is where a run with several ranks can
+        # agree to end
+        with suppress(OSError):
             self._pipe.send_bytes(message)
-        except OSError:
-            raise self._ended() from None
 
     def _receive(self) -> Any:  # noqa: ANN401 - a batch, an error, or None for the end of the pass
         try:
