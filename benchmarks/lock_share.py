@@ -5,12 +5,14 @@
 A stand-in for training: a step holds the lock for 30, 60 or 90 % of its time (Python that computes, as optimisers,
 hooks and loggers do) and waits without it for the rest (a device that computes). The same step with one batch that is
 ready, with the loader's threads, with `loader=process`, and with a torch DataLoader of `trainer.CropDataset`; pixels are
-500 x 375 JPEGs, 4 crops each, at 224. A step takes 1.5 times the CPU time that its batch costs, so that one thread has time
+500 x 375 JPEGs, 4 crops each, at 224. A step takes 3 times the CPU time that its batch costs, so that one thread has time
 to make it on a core of its own. Sides are interleaved, figures are medians over rounds, and ratios are of one round.
 
 `gil_share` is the share of the time of those Python parts in which the training thread had work and no lock:
 1 - (its own CPU seconds + its seconds on the run queue, of Linux's schedstat) / their wall seconds. They sleep and read
 nothing, so that only the lock is left. What page faults and a busy host take counts as well: `ready` is what they are.
+`wait_share` is the share of all the time in which the loop waited for a batch: for a core, or because the loader's own
+threads waited for the lock.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,7 @@ HELD = (0.3, 0.6, 0.9)
 SIDES = ("ready", "threads", "process", "dataloader")
 IMAGES_PER_BATCH, CROPS_PER_IMAGE = 16, 4
 MOST_PASSES = 100
-SLACK = 1.5
+SLACK = 3
 """A step over the CPU time of its batch."""
 
 Pass = Callable[[int], Iterable[object]]
@@ -72,32 +75,27 @@ def measure(folder: Path, images: int, workers: int, rounds: int) -> dict[str, A
     with contextlib.ExitStack() as stack:
         passes = sides(data, workers, folder / "scratch", stack)
         for name in SIDES[1:]:
-            run(passes[name](next(taken)), 0, 0)  # processes start, buffers are made
+            for _ in passes[name](next(taken)):  # processes start, buffers are made
+                pass
         spent = time.process_time()
-        count, _, _ = run(passes["threads"](next(taken)), 0, 0)
+        count = sum(1 for _ in passes["threads"](next(taken)))
         step = SLACK * (time.process_time() - spent) / count
-        found: dict[float, dict[str, list[tuple[float, float]]]] = {
-            held: {name: [] for name in SIDES} for held in HELD
+        found: dict[tuple[str, float], list[Steps]] = {
+            (name, held): [] for held in HELD for name in SIDES
         }
         for number in range(rounds):
             for held in HELD:
                 for name in SIDES[number % len(SIDES) :] + SIDES[: number % len(SIDES)]:
-                    steps, seconds, lost = run(passes[name](next(taken)), step, held)
-                    found[held][name].append((steps / seconds, lost))
+                    found[name, held].append(run(passes[name](next(taken)), step, held))
+    figures = {}
+    for (name, held), side in found.items():
+        at, ready = f"{name}_{100 * held:.0f}", found["ready", held]
+        ratios = [one.rate / other.rate for one, other in zip(side, ready, strict=True)]
+        figures[f"of_ready_{at}"] = statistics.median(ratios)
+        figures[f"gil_share_{at}"] = statistics.median(one.gil_share for one in side)
+        figures[f"wait_share_{at}"] = statistics.median(one.wait_share for one in side)
     return {
-        **{
-            f"{name}_of_ready_{100 * held:.0f}": statistics.median(
-                rate / ready
-                for (rate, _), (ready, _) in zip(side[name], side["ready"], strict=True)
-            )
-            for held, side in found.items()
-            for name in SIDES[1:]
-        },
-        **{
-            f"gil_share_{name}_{100 * held:.0f}": statistics.median(lost for _, lost in side[name])
-            for held, side in found.items()
-            for name in SIDES
-        },
+        **figures,
         "step_ms": 1000 * step,
         "steps_of_pass": count,
         "batch": [IMAGES_PER_BATCH, CROPS_PER_IMAGE],
@@ -148,19 +146,31 @@ def sides(
     }
 
 
-def run(batches: Iterable[object], step: float, held: float) -> tuple[int, float, float]:
-    """Steps, their wall seconds, and gil_share. The first batch of a pass is waited for before the clock starts."""
-    begun, steps, wall, used = 0.0, 0, 0.0, 0.0
+@dataclass(frozen=True)
+class Steps:
+    """What one pass took."""
+
+    rate: float
+    """Steps per second."""
+    gil_share: float
+    wait_share: float
+
+
+def run(batches: Iterable[object], step: float, held: float) -> Steps:
+    """Take a pass. The clock starts when its first batch is there."""
+    steps, wall, used, waited, begun, ended = 0, 0.0, 0.0, 0.0, 0.0, 0.0
     for _ in batches:
-        if not steps:
-            begun = time.perf_counter()
-        before = time.perf_counter(), on_a_core_or_waiting_for_one()
+        started, at = time.perf_counter(), on_a_core_or_waiting_for_one()
+        waited += started - ended if steps else 0.0
+        begun = begun or started
         compute(held * step)
-        wall += time.perf_counter() - before[0]
-        used += on_a_core_or_waiting_for_one() - before[1]
+        wall += time.perf_counter() - started
+        used += on_a_core_or_waiting_for_one() - at
         time.sleep((1 - held) * step)
+        ended = time.perf_counter()
         steps += 1
-    return steps, time.perf_counter() - begun, 1 - used / wall if held else 0.0
+    seconds = ended - begun
+    return Steps(steps / seconds, 1 - used / wall, waited / seconds)
 
 
 def compute(seconds: float) -> None:
@@ -181,12 +191,14 @@ def on_a_core_or_waiting_for_one() -> float:
 def page(result: dict[str, Any]) -> str:
     """The report."""
     rows = [
-        f"| {100 * held:.0f} % | "
-        + " | ".join(f"{result[f'{name}_of_ready_{100 * held:.0f}']:.2f}" for name in SIDES[1:])
-        + " | "
-        + " | ".join(f"{result[f'gil_share_{name}_{100 * held:.0f}']:.3f}" for name in SIDES)
+        f"| {100 * held:.0f} % | {name} | "
+        + " | ".join(
+            f"{result[f'{what}_{name}_{100 * held:.0f}']:.{digits}f}"
+            for what, digits in (("of_ready", 2), ("gil_share", 3), ("wait_share", 2))
+        )
         + " |"
         for held in HELD
+        for name in SIDES
     ]
     return f"""# The loader and the interpreter's lock
 
@@ -197,10 +209,11 @@ def page(result: dict[str, Any]) -> str:
 A stand-in for a training loop holds the lock so much of each step, and waits without it for the rest. A step takes
 {SLACK} x the CPU time of its batch, {result["step_ms"]:.0f} ms ({result["batch"][0]} images of 500 x 375, {result["batch"][1]} crops each); {result["workers"]} thread or worker process makes batches.
 Steps per second are relative to the same loop with a batch that is ready; `gil_share` is the share of the loop's Python
-in which it had work and no lock, with what a busy machine adds: `ready`'s.
+in which it had work and no lock, with what a busy machine adds (`ready`'s); `wait_share` is the share of all the time in
+which it waited for a batch: on a machine that other work keeps busy, mostly for a core.
 
-| lock held | threads | process | DataLoader | gil_share: ready | threads | process | DataLoader |
-|---|---|---|---|---|---|---|---|
+| lock held | batches from | steps per second, of ready | gil_share | wait_share |
+|---|---|---|---|---|
 {chr(10).join(rows)}
 """
 
