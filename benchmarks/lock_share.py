@@ -11,8 +11,7 @@ to make it on a core of its own. Sides are interleaved, figures are medians over
 `gil_share` is the share of the time of those Python parts in which the training thread had work and no lock:
 1 - (its own CPU seconds + its seconds on the run queue, of Linux's schedstat) / their wall seconds. They sleep and read
 nothing, so that only the lock is left. What page faults and a busy host take counts as well: `ready` is what they are.
-`wait_share` is the share of all the time in which the loop waited for a batch: for a core, or because the loader's own
-threads waited for the lock.
+`wait_share` is the share of all the time in which the loop waited for a batch.
 """
 
 from __future__ import annotations
@@ -204,13 +203,14 @@ def page(result: dict[str, Any]) -> str:
 
 `python -m benchmarks.lock_share --report`, {result["date"]}, commit {result["labelstore_commit"]}, {result["processor"]},
 {result["cpus"]} CPUs, Python {result["python"]}, torch {result["torch"]}, load average {result["load_average"]:.1f}; medians of
-{result["rounds"]} interleaved rounds of {result["steps_of_pass"]} steps. The share is what carries over to another machine.
+{result["rounds"]} interleaved rounds of {result["steps_of_pass"]} steps.
 
 A stand-in for a training loop holds the lock so much of each step, and waits without it for the rest. A step takes
 {SLACK} x the CPU time of its batch, {result["step_ms"]:.0f} ms ({result["batch"][0]} images of 500 x 375, {result["batch"][1]} crops each); {result["workers"]} thread or worker process makes batches.
 Steps per second are relative to the same loop with a batch that is ready; `gil_share` is the share of the loop's Python
 in which it had work and no lock, with what a busy machine adds (`ready`'s); `wait_share` is the share of all the time in
-which it waited for a batch: on a machine that other work keeps busy, mostly for a core.
+which it waited for a batch. What is lost beyond these two is time on the run queue: the loop and whatever makes batches
+want cores, which other work had too.
 
 | lock held | batches from | steps per second, of ready | gil_share | wait_share |
 |---|---|---|---|---|
