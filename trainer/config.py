@@ -29,6 +29,7 @@ EmbeddingDistance = Literal["cosine", "mse"]
 Log = Literal["tensorboard", "wandb"]
 Autocast = Literal["auto", "none", "bf16", "fp16"]
 DecodeDevice = Literal["cpu", "device"]
+LoaderKind = Literal["threads", "process"]
 MayDiffer = Literal[
     "accumulation_steps",
     "amp",
@@ -52,6 +53,7 @@ _WITHOUT_EFFECT = (
     "store",
     "device",
     "workers",
+    "loader",
     "eval_batch_size",
     "output",
     "resume",
@@ -270,7 +272,10 @@ class TrainConfig:
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass and keep few of them: less memory, a third more time (timm)."""
     workers: int = 4
-    """Threads of this process that decode images."""
+    """Threads that decode images."""
+    loader: LoaderKind = "threads"
+    """Whose threads these are: this process's, or those of one process beside it, which share nothing with the training
+    loop but a file in `scratch`; the same batches either way."""
     decode_device: DecodeDevice = "cpu"
     """Where training images are decoded and cropped; device is `device`, for JPEGs whose pixels are then those of the
     CPU but for 1 of 255, which is measured first."""

@@ -182,6 +182,10 @@ def _check_together(config: TrainConfig) -> None:
         raise UsageError(
             "warmup_serrated without serrated: only the warm-up would have stairs; set serrated, or leave it out"
         )
+    if config.loader == "process" and config.decode_device == "device":
+        raise UsageError(
+            "loader='process' with decode_device='device': that process has no device; leave one of them out"
+        )
     if config.scheduler == "multistep" and not config.milestones:
         raise UsageError(
             "scheduler='multistep' without milestones: give the epochs where it decays"

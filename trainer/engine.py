@@ -134,7 +134,10 @@ def run(
                 interpolation=config.interpolation,
                 note=tell,
             ),
+            kind=config.loader,
+            scratch=config.scratch,
         )
+        opened.callback(loader.close)
         check_single_crops(model, loader.deal, config)
         outputs, checkpoint, config = open_outputs(config, ranks, note)
         opened.callback(outputs.close)

@@ -33,7 +33,7 @@ class ProcessMap(BlockMap):
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._pool = ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent
         )
 
     def __enter__(self) -> Self:
@@ -79,8 +79,8 @@ class ProcessMap(BlockMap):
                 future.cancel()
 
 
-def _follow_parent() -> None:
-    """In the worker: leave Ctrl-C to the parent, which ends in order, and end with it if it is killed."""
+def follow_parent() -> None:
+    """In a spawned process: leave Ctrl-C to the parent, which ends in order, and end with it if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -88,5 +88,7 @@ def _follow_parent() -> None:
 
 
 def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
-    parent.join()
+    # others that the parent forked may keep the pipe open by which `join` notices its end
+    while os.getppid() == parent.pid:
+        parent.join(1.0)
     os._exit(1)  # no clean-up: files under temporary names are what a kill leaves, too

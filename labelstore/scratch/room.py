@@ -21,19 +21,19 @@ SHARE = 0.5
 """Share of the available memory that labels may take: batches, network and page cache need the rest."""
 
 
-def check_room(folder: Path, num_bytes: int) -> None:
+def check_room(folder: Path, num_bytes: int, *, what: str = "labels") -> None:
     """StorageError where `num_bytes` more do not fit into a folder, or comfortably into memory if that is where it
     is."""
     kind = file_system(folder)
     with storage_errors(folder):
-        room, what = shutil.disk_usage(folder).free, "free there"
+        room, where = shutil.disk_usage(folder).free, "free there"
     if kind in IN_MEMORY and (available := available_memory()) is not None:
         # a ramfs has no size of its own
         room = int(SHARE * available) if kind == "ramfs" else min(room, int(SHARE * available))
-        what = f"that may be taken of the memory which this is ({kind})"
+        where = f"that may be taken of the memory which this is ({kind})"
     if num_bytes > room:
         raise StorageError(
-            f"{folder}: labels take {num_bytes / 1e9:.3g} GB, more than the {room / 1e9:.3g} GB {what}; "
+            f"{folder}: {what} take {num_bytes / 1e9:.3g} GB, more than the {room / 1e9:.3g} GB {where}; "
             "choose a folder on another disk with `scratch`"
         )
 

@@ -66,7 +66,8 @@ def out(data, tmp_path_factory) -> Path:
         {**VIT, "name": "vit-single", "single_crop_first": 1, "single_crop_last": 1},
         {**whole, "name": "whole", "output": str(out / "whole-run")},
         {**halves, "name": "half", "stop_at": 8},
-        {**halves, "name": "resumed", "resume": True},
+        # by threads until then: the loader is no part of what a run is
+        {**halves, "name": "resumed", "resume": True, "loader": "process"},
         {**failing, "name": "failing", "fail_at": 8, "checkpoint_minutes": 1e-9},
         {**failing, "name": "mended", "resume": True},
         {**VIT, "name": "unseen", "epochs": 2, "val": str(broken_for_rank_1(data, out / "val"))},

@@ -6,33 +6,31 @@ step holds depends on the seed and the step only: not on threads, their timing, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from labelstore.cropping.device_decoding import DeviceDecoding
 from labelstore.devices import copy_event, moved
 from labelstore.errors import UsageError
 from labelstore.images import ImageSource
+from trainer.config import LoaderKind
+from trainer.loader.batch_maker import Augment, BatchMaker, OpenBatch
+from trainer.loader.batch_process import BatchProcess, PassInProcess
 from trainer.loader.crop_pixels import CropPixels
-from trainer.loader.image_files import named_errors, path_by_key
+from trainer.loader.image_files import path_by_key
 from trainer.loader.pass_labels import PassLabels
-from trainer.loader.planes import Records, labels_of
+from trainer.loader.planes import labels_of
 from trainer.loader.ring import BatchRing
 from trainer.loader.source import PassSource
 from trainer.loader.tails import BatchTails
 from trainer.recover import LabelTensors
-from trainer.sampler import Deal, check_seed, image_order
-
-Augment = Callable[[Tensor, int, range], None]
-"""Changes uint8 crops (m, 3, S, S) of one image in place, given the image's stream and the crops' positions."""
+from trainer.sampler import Deal, check_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +132,8 @@ class CropLoader:
         pin_memory: bool = False,
         augment: Augment | None = None,
         decoding: DeviceDecoding | None = None,
+        kind: LoaderKind = "threads",
+        scratch: Path | None = None,
     ) -> None:
         """`data` is the folder that the image keys are relative to; B = `batch_size` counts all ranks.
 
@@ -141,7 +141,17 @@ class CropLoader:
         With `decoding` images are decoded and cropped on its device, and batches lie there. UsageError where crops are
         augmented or mixed, which the CPU does, and for a batch size that is not a multiple of m x world size, for any m
         of the schedule.
+
+        `kind` says whose the threads are: this process's, or those of one that is started for them (`process`). Then
+        batches lie in a file in `scratch`, one pass is open at a time, and UsageError is raised for images or an
+        `augment` that cannot be pickled, and with `decoding`.
         """
+        if kind not in get_args(LoaderKind):
+            raise UsageError(f"`loader={kind}`: choose one of {', '.join(get_args(LoaderKind))}")
+        if decoding is not None and kind == "process":
+            raise UsageError(
+                "`loader=process` with `decode_device=device`: that process has no device; leave one of them out"
+            )
         if workers < 1 or prefetch < 1 or input_size < 1 or not 0 <= rank < world_size:
             raise UsageError(
                 f"workers={workers}, prefetch={prefetch}, input_size={input_size}, rank={rank} of {world_size}: "
@@ -155,35 +165,44 @@ class CropLoader:
                 "teacher: these run on the CPU, use `decode_device=cpu`"
             )
         self.source, self.seed = source, check_seed(seed)
-        self._path_of = path_by_key(data, source.table.keys[0])
-        self.input_size, self.interpolation = input_size, interpolation
+        self.input_size, self.prefetch = input_size, prefetch
         self._decoding = decoding
-        self.workers, self.prefetch, self.rank = workers, prefetch, rank
         self.deal = Deal(
             schedule=source.schedule,
             num_images=len(source.table),
             batch_size=batch_size,
             world_size=world_size,
         )
+        path_of = path_by_key(data, source.table.keys[0])
+        self._maker = BatchMaker(
+            table=source.table,
+            deal=self.deal,
+            rank=rank,
+            seed=self.seed,
+            pixels=tuple(
+                CropPixels(
+                    path_of=path_of,
+                    input_size=input_size,
+                    interpolation=interpolation,
+                    partners=each.partners,
+                    augmentation=each.augmentation,
+                    decoding=decoding,
+                )
+                for each in shown
+            ),
+            augment=augment,
+            workers=workers,
+        )
         self._pin_memory = pin_memory
-        self.augment = augment
         self._buffers: list[Tensor] = []
+        self._process: BatchProcess | None = None
+        if kind == "process":
+            slots = (prefetch + 1, self._crops_of_buffer, input_size)
+            self._process = BatchProcess(self._maker, slots, scratch=scratch, pin_memory=pin_memory)
 
     def steps(self, pass_index: int) -> int:
         """Optimiser steps of one pass."""
         return self.deal.steps(pass_index)
-
-    def pixels(self, pass_index: int) -> CropPixels:
-        """What makes the crops of one pass."""
-        source = self.source.of_pass(pass_index)
-        return CropPixels(
-            path_of=self._path_of,
-            input_size=self.input_size,
-            interpolation=self.interpolation,
-            partners=source.partners,
-            augmentation=source.augmentation,
-            decoding=self._decoding,
-        )
 
     def batches(self, pass_index: int, start_step: int = 0) -> CropBatches:
         """Batches of one pass from one of its steps on; a rank's batch may be smaller than others', or empty.
@@ -198,16 +217,24 @@ class CropLoader:
         self.source.prepare_later(pass_index + 1)
         return CropBatches(self, pass_index, start_step, labels)
 
+    def close(self) -> None:
+        """End the process of `kind="process"`, which dropping the loader does too."""
+        if self._process is not None:
+            self._process.close()
+
+    @property
+    def _crops_of_buffer(self) -> int:
+        return -(-self.deal.batch_size // self.deal.world_size)
+
     def _borrow_buffers(self) -> list[Tensor]:
-        """One buffer per open batch; an abandoned iterator takes its own with it."""
-        if self._buffers:
+        """One buffer per open batch; an abandoned iterator takes its own with it. A process has its own."""
+        if self._buffers or self._process is not None:
             buffers, self._buffers = self._buffers, []
             return buffers
-        crops = -(-self.deal.batch_size // self.deal.world_size)
         decoding = self._decoding
         return [
             torch.empty(
-                (crops, 3, self.input_size, self.input_size),
+                (self._crops_of_buffer, 3, self.input_size, self.input_size),
                 dtype=torch.uint8,
                 memory_format=torch.channels_last,
                 pin_memory=self._pin_memory and decoding is None,
@@ -215,16 +242,6 @@ class CropLoader:
             )
             for _ in range(self.prefetch + 1)
         ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OpenBatch:
-    indices: NDArray[np.intp]
-    """Into the source's image table."""
-    records: Records
-    """(b, m)."""
-    pixels: Tensor
-    """(b * m, 3, S, S), part of a buffer."""
 
 
 class CropBatches:
@@ -235,33 +252,15 @@ class CropBatches:
     ) -> None:
         self._loader, self._pass_index, self._first = loader, pass_index, start_step
         self._labels = labels
-        deal, rank = loader.deal, loader.rank
-        shares = [
-            deal.share(pass_index, s, rank) for s in range(start_step, deal.steps(pass_index))
-        ]
-        self._count = len(shares)
+        self._count = loader.steps(pass_index) - start_step
         self._at = 0
         self._held: CropBatch | None = None
         self._buffers = loader._borrow_buffers()
-        order = image_order(loader.seed, pass_index, loader.source.table.streams)
-        buffers, m = self._buffers, labels.crops_per_image
-
-        def open_batch(batch: int) -> _OpenBatch:
-            indices = order[shares[batch]]
-            pixels = buffers[batch % len(buffers)][: len(indices) * m]
-            return _OpenBatch(indices=indices, records=labels.take(indices), pixels=pixels)
-
-        threads = torch.get_num_threads()
-        self._ring = BatchRing(
-            [share.stop - share.start for share in shares],
-            open_batch,
-            _filler(loader, pass_index),
-            depth=len(buffers),
-            workers=loader.workers,
-            at_start=_one_thread,
-        )
-        # the number is per thread once a thread has set it, and global for threads to come
-        torch.set_num_threads(threads)
+        self._ring: BatchRing[OpenBatch] | PassInProcess
+        if loader._process is not None:
+            self._ring = loader._process.begin(pass_index, start_step, labels)
+        else:
+            self._ring = loader._maker.ring(pass_index, start_step, labels, self._buffers)
 
     def __iter__(self) -> Self:
         return self
@@ -338,28 +337,3 @@ def _ids_on(device: torch.device, class_ids: Tensor) -> Tensor:
     if len(class_ids) and class_ids.stride(0) == 0:
         return moved(class_ids[:1], device).expand(class_ids.shape)
     return moved(class_ids, device)
-
-
-def _filler(loader: CropLoader, pass_index: int) -> Callable[[_OpenBatch, int], None]:
-    """What a thread does for one image: write its m crops into the batch, augment them."""
-    positions = loader.source.schedule.positions(pass_index)
-    table, made, augment = loader.source.table, loader.pixels(pass_index), loader.augment
-    m = len(positions)
-
-    def fill(batch: _OpenBatch, nth: int) -> None:
-        image = int(batch.indices[nth])
-        crops = batch.pixels[nth * m : (nth + 1) * m]
-        key = table.keys[image]
-        made.write(key, table.sizes[image], batch.records[nth], crops)
-        if augment is not None:
-            with named_errors(key):
-                augment(crops, int(table.streams[image]), positions)
-
-    return fill
-
-
-def _one_thread() -> None:
-    # an operator that starts threads of its own inside each of ours would have them fight for the cores.
-    # A thread's first look at the number takes over the global one, so it has to come before
-    torch.get_num_threads()
-    torch.set_num_threads(1)

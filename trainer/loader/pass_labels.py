@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,18 @@ class PassLabels:
     """What spreads the tails of the records' labels, where they do not say it themselves."""
     rows: NDArray[np.intp] | None = None
     """(n,) places of the images in the planes, which then have more; None where they have these n."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # another process of the node maps the files itself
+        planes = [p.filename if isinstance(p, np.memmap) else p for p in self.planes]
+        kept = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**kept, "planes": planes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        planes = (
+            np.load(p, mmap_mode="r") if isinstance(p, (str, Path)) else p for p in state["planes"]
+        )
+        self.__dict__.update(state, planes=tuple(planes))
 
     @property
     def crops_per_image(self) -> int:
