@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs.base import Arrays, Field
-from labelstore.codecs.topk import check_kept, id_dtype, missing_id
+from labelstore.codecs.topk import id_dtype, missing_id
 from labelstore.errors import UsageError
 
 ClassIdForm = Literal["plain", "table"]
@@ -36,8 +36,7 @@ def check_form(form: str) -> str:
 
 
 def id_fields(form: ClassIdForm, k: int, num_classes: int) -> tuple[Field, ...]:
-    """The arrays that hold class ids of K kept classes; UsageError where K > C."""
-    check_kept(k, num_classes)
+    """The arrays that hold class ids of K kept classes."""
     ids = id_dtype(num_classes)
     sentinel = missing_id(ids)
     if form == "plain":

@@ -59,8 +59,9 @@ class KeptClasses:
         return self.kept(num_classes)
 
     def id_fields(self, num_classes: int) -> tuple[Field, ...]:
-        """The arrays that hold class ids, (K,) per crop."""
-        return id_fields(self.class_ids, self._num_kept(num_classes), num_classes)
+        """The arrays that hold class ids, (K,) per crop; UsageError where K > C."""
+        k = check_kept(self._num_kept(num_classes), num_classes)
+        return id_fields(self.class_ids, k, num_classes)
 
     def encode_ids(self, labels: TopK, num_classes: int) -> dict[str, NDArray[Any]]:
         """TopK (n, m, K or more) of one whole shard -> the arrays of its class ids by field name."""
