@@ -102,7 +102,7 @@ def claim(results: list[Result]) -> str:
     return (
         f"Claim: a student of stored soft labels (fkd) beats the better ground-truth student at the same number of "
         f"crops seen.\nIn this run it {verdict}: fkd {fkd.top1:.1f} %, ground truth (m={truth.crops_per_image}) "
-        f"{truth.top1:.1f} %, difference {gap:+.1f} points (one seed; twenty seeds in benchmarks/reports/demo.md)."
+        f"{truth.top1:.1f} %, difference {gap:+.1f} points (one seed; more seeds in benchmarks/reports/demo.md)."
     )
 
 
