@@ -63,6 +63,8 @@ class Layout(ABC):
     """Distributions that read and write it."""
     random_access: bool = True
     """Whether the layout can give a random batch at all."""
+    is_a_copy: bool = False
+    """Whether it is made from another layout's files, so that a killed writer loses nothing of its own."""
     files_grow: bool = False
     """Whether more images make more files."""
 

@@ -96,6 +96,7 @@ class Flat(Ours):
     """Flat records of a label set beside its store, as `unpacked` lays them out once for all processes of a node."""
 
     files_grow: bool = False
+    is_a_copy: bool = True
 
     @property
     def name(self) -> str:  # type: ignore[override]
