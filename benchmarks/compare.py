@@ -319,7 +319,7 @@ def page(result: dict[str, Any]) -> str:
         "",
         f"Label model {result['label_model']}, {result['images']:,} images x {result['crops']} crops, K = 5; a random batch is {batch}",
         f"crops; HTTP from this machine with {result['request_ms']} ms for each request. What each column is:",
-        "[benchmarks/compare.py](../compare.py). "
+        "[benchmarks/compare.py](../compare.py).",
         f"Bits were flipped {result['layouts'][0].get('flips', 0)} times per layout; - is what was not measured.",
         "",
         f"| {head} |",
