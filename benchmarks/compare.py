@@ -43,8 +43,7 @@ from benchmarks.layouts import LAYOUTS, check, disk
 from benchmarks.layouts.base import Layout, Reader
 from benchmarks.layouts.harm import flipped, lost_by_kills
 from benchmarks.layouts.served import served
-from benchmarks.machine import processor
-from benchmarks.random_batch import commit
+from benchmarks.machine import commit, processor
 
 REPORT = Path(__file__).parent / "reports" / "compare"
 IMAGENET = 1_281_167
@@ -102,10 +101,7 @@ def compare(
     layouts: list[Layout], folder: Path, images: int, crops: int, rounds: int
 ) -> dict[str, Any]:
     """Write all layouts, then read them in interleaved rounds; a row of figures for each."""
-    parts = [
-        (range(first, min(first + PART, images)), _labels(first, images, crops))
-        for first in range(0, images, PART)
-    ]
+    parts = list(label_model.parts(images, crops, PART))
     rows, readers = [], []
     for number, layout in enumerate(layouts):
         said(f"writing {layout.name}")
@@ -265,10 +261,6 @@ def drawn(images: int, crops: int, count: int) -> list[Batch]:
         )
         for _ in range(count)
     ]
-
-
-def _labels(first: int, images: int, crops: int) -> label_model.ModelLabels:
-    return label_model.labels(first, min(PART, images - first), crops)
 
 
 def said(line: str) -> None:

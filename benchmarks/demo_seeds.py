@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.demo import EPOCHS, IMAGES, NUM_CROPS, STUDENTS, Student, student_command, top1_of
+from benchmarks.machine import commit
 from benchmarks.papers.claims import half_width as interval
 from benchmarks.steps import BIN
 
@@ -83,12 +84,9 @@ def main() -> None:
                 "verdict": verdict(difference),
             }
         )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     record = {
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit,
+        "commit": commit(),
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
         "versions": {name: version(name) for name in ("torch", "timm", "labelstore")},
         "images": IMAGES,

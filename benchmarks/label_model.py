@@ -11,6 +11,7 @@ smallest kept probability.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,13 @@ def labels(
         size=size,
         ground_truth=ground_truth,
     )
+
+
+def parts(num_images: int, num_crops: int, part: int = 1024) -> Iterator[tuple[range, ModelLabels]]:
+    """Images [0, num_images) in parts of at most `part`, each a call of `labels`."""
+    for first in range(0, num_images, part):
+        rows = range(first, min(first + part, num_images))
+        yield rows, labels(first, len(rows), num_crops)
 
 
 def _class_ids(

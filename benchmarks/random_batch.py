@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ import numpy as np
 
 import labelstore
 from benchmarks import label_model
-from benchmarks.machine import processor
+from benchmarks.machine import commit, processor
 from benchmarks.scale_store import STORED, build
 
 REPORT = Path(__file__).parent / "reports" / "random_batch"
@@ -149,17 +148,6 @@ def rate(
     for rows, crops in batches:
         ask(rows, crops)
     return len(batches) * IMAGES * CROPS / (time.process_time() - begun)
-
-
-def commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    return found.stdout.strip() or "unknown"
 
 
 ROWS = {

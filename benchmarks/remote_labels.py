@@ -28,7 +28,6 @@ from trainer.loader.stored import StoredPasses
 from trainer.sampler import PassSchedule
 
 CROPS_PER_IMAGE = 4
-PART = 1024
 
 
 def main() -> None:
@@ -51,14 +50,7 @@ def main() -> None:
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     layout = Ours()
-    parts = (
-        (
-            range(first, min(first + PART, args.images)),
-            label_model.labels(first, min(PART, args.images - first), args.crops),
-        )
-        for first in range(0, args.images, PART)
-    )
-    layout.write(folder, parts, args.images)
+    layout.write(folder, label_model.parts(args.images, args.crops), args.images)
     layout.prepare_remote(folder)
     with labelstore.open(folder / STORED) as store:
         local = passes(store.label_set(), args, folder)

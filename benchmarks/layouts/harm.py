@@ -70,9 +70,8 @@ def flipped(layout: Layout, folder: Path, flips: int, seed: int = 0) -> Counter[
     """Of so many single flipped bits: `noticed` (an error, or a crash), `wrong` (other values, no error), `harmless`."""
     rng = random.Random(seed)
     whole = folder / "whole"
-    layout.write(
-        whole, [(range(FLIPPED_IMAGES), _labels(0, FLIPPED_IMAGES, FLIPPED_CROPS))], FLIPPED_IMAGES
-    )
+    parts = label_model.parts(FLIPPED_IMAGES, FLIPPED_CROPS, FLIPPED_IMAGES)
+    layout.write(whole, parts, FLIPPED_IMAGES)
     files = [path for path in sorted(layout.data(whole).rglob("*")) if path.is_file()]
     sizes = [path.stat().st_size for path in files]
     before = everything(layout, whole)
@@ -134,19 +133,9 @@ def _same(crops: Crops, labels: label_model.ModelLabels, at: int) -> bool:
     return same
 
 
-def _labels(first: int, images: int, crops: int) -> label_model.ModelLabels:
-    return label_model.labels(first, images, crops)
-
-
-def _parts(images: int, crops: int, part: int) -> Iterator[tuple[range, label_model.ModelLabels]]:
-    for first in range(0, images, part):
-        size = min(part, images - first)
-        yield range(first, first + size), _labels(first, size, crops)
-
-
 def _told(images: int) -> Iterator[tuple[range, label_model.ModelLabels]]:
     """Parts for a writer to be killed: each says that the one before it was taken."""
-    for number, part in enumerate(_parts(images, KILLED_CROPS, PART)):
+    for number, part in enumerate(label_model.parts(images, KILLED_CROPS, PART)):
         print(number, flush=True)
         yield part
 
@@ -168,7 +157,7 @@ def _read(layout: Layout, folder: Path, handed: int) -> int:
     """Images that read as they were written, each tried on its own."""
     reader = layout.reader(folder)
     equal = 0
-    for rows, labels in _parts(handed * PART, KILLED_CROPS, PART):
+    for rows, labels in label_model.parts(handed * PART, KILLED_CROPS, PART):
         for row in rows:
             try:
                 equal += _same(reader.image(row), labels, row - rows.start)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -19,6 +18,7 @@ from importlib.metadata import version
 from typing import Any
 
 import trainer
+from benchmarks.machine import commit
 from benchmarks.papers.stage import Stage
 from trainer.config import TrainConfig
 
@@ -98,12 +98,9 @@ def train_one(stage: Stage, arm: Arm, seed: int, deadline: float) -> Outcome | N
 
 def record_environment(stage: Stage) -> None:
     """Keep beside the results when and with what they were last added to."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "labelstore"))
     text = (
-        f"trained until {datetime.now(UTC).date().isoformat()}, commit {commit}, {os.cpu_count()} cores, "
+        f"trained until {datetime.now(UTC).date().isoformat()}, commit {commit()}, {os.cpu_count()} cores, "
         f"{platform.machine()}, no GPU, {versions}"
     )
     stage.results.mkdir(parents=True, exist_ok=True)
