@@ -35,8 +35,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.loader_data import LoaderData, picture_data
-from benchmarks.machine import processor
-from benchmarks.random_batch import commit
+from benchmarks.machine import commit, processor
 from trainer.loader import CropDataset, CropLoader, StoredPasses, collate_crops
 from trainer.sampler import PassSchedule
 
