@@ -37,7 +37,7 @@ from labelstore.commit.lease_keeper import LeaseKeeper, Patience
 from labelstore.commit.source import BlockStream, LeasedBlock, MadeBlock
 from labelstore.commit.staging import BlockArrays
 from labelstore.commit.worker import work_through
-from labelstore.errors import LeaseLost
+from labelstore.errors import ConflictError, LeaseLost
 from labelstore.images import ImageFolder
 from labelstore.shard_files import ShardFile
 from labelstore.store import Store
@@ -250,7 +250,7 @@ def _workers(path: Path, count: int, cluster: Cluster, first: int) -> dict[str, 
     _timed(commit_worker, "commit_blocks", times["commit"])
     refused = catalogue_connection.is_serialization_failure
 
-    def counted(error: Any) -> bool:
+    def counted(error: ConflictError) -> bool:
         again = refused(error)
         with lock:
             counts["retries"] += again

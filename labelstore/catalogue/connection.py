@@ -12,6 +12,7 @@ calls see one state of the catalogue, or are written together.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import shutil
@@ -39,7 +40,7 @@ from labelstore.catalogue.engines import (
     sqlite_engine,
     sqlite_url,
 )
-from labelstore.catalogue.failures import is_serialization_failure, translated, translation
+from labelstore.catalogue.failures import is_busy, is_serialization_failure, translated, translation
 from labelstore.catalogue.plain_schema import MAX_CHARACTERS, MAX_STATEMENTS, first_foreign
 from labelstore.errors import (
     ConflictError,
@@ -54,6 +55,11 @@ OLDER = "is of an older format: `labelstore migrate STORE` brings it up to date"
 """Why nothing is written to a catalogue that this version has grown out of."""
 
 _ATTEMPTS = 20
+
+_BUSY_ATTEMPTS = 5
+"""Waits of `BUSY_SECONDS` for other writers: hundreds of workers that begin together queue for longer than one."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class Database:
@@ -261,23 +267,32 @@ class Database:
             )
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """`work` in a writing transaction, again from the start where PostgreSQL asks for it.
+        """`work` in a writing transaction, again from the start where PostgreSQL asks for it or others are in the way.
 
         Inside another transaction of this thread it is that one that is begun again.
         """
         if getattr(self._under_way, "connection", None) is not None:
             with self.transaction() as conn:
                 return work(conn)
-        for attempt in range(_ATTEMPTS):
+        attempt = waited = 0
+        while True:
             try:
                 with self.transaction() as conn:
                     return work(conn)
             except ConflictError as error:
-                cause = error.__cause__
-                if not (isinstance(cause, DBAPIError) and is_serialization_failure(cause)):
+                if is_busy(error):
+                    waited += 1
+                    if waited == _BUSY_ATTEMPTS:
+                        raise
+                    _LOG.warning(
+                        "%s: waiting for other writers (%d more minutes at most)",
+                        self.name, _BUSY_ATTEMPTS - waited,
+                    )  # fmt: skip
+                elif is_serialization_failure(error) and attempt < _ATTEMPTS:
+                    time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
+                    attempt += 1
+                else:
                     raise
-                time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
-        raise ConflictError(f"{self.name}: {_ATTEMPTS} attempts met another writer; try again")
 
 
 def _make_file(path: Path) -> None:

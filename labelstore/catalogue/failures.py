@@ -29,12 +29,14 @@ _SQLITE_STORAGE = {
     "SQLITE_NOMEM",
 }
 
+_LOCKED = "55P03"
+"""Lock not available in time."""
 _SERIALIZATION = {"40001", "40P01"}
 _SQLSTATE: dict[str, type[LabelStoreError]] = {
     "42P01": StoreNotFound,  # no such table
     "3D000": StoreNotFound,  # no such database
     "3F000": StoreNotFound,  # no such schema
-    "55P03": ConflictError,  # lock not available in time
+    _LOCKED: ConflictError,
     "42501": StorageError,  # insufficient privilege
     "XX001": DamagedShard,  # data corrupted
     "XX002": DamagedShard,  # index corrupted
@@ -48,9 +50,21 @@ _ADVICE: dict[type[LabelStoreError], str] = {
 }
 
 
-def is_serialization_failure(error: DBAPIError) -> bool:
+def is_serialization_failure(error: ConflictError) -> bool:
     """True where PostgreSQL asks for the transaction to be run again."""
-    return getattr(error.orig, "sqlstate", None) in _SERIALIZATION
+    return _sqlstate(error.__cause__) in _SERIALIZATION
+
+
+def is_busy(error: ConflictError) -> bool:
+    """True where another transaction held the catalogue for longer than this one waits."""
+    cause = error.__cause__
+    if not isinstance(cause, DBAPIError):
+        return False
+    return isinstance(cause.orig, sqlite3.Error) or _sqlstate(cause) == _LOCKED
+
+
+def _sqlstate(error: BaseException | None) -> str:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
 
 
 def _kind(error: DBAPIError) -> type[LabelStoreError]:
@@ -65,7 +79,7 @@ def _kind(error: DBAPIError) -> type[LabelStoreError]:
         # The SQL is our own, so whatever else SQLite objects to (no such table, not UTF-8, a key
         # that is there twice) is a file that does not hold what was written.
         return DamagedShard
-    sqlstate = getattr(original, "sqlstate", None) or ""
+    sqlstate = _sqlstate(error)
     return _SQLSTATE.get(
         sqlstate, DamagedShard if sqlstate.startswith(("22", "23", "42")) else StorageError
     )

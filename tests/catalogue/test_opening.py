@@ -222,3 +222,15 @@ def test_a_busy_catalogue_is_a_conflict(sqlite_path, sqlite_url, monkeypatch):
         catalogue.add_classes(["a"])
     other.close()
     catalogue.add_classes(["a"])
+
+
+def test_a_catalogue_that_is_busy_for_a_while_is_waited_for(sqlite_path, sqlite_url, monkeypatch):
+    monkeypatch.setattr("labelstore.catalogue.engines.BUSY_SECONDS", 0.05)
+    catalogue = Catalogue.create(sqlite_url, uuid="u")
+    other = sqlite3.connect(sqlite_path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(
+        "labelstore.catalogue.connection._LOG.warning", lambda *_: other.execute("ROLLBACK")
+    )
+    catalogue.leases.acquire("labels/teacher", 1, "worker", 60, done=99)
+    other.close()
