@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +128,8 @@ class RealStage(Stage):
         return np.load(kept)
 
     def real_teacher(self, variant: str) -> Teacher:
-        """In channels_last: 1.8 times as fast on the CPU, and the same labels."""
         path = real_teacher.weights(variant, self.folder / "weights")
-        teacher = load_teacher(str(path), architecture=f"timm:{variant}", name=variant)
-        module = teacher.module.to(memory_format=torch.channels_last)
-        return replace(teacher, module=module)
+        return load_teacher(str(path), architecture=f"timm:{variant}", name=variant)
 
     def _label_real(self, store: Any, variant: str, codec: Any, name: str, train: Path) -> None:
         labelstore.generate(
