@@ -90,8 +90,8 @@ def import_labels(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="fkd, relabel, tokenlabeling, sre2l, lpld, lpqld, edc, gvbsm, hald, ml-dr, tinyvit, torchdistill, npz "
-            "or parquet.",
+            help="fkd, relabel, tokenlabeling, sre2l, lpld, lpqld, edc, gvbsm, hald, ml-dr, datacompdr, tinyvit, "
+            "torchdistill, npz or parquet.",
         ),
     ],
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder or file of the labels.")],
@@ -195,8 +195,9 @@ def _print_plan(plan: ImportPlan, store: Path, *, json: bool) -> None:
         print_json(record)
         return
     kept = f", K={record['k']}" if record["k"] else ""
+    what = "values" if record["kind"] == "embedding" else "classes"
     print(
-        f"would import {record['images']:,} images x {record['num_crops']} crops of {record['num_classes']:,} classes "
+        f"would import {record['images']:,} images x {record['num_crops']} crops of {record['num_classes']:,} {what} "
         f"({record['kind']}{kept}, {record['dtype']}) as label set {record['label_set']} of {store}"
     )
     for line in (*import_facts(record), *(f"not kept: {lost}" for lost in record["lost"])):

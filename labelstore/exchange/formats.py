@@ -21,6 +21,7 @@ FORMATS = {
     "gvbsm": ("batch_files", "open_gvbsm"),
     "hald": ("hald", "open_hald"),
     "ml-dr": ("ml_dr", "open_ml_dr"),
+    "datacompdr": ("datacompdr", "open_datacompdr"),
     "tinyvit": ("tinyvit", "open_tinyvit"),
     "torchdistill": ("torchdistill", "open_torchdistill"),
     "npz": ("npz", "open_npz"),

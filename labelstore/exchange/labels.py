@@ -13,9 +13,10 @@ from labelstore.codecs import top_k
 from labelstore.codecs.base import LabelCodec, MapTopK, TopK
 from labelstore.errors import UsageError
 
-Kind: TypeAlias = Literal["kept", "kept-outputs", "probabilities", "outputs", "map"]
+Kind: TypeAlias = Literal["kept", "kept-outputs", "probabilities", "outputs", "embedding", "map"]
 """`kept`: the K largest probabilities; `kept-outputs`: the K largest outputs before softmax; `probabilities` and
-`outputs`: of all C classes; `map`: the K largest outputs in each cell of a map of the image."""
+`outputs`: of all C classes; `embedding`: D values that are no classes; `map`: the K largest outputs in each cell of a
+map of the image."""
 EncodableLabels: TypeAlias = TopK | MapTopK | NDArray[np.float32]
 
 
@@ -43,7 +44,7 @@ class Contents:
     k: int | None
     """K where classes are left out."""
     num_classes: int | None
-    """C where the labels have all classes."""
+    """C where the labels have all classes; D of an embedding."""
     dtype: str
     """dtype of the numbers, as NumPy writes it."""
     cells: tuple[int, int] | None = None
@@ -107,6 +108,7 @@ def check_conversion(
         "kept-outputs": f"the {contents.k} largest outputs of each crop, before softmax and without the others' mass",
         "probabilities": "all probabilities",
         "outputs": "all outputs before softmax",
+        "embedding": f"the {contents.num_classes} values of an embedding of each crop",
         "map": "a map of outputs per image",
     }[contents.kind]
     fitting: dict[str, tuple[str, ...]] = {
@@ -114,6 +116,7 @@ def check_conversion(
         "kept-outputs": ("mr", "hard"),
         "probabilities": ("full", "ms", "mr", "smoothing", "hard"),
         "outputs": ("logits", "full", "ms", "mr", "smoothing", "hard"),
+        "embedding": ("logits",),
         "map": ("labelmap",),
     }
     allowed = fitting[contents.kind]

@@ -43,6 +43,7 @@ _DEFAULTS = {
     "kept-outputs": "mr",
     "probabilities": "full",
     "outputs": "logits",
+    "embedding": "logits",
     "map": "labelmap",
 }
 
@@ -121,6 +122,7 @@ def target_of(
             "stated": stated.said(),
             "found": dict(found.facts),
             "lost": list(found.lost),
+            **(Outputs.none("embedding").to_record() if contents.kind == "embedding" else {}),
         },
     )
 

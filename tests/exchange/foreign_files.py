@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 import zipfile
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -321,3 +323,52 @@ def write_parquet(made: Made, path: Path, *, k=3, row_group_size=7) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(table), path, row_group_size=row_group_size)
     return path
+
+
+def datacompdr_crops(made: Made, row: int, *, flips=False, randaug=True) -> list[list]:
+    """What `Compose.compress` of MobileCLIP gives per crop; every third one skipped RandAugment."""
+    return [
+        [
+            made.boxes[row, crop].tolist(),
+            *([bool(made.flips[row, crop])] if flips else []),
+            *([None if crop % 3 == 2 else [(crop % 14, 0.3), (9, 0.0)]] if randaug else []),
+        ]
+        for crop in range(made.boxes.shape[1])
+    ]
+
+
+def write_datacompdr(
+    made: Made, folder: Path, *, half=False, unpacked=False, as_text=True, per_shard=5, **crops
+) -> Path:
+    """Shards by webdataset's own writer, with the entries that RayGen's `TarWriter` makes of an item."""
+    import webdataset
+
+    folder.mkdir(parents=True)
+    for first in range(0, len(made.keys), per_shard):
+        shard = folder / f"{first // per_shard:08d}.tar"
+        with webdataset.TarWriter(str(shard)) as sink:
+            for row in range(first, min(first + per_shard, len(made.keys))):
+                params = datacompdr_crops(made, row, **crops)
+                arrays = {"image_emb": made.logits[row], "text_emb": made.logits[row][:2]}
+                if half:
+                    arrays = {k: torch.tensor(v, dtype=torch.bfloat16) for k, v in arrays.items()}
+                image = made.root / made.keys[row]
+                sink.write(
+                    {
+                        "__key__": Path(made.keys[row]).stem,
+                        "url.txt": f"http://example.org/{row}",
+                        "syn.json": json.dumps({"syn_text": ["a dog"] * 5}),
+                        "paug.json": json.dumps(
+                            {"param_aug": json.dumps(params) if as_text else params}
+                        ),
+                        "pth.gz" if half else "npz": arrays,
+                        "json": json.dumps(
+                            {"uid": str(row), "sha256": sha256(image.read_bytes()).hexdigest()}
+                        ),
+                    }
+                )
+        if unpacked:
+            with tarfile.open(shard) as tar:
+                tar.extractall(folder, filter="data")
+            shard.unlink()
+    return folder

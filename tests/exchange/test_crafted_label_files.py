@@ -180,6 +180,7 @@ def samples(child, folder):
     maps = np.random.default_rng(1).normal(size=(2, malformed.C, 3, 3)).astype("f4")
     named = {"axis_order": "rows-first", **classes}
     dropped = {**classes, "drop_augmentations": True}
+    augmented = {"drop_augmentations": True}
     folder_order = {"order": "folder"}
     drawn = {"order": "two-permutations", "sampler_seed": 42, "input_size": 32}
     found = {}
@@ -224,6 +225,12 @@ def samples(child, folder):
         found[path.name] = ("npz", path, path, {})
     path = foreign.write_parquet(made, folder / "l.parquet", k=2)
     found["parquet"] = ("parquet", path, path, classes)
+    for half, ending in ((False, "npz"), (True, "pth.gz")):
+        source = foreign.write_datacompdr(made, folder / ending, half=half, unpacked=True)
+        for file in (f"other.{ending}", "other.paug.json"):
+            found[f"datacompdr-{ending}-{file}"] = ("datacompdr", source, source / file, augmented)
+    source = foreign.write_datacompdr(made, folder / "shards")
+    found["datacompdr-shard"] = ("datacompdr", source, source / "00000000.tar", augmented)
     return found
 
 

@@ -179,3 +179,13 @@ def pixel_boxes(values: NDArray[Any], height: int, width: int) -> NDArray[np.uin
             f"has boxes that reach beyond an image of {height} x {width} pixels (height x width)"
         )
     return boxes.astype(np.uint16)
+
+
+def pixel_box(value: object) -> tuple[int, int, int, int]:
+    """One box that a file lists in pixels; Refused for anything but four whole numbers from 0 up."""
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
+        raise Refused("holds a crop without a box")
+    if not all(type(edge) is int and 0 <= edge <= 65_534 for edge in value):
+        raise Refused("holds a box that is no box in pixels")
+    top, left, height, width = value
+    return top, left, height, width

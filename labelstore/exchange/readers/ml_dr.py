@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
-from labelstore.exchange.readers.boxes import pixel_boxes, pixel_boxes_fit
+from labelstore.exchange.readers.boxes import pixel_box, pixel_boxes, pixel_boxes_fit
 from labelstore.exchange.readers.image_files import (
     ImageFiles,
     files_without_image,
@@ -202,7 +202,7 @@ class _MlDrFile:
         for half in (0, 1) if partner is not None else (0,):
             box = _half(by_name.get("random_resized_crop"), half, paired=paired)
             flip = _half(by_name.get("random_horizontal_flip"), half, paired=paired)
-            boxes.append(_box(box))
+            boxes.append(pixel_box(box))
             flips.append(_flip(flip))
         blend, share, pasted = _blend(by_name.get("mixup"), by_name.get("cutmix"))
         if partner is None:
@@ -279,6 +279,21 @@ def _configuration(value: Value) -> _Configuration:
     given, samples = reinforce.get("image_augmentation"), reinforce.get("num_samples")
     if not isinstance(given, dict) or type(samples) is not int or samples < 1:
         raise Refused("is no configuration of ml-dr: it has no image_augmentation or num_samples")
+    on = enabled_transformations(given)
+    enabled = tuple(name for name in ORDER if name in on)
+    dataset, size = value.get("dataset"), given["random_resized_crop"].get("size")
+    return _Configuration(
+        enabled=enabled,
+        num_samples=samples,
+        dataset=shown(dataset.lower()) if isinstance(dataset, str) else None,
+        size=size if type(size) is int and 1 <= size <= 65_534 else None,
+    )
+
+
+def enabled_transformations(given: Value) -> set[str]:
+    """Names of the transformations that a configuration enables; Refused for one under which crops have no boxes."""
+    if not isinstance(given, dict):
+        raise Refused("is no configuration: it has no image_augmentation")
     on = {
         name
         for name, options in given.items()
@@ -289,16 +304,9 @@ def _configuration(value: Value) -> _Configuration:
         raise Refused(
             f"enables {min(before)}: boxes are then in pixels of a resized image, which is not on disk"
         )
-    enabled = tuple(name for name in ORDER if name in on)
-    if "random_resized_crop" not in enabled:
+    if "random_resized_crop" not in on:
         raise Refused("enables no random_resized_crop, so that crops have no boxes")
-    dataset, size = value.get("dataset"), given["random_resized_crop"].get("size")
-    return _Configuration(
-        enabled=enabled,
-        num_samples=samples,
-        dataset=shown(dataset.lower()) if isinstance(dataset, str) else None,
-        size=size if type(size) is int and 1 <= size <= 65_534 else None,
-    )
+    return on
 
 
 def input_side(source: Path, config: _Configuration, stated: Stated) -> int | None:
@@ -355,12 +363,12 @@ def _own_boxes(
     boxes = []
     for params, _, _ in samples:
         if isinstance(params, dict):
-            boxes.append(_box(_half(params.get("random_resized_crop"), 0, paired=True)))
+            boxes.append(pixel_box(_half(params.get("random_resized_crop"), 0, paired=True)))
             continue
         if not isinstance(params, (list, tuple)) or len(params) != len(enabled) + mixed:
             raise Refused("has crops with other parameters than its configuration")
         value = params[mixed + enabled.index("random_resized_crop")]
-        boxes.append(_box(_half(value, 0, paired=mixed and params[0] is not None)))
+        boxes.append(pixel_box(_half(value, 0, paired=mixed and params[0] is not None)))
     return np.array(boxes, np.int64)
 
 
@@ -382,15 +390,6 @@ def _half(value: Value, half: int, *, paired: bool) -> Value:
     if not isinstance(value, (list, tuple)) or len(value) <= half:
         raise Refused("holds a mixed crop without its partner's parameters")
     return value[half]
-
-
-def _box(value: Value) -> tuple[int, int, int, int]:
-    if not isinstance(value, (list, tuple)) or len(value) != 4:
-        raise Refused("holds a crop without a box")
-    if not all(type(edge) is int and 0 <= edge <= 65_534 for edge in value):
-        raise Refused("holds a box that is no box in pixels")
-    top, left, height, width = value
-    return top, left, height, width
 
 
 def _flip(value: Value) -> bool:
