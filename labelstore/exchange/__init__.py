@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         import_labels,
         plan_import,
     )
-    from labelstore.exchange.source import BadFile
+    from labelstore.exchange.labels import BadFile
     from labelstore.exchange.stated import Stated
 
 _HOMES = {

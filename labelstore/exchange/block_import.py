@@ -19,8 +19,7 @@ from labelstore.commit.spool import LabelledImage
 from labelstore.commit.staging import BlockArrays
 from labelstore.cropping.crop_plan import MAX_SIDE, is_imported
 from labelstore.errors import RejectedInput, StorageError
-from labelstore.exchange.labels import Conversion, ImageLabels
-from labelstore.exchange.source import BadFile, LabelSource, read_together
+from labelstore.exchange.labels import BadFile, Conversion, ImageLabels, LabelSource, read_together
 from labelstore.images import ImageFile, ImageSource, digest, image_size
 
 KnownCrops: TypeAlias = Callable[[int, int, int], tuple[NDArray[np.uint16], NDArray[np.bool_]]]

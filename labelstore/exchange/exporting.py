@@ -1,10 +1,18 @@
-"""Labels out: a label set, or a part of it, as the files that other code reads. The target appears when it is whole.
+"""Labels out: a label set, or a part of it, as the files that other code reads.
 
 Each format writes one image block after the other; what it loses is said where the format is (docs/reference/formats).
+The target is whole or is not there: it is built under a hidden name beside it, made durable, then renamed. A process
+that is killed leaves `.NAME.PID-RANDOM.tmp` beside the target, never the target.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,23 +21,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.arrays.durable import check_new_place
+from labelstore.arrays.durable import (
+    TEMPORARY_SUFFIX,
+    check_new_place,
+    fsync_folder,
+    fsync_path,
+    storage_errors,
+)
 from labelstore.codecs import relative_temperature
 from labelstore.commit.lease_keeper import Progress
-from labelstore.errors import IncompleteError, NotGenerated, UsageError
-from labelstore.exchange.exported import Export, Form, Selection, Writer
-from labelstore.exchange.writers.block_export import read_block
-from labelstore.exchange.writers.delivering import delivered, refuse_existing
+from labelstore.errors import ConflictError, IncompleteError, NotGenerated, UsageError
+from labelstore.exchange.exported import Export, Form, Selection, Writer, read_block
 from labelstore.store.coverage import covered_labels, what_is_missing
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
 
 EXPORTS = {
-    "fkd": ("fkd_export", "FkdWriter"),
-    "relabel": ("map_export", "ReLabelWriter"),
-    "tokenlabeling": ("map_export", "TokenLabelingWriter"),
-    "ml-dr": ("ml_dr_export", "MlDrWriter"),
+    "fkd": ("torch_export", "FkdWriter"),
+    "relabel": ("torch_export", "ReLabelWriter"),
+    "tokenlabeling": ("torch_export", "TokenLabelingWriter"),
+    "ml-dr": ("torch_export", "MlDrWriter"),
     "npz": ("table_export", "NpzWriter"),
     "parquet": ("table_export", "ParquetWriter"),
     "hdf5": ("hdf5_export", "Hdf5Writer"),
@@ -222,3 +234,68 @@ def _chosen_crops(labels: LabelSet, selection: Selection) -> range:
         given = f"{crops.start}-{crops.stop - 1}" if len(crops) else "of an empty range"
         raise UsageError(f"crops {given}: this plan has crops 0-{labels.num_crops - 1}")
     return crops
+
+
+MANY_FILES = 1000
+"""From so many on, one `sync` of the machine stands for that of every file, which alone is a flush of the disk: 3
+ms each, an hour for a million. It waits as long, and does not say what failed; a disk that is full or not ours has
+said so before."""
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
+
+
+def refuse_existing(target: Path) -> None:
+    """ConflictError where something has that name already, a dangling link too."""
+    if os.path.lexists(target):
+        raise ConflictError(f"{target} exists already: give another path, or remove it first")
+
+
+@contextlib.contextmanager
+def delivered(target: Path, *, is_file: bool) -> Iterator[Path]:
+    """A hidden name to build at: a new folder, or a file still to be made. Its content is `target` afterwards.
+
+    Where the block raises, it is removed. ConflictError where `target` came to be meanwhile, StorageError where
+    the disk refuses.
+    """
+    refuse_existing(target)
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
+    building = target.with_name(f".{target.name}.{mark}{TEMPORARY_SUFFIX}")
+    with storage_errors(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not is_file:
+                building.mkdir()
+            yield building
+            _make_durable(building)
+            _give_name(building, target, is_file=is_file)
+            fsync_folder(target.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                building.unlink() if is_file else shutil.rmtree(building)
+
+
+def _give_name(building: Path, target: Path, *, is_file: bool) -> None:
+    """Rename without replacing anything (a folder may replace an empty one)."""
+    if is_file:
+        try:
+            os.link(building, target)
+            return
+        except FileExistsError:
+            refuse_existing(target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+    refuse_existing(target)
+    building.rename(target)
+
+
+def _make_durable(building: Path) -> None:
+    if building.is_file():
+        fsync_path(building)
+        return
+    many = sum(len(files) for _, _, files in os.walk(building)) >= MANY_FILES
+    if many:
+        os.sync()
+    for place, _, files in os.walk(building):
+        for name in [] if many else files:
+            fsync_path(Path(place, name))
+        fsync_folder(Path(place))

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from labelstore.errors import UsageError
-from labelstore.exchange.source import LabelSource, OpenSource
+from labelstore.exchange.labels import LabelSource, OpenSource
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 
@@ -24,8 +24,8 @@ FORMATS = {
     "datacompdr": ("datacompdr", "open_datacompdr"),
     "tinyvit": ("tinyvit", "open_tinyvit"),
     "torchdistill": ("torchdistill", "open_torchdistill"),
-    "npz": ("npz", "open_npz"),
-    "parquet": ("parquet", "open_parquet"),
+    "npz": ("tables", "open_npz"),
+    "parquet": ("tables", "open_parquet"),
 }
 """Name -> module of `exchange.readers` and its function."""
 ORDERED = ("sre2l", "ml-dr", "tinyvit", "torchdistill")

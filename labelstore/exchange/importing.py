@@ -17,9 +17,8 @@ from labelstore.commit.worker import work_through
 from labelstore.errors import RejectedInput, UsageError, check_utf8
 from labelstore.exchange.block_import import BlockResult, ImportedBlocks
 from labelstore.exchange.formats import open_source
-from labelstore.exchange.labels import Conversion
+from labelstore.exchange.labels import BadFile, Conversion, LabelSource
 from labelstore.exchange.registering import Target, existing_plan, prepared, target_of
-from labelstore.exchange.source import BadFile, LabelSource
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource, ignored_words, open_images, torchvision_classes
 from labelstore.store import Store

@@ -23,8 +23,7 @@ from labelstore.commit.registration import register, unsettled
 from labelstore.commit.same_labels import refuse_differences, teacher_differences
 from labelstore.cropping.crop_plan import CropPlan, imported_record
 from labelstore.errors import ConflictError, UsageError
-from labelstore.exchange.labels import Contents, check_conversion
-from labelstore.exchange.source import LabelSource
+from labelstore.exchange.labels import Contents, LabelSource, check_conversion
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.store import Store, create, open_store

@@ -12,7 +12,7 @@ import torch
 import labelstore
 from labelstore.exchange import Stated, export_labels, import_labels
 from labelstore.exchange.readers.fkd import label_file, read_fkd
-from labelstore.exchange.readers.npz import read_npz
+from labelstore.exchange.readers.tables import read_npz
 from tests.exchange import foreign_files as foreign
 
 

@@ -17,10 +17,17 @@ import torch
 
 import labelstore
 from labelstore.errors import ConflictError, NotGenerated, RejectedInput, StorageError, UsageError
-from labelstore.exchange import EXPORTS, Form, Selection, Stated, export_labels, import_labels
+from labelstore.exchange import (
+    EXPORTS,
+    Form,
+    Selection,
+    Stated,
+    export_labels,
+    exporting,
+    import_labels,
+)
 from labelstore.exchange.readers.label_values import tail_mass
-from labelstore.exchange.readers.npz import read_npz
-from labelstore.exchange.writers import delivering
+from labelstore.exchange.readers.tables import read_npz
 from labelstore.exchange.writers import webdataset_export as webdataset
 from labelstore.images import open_images
 from labelstore.untrusted.refusal import Refused
@@ -195,7 +202,7 @@ def test_nothing_is_replaced_and_nothing_is_half_there(store, tmp_path, format_n
     with pytest.raises(ConflictError, match="exists already"):
         export()
     target.unlink()
-    monkeypatch.setattr(delivering, "MANY_FILES", 3)
+    monkeypatch.setattr(exporting, "MANY_FILES", 3)
     monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError(1, "no links")))
     export()
     assert [path.name for path in target.parent.iterdir()] == ["target"]

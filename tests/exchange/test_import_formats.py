@@ -13,7 +13,7 @@ from labelstore.care.verification import verify
 from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import RejectedInput, StorageError, UsageError
 from labelstore.exchange import RejectedFiles, Stated, import_labels, plan_import
-from labelstore.exchange.readers import parquet
+from labelstore.exchange.readers import tables
 from labelstore.exchange.readers.batch_order import permutations
 from labelstore.exchange.readers.label_maps import MapFile, measured
 from labelstore.exchange.readers.tinyvit import CropLaw
@@ -384,7 +384,7 @@ def test_a_disk_that_fails_is_no_damaged_parquet(
     made, tmp_path, store_of, monkeypatch, raised, is_refused
 ):
     path = foreign.write_parquet(made, tmp_path / "a.parquet")
-    real, opened = parquet._open, []
+    real, opened = tables._open, []
 
     def fails(path):
         opened.append(path)
@@ -392,7 +392,7 @@ def test_a_disk_that_fails_is_no_damaged_parquet(
             raise raised
         return real(path)
 
-    monkeypatch.setattr(parquet, "_open", fails)
+    monkeypatch.setattr(tables, "_open", fails)
     with pytest.raises(RejectedInput if is_refused else StorageError, match=str(path)):
         store_of("parquet", path, num_classes=12, skip_bad=True)
 

@@ -25,8 +25,8 @@ from cli.import_facts import import_facts
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange import Stated, import_labels
 from labelstore.exchange.formats import open_source
-from labelstore.exchange.readers.mix_boxes import possible_sides
-from labelstore.exchange.readers.order_choice import weigh
+from labelstore.exchange.readers.boxes import possible_sides
+from labelstore.exchange.readers.image_orders import weigh
 from labelstore.images import image_size, open_images
 from labelstore.untrusted.inert_values import InertArray
 from labelstore.untrusted.torch_archive import load_torch

@@ -41,8 +41,7 @@ from labelstore.exchange.readers.batch_order import (
     sampled_order,
     spread,
 )
-from labelstore.exchange.readers.boxes import BoxShares, box_shares
-from labelstore.exchange.readers.image_files import size_or_none
+from labelstore.exchange.readers.boxes import BoxShares, MixBox, box_shares, check_side
 from labelstore.exchange.readers.image_orders import folder_order
 from labelstore.exchange.readers.label_values import (
     class_ids,
@@ -51,8 +50,7 @@ from labelstore.exchange.readers.label_values import (
     truths,
     whole_probabilities,
 )
-from labelstore.exchange.readers.mix_boxes import MixBox, check_side
-from labelstore.exchange.readers.scattered import Piece, Scattered
+from labelstore.exchange.readers.sources import Piece, Scattered, size_or_none
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named
@@ -160,7 +158,7 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
 
 
 def mixed_side(source: Path, batches: Batches, flavour: Flavour, stated: Stated) -> int | None:
-    """Side of the teacher's input by the mix boxes of a sample of the files (`mix_boxes`)."""
+    """Side of the teacher's input by the mix boxes of a sample of the files (`boxes.check_side`)."""
     boxes: list[MixBox] = []
     for path in spread(list(batches), BOXES_LOOKED_AT):
         try:

@@ -2,7 +2,7 @@
 
 Positions are those of torchvision's ImageFolder: all of these programs read one. SRe2L alone says no positions: its
 rows are what torch's RandomSampler drew from a seed, which older versions did in another way than today's. Both ways
-are candidates (`order_choice`), and what speaks for one is, in this turn:
+are candidates (`image_orders`), and what speaks for one is, in this turn:
 
     boxes               shares of boxes are whole pixels of the image and lie in it, where images differ in size
     the ground truth    the probability of the image's class, where the outputs are the folder's classes
@@ -24,10 +24,17 @@ from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import softmax
 from labelstore.exchange.readers.batch_contents import Batch, Flavour, read_batch
 from labelstore.exchange.readers.boxes import BoxShares
-from labelstore.exchange.readers.image_files import size_or_none
-from labelstore.exchange.readers.image_orders import Order, check_count, folder_order
+from labelstore.exchange.readers.image_orders import (
+    Chosen,
+    Evidence,
+    Order,
+    check_count,
+    choose,
+    folder_order,
+    weigh,
+)
 from labelstore.exchange.readers.label_values import finite
-from labelstore.exchange.readers.order_choice import Chosen, Evidence, choose, weigh
+from labelstore.exchange.readers.sources import size_or_none
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import Value

@@ -32,15 +32,15 @@ from numpy.typing import NDArray
 from labelstore.errors import RejectedInput, StorageError, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.readers.boxes import pixel_box, pixel_boxes
-from labelstore.exchange.readers.image_files import (
+from labelstore.exchange.readers.label_values import finite
+from labelstore.exchange.readers.ml_dr import AUGMENTING, enabled_transformations
+from labelstore.exchange.readers.sources import (
     LOOKED_AT,
     MAX_LISTED,
     ImageFiles,
     first_contents,
 )
-from labelstore.exchange.readers.label_values import finite
-from labelstore.exchange.readers.ml_dr import AUGMENTING, enabled_transformations
-from labelstore.exchange.readers.npz import MAX_INFLATED, read_npy
+from labelstore.exchange.readers.tables import MAX_INFLATED, read_npy
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.images.tar_members import members

@@ -27,18 +27,18 @@ from labelstore.codecs.base import TopK
 from labelstore.errors import UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.readers.boxes import BoxShares, box_shares
-from labelstore.exchange.readers.image_files import (
-    ImageFiles,
-    files_without_image,
-    first_contents,
-    label_folder,
-    refuse_shared,
-)
 from labelstore.exchange.readers.label_values import (
     class_ids,
     kept_probabilities,
     truths,
     whole_probabilities,
+)
+from labelstore.exchange.readers.sources import (
+    ImageFiles,
+    files_without_image,
+    first_contents,
+    label_folder,
+    refuse_shared,
 )
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource

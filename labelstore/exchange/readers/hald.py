@@ -36,13 +36,10 @@ from labelstore.exchange.readers.batch_order import (
     spread,
     truth_evidence,
 )
-from labelstore.exchange.readers.boxes import BoxShares, box_shares
-from labelstore.exchange.readers.image_files import size_or_none
-from labelstore.exchange.readers.image_orders import folder_order
+from labelstore.exchange.readers.boxes import BoxShares, box_shares, check_side
+from labelstore.exchange.readers.image_orders import CHANCE, Chosen, Evidence, choose, folder_order
 from labelstore.exchange.readers.label_values import whole_probabilities
-from labelstore.exchange.readers.mix_boxes import check_side
-from labelstore.exchange.readers.order_choice import CHANCE, Chosen, Evidence, choose
-from labelstore.exchange.readers.scattered import Piece, Scattered
+from labelstore.exchange.readers.sources import Piece, Scattered, size_or_none
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import kind_of

@@ -24,14 +24,14 @@ from labelstore.codecs.labelmap import MAX_CELLS, LabelMap
 from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
-from labelstore.exchange.readers.image_files import (
+from labelstore.exchange.readers.label_values import class_ids, finite, refuse_twice
+from labelstore.exchange.readers.sources import (
     ImageFiles,
     files_without_image,
     first_contents,
     label_folder,
     refuse_shared,
 )
-from labelstore.exchange.readers.label_values import class_ids, finite, refuse_twice
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import array_of

@@ -14,7 +14,7 @@ height, width) in pixels of the image as it is on disk, unless it was resized be
 ensemble, at T = 1.
 
 Where the order is not known, boxes tell: every box of a file lies inside its image. Positions are compared in runs of
-neighbours (`order_choice`), so that a shuffle within a class is noticed.
+neighbours (`image_orders`), so that a shuffle within a class is noticed.
 """
 
 from __future__ import annotations
@@ -31,20 +31,22 @@ from numpy.typing import NDArray
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.readers.boxes import pixel_box, pixel_boxes, pixel_boxes_fit
-from labelstore.exchange.readers.image_files import (
+from labelstore.exchange.readers.image_orders import (
+    MEANINGS,
+    Evidence,
+    Order,
+    check_positions,
+    files_of_positions,
+    positions_of,
+    weigh,
+)
+from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
+from labelstore.exchange.readers.sources import (
     ImageFiles,
     files_without_image,
     first_contents,
     size_or_none,
 )
-from labelstore.exchange.readers.image_orders import (
-    MEANINGS,
-    Order,
-    check_positions,
-    files_of_positions,
-)
-from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
-from labelstore.exchange.readers.order_choice import Evidence, positions_of, weigh
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import InertArray, Value

@@ -32,10 +32,9 @@ from numpy.typing import NDArray
 
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
-from labelstore.exchange.readers.image_orders import check_count, rows_by_name
+from labelstore.exchange.readers.image_orders import Chosen, check_count, positions_of, rows_by_name
 from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
-from labelstore.exchange.readers.order_choice import Chosen, positions_of
-from labelstore.exchange.readers.scattered import Piece, Scattered
+from labelstore.exchange.readers.sources import Piece, Scattered
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named, read_bytes

@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from labelstore.errors import RejectedInput
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.readers.boxes import whole_image
-from labelstore.exchange.readers.image_files import ImageFiles, files_without_image, first_contents
-from labelstore.exchange.readers.image_orders import check_positions, files_of_positions
+from labelstore.exchange.readers.image_orders import (
+    check_positions,
+    files_of_positions,
+    positions_of,
+)
 from labelstore.exchange.readers.label_values import finite
-from labelstore.exchange.readers.order_choice import positions_of
+from labelstore.exchange.readers.sources import ImageFiles, files_without_image, first_contents
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import array_of, kind_of
