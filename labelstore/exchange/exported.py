@@ -89,6 +89,14 @@ class ExportedBlock:
     mixed: Mapping[str, NDArray[Any]] | None = None
     """How crops were mixed: the fields of `schema.MIX_FIELDS`, (n, m, ...)."""
 
+    def label_arrays(self, export: Export) -> dict[str, NDArray[Any]]:
+        """The labels (n, m, ...) by what they are: class_id, prob and tail; prob of all classes; or logit."""
+        labels = self.labels
+        if isinstance(labels, TopK):
+            return {"class_id": labels.class_ids, "prob": labels.probs, "tail": labels.tail}
+        assert isinstance(labels, np.ndarray)
+        return {"logit" if export.gives_outputs else "prob": labels}
+
 
 class Writer(ABC):
     """One format: writes its files to a temporary place until the export is whole."""

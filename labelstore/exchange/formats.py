@@ -19,7 +19,7 @@ FORMATS = {
     "lpqld": ("batch_files", "open_lpqld"),
     "edc": ("batch_files", "open_edc"),
     "gvbsm": ("batch_files", "open_gvbsm"),
-    "hald": ("hald", "open_hald"),
+    "hald": ("batch_files", "open_hald"),
     "ml-dr": ("ml_dr", "open_ml_dr"),
     "datacompdr": ("datacompdr", "open_datacompdr"),
     "tinyvit": ("tinyvit", "open_tinyvit"),

@@ -170,145 +170,109 @@ def import_labels(
         name=name,
         plan_name=plan_name,
     )
-    stated, found, target = stated or Stated(), planned.source, planned.target
-    if words := ignored_words(planned.folder.ignored):
-        note(f"{planned.folder.root}: {words}")
-    report = progress or (lambda done, total: None)
+    folder, found = planned.folder, planned.source
+    skip_bad = stated is not None and stated.skip_bad
+    progress = progress or (lambda done, total: None)
+    if words := ignored_words(folder.ignored):
+        note(f"{folder.root}: {words}")
     try:
-        found.prepare(scratch, report)
-        if found.bad and not stated.skip_bad:
-            raise _rejected(found.bad, None, target, started, found)
+        found.prepare(scratch, progress)
+        if found.bad and not skip_bad:
+            raise _rejected(_report(found, planned.target, started))
         target = planned.retarget()
         with prepared(
             Path(path),
-            planned.folder,
+            folder,
             target,
             images_per_shard=images_per_shard,
             crops_per_shard=crops_per_shard,
             backend=backend,
         ) as (store, row):
-            if stated.skip_bad:
+            if skip_bad:
                 _refuse_holes_for_others(store, target.name)
-            return _Run(
-                store=store,
-                row=row,
-                source=found,
-                folder=planned.folder,
-                target=target,
-                skip_bad=stated.skip_bad,
-                map_blocks=map_blocks,
-                progress=report,
-                note=note,
-                started=started,
-            ).run()
+            blocks = _blocks(planned, target, store, row, skip_bad=skip_bad, map_blocks=map_blocks)
+            committed = store.catalogue.ledger.committed(blocks.group).values()
+            before = sum(len(shards) == blocks.layout.num_crop_shards for shards in committed)
+            results: list[BlockResult] = work_through(blocks, progress=progress)
+            store.refresh()
     finally:
         found.close()
-
-
-@dataclass(kw_only=True)
-class _Run:
-    store: Store
-    row: LabelSetRow
-    source: LabelSource
-    folder: ImageSource
-    target: Target
-    skip_bad: bool
-    map_blocks: MapBlocks
-    progress: Progress
-    note: Callable[[str], None]
-    started: float
-
-    def run(self) -> ImportReport:
-        """Import every open block."""
-        target, store, row = self.target, self.store, self.row
-        plan = store.plan(row.plan)
-        layout = label_layout(row, plan, store.num_rows)
-        blocks = ImportedBlocks(
-            store=store,
-            group=f"labels/{row.name}",
-            identity=row.uuid,
-            layout=layout,
-            blocks=range(layout.num_blocks),
-            map_blocks=self.map_blocks,
-            source=self.source,
-            folder=self.folder,
-            conversion=Conversion(
-                kind=self.source.contents.kind,
-                codec=target.codec,
-                num_classes=target.num_classes,
-                temperature=target.temperature,
-            ),
-            row=row,
-            plan=plan,
-            skip_bad=self.skip_bad,
-            has_truth=Outputs.of(row, len(store.class_names)).kind == "classes",
+    report = _report(found, target, started, results, blocks.layout.num_blocks, before)
+    if report.rejected_blocks:
+        raise _rejected(report)
+    mean, chance = report.ground_truth_probability, 1 / target.num_classes
+    if mean is not None and mean < 1.5 * chance:
+        note(
+            f"the labels give the images' classes {mean:.2g} on average, chance is {chance:.2g}: "
+            "are they the labels of these images, with the classes in the same order?"
         )
-        committed = store.catalogue.ledger.committed(blocks.group)
-        before = sum(len(shards) == layout.num_crop_shards for shards in committed.values())
-        results: list[BlockResult] = work_through(blocks, progress=self.progress)
-        store.refresh()
-        report = self._report(results, before, layout.num_blocks)
-        if report.rejected_blocks:
-            raise _rejected(report.bad, report, target, self.started, self.source)
-        self._judge(report)
-        return report
-
-    def _report(self, results: Sequence[BlockResult], before: int, blocks: int) -> ImportReport:
-        bad = [*self.source.bad, *(file for result in results for file in result.bad)]
-        crops = sum(result.truth[1] for result in results)
-        return ImportReport(
-            format=self.target.format,
-            label_set=self.target.name,
-            plan=self.target.plan,
-            num_images=sum(result.num_images for result in results),
-            num_crops=self.target.num_crops,
-            blocks=blocks,
-            already_committed=before,
-            rejected_blocks=sum(result.is_rejected for result in results),
-            num_bad=len(bad),
-            bad=tuple(bad),
-            unmatched=tuple(self.source.unmatched),
-            lost=tuple(self.source.lost),
-            facts=self.source.facts,
-            ground_truth_probability=sum(result.truth[0] for result in results) / crops
-            if crops
-            else None,
-            seconds=time.monotonic() - self.started,
-        )
-
-    def _judge(self, report: ImportReport) -> None:
-        mean, chance = report.ground_truth_probability, 1 / self.target.num_classes
-        if mean is not None and mean < 1.5 * chance:
-            self.note(
-                f"the labels give the images' classes {mean:.2g} on average, chance is {chance:.2g}: "
-                "are they the labels of these images, with the classes in the same order?"
-            )
+    return report
 
 
-def _rejected(
-    bad: Sequence[BadFile],
-    report: ImportReport | None,
+def _blocks(
+    planned: ImportPlan,
+    target: Target,
+    store: Store,
+    row: LabelSetRow,
+    *,
+    skip_bad: bool,
+    map_blocks: MapBlocks,
+) -> ImportedBlocks:
+    plan = store.plan(row.plan)
+    layout = label_layout(row, plan, store.num_rows)
+    return ImportedBlocks(
+        store=store,
+        group=f"labels/{row.name}",
+        identity=row.uuid,
+        layout=layout,
+        blocks=range(layout.num_blocks),
+        map_blocks=map_blocks,
+        source=planned.source,
+        folder=planned.folder,
+        conversion=Conversion(
+            kind=planned.source.contents.kind,
+            codec=target.codec,
+            num_classes=target.num_classes,
+            temperature=target.temperature,
+        ),
+        row=row,
+        plan=plan,
+        skip_bad=skip_bad,
+        has_truth=Outputs.of(row, len(store.class_names)).kind == "classes",
+    )
+
+
+def _report(
+    source: LabelSource,
     target: Target,
     started: float,
-    source: LabelSource,
-) -> RejectedFiles:
-    report = report or ImportReport(
+    results: Sequence[BlockResult] = (),
+    blocks: int = 0,
+    before: int = 0,
+) -> ImportReport:
+    bad = [*source.bad, *(file for result in results for file in result.bad)]
+    crops = sum(result.truth[1] for result in results)
+    truth = sum(result.truth[0] for result in results)
+    return ImportReport(
         format=target.format,
         label_set=target.name,
         plan=target.plan,
-        num_images=0,
+        num_images=sum(result.num_images for result in results),
         num_crops=target.num_crops,
-        blocks=0,
-        already_committed=0,
-        rejected_blocks=0,
+        blocks=blocks,
+        already_committed=before,
+        rejected_blocks=sum(result.is_rejected for result in results),
         num_bad=len(bad),
         bad=tuple(bad),
         unmatched=tuple(source.unmatched),
         lost=tuple(source.lost),
         facts=source.facts,
-        ground_truth_probability=None,
+        ground_truth_probability=truth / crops if crops else None,
         seconds=time.monotonic() - started,
     )
+
+
+def _rejected(report: ImportReport) -> RejectedFiles:
     count, first = report.num_bad, report.bad[0]
     more = f" ({count - 1} more cannot be used)" if count > 1 else ""
     kept = (

@@ -6,10 +6,11 @@ opens it; where files hold pieces of many images, opening the source lays them o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +50,9 @@ class Contents:
     kind: Kind
     num_crops: int
     """M; 1 for maps."""
-    k: int | None
+    k: int | None = None
     """K where classes are left out."""
-    num_classes: int | None
+    num_classes: int | None = None
     """C where the labels have all classes; D of an embedding."""
     dtype: str
     """dtype of the numbers, as NumPy writes it."""
@@ -164,30 +165,31 @@ class BadFile:
     """Key of the image whose labels it would have been."""
 
 
-class LabelSource(Protocol):
+@dataclass(kw_only=True)
+class LabelSource(ABC):
     """Labels of one source for the images of one folder. Goes to worker processes, so it must be picklable."""
 
     contents: Contents
-    unmatched: Sequence[str]
+    unmatched: Sequence[str] = ()
     """Label files that belong to no image of the folder."""
-    lost: Sequence[str]
+    lost: Sequence[str] = ()
     """What the files tell of their crops and a store cannot keep."""
-    facts: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
     """What was found out about the source, as JSON values."""
-    bad: Sequence[BadFile]
+    bad: Sequence[BadFile] = ()
     """Files that were found unusable while the source was opened."""
 
+    @abstractmethod
     def file_of(self, image: int) -> Path:
         """Where the labels of an image are."""
-        ...
+
+    @abstractmethod
+    def read(self, image: int, height: int, width: int) -> ImageLabels:
+        """Labels of an image of this size, M crops. RejectedInput naming the file."""
 
     def prepare(self, scratch: Path | None, progress: Progress) -> None:
         """What has to be done once before images are read; `scratch` is where large files may lie."""
-        ...
-
-    def read(self, image: int, height: int, width: int) -> ImageLabels:
-        """Labels of an image of this size, M crops. RejectedInput naming the file."""
-        ...
+        return
 
     def read_many(
         self, images: Sequence[int], sizes: Sequence[tuple[int, int]]
@@ -196,11 +198,11 @@ class LabelSource(Protocol):
 
         None where a format has no faster way, or anything about them is not as it must be: `read` then says what.
         """
-        ...
+        return None
 
     def close(self) -> None:
         """Remove what was laid out."""
-        ...
+        return
 
 
 def read_together(

@@ -59,6 +59,19 @@ class Stated:
             raise UsageError(f"`{name}` is needed: {why}")
         return value
 
+    def crops(self, held: int) -> int:
+        """M: as many crops as files hold, or as was said; UsageError where they hold fewer."""
+        if self.num_crops is not None and self.num_crops > held:
+            raise UsageError(f"`num_crops={self.num_crops}`: these files hold up to {held}")
+        return self.num_crops or held
+
+    def classes(self, format_name: str) -> int:
+        """C, where a format does not say it."""
+        found: int = self.need(
+            "num_classes", f"{format_name} files do not say how many classes the teacher has"
+        )
+        return found
+
     def said(self) -> dict[str, Any]:
         """What was said, as JSON values."""
         blank = Stated()

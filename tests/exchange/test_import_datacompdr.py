@@ -81,7 +81,7 @@ def test_what_a_store_cannot_keep_is_refused(made, tmp_path):
         imported(made, source, tmp_path / "s", drop_augmentations=False)
     with pytest.raises(UsageError, match="choose logits"):
         imported(made, source, tmp_path / "s", compression="ms", k=5)
-    with pytest.raises(UsageError, match="files hold 4"):
+    with pytest.raises(UsageError, match="hold up to 4"):
         imported(made, source, tmp_path / "s", num_crops=5)
     (source / "config.json").write_text(
         json.dumps({"center_crop": {"size": 224}, "random_resized_crop": {"size": 224}}) + "\n"

@@ -1,17 +1,19 @@
-"""Batch files of SRe2L, LPLD, LPQLD, EDC and G_VBSM (dataset distillation): one torch.save list per batch of an epoch.
+"""Batch files of SRe2L, LPLD, LPQLD, EDC, G_VBSM and HALD (dataset distillation): torch.save lists, one per batch.
 
     sre2l, lpld   SOURCE/epoch_E/batch_B.tar: [boxes, flips, mix_index, mix_lam, mix_bbox, outputs (B, C)]
     lpqld         SOURCE/batch_N.tar: the same with [..., values (B, K), indices (B, K)] or outputs at the end, and
                   RandAugment's parameters in the third place where it was used
     gvbsm         as sre2l, and then the positions of the rows' images (B,)
     edc           as gvbsm, and then how the image's patches were shuffled (B, 2, 2), all zeros for not at all
+    hald          SOURCE/epoch_E.tar, a list of batches as sre2l's, but for boxes in float16 and, instead of outputs,
+                  their softmax at T = 20 in float16 (relabel_slc.py:46, :252, :278-280)
 
 Boxes are FKD's shares (B, 4), flips bool (B,), outputs before softmax. Crop n of an image is its n-th appearance.
 Row r was mixed with row mix_index[r] of its batch: blended, mix_lam of its own, or, where mix_bbox = [x1, y1, x2, y2]
 is given, its rows x1 to x2 and columns y1 to y2 were replaced. Which image a row is (`batch_order`): EDC and G_VBSM
-say it in the file, LPLD and LPQLD beside it, in `sampler_indices_epoch.json` (epoch -> indices) and
-`sampler_indices_batch.json` (batch -> indices); SRe2L's are the permutations that torch's RandomSampler draws from one
-seed.
+say it in the file; LPLD, LPQLD and HALD beside it, in `sampler_indices_epoch.json` (epoch -> indices),
+`sampler_indices_batch.json` (batch -> indices) and `sampler_indices_dict.pt` (epoch -> indices); SRe2L's are the
+permutations that torch's RandomSampler draws from one seed.
 
 EDC and G_VBSM divide boxes by the sides of a tensor (C, H, W) in the wrong order: top and height by W, left and width
 by H. On images that are not square only one way gives whole pixels inside the image (`box_axes`).
@@ -20,10 +22,11 @@ by H. On images that are not square only one way gives whole pixels inside the i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +34,17 @@ from numpy.typing import NDArray
 from labelstore.codecs.base import TopK
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels, Kind
-from labelstore.exchange.readers.batch_contents import Batch, Flavour, read_batch
+from labelstore.exchange.readers.batch_contents import Batch, Flavour, read_batches
 from labelstore.exchange.readers.batch_order import (
     Batches,
     Rows,
     listed_order,
     positions_in_files,
+    proved_order,
     rows_of_positions,
     sampled_order,
     spread,
+    with_rows,
 )
 from labelstore.exchange.readers.boxes import BoxShares, MixBox, box_shares, check_side
 from labelstore.exchange.readers.image_orders import folder_order
@@ -50,7 +55,13 @@ from labelstore.exchange.readers.label_values import (
     truths,
     whole_probabilities,
 )
-from labelstore.exchange.readers.sources import Piece, Scattered, size_or_none
+from labelstore.exchange.readers.sources import (
+    ImageRows,
+    Piece,
+    Scattered,
+    check_folder,
+    size_or_none,
+)
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named
@@ -59,36 +70,16 @@ BOXES_LOOKED_AT = 256
 """Files whose mix boxes say how large the teacher's input was; the others are checked when they are read."""
 
 
-def open_sre2l(source: Path, images: ImageSource, stated: Stated) -> Scattered:
-    """SRe2L's labels; the order of the images is found out."""
-    return _open(source, images, stated, "sre2l")
-
-
-def open_lpld(source: Path, images: ImageSource, stated: Stated) -> Scattered:
-    """LPLD's labels."""
-    return _open(source, images, stated, "lpld")
-
-
-def open_lpqld(source: Path, images: ImageSource, stated: Stated) -> Scattered:
-    """LPQLD's labels."""
-    return _open(source, images, stated, "lpqld")
-
-
-def open_edc(source: Path, images: ImageSource, stated: Stated) -> Scattered:
-    """EDC's labels; which way its boxes were divided is found out."""
-    return _open(source, images, stated, "edc")
-
-
-def open_gvbsm(source: Path, images: ImageSource, stated: Stated) -> Scattered:
-    """G_VBSM's labels; likewise."""
-    return _open(source, images, stated, "gvbsm")
+HALD_TEMPERATURE = 20.0
+"""Of the softmax in HALD's files."""
 
 
 def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -> Scattered:
     batches = _list_batches(source, flavour)
     paths = list(batches)
     with named(paths[0]):
-        first = read_batch(paths[0], flavour)
+        in_first = read_batches(paths[0], flavour)
+        first = in_first[0]
     if first.augmented and not stated.drop_augmentations:
         raise UsageError(
             f"{paths[0]}: its crops were augmented further (RandAugment, a cut-out or shuffled patches), which a store "
@@ -101,6 +92,9 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
         facts |= chosen.to_record()
     elif flavour in ("lpld", "lpqld"):
         order = listed_order(source, batches, flavour, images, stated)
+    elif flavour == "hald":
+        order, chosen = proved_order(source, batches, images, boxes)
+        facts |= chosen.to_record()
     else:
         order = None
         first_rows = positions_in_files(first, batches, flavour, images)
@@ -108,24 +102,23 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
             boxes = box_axes(first, first_rows, images, round_boxes=stated.round_boxes)
             facts["axis_order"] = boxes.axis_order
     kept = first.indices is not None
-    num_classes = None if kept else first.values.shape[1]
-    if kept:
-        num_classes = stated.need(
-            "num_classes", "lpqld files do not say how many classes the teacher has"
-        )
+    is_hald = flavour == "hald"
+    num_classes = stated.classes("lpqld") if kept else first.values.shape[1]
     epochs = {epoch for epoch, _ in batches.values()}
     # a file that says its rows itself is an epoch's, in which an image comes once
     most = int(np.bincount(np.concatenate(list(order.values()))).max()) if order else len(epochs)
-    if stated.num_crops is not None and stated.num_crops > most:
-        raise UsageError(f"`num_crops={stated.num_crops}`: these files hold up to {most}")
-    side = mixed_side(source, batches, flavour, stated) if first.partner is not None else None
+    side = None
+    if first.partner is not None:
+        looked_at: Sequence[Path | Batch] = in_first if is_hald else paths
+        side = mixed_side(spread(looked_at, BOXES_LOOKED_AT), flavour, stated, source)
     contents = Contents(
-        kind="kept-outputs" if kept else "outputs",
-        num_crops=stated.num_crops or most,
+        kind="kept-outputs" if kept else "probabilities" if is_hald else "outputs",
+        num_crops=stated.crops(most),
         k=first.values.shape[1] if kept else None,
         num_classes=None if kept else num_classes,
         dtype=str(first.values.dtype),
         mixed=first.partner is not None,
+        temperature=HALD_TEMPERATURE if is_hald else None,
         input_size=side,
     )
     reader = _Reader(
@@ -133,9 +126,9 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
         order=order,
         folder=folder_order(images),
         flavour=flavour,
-        mixed=first.partner is not None,
+        contents=contents,
+        width=first.values.shape[1],
         augmented=first.augmented,
-        side=side,
     )
     lost = (
         ["how crops were augmented further (RandAugment, a cut-out or shuffled patches)"]
@@ -148,7 +141,7 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
         pieces=paths,
         read_piece=reader,
         most=most,
-        finish=BatchFinish(boxes=boxes, num_classes=num_classes or 0, kind=contents.kind),
+        finish=BatchFinish(boxes=boxes, num_classes=num_classes, kind=contents.kind),
         contents=contents,
         num_crops=stated.num_crops,
         needs_sizes=first.partner is not None,
@@ -157,15 +150,23 @@ def _open(source: Path, images: ImageSource, stated: Stated, flavour: Flavour) -
     )
 
 
-def mixed_side(source: Path, batches: Batches, flavour: Flavour, stated: Stated) -> int | None:
-    """Side of the teacher's input by the mix boxes of a sample of the files (`boxes.check_side`)."""
+open_sre2l, open_lpld, open_lpqld, open_edc, open_gvbsm, open_hald = (
+    partial(_open, flavour=flavour) for flavour in get_args(Flavour)
+)
+
+
+def mixed_side(
+    looked_at: Sequence[Path | Batch], flavour: Flavour, stated: Stated, source: Path
+) -> int | None:
+    """Side of the teacher's input by the mix boxes of some batches, or of files of one (`boxes.check_side`)."""
     boxes: list[MixBox] = []
-    for path in spread(list(batches), BOXES_LOOKED_AT):
-        try:
-            with named(path):
-                batch = read_batch(path, flavour)
-        except RejectedInput:
-            continue  # named when it is read
+    for batch in looked_at:
+        if isinstance(batch, Path):
+            try:
+                with named(batch):
+                    (batch,) = read_batches(batch, flavour)
+            except RejectedInput:
+                continue  # named when it is read
         if batch.box is not None:
             boxes.append((batch.share, batch.box))
     return check_side(boxes, stated.input_size, source)
@@ -199,28 +200,32 @@ class _Reader:
     folder: NDArray[np.int64]
     """Image row of each position."""
     flavour: Flavour
-    mixed: bool
+    contents: Contents
+    width: int
+    """Outputs of each row."""
     augmented: bool
-    side: int | None
-    """Side of the teacher's input in pixels; None where no mix box was cut."""
 
     def __call__(self, number: int) -> Piece:
         path = self.paths[number]
-        batch = read_batch(path, self.flavour)
-        rows = self._rows(path, batch)
-        if len(rows) != len(batch.shares):
-            raise Refused(f"holds {len(batch.shares)} rows, and the sampler drew {len(rows)}")
-        if batch.augmented and not self.augmented:
-            raise Refused("holds crops that were augmented further, unlike the first file")
-        if (batch.partner is not None) is not self.mixed:
-            raise Refused("is mixed where the first file is not, or the other way round")
-        return Piece(images=rows, values=batch_values(batch, rows, self.side))
-
-    def _rows(self, path: Path, batch: Batch) -> NDArray[np.int64]:
+        batches = read_batches(path, self.flavour)
         if self.order is not None:
-            return self.order[path]
-        assert batch.positions is not None
-        return rows_of_positions(batch.positions, self.folder)
+            rows = self.order[path]
+        else:
+            assert batches[0].positions is not None
+            rows = rows_of_positions(batches[0].positions, self.folder)
+        parts = []
+        for at, batch in with_rows(batches, rows):
+            if batch.augmented and not self.augmented:
+                raise Refused("holds crops that were augmented further, unlike the first file")
+            if (batch.partner is not None) is not self.contents.mixed:
+                raise Refused("is mixed where the first file is not, or the other way round")
+            if batch.values.shape[1] != self.width:
+                raise Refused("has another number of outputs than the first file")
+            parts.append(batch_values(batch, at, self.contents.input_size))
+        values = {name: [part[name] for part in parts] for name in parts[0]}
+        return Piece(
+            images=rows, values={name: np.concatenate(each) for name, each in values.items()}
+        )
 
 
 def batch_values(
@@ -253,15 +258,9 @@ class BatchFinish:
     num_classes: int
     kind: Kind
 
-    def __call__(
-        self,
-        values: Mapping[str, NDArray[Any]],
-        image: int,
-        height: int,
-        width: int,
-        sizes: NDArray[np.int64],
-    ) -> ImageLabels:
-        """Labels and crops of an image of this size, which the rows are of; Refused where they are none."""
+    def __call__(self, rows: ImageRows) -> ImageLabels:
+        """Labels and crops of an image; Refused where they are none."""
+        values = rows.values
         labels: TopK | NDArray[np.float32]
         if self.kind == "probabilities":
             labels = whole_probabilities(values["value"])
@@ -277,11 +276,11 @@ class BatchFinish:
             mixed["mix_from"] = np.empty((len(values["value"]), 4), np.uint16)
             for crop, partner in enumerate(values["mix_image"]):
                 mixed["mix_from"][crop] = self.boxes.pixels(
-                    values["mix_from_share"][crop : crop + 1], *sizes[partner].tolist()
+                    values["mix_from_share"][crop : crop + 1], *rows.sizes[partner].tolist()
                 )[0]
         return ImageLabels(
             labels=labels,
-            boxes=self.boxes.pixels(values["share"], height, width),
+            boxes=self.boxes.pixels(values["share"], rows.height, rows.width),
             flips=values["flip"],
             mixed=mixed,
         )
@@ -300,21 +299,27 @@ def _kept_outputs(indices: NDArray[Any], outputs: NDArray[np.float32], num_class
 
 
 def _list_batches(source: Path, flavour: Flavour) -> Batches:
-    """Batch files in order, with (epoch, number); RejectedInput where there are none."""
-    if not source.is_dir():
-        raise RejectedInput(f"{source} is not a folder: give the folder of the {flavour} files")
-    nested = flavour != "lpqld"
-    found: dict[Path, tuple[int, int]] = {}
-    folders = {0: source}
-    if nested:
-        numbers = ((re.fullmatch(r"epoch_(\d{1,6})", p.name), p) for p in source.iterdir())
-        folders = {int(match[1]): path for match, path in numbers if match and path.is_dir()}
-    for epoch, folder in sorted(folders.items()):
-        matches = ((re.fullmatch(r"batch_(\d{1,9})\.tar", p.name), p) for p in folder.iterdir())
-        here = {int(match[1]): path for match, path in matches if match}
-        for number, path in sorted(here.items()):
-            found[path] = (epoch, number)
+    """Files in order, with (epoch, number); RejectedInput where there are none."""
+    check_folder(source, flavour)
+
+    def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
+        matches = ((re.fullmatch(pattern, path.name), path) for path in folder.iterdir())
+        return sorted((int(match[1]), path) for match, path in matches if match)
+
+    if flavour == "hald":
+        found = {path: (epoch, 0) for epoch, path in numbered(source, r"epoch_(\d{1,6})\.tar")}
+    else:
+        folders = [(0, source)]
+        if flavour != "lpqld":
+            folders = [f for f in numbered(source, r"epoch_(\d{1,6})") if f[1].is_dir()]
+        found = {
+            path: (epoch, number)
+            for epoch, folder in folders
+            for number, path in numbered(folder, r"batch_(\d{1,9})\.tar")
+        }
     if not found:
-        where = "epoch_0/batch_0.tar" if nested else "batch_0.tar"
-        raise RejectedInput(f"{source} holds no {flavour} file (looked for {where})")
+        where = {"hald": "epoch_0.tar", "lpqld": "batch_0.tar"}
+        raise RejectedInput(
+            f"{source} holds no {flavour} file (looked for {where.get(flavour, 'epoch_0/batch_0.tar')})"
+        )
     return found

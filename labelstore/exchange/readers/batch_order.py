@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import softmax
-from labelstore.exchange.readers.batch_contents import Batch, Flavour, read_batch
+from labelstore.exchange.readers.batch_contents import Batch, Flavour, read_batches
 from labelstore.exchange.readers.boxes import BoxShares
 from labelstore.exchange.readers.image_orders import (
+    CHANCE,
     Chosen,
     Evidence,
     Order,
@@ -33,16 +34,18 @@ from labelstore.exchange.readers.image_orders import (
     folder_order,
     weigh,
 )
-from labelstore.exchange.readers.label_values import finite
+from labelstore.exchange.readers.label_values import finite, whole_probabilities
 from labelstore.exchange.readers.sources import size_or_none
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import Value
 from labelstore.untrusted.refusal import Refused, named, read_bytes
+from labelstore.untrusted.torch_archive import load_torch
 
 MAX_JSON_BYTES = 1 << 30
 MAX_EPOCHS = 10_000
 SAMPLER_SEED = 42
+HALD_SAMPLER = "sampler_indices_dict.pt"
 DRAWS = {
     "two-permutations": (2, "today's torch draws two permutations per epoch"),
     "one-permutation": (1, "older versions of torch drew one"),
@@ -64,31 +67,81 @@ RowsOf = tuple[NDArray[np.int64], Batch]
 def listed_order(
     source: Path, batches: Batches, flavour: Flavour, images: ImageSource, stated: Stated
 ) -> Rows:
-    """Image rows of every batch, as the sampler's file says."""
-    path = source / f"sampler_indices_{'batch' if flavour == 'lpqld' else 'epoch'}.json"
+    """Image rows of every file, as the sampler's file says."""
+    by_batch = flavour == "lpqld"
+    kind = "batch" if by_batch else "epoch"
+    path = source / (HALD_SAMPLER if flavour == "hald" else f"sampler_indices_{kind}.json")
     folder = folder_order(images)
+    number_of = {file: at[by_batch] for file, at in batches.items()}
     with named(path):
-        try:
-            listed = json.loads(read_bytes(path, MAX_JSON_BYTES))
-        except (ValueError, RecursionError):
-            raise Refused("is no JSON") from None
+        if flavour == "hald":
+            listed = load_torch(path)
+        else:
+            try:
+                listed = json.loads(read_bytes(path, MAX_JSON_BYTES))
+            except (ValueError, RecursionError):
+                raise Refused("is no JSON") from None
         rows = listed_positions(listed, len(images))
-        if flavour == "lpqld":
-            missing = [number for _, number in batches.values() if str(number) not in rows]
-            if missing:
-                raise Refused(f"lists no indices of batch {missing[0]}")
-            return {file: folder[rows[str(number)]] for file, (_, number) in batches.items()}
-        for epoch, _ in batches.values():
-            if str(epoch) not in rows:
-                raise Refused(f"lists no indices of epoch {epoch}")
-    for positions in rows.values():
-        check_whole(positions, path, images)
+        missing = [number for number in number_of.values() if str(number) not in rows]
+        if missing:
+            raise Refused(f"lists no indices of {kind} {missing[0]}")
+    if not by_batch:
+        for positions in rows.values():
+            check_whole(positions, path, images)
+    if flavour != "lpld":
+        return {file: folder[rows[str(number)]] for file, number in number_of.items()}
     counts = {epoch: len(rows[str(epoch)]) for epoch, _ in batches.values()}
     size = stated.batch_size or batch_size(batches, flavour, counts)
     return {
         file: folder[rows[str(epoch)][number * size : (number + 1) * size]]
         for file, (epoch, number) in batches.items()
     }
+
+
+def with_rows(batches: Sequence[Batch], rows: NDArray[np.int64]) -> list[RowsOf]:
+    """The batches of a file, each with its image rows; Refused where these are of another number."""
+    ends = np.cumsum([len(batch.shares) for batch in batches])
+    if ends[-1] != len(rows):
+        raise Refused(f"holds {ends[-1]} rows, and the sampler drew {len(rows)}")
+    return list(zip(np.split(rows, ends[:-1]), batches, strict=True))
+
+
+def proved_order(
+    source: Path, batches: Batches, images: ImageSource, boxes: BoxShares
+) -> tuple[Rows, Chosen]:
+    """HALD's rows, with what speaks for them; RejectedInput where the labels fit them no better than any others."""
+    rows = listed_order(source, batches, "hald", images, Stated())
+    with named(next(iter(batches))):
+        with_rows(read_batches(next(iter(batches)), "hald"), rows[next(iter(batches))])
+    found: list[list[RowsOf]] = []
+    for path in list(batches)[:2]:
+        try:
+            with named(path):
+                looked_at = spread(with_rows(read_batches(path, "hald"), rows[path]))
+                for _, batch in looked_at:
+                    whole_probabilities(batch.values)
+                found.append(looked_at)
+        except RejectedInput:
+            continue  # named when it is read
+    evidence = evidence_of(
+        found[0] if found else [],
+        found,
+        boxes,
+        lambda batch: whole_probabilities(batch.values),
+        images,
+        {},
+    )
+    chosen = choose(
+        {"listed": f"as {HALD_SAMPLER} says"},
+        lambda name: evidence,
+        stated="listed",
+        complete=False,
+        source=source,
+        question="whose rows they are",
+    )
+    proof = chosen.evidence
+    is_proved = proof is not None and proof.whole and proof.chance <= CHANCE
+    return rows, replace(chosen, how="proved") if is_proved else chosen
 
 
 def listed_positions(listed: Value, count: int) -> dict[str, NDArray[np.int64]]:
@@ -124,7 +177,7 @@ def positions_in_files(
     for file in (file for file, at in batches.items() if at[0] == epoch):
         try:
             with named(file):
-                positions = read_batch(file, flavour).positions
+                positions = read_batches(file, flavour)[0].positions
         except RejectedInput:
             continue  # named when it is read
         assert positions is not None
@@ -153,7 +206,7 @@ def batch_size(batches: Batches, flavour: Flavour, counts: Mapping[int, int]) ->
         path, number = next((path, at[1]) for path, at in batches.items() if at[0] == epoch)
         try:
             with named(path):
-                rows = len(read_batch(path, flavour).shares)
+                rows = len(read_batches(path, flavour)[0].shares)
         except RejectedInput:
             continue  # named when it is read
         here = {rows} if (number + 1) * rows <= n else set()
@@ -207,78 +260,57 @@ class SampledOrders:
     def evidence(self, name: str) -> list[Evidence | None]:
         """Boxes, ground truth, an image's own labels."""
         rows = self.rows(name)
-        return [self._boxes(rows), self._truth(rows), self._labels(rows)]
-
-    def _boxes(self, rows: Rows) -> Evidence | None:
-        if self.boxes.round_boxes:
-            return None
-        return box_evidence(self._with_rows(rows), self.boxes, self._sizes)
-
-    def _truth(self, rows: Rows) -> Evidence | None:
-        return truth_evidence(self._with_rows(rows), _probs, self.images)
-
-    def _labels(self, rows: Rows) -> Evidence | None:
-        epochs = sorted({epoch for epoch, _ in self.batches.values()})[:2]
-        if len(epochs) < 2:
-            return None
-        found = []
-        for epoch in epochs:
-            paths = spread([p for p, at in self.batches.items() if at[0] == epoch])
-            found.append(_fitting([(rows[path], self._read(path)) for path in paths]))
-        return label_evidence(found[0], found[1], _probs)
-
-    def _with_rows(self, rows: Rows) -> list[RowsOf]:
-        return _fitting([(rows[path], batch) for path, batch in self._sampled()])
-
-    def _sampled(self) -> list[tuple[Path, Batch]]:
         # the first permutation is the same either way, and would speak for both
         later = [path for path, (epoch, _) in self.batches.items() if epoch > 0]
-        read = [(path, self._read(path)) for path in spread(later or list(self.batches))]
-        return [(path, batch) for path, batch in read if batch is not None]
+        looked_at = self._with_rows(rows, later or list(self.batches))
+        epochs = sorted({epoch for epoch, _ in self.batches.values()})[:2]
+        both = [
+            self._with_rows(rows, [path for path, at in self.batches.items() if at[0] == epoch])
+            for epoch in epochs
+        ]
+        return evidence_of(looked_at, both, self.boxes, _probs, self.images, self._sides)
+
+    def _with_rows(self, rows: Rows, paths: Sequence[Path]) -> list[RowsOf]:
+        """Some of the files that can be read and have as many rows as they should."""
+        read = [(rows[path], self._read(path)) for path in spread(paths)]
+        return [(at, batch) for at, batch in read if batch and len(at) == len(batch.shares)]
 
     def _read(self, path: Path) -> Batch | None:
         if path not in self._files:
             try:
                 with named(path):
-                    self._files[path] = read_batch(path, "sre2l")
+                    (self._files[path],) = read_batches(path, "sre2l")
             except RejectedInput:
                 self._files[path] = None  # named when it is read
         return self._files[path]
 
-    def _sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        for row in rows.tolist():
-            if row not in self._sides:
-                self._sides[row] = size_or_none(self.images, row)
-        return np.array([self._sides[row] for row in rows.tolist()], np.int64)
 
-
-def _fitting(found: Sequence[tuple[NDArray[np.int64], Batch | None]]) -> list[RowsOf]:
-    """Those batches that could be read and have as many rows as they should."""
-    return [
-        (at, batch) for at, batch in found if batch is not None and len(at) == len(batch.shares)
-    ]
-
-
-def box_evidence(
-    found: Sequence[RowsOf],
+def evidence_of(
+    looked_at: Sequence[RowsOf],
+    epochs: Sequence[Sequence[RowsOf]],
     boxes: BoxShares,
-    sizes: Callable[[NDArray[np.int64]], NDArray[np.int64]],
-) -> Evidence | None:
-    """Whether boxes are whole pixels of their images; `sizes` gives the (n, 2) sides of image rows."""
-    shares, at = _head([batch.shares for _, batch in found], [rows for rows, _ in found])
-    if shares is None:
-        return None
-    return weigh("boxes", [boxes.fits(shares, sizes(at))], must_fit=True)
+    probs_of: Callable[[Batch], NDArray[np.float32]],
+    images: ImageSource,
+    sides: dict[int, tuple[int, int]],
+) -> list[Evidence | None]:
+    """What speaks for these rows of batches being those images; None of what cannot tell.
 
-
-def truth_evidence(
-    found: Sequence[RowsOf], probs_of: Callable[[Batch], NDArray[np.float32]], images: ImageSource
-) -> Evidence | None:
-    """The probability of the image's class; None where the labels have other classes than the folder."""
-    probs, at = _head([probs_of(batch) for _, batch in found], [rows for rows, _ in found])
-    if probs is None or probs.shape[1] != len(images.classes):
-        return None
-    return weigh("the ground truth", [probs[:, images.class_ids[at]]])
+    Whether boxes are whole pixels of their images (`sides` keeps the sizes that were read), the probability of the
+    image's class where the labels have the folder's classes, how alike an image's labels are in two epochs.
+    """
+    shares, at = _head([batch.shares for _, batch in looked_at], [rows for rows, _ in looked_at])
+    found: list[Evidence | None] = [None, None, None]
+    if shares is not None and not boxes.round_boxes:
+        for row in set(at.tolist()) - sides.keys():
+            sides[row] = size_or_none(images, row)
+        sizes = np.array([sides[row] for row in at.tolist()], np.int64)
+        found[0] = weigh("boxes", [boxes.fits(shares, sizes)], must_fit=True)
+    probs, at = _head([probs_of(batch) for _, batch in looked_at], [rows for rows, _ in looked_at])
+    if probs is not None and probs.shape[1] == len(images.classes):
+        found[1] = weigh("the ground truth", [probs[:, images.class_ids[at]]])
+    if len(epochs) == 2:
+        found[2] = label_evidence(epochs[0], epochs[1], probs_of)
+    return found
 
 
 def label_evidence(
@@ -344,7 +376,7 @@ def _check_last(batches: Batches, size: int, source: Path, images: ImageSource) 
     )
     try:
         with named(path):
-            rows = len(read_batch(path, "sre2l").shares)
+            rows = len(read_batches(path, "sre2l")[0].shares)
     except RejectedInput:
         return  # named when it is read
     check_count(number * size + rows, "an epoch is of", images, np.arange(len(images)), source)

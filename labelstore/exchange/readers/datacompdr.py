@@ -22,7 +22,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -72,7 +72,7 @@ def open_datacompdr(source: Path, images: ImageSource, stated: Stated) -> ImageF
     def look(path: Path) -> Contents:
         looked_at.append(read_sample(samples[path.relative_to(source).as_posix()]))
         m, d = looked_at[-1].embeddings.shape
-        return Contents(kind="embedding", num_crops=m, k=None, num_classes=d, dtype="float32")
+        return Contents(kind="embedding", num_crops=m, num_classes=d, dtype="float32")
 
     first = first_contents(source, [name for name in names if name in samples], look)
     size, configured = _configured(source)
@@ -82,13 +82,11 @@ def open_datacompdr(source: Path, images: ImageSource, stated: Stated) -> ImageF
             f"{source}: its crops were augmented further ({' and '.join(further)}), which a store cannot keep: "
             "`drop_augmentations` imports the labels without"
         )
-    if stated.num_crops is not None and stated.num_crops > first.num_crops:
-        raise UsageError(f"`num_crops={stated.num_crops}`: these files hold {first.num_crops}")
     if size is not None and stated.input_size not in (None, size):
         raise UsageError(
             f"`input_size={stated.input_size}`: {CONFIG} says {size} pixels; leave it out"
         )
-    num_crops, width = stated.num_crops or first.num_crops, looked_at[-1].embeddings.shape[1]
+    contents = replace(first, num_crops=stated.crops(first.num_crops), input_size=size)
     facts: dict[str, Any] = {
         "crops_in_files": first.num_crops,
         "teacher_values": teacher_values(looked_at[-1].embeddings),
@@ -97,17 +95,8 @@ def open_datacompdr(source: Path, images: ImageSource, stated: Stated) -> ImageF
     return ImageFiles(
         folder=source,
         names=names,
-        contents=Contents(
-            kind="embedding",
-            num_crops=num_crops,
-            k=None,
-            num_classes=width,
-            dtype=first.dtype,
-            input_size=size,
-        ),
-        parse=_SampleFile(
-            parts=parts, num_crops=num_crops, width=width, may_be_augmented=bool(further)
-        ),
+        contents=contents,
+        parse=_SampleFile(parts=parts, contents=contents, may_be_augmented=bool(further)),
         unmatched=unmatched,
         lost=(*LOST, *(f"parameters of {name}" for name in further)),
         facts={name: value for name, value in facts.items() if value is not None},
@@ -131,20 +120,18 @@ class Sample:
 class _SampleFile:
     parts: Sequence[Parts | None]
     """Per image row."""
-    num_crops: int
-    width: int
-    """D."""
+    contents: Contents
     may_be_augmented: bool
 
     def __call__(self, path: Path, image: int, height: int, width: int) -> ImageLabels:
         parts = self.parts[image]
         if parts is None:
             raise Refused("is missing")
-        sample, m = read_sample(parts), self.num_crops
+        sample, m = read_sample(parts), self.contents.num_crops
         held, values = sample.embeddings.shape
-        if held < m or values != self.width:
+        if held < m or values != self.contents.num_classes:
             raise Refused(
-                f"holds {held} embeddings of {values} values, where {m} of {self.width} are taken"
+                f"holds {held} embeddings of {values} values, where {m} of {self.contents.num_classes} are taken"
             )
         if sample.augmented and not self.may_be_augmented:
             raise Refused("holds crops that were augmented further, unlike the first file")

@@ -16,7 +16,7 @@ than boxes: the last boxes have none. Files of ms and mr are the same, the tempe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs.base import TopK
-from labelstore.errors import UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.readers.boxes import BoxShares, box_shares
 from labelstore.exchange.readers.label_values import (
@@ -69,31 +68,16 @@ def open_fkd(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
         "compression", "fkd files do not say what they are: ms, mr, hard, smoothing or full"
     )
     first = first_contents(folder, names, lambda path: _look(path, compression))
-    num_classes = first.num_classes or stated.need(
-        "num_classes", "fkd files do not say how many classes the teacher has"
-    )
-    if stated.num_crops is not None and stated.num_crops > first.num_crops:
-        raise UsageError(f"`num_crops={stated.num_crops}`: these fkd files hold {first.num_crops}")
-    num_crops = stated.num_crops or first.num_crops
-    contents = Contents(
-        kind=first.kind,
-        num_crops=num_crops,
-        k=first.k,
-        num_classes=first.num_classes,
-        dtype=first.dtype,
-    )
     parse = FkdFile(
-        num_crops=num_crops,
+        contents=replace(first, num_crops=stated.crops(first.num_crops)),
         in_file=first.num_crops,
-        kind=first.kind,
-        k=first.k,
-        num_classes=num_classes,
+        num_classes=first.num_classes or stated.classes("fkd"),
         boxes=boxes,
     )
     return ImageFiles(
         folder=folder,
         names=names,
-        contents=contents,
+        contents=parse.contents,
         parse=parse,
         parse_many=parse.many,
         unmatched=files_without_image(folder, names, ENDING),
@@ -105,12 +89,9 @@ def open_fkd(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
 class FkdFile:
     """Reads one label file, as it must be in this source."""
 
-    num_crops: int
-    """M, of which are taken."""
+    contents: Contents
     in_file: int
-    """Crops with labels in each file."""
-    kind: str
-    k: int | None
+    """Crops with labels in each file, of which M are taken."""
     num_classes: int
     boxes: BoxShares
 
@@ -119,7 +100,7 @@ class FkdFile:
         shares, flips, labels = read_fkd(path)
         if len(labels) != self.in_file:
             raise Refused(f"holds {len(labels)} crops, and the other files {self.in_file}")
-        m = self.num_crops
+        m = self.contents.num_crops
         return ImageLabels(
             labels=self._labels(labels[:m]),
             boxes=self.boxes.pixels(shares[:m], height, width),
@@ -131,7 +112,7 @@ class FkdFile:
 
         Raises Refused without a message where any of them is invalid.
         """
-        m = self.num_crops
+        m = self.contents.num_crops
         files = [read_fkd(path) for path in paths]
         kinds = {(*(array.dtype for array in file), file[2].shape) for file in files}
         if len(kinds) != 1 or len(files[0][2]) != self.in_file:
@@ -149,19 +130,21 @@ class FkdFile:
         ]
 
     def _labels(self, values: NDArray[Any]) -> TopK | NDArray[np.float32]:
-        if self.kind == "probabilities":
+        if self.contents.kind == "probabilities":
             if values.shape[1:] != (self.num_classes,):
                 raise Refused(
                     f"holds {values.shape[1:]} numbers per crop, and the other files ({self.num_classes},)"
                 )
             return whole_probabilities(values)
-        if values.ndim == 1 and self.k == 1:
+        if values.ndim == 1 and self.contents.k == 1:
             ids = class_ids(values, self.num_classes)[:, None]
             ones = np.ones(ids.shape, np.float32)
             return TopK(class_ids=ids, probs=ones, tail=np.zeros(len(ids), np.float32))
         pairs = values[:, :, None] if values.ndim == 2 else values
-        if pairs.ndim != 3 or pairs.shape[1:] != (2, self.k):
-            raise Refused(f"holds labels of shape {values.shape}, and the other files K={self.k}")
+        if pairs.ndim != 3 or pairs.shape[1:] != (2, self.contents.k):
+            raise Refused(
+                f"holds labels of shape {values.shape}, and the other files K={self.contents.k}"
+            )
         if pairs.dtype.kind != "f":
             raise Refused(f"holds probabilities of dtype {pairs.dtype}")
         return kept_probabilities(class_ids(pairs[:, 0], self.num_classes), pairs[:, 1])
@@ -198,17 +181,13 @@ def read_fkd(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
 def _look(path: Path, compression: str) -> Contents:
     _, _, labels = read_fkd(path)
     m, dtype = len(labels), str(labels.dtype)
-    if labels.ndim == 1:
-        if compression != "hard":
-            raise Refused(
-                f"holds one {labels.dtype} per crop, hard labels, which `compression={compression}` is not"
-            )
-        return Contents(kind="kept", num_crops=m, k=1, num_classes=None, dtype=dtype)
-    if labels.ndim == 2 and not (labels.shape[1] == 2 and compression in ("smoothing", "hard")):
-        return Contents(
-            kind="probabilities", num_crops=m, k=None, num_classes=labels.shape[1], dtype=dtype
+    if labels.ndim == 1 and compression != "hard":
+        raise Refused(
+            f"holds one {labels.dtype} per crop, hard labels, which `compression={compression}` is not"
         )
+    if labels.ndim == 2 and not (labels.shape[1] == 2 and compression in ("smoothing", "hard")):
+        return Contents(kind="probabilities", num_crops=m, num_classes=labels.shape[1], dtype=dtype)
     if labels.ndim == 3 and (labels.shape[1] != 2 or labels.shape[2] < 1):
         raise Refused(f"holds labels of shape {labels.shape}, none of FKD's")
-    k = 1 if labels.ndim == 2 else labels.shape[2]
-    return Contents(kind="kept", num_crops=m, k=k, num_classes=None, dtype=dtype)
+    k = labels.shape[2] if labels.ndim == 3 else 1
+    return Contents(kind="kept", num_crops=m, k=k, dtype=dtype)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -53,25 +54,13 @@ def label_file(key: str) -> str:
     return str(PurePosixPath(key).with_suffix(ENDING))
 
 
-def open_relabel(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
-    """ReLabel's maps for the images of a folder."""
-    return _open(source, images, stated, "relabel")
-
-
-def open_tokenlabeling(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
-    """TokenLabeling's maps for the images of a folder."""
-    return _open(source, images, stated, "tokenlabeling")
-
-
 def _open(source: Path, images: ImageSource, stated: Stated, format_name: str) -> ImageFiles:
     if stated.axis_order not in (None, *ORDERS):
         raise UsageError(f"`axis_order={stated.axis_order}`: label maps are {' or '.join(ORDERS)}")
     names = [label_file(key) for key in images.keys]
     folder = label_folder(source, images, names, format_name)
     refuse_shared(names, images)
-    num_classes = stated.need(
-        "num_classes", f"{format_name} files do not say how many classes the teacher has"
-    )
+    num_classes = stated.classes(format_name)
     contents = first_contents(folder, names, _look)
     assert contents.cells is not None
     parse = MapFile(shape=contents.cells, k=contents.k or 1, num_classes=num_classes, turned=False)
@@ -96,6 +85,10 @@ def _open(source: Path, images: ImageSource, stated: Stated, format_name: str) -
         unmatched=files_without_image(folder, names, ENDING),
         facts=facts,
     )
+
+
+open_relabel = partial(_open, format_name="relabel")
+open_tokenlabeling = partial(_open, format_name="tokenlabeling")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +207,6 @@ def _look(path: Path) -> Contents:
         kind="map",
         num_crops=1,
         k=values.shape[1],
-        num_classes=None,
         dtype=str(values.dtype),
         cells=(values.shape[2], values.shape[3]),
     )

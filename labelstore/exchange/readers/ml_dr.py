@@ -43,6 +43,7 @@ from labelstore.exchange.readers.image_orders import (
 from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
 from labelstore.exchange.readers.sources import (
     ImageFiles,
+    check_folder,
     files_without_image,
     first_contents,
     size_or_none,
@@ -74,8 +75,7 @@ RUN, RUNS = 16, 16
 
 def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
     """ml-dr's labels for the images of a folder, in the folder's order."""
-    if not source.is_dir():
-        raise RejectedInput(f"{source} is not a folder: give the folder with {CONFIG}")
+    check_folder(source, "ml-dr")
     with named(source / CONFIG):
         config = _configuration(load_torch(source / CONFIG))
     enabled, num_samples = config.enabled, config.num_samples
@@ -85,11 +85,7 @@ def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
             f"{source}: its crops were augmented further ({what}), which a store cannot keep: "
             "`drop_augmentations` imports the labels without"
         )
-    if stated.num_crops is not None and stated.num_crops > num_samples:
-        raise UsageError(f"`num_crops={stated.num_crops}`: these files hold {num_samples}")
-    num_classes = stated.need(
-        "num_classes", "ml-dr files do not say how many classes the teacher has"
-    )
+    num_crops, num_classes = stated.crops(num_samples), stated.classes("ml-dr")
     order, chosen = positions_of(
         source,
         images,
@@ -102,7 +98,6 @@ def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
     names = files_of_positions(order, len(images), lambda position: f"{position}{ENDING}")
     mixed = any(name in enabled for name in MIXING)
     k = first_contents(source, names, _look).k
-    num_crops = stated.num_crops or num_samples
     unmatched = [
         name
         for name in files_without_image(source, [*names, CONFIG], ENDING)
@@ -117,7 +112,6 @@ def open_ml_dr(source: Path, images: ImageSource, stated: Stated) -> ImageFiles:
             kind="kept",
             num_crops=num_crops,
             k=k,
-            num_classes=None,
             dtype="float32",
             mixed=mixed,
             temperature=1.0,
@@ -172,49 +166,23 @@ class _MlDrFile:
         )
 
     def _crop(self, params: Value) -> _Crop:
-        entries: Any = params
-        if isinstance(params, dict):
-            return self._uncompressed(params)
-        expected = len(self.enabled) + self.mixed
-        if not isinstance(entries, (list, tuple)) or len(entries) != expected:
-            raise Refused(f"has crops without the {expected} parameters that {CONFIG} promises")
-        partner = None
-        if self.mixed:
-            partner, entries = entries[0], entries[1:]
-        by_name = dict(zip(self.enabled, entries, strict=True))
-        return self._found(by_name, partner, paired=partner is not None)
-
-    def _uncompressed(self, params: dict[Any, Any]) -> _Crop:
-        partner = params.get("id2")
-        by_name = {name: params.get(name) for name in self.enabled}
-        mixing = any(by_name.get(name) is not None for name in MIXING)
-        # every parameter is a pair here; its second half means something only where there is a partner
-        return self._found(by_name, partner if mixing else None, paired=True)
-
-    def _found(self, by_name: dict[str, Any], partner: Value, *, paired: bool) -> _Crop:
-        if partner is not None:
-            if not (type(partner) is int and 0 <= partner < len(self.order)):
-                raise Refused(f"has a crop that was mixed with image {shown(partner, 20)}")
-            partner = int(self.order[partner])
-            if partner < 0:
-                raise Refused(
-                    "has a crop that was mixed with an image that the folder does not have"
-                )
-        boxes, flips = [], []
-        for half in (0, 1) if partner is not None else (0,):
-            box = _half(by_name.get("random_resized_crop"), half, paired=paired)
-            flip = _half(by_name.get("random_horizontal_flip"), half, paired=paired)
-            boxes.append(pixel_box(box))
-            flips.append(_flip(flip))
+        by_name, partner, paired = _parameters(params, self.enabled)
+        own = _box_and_flip(by_name, 0, paired=paired)
         blend, share, pasted = _blend(by_name.get("mixup"), by_name.get("cutmix"))
         if partner is None:
-            return _Crop(box=boxes[0], flip=flips[0])
+            return _Crop(box=own[0], flip=own[1])
+        if not (type(partner) is int and 0 <= partner < len(self.order)):
+            raise Refused(f"has a crop that was mixed with image {shown(partner, 20)}")
+        row = int(self.order[partner])
+        if row < 0:
+            raise Refused("has a crop that was mixed with an image that the folder does not have")
+        other = _box_and_flip(by_name, 1, paired=paired)
         return _Crop(
-            box=boxes[0],
-            flip=flips[0],
-            partner=partner,
-            partner_box=boxes[1],
-            partner_flip=flips[1],
+            box=own[0],
+            flip=own[1],
+            partner=row,
+            partner_box=other[0],
+            partner_flip=other[1],
             blend=blend,
             share=share,
             pasted=pasted,
@@ -257,9 +225,7 @@ def _look(path: Path) -> Contents:
     classes = samples[0][2]
     if not isinstance(classes, list) or not classes:
         raise Refused("holds a sample without classes")
-    return Contents(
-        kind="kept", num_crops=len(samples), k=len(classes), num_classes=None, dtype="float32"
-    )
+    return Contents(kind="kept", num_crops=len(samples), k=len(classes), dtype="float32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,29 +315,46 @@ class _Boxes:
         return [weigh("boxes", groups, must_fit=True)]
 
     def _boxes(self, position: int) -> NDArray[np.int64] | None:
-        path = self.source / f"{position}{ENDING}"
+        path, enabled = self.source / f"{position}{ENDING}", self.config.enabled
         try:
             with named(path):
-                return _own_boxes(read_ml_dr(path)[1], self.config.enabled)
+                found = [_parameters(each[0], enabled) for each in read_ml_dr(path)[1]]
+                return np.array([_box_and_flip(p, 0, paired=pair)[0] for p, _, pair in found])
         except RejectedInput:
             return None  # named when it is read
 
 
-def _own_boxes(
-    samples: Sequence[tuple[Any, Any, Any]], enabled: tuple[str, ...]
-) -> NDArray[np.int64]:
-    """The boxes (M, 4) of an image's own crops."""
+def _parameters(params: Value, enabled: tuple[str, ...]) -> tuple[dict[str, Any], Value, bool]:
+    """Parameters by transformation, the partner, and whether each is [mine, partner's]."""
+    if isinstance(
+        params, dict
+    ):  # not compressed: always pairs, of which the second means something with a partner
+        is_mixed = any(params.get(name) is not None for name in MIXING if name in enabled)
+        by_name = {name: params.get(name) for name in enabled}
+        return by_name, params.get("id2") if is_mixed else None, True
     mixed = any(name in enabled for name in MIXING)
-    boxes = []
-    for params, _, _ in samples:
-        if isinstance(params, dict):
-            boxes.append(pixel_box(_half(params.get("random_resized_crop"), 0, paired=True)))
-            continue
-        if not isinstance(params, (list, tuple)) or len(params) != len(enabled) + mixed:
-            raise Refused("has crops with other parameters than its configuration")
-        value = params[mixed + enabled.index("random_resized_crop")]
-        boxes.append(pixel_box(_half(value, 0, paired=mixed and params[0] is not None)))
-    return np.array(boxes, np.int64)
+    if not isinstance(params, (list, tuple)) or len(params) != len(enabled) + mixed:
+        raise Refused(
+            f"has crops without the {len(enabled) + mixed} parameters that {CONFIG} promises"
+        )
+    partner = params[0] if mixed else None
+    return dict(zip(enabled, params[mixed:], strict=True)), partner, partner is not None
+
+
+def _box_and_flip(
+    by_name: dict[str, Any], half: int, *, paired: bool
+) -> tuple[tuple[int, int, int, int], bool]:
+    values = [by_name.get("random_resized_crop"), by_name.get("random_horizontal_flip")]
+    if paired:
+        if not all(
+            isinstance(value, (list, tuple)) and len(value) > half
+            for value in values[: 1 + ("random_horizontal_flip" in by_name)]
+        ):
+            raise Refused("holds a mixed crop without its partner's parameters")
+        values = [None if value is None else value[half] for value in values]
+    if values[1] is not None and not isinstance(values[1], bool):
+        raise Refused("holds a flip that is no flag")
+    return pixel_box(values[0]), bool(values[1])
 
 
 def _row(values: Value, kind: type, k: int) -> list[Any]:
@@ -384,22 +367,6 @@ def _row(values: Value, kind: type, k: int) -> list[Any]:
     if kind is int and not all(-(2**31) <= value < 2**31 for value in values):
         raise Refused("holds classes beyond any")
     return list(values)
-
-
-def _half(value: Value, half: int, *, paired: bool) -> Value:
-    if not paired:
-        return value
-    if not isinstance(value, (list, tuple)) or len(value) <= half:
-        raise Refused("holds a mixed crop without its partner's parameters")
-    return value[half]
-
-
-def _flip(value: Value) -> bool:
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise Refused("holds a flip that is no flag")
-    return value
 
 
 def _blend(mixup: Value, cutmix: Value) -> tuple[float, float, tuple[int, int, int, int]]:

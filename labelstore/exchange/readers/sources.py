@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from labelstore.arrays.durable import storage_errors
 from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import RejectedInput, StorageError, UsageError
-from labelstore.exchange.labels import BadFile, Contents, ImageLabels
+from labelstore.exchange.labels import BadFile, Contents, ImageLabels, LabelSource
 from labelstore.images import ImageSource, image_size
 from labelstore.untrusted.refusal import Refused, named
 
@@ -33,30 +33,21 @@ MAX_LISTED = 10_000
 
 
 @dataclass(kw_only=True)
-class ImageFiles:
-    """A source with one file per image. `parse(path, height, width)` reads one; it raises Refused."""
+class ImageFiles(LabelSource):
+    """A source with one file per image. `parse(path, image row, height, width)` reads one; it raises Refused."""
 
     folder: Path
     names: Sequence[str]
     """Per image row its file, relative to the folder."""
-    contents: Contents
     parse: Callable[[Path, int, int, int], ImageLabels]
-    """(path, image row, height, width) -> labels."""
     parse_many: Callable[[Sequence[Path], Sequence[tuple[int, int]]], list[ImageLabels]] | None = (
         None
     )
     """(paths, heights and widths) -> labels, of all or Refused."""
-    unmatched: Sequence[str] = ()
-    lost: Sequence[str] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    bad: Sequence[BadFile] = ()
 
     def file_of(self, image: int) -> Path:
         """The label file of an image."""
         return self.folder / self.names[image]
-
-    def prepare(self, scratch: Path | None, progress: Progress) -> None:
-        """Nothing: files are read image by image."""
 
     def read(self, image: int, height: int, width: int) -> ImageLabels:
         """Labels of an image of this size. RejectedInput naming the file."""
@@ -74,9 +65,6 @@ class ImageFiles:
             return self.parse_many([self.file_of(image) for image in images], sizes)
         except (Refused, MemoryError):
             return None  # one of them is to be named
-
-    def close(self) -> None:
-        """Nothing was laid out."""
 
 
 def first_contents(
@@ -96,6 +84,12 @@ def first_contents(
     raise problem
 
 
+def check_folder(source: Path, format_name: str) -> None:
+    """RejectedInput unless the source is a folder."""
+    if not source.is_dir():
+        raise RejectedInput(f"{source} is not a folder: give the folder of the {format_name} files")
+
+
 def label_folder(source: Path, images: ImageSource, names: Sequence[str], format_name: str) -> Path:
     """The folder below which label files are named like images; RejectedInput where there is none.
 
@@ -103,8 +97,7 @@ def label_folder(source: Path, images: ImageSource, names: Sequence[str], format
     `SAVE/imagenet/train/n01440764/...` for images in `.../imagenet/train`. Folders that hold one folder and nothing
     else are looked into as well.
     """
-    if not source.is_dir():
-        raise RejectedInput(f"{source} is not a folder: give the folder of the {format_name} files")
+    check_folder(source, format_name)
     parts = images.root.absolute().parts
     step = max(1, len(names) // LOOKED_AT)
     candidates = [source, *(source.joinpath(*parts[-n:]) for n in (1, 2, 3) if n < len(parts))]
@@ -187,12 +180,20 @@ class Piece:
     """(r,) crop numbers; None: in the order of the files."""
 
 
-Finish = Callable[[Mapping[str, NDArray[Any]], int, int, int, NDArray[np.int64]], ImageLabels]
-"""(values (M, ...), image row, height, width, sizes (images, 2)) -> labels; raises Refused."""
+@dataclass(frozen=True, kw_only=True)
+class ImageRows:
+    """The rows of one image, in the order of its crops."""
+
+    values: Mapping[str, NDArray[Any]]
+    """Field -> (M, ...)."""
+    height: int
+    width: int
+    sizes: NDArray[np.int64]
+    """(images, 2) heights and widths of all images, where a source keeps them."""
 
 
 @dataclass(kw_only=True)
-class Scattered:
+class Scattered(LabelSource):
     """A source of pieces. `read_piece(number)` raises Refused or RejectedInput."""
 
     source: Path
@@ -202,16 +203,12 @@ class Scattered:
     read_piece: Callable[[int], Piece] | None
     most: int
     """Crops that an image may have."""
-    finish: Finish
-    contents: Contents
+    finish: Callable[[ImageRows], ImageLabels]
+    """Raises Refused."""
     num_crops: int | None = None
     """M that was asked for; None: as many as all images have."""
     needs_sizes: bool = False
     """Whether `finish` wants the sizes of other images."""
-    unmatched: Sequence[str] = ()
-    lost: Sequence[str] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    bad: Sequence[BadFile] = ()
     folder: Path | None = None
     shapes: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     rows: int = 0
@@ -263,13 +260,7 @@ class Scattered:
                 if name not in (HAVE, "size")
             }
             sizes = self._array("size") if self.needs_sizes else np.zeros((0, 2), np.int64)
-            return self.finish(values, image, height, width, sizes)
-
-    def read_many(
-        self, images: Sequence[int], sizes: Sequence[tuple[int, int]]
-    ) -> list[ImageLabels] | None:
-        """None: rows are laid out by image already."""
-        return None
+            return self.finish(ImageRows(values=values, height=height, width=width, sizes=sizes))
 
     def close(self) -> None:
         """Remove the scratch folder."""

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.errors import RejectedInput, StorageError, UsageError
+from labelstore.errors import RejectedInput, StorageError
 from labelstore.exchange.labels import Contents, ImageLabels, Kind
 from labelstore.exchange.readers.boxes import BoxShares, box_shares, pixel_boxes, whole_image
 from labelstore.exchange.readers.label_values import (
@@ -39,7 +39,7 @@ from labelstore.exchange.readers.label_values import (
     truths,
     whole_probabilities,
 )
-from labelstore.exchange.readers.sources import Piece, Scattered
+from labelstore.exchange.readers.sources import ImageRows, Piece, Scattered
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named, read_bytes, shown
@@ -159,18 +159,12 @@ def table_source(
     """A source of tables with the fields above; `first` is one of them, arrays (n, M, ...)."""
     with named(paths[0]):
         kind, k, num_classes = _kind(first)
-    if kind == "kept":
-        num_classes = stated.need(
-            "num_classes",
-            f"{format_name} files with class_id do not say how many classes there are",
-        )
+    num_classes = num_classes or stated.classes(format_name)
     if "box" not in first:
         stated.need("whole_images", "there is no box; without boxes crops can only be whole images")
     most = most or next(value for name, value in first.items() if name != "key").shape[1]
-    if stated.num_crops is not None and stated.num_crops > most:
-        raise UsageError(f"`num_crops={stated.num_crops}`: these files hold {most}")
+    num_crops = stated.crops(most)
     values = first["logit"] if kind == "outputs" else first["prob"]
-    assert num_classes is not None
     return Scattered(
         source=source,
         images=images,
@@ -184,7 +178,7 @@ def table_source(
         ),
         contents=Contents(
             kind=kind,
-            num_crops=stated.num_crops or most,
+            num_crops=num_crops,
             k=k,
             num_classes=None if kind == "kept" else num_classes,
             dtype=str(values.dtype),
@@ -217,14 +211,8 @@ class _Finish:
     num_classes: int
     boxes: BoxShares
 
-    def __call__(
-        self,
-        values: Mapping[str, NDArray[Any]],
-        image: int,
-        height: int,
-        width: int,
-        sizes: NDArray[np.int64],
-    ) -> ImageLabels:
+    def __call__(self, rows: ImageRows) -> ImageLabels:
+        values, height, width = rows.values, rows.height, rows.width
         m = len(next(iter(values.values())))
         flips = truths(values["flip"], "flips") if "flip" in values else np.zeros(m, bool)
         if "box" not in values:

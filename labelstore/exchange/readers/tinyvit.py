@@ -25,16 +25,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.readers.image_orders import Chosen, check_count, positions_of, rows_by_name
 from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
-from labelstore.exchange.readers.sources import Piece, Scattered
+from labelstore.exchange.readers.sources import ImageRows, Piece, Scattered, check_folder
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.refusal import Refused, named, read_bytes
@@ -53,11 +51,7 @@ def open_tinyvit(source: Path, images: ImageSource, stated: Stated) -> Scattered
         "TinyViT's crops were augmented further, which a store cannot keep; labels of crops that were mixed with "
         "others (MIXUP or CUTMIX above 0) must not be imported",
     )
-    num_classes = stated.need(
-        "num_classes", "tinyvit files do not say how many classes the teacher has"
-    )
-    if stated.num_crops is not None and stated.num_crops > len(folders):
-        raise UsageError(f"`num_crops={stated.num_crops}`: these files hold {len(folders)} epochs")
+    num_crops, num_classes = stated.crops(len(folders)), stated.classes("tinyvit")
     keys = _Keys.of(source, folders, images, stated)
     pieces = [path for folder in folders for path in sorted(folder.glob("rank*-values.bin"))]
     if not pieces:
@@ -79,9 +73,8 @@ def open_tinyvit(source: Path, images: ImageSource, stated: Stated) -> Scattered
         ),
         contents=Contents(
             kind="kept",
-            num_crops=stated.num_crops or len(folders),
+            num_crops=num_crops,
             k=k,
-            num_classes=None,
             dtype="float16",
             temperature=1.0,
         ),
@@ -165,18 +158,11 @@ class _Finish:
     num_classes: int
     law: CropLaw
 
-    def __call__(
-        self,
-        values: Mapping[str, NDArray[Any]],
-        image: int,
-        height: int,
-        width: int,
-        sizes: NDArray[np.int64],
-    ) -> ImageLabels:
-        seeds = values["seed"]
+    def __call__(self, rows: ImageRows) -> ImageLabels:
+        values, seeds = rows.values, rows.values["seed"]
         if seeds.min() < 0:
             raise Refused(f"has seed {seeds.min()}")
-        crops = [self.law.crop(int(seed), height, width) for seed in seeds]
+        crops = [self.law.crop(int(seed), rows.height, rows.width) for seed in seeds]
         boxes = np.array([box for box, _ in crops], np.int64)
         if boxes[:, 2:].min() < 1:
             raise Refused("has a crop without pixels")
@@ -188,8 +174,7 @@ class _Finish:
 
 
 def _epochs(source: Path) -> tuple[list[Path], int]:
-    if not source.is_dir():
-        raise RejectedInput(f"{source} is not a folder: give the folder of the tinyvit files")
+    check_folder(source, "tinyvit")
     matches = (
         (re.fullmatch(r"logits_top(\d{1,4})_epoch(\d{1,6})", p.name), p) for p in source.iterdir()
     )

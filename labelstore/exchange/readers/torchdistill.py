@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.errors import RejectedInput
 from labelstore.exchange.labels import Contents, ImageLabels
 from labelstore.exchange.readers.boxes import whole_image
 from labelstore.exchange.readers.image_orders import (
@@ -22,7 +21,12 @@ from labelstore.exchange.readers.image_orders import (
     positions_of,
 )
 from labelstore.exchange.readers.label_values import finite
-from labelstore.exchange.readers.sources import ImageFiles, files_without_image, first_contents
+from labelstore.exchange.readers.sources import (
+    ImageFiles,
+    check_folder,
+    files_without_image,
+    first_contents,
+)
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.untrusted.inert_values import array_of, kind_of
@@ -48,8 +52,7 @@ def open_torchdistill(source: Path, images: ImageSource, stated: Stated) -> Imag
         "whole_images",
         "torchdistill's cache does not say which crops the teacher saw; whole images are all it can mean",
     )
-    if not source.is_dir():
-        raise RejectedInput(f"{source} is not a folder: give the folder of the cache")
+    check_folder(source, "torchdistill")
     order, chosen = positions_of(
         source,
         images,
@@ -103,6 +106,4 @@ def _read(path: Path) -> NDArray[np.float32]:
 
 
 def _look(path: Path) -> Contents:
-    return Contents(
-        kind="outputs", num_crops=1, k=None, num_classes=len(_read(path)), dtype="float32"
-    )
+    return Contents(kind="outputs", num_crops=1, num_classes=len(_read(path)), dtype="float32")

@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 
 from labelstore.arrays.hdf5_table import Hdf5Table, TableColumn
 from labelstore.codecs import id_dtype, in_short
-from labelstore.codecs.base import TopK
 from labelstore.exchange.exported import Export, ExportedBlock, Writer
 
 LAYOUT = "labelstore-hdf5/1"
@@ -74,16 +73,8 @@ class Hdf5Writer(Writer):
             "width": block.sides[:, 1],
             "box": block.boxes,
             "flip": block.flips.astype(np.uint8),
+            **block.label_arrays(self.export),
         }
-        if isinstance(block.labels, TopK):
-            values |= {
-                "class_id": block.labels.class_ids,
-                "prob": block.labels.probs,
-                "tail": block.labels.tail,
-            }
-        else:
-            assert isinstance(block.labels, np.ndarray)
-            values["logit" if self.export.gives_outputs else "prob"] = block.labels
         if block.mixed is not None:
             values |= {name: block.mixed[name] for name in _MIXING}
             values["mix_key"] = self._keys[block.mixed["mix_image"].astype(np.int64)]
@@ -129,36 +120,31 @@ class Hdf5Writer(Writer):
         export, labels = self.export, self.export.labels
         m, classes = len(export.crops), labels.num_classes
         text = f"S{max(len(str(key).encode()) for key in self._keys if key is not None)}"
-        columns = {
-            "key": TableColumn(dtype=text, about="path relative to the image folder"),
-            "ground_truth": TableColumn(dtype="<i4", about="index into class_names, -1 for none"),
-            "height": TableColumn(dtype="<i4", about="of the original image, pixels"),
-            "width": TableColumn(dtype="<i4", about="of the original image, pixels"),
-            "box": TableColumn(
-                dtype="<u2", shape=(m, 4), about="top, left, height, width in pixels of the image"
-            ),
-            "flip": TableColumn(dtype="u1", shape=(m,), about="1: mirrored left to right"),
+        columns: dict[str, tuple[str, tuple[int, ...], str]] = {
+            "key": (text, (), "path relative to the image folder"),
+            "ground_truth": ("<i4", (), "index into class_names, -1 for none"),
+            "height": ("<i4", (), "of the original image, pixels"),
+            "width": ("<i4", (), "of the original image, pixels"),
+            "box": ("<u2", (m, 4), "top, left, height, width in pixels of the image"),
+            "flip": ("u1", (m,), "1: mirrored left to right"),
         }
         if export.kept is not None:
             kept = (m, export.kept)
-            columns["class_id"] = TableColumn(
-                dtype=id_dtype(classes).str, shape=kept, about="classes of the label"
-            )
-            columns["prob"] = TableColumn(dtype="<f4", shape=kept, about="their probabilities")
-            columns["tail"] = TableColumn(
-                dtype="<f4", shape=(m,), about="mass of all other classes, which share it evenly"
-            )
+            columns["class_id"] = (id_dtype(classes).str, kept, "classes of the label")
+            columns["prob"] = ("<f4", kept, "their probabilities")
+            columns["tail"] = ("<f4", (m,), "mass of all other classes, which share it evenly")
+        elif export.gives_outputs:
+            columns["logit"] = ("<f4", (m, classes), "outputs before softmax")
         else:
-            name = "logit" if export.gives_outputs else "prob"
-            about = "outputs before softmax" if export.gives_outputs else "of every class"
-            columns[name] = TableColumn(dtype="<f4", shape=(m, classes), about=about)
+            columns["prob"] = ("<f4", (m, classes), "of every class")
         if export.is_mixed:
-            columns["mix_key"] = TableColumn(
-                dtype=text, shape=(m,), about="key of the image that was mixed in"
-            )
+            columns["mix_key"] = (text, (m,), "key of the image that was mixed in")
             for name, (dtype, shape, about) in _MIXING.items():
-                columns[name] = TableColumn(dtype=dtype, shape=(m, *shape), about=about)
-        return columns
+                columns[name] = (dtype, (m, *shape), about)
+        return {
+            name: TableColumn(dtype=dtype, shape=shape, about=about)
+            for name, (dtype, shape, about) in columns.items()
+        }
 
     def _attributes(self) -> dict[str, str | int | float]:
         labels = self.export.labels

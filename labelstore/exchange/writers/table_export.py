@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import TopK
 from labelstore.exchange.exported import Export, ExportedBlock, Writer
 
 
@@ -30,14 +29,6 @@ class _TableWriter(Writer):
         self._files += 1
         return self.folder / f"part-{self._files - 1:05d}.{self.ending}"
 
-    def labels(self, block: ExportedBlock) -> dict[str, NDArray[Any]]:
-        """Arrays (n, m, ...) of the labels by the names of `exchange.npz`."""
-        labels = block.labels
-        if isinstance(labels, TopK):
-            return {"class_id": labels.class_ids, "prob": labels.probs, "tail": labels.tail}
-        assert isinstance(labels, np.ndarray)
-        return {"logit" if self.export.gives_outputs else "prob": labels}
-
 
 class NpzWriter(_TableWriter):
     """Writes one archive per image block."""
@@ -50,7 +41,7 @@ class NpzWriter(_TableWriter):
             "key": np.array(block.keys),
             "box": block.boxes,
             "flip": block.flips.astype(np.uint8),
-            **self.labels(block),
+            **block.label_arrays(self.export),
         }
         with self.next_file().open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its own flags
@@ -78,7 +69,7 @@ class ParquetWriter(_TableWriter):
         for at, name in enumerate(("top", "left", "height", "width")):
             columns[name] = block.boxes[..., at].reshape(-1)
         columns["flip"] = block.flips.reshape(-1)
-        for name, values in self.labels(block).items():
+        for name, values in block.label_arrays(self.export).items():
             flat = pa.array(np.ascontiguousarray(values).reshape(-1))
             if values.ndim == 2:
                 columns[name] = flat

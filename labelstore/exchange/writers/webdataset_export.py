@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs import in_short
-from labelstore.codecs.base import TopK
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.exported import Export, ExportedBlock, Writer
 from labelstore.images import EXTENSIONS, digest, file_finder
@@ -112,7 +111,7 @@ class WebDatasetWriter(Writer):
             self._tar = None
 
     def _entries(self, block: ExportedBlock, at: int) -> Iterator[tuple[str, bytes]]:
-        labels, crops, key = block.labels, self.export.crops, block.keys[at]
+        crops, key = self.export.crops, block.keys[at]
         truth = int(block.ground_truth[at])
         names = self.export.labels.store.class_names
         yield "cls", str(truth).encode()
@@ -126,13 +125,8 @@ class WebDatasetWriter(Writer):
         yield "json", json.dumps(about, sort_keys=True, ensure_ascii=False).encode()
         yield "boxes.npy", _npy(block.boxes[at])
         yield "flips.npy", _npy(block.flips[at].astype(np.uint8))
-        if isinstance(labels, TopK):
-            yield "class_ids.npy", _npy(labels.class_ids[at])
-            yield "probs.npy", _npy(labels.probs[at])
-            yield "tail.npy", _npy(labels.tail[at])
-        else:
-            assert isinstance(labels, np.ndarray)
-            yield "logits.npy" if self.export.gives_outputs else "probs.npy", _npy(labels[at])
+        for name, array in block.label_arrays(self.export).items():
+            yield f"{name}.npy" if name == "tail" else f"{name}s.npy", _npy(array[at])
         if self._image_file is not None:
             ending = key.rpartition(".")[2]
             if f".{ending.lower()}" not in EXTENSIONS:
