@@ -44,7 +44,7 @@ EXPORTS = {
     "ml-dr": ("torch_export", "MlDrWriter"),
     "npz": ("table_export", "NpzWriter"),
     "parquet": ("table_export", "ParquetWriter"),
-    "hdf5": ("hdf5_export", "Hdf5Writer"),
+    "hdf5": ("table_export", "Hdf5Writer"),
     "webdataset": ("webdataset_export", "WebDatasetWriter"),
 }
 """Name -> module of `exchange.writers` and its writer."""

@@ -1,4 +1,7 @@
-"""`labelstore import`: labels that another project wrote become a label set, block by block, checked on the way."""
+"""`labelstore import`: labels that another project wrote become a label set, block by block, checked on the way.
+
+`FORMATS` has every format by the name that the command line gives it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,7 @@ from labelstore.commit.lease_keeper import Progress
 from labelstore.commit.worker import work_through
 from labelstore.errors import RejectedInput, UsageError, check_utf8
 from labelstore.exchange.block_import import BlockResult, ImportedBlocks
-from labelstore.exchange.formats import open_source
-from labelstore.exchange.labels import BadFile, Conversion, LabelSource
+from labelstore.exchange.labels import BadFile, Conversion, LabelSource, OpenSource
 from labelstore.exchange.registering import Target, existing_plan, prepared, target_of
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource, ignored_words, open_images, torchvision_classes
@@ -25,6 +28,40 @@ from labelstore.store import Store
 from labelstore.store.layout import label_layout
 from labelstore.store.opening import exists
 from labelstore.store.outputs import Outputs
+
+FORMATS = {
+    "fkd": ("fkd", "open_fkd"),
+    "relabel": ("label_maps", "open_relabel"),
+    "tokenlabeling": ("label_maps", "open_tokenlabeling"),
+    "sre2l": ("batch_files", "open_sre2l"),
+    "lpld": ("batch_files", "open_lpld"),
+    "lpqld": ("batch_files", "open_lpqld"),
+    "edc": ("batch_files", "open_edc"),
+    "gvbsm": ("batch_files", "open_gvbsm"),
+    "hald": ("batch_files", "open_hald"),
+    "ml-dr": ("ml_dr", "open_ml_dr"),
+    "datacompdr": ("datacompdr", "open_datacompdr"),
+    "tinyvit": ("tinyvit", "open_tinyvit"),
+    "torchdistill": ("torchdistill", "open_torchdistill"),
+    "npz": ("tables", "open_npz"),
+    "parquet": ("tables", "open_parquet"),
+}
+"""Name -> module of `exchange.readers` and its function."""
+ORDERED = ("sre2l", "ml-dr", "tinyvit", "torchdistill")
+"""Formats that name an image by its position in a data set, and do not say which one."""
+
+
+def open_source(format_name: str, source: Path, images: ImageSource, stated: Stated) -> LabelSource:
+    """The labels that `source` holds for the images of a folder; UsageError for an unknown format."""
+    if format_name not in FORMATS:
+        raise UsageError(f"no format {format_name!r}: choose one of {', '.join(FORMATS)}")
+    if stated.order is not None and format_name not in ORDERED:
+        raise UsageError(
+            f"order {stated.order[:100]}: {format_name} files say which image is which; leave it out"
+        )
+    module, function = FORMATS[format_name]
+    opener: OpenSource = getattr(import_module(f"labelstore.exchange.readers.{module}"), function)
+    return opener(source, images, stated)
 
 
 @dataclass(frozen=True, kw_only=True)

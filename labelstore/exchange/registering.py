@@ -84,12 +84,7 @@ def target_of(
 ) -> Target:
     """The label set that these labels are to become; UsageError where that is not possible."""
     contents = found.contents
-    num_classes = contents.num_classes or stated.num_classes
-    if num_classes is None:
-        stated.need(
-            "num_classes", f"{format_name} files do not say how many classes the teacher has"
-        )
-    assert num_classes is not None
+    num_classes = contents.num_classes or stated.classes(format_name)
     if stated.num_classes is not None and not 1 <= stated.num_classes <= MAX_CLASSES:
         raise UsageError(f"`num_classes={stated.num_classes}`: 1 to {MAX_CLASSES}")
     codec = _codec(contents, stated, dtype)

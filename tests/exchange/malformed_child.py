@@ -34,7 +34,7 @@ def ring(*_: object) -> None:
 def read(format_name: str, source: Path, images: Path, arguments: list[str]) -> int:
     from labelstore.errors import RejectedInput
     from labelstore.exchange import Stated
-    from labelstore.exchange.formats import open_source
+    from labelstore.exchange.importing import open_source
     from labelstore.images import image_size, scan_folder
 
     folder = scan_folder(images)

@@ -24,7 +24,7 @@ import labelstore
 from cli.import_facts import import_facts
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange import Stated, import_labels
-from labelstore.exchange.formats import open_source
+from labelstore.exchange.importing import open_source
 from labelstore.exchange.readers.boxes import possible_sides
 from labelstore.exchange.readers.image_orders import weigh
 from labelstore.images import image_size, open_images
