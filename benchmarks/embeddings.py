@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from benchmarks.machine import processor
 from labelstore.analysis.output_cosine import cosine
 from labelstore.codecs import Logits, ProductCodes, RawOutputs
-from labelstore.codecs.smallest import stored_bytes
+from labelstore.codecs.codec_traits import stored_bytes
 from labelstore.cropping.crop_plan import CropPlan
 from labelstore.cropping.replay import replay_many
 from labelstore.testing.digit_pictures import PHOTOGRAPHS, photographs

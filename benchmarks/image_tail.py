@@ -27,7 +27,7 @@ from PIL import Image
 from benchmarks.machine import processor
 from benchmarks.real_tail import TASKS, random_crops, train
 from labelstore.codecs import MarginalSmoothing, TopK, choose_class_ids, top_k
-from labelstore.codecs.smallest import field_bytes
+from labelstore.codecs.codec_traits import field_bytes
 from labelstore.cropping.crop_plan import CropPlan
 from labelstore.cropping.replay import replay_many
 from labelstore.testing.digit_pictures import PHOTOGRAPHS, photographs

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from benchmarks import label_model
 from labelstore.codecs import MarginalSmoothing, TopK
 from labelstore.codecs.base import Field
-from labelstore.codecs.smallest import field_bytes
+from labelstore.codecs.codec_traits import field_bytes
 from labelstore.store.layout import PLAN_FIELDS
 
 CATALOGUE = 0.45

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.image_tail import CLASSES, kl, softmax, teacher_logits
 from benchmarks.machine import processor
 from labelstore.codecs import MarginalSmoothing, choose_class_ids, top_k
-from labelstore.codecs.smallest import stored_bytes
+from labelstore.codecs.codec_traits import stored_bytes
 
 TEMPERATURES = (20.0, 4.0, 1.0)
 """Theirs is 20; the dynamic knowledge reuse of the paper lets it fall in a run."""

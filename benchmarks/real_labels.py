@@ -25,7 +25,7 @@ from benchmarks.papers.real import stamps
 from benchmarks.real_teacher import weights
 from labelstore.analysis.histogram import PAPER_RATIOS, TABLE_1_EDGES
 from labelstore.codecs import MarginalSmoothing, top_k
-from labelstore.codecs.smallest import field_bytes
+from labelstore.codecs.codec_traits import field_bytes
 from labelstore.cropping.crop_plan import CropPlan
 from labelstore.store.layout import BOX, FLIP
 

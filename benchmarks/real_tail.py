@@ -31,7 +31,7 @@ from benchmarks import label_model
 from benchmarks.machine import processor
 from labelstore.analysis.histogram import TABLE_1_EDGES
 from labelstore.codecs import MarginalSmoothing, TopK, choose_class_ids, top_k
-from labelstore.codecs.smallest import field_bytes
+from labelstore.codecs.codec_traits import field_bytes
 from labelstore.testing.digit_pictures import photographs
 
 CLASSES, K = 1000, 5

@@ -31,7 +31,7 @@ from labelstore.codecs import (
     top_k,
 )
 from labelstore.codecs.base import LabelCodec, TopK
-from labelstore.codecs.smallest import field_bytes
+from labelstore.codecs.codec_traits import field_bytes
 from labelstore.codecs.topk import first_classes
 from labelstore.errors import UsageError
 

@@ -22,7 +22,7 @@ from labelstore.calibration import (
     rule_from_record,
 )
 from labelstore.codecs import SparseLabels, densify, over_union, relative_temperature
-from labelstore.codecs.topk import missing_id
+from labelstore.codecs.base import missing_id
 from labelstore.errors import UsageError
 from labelstore.store.calibrated import calibrated, without_discarded
 from labelstore.store.chosen_images import crop_numbers

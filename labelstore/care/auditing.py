@@ -24,7 +24,7 @@ from labelstore.care.relabelling import Relabeller
 from labelstore.catalogue.records import LabelSetRow
 from labelstore.codecs import MarginalSmoothing, codec_from_record, is_map
 from labelstore.codecs.base import LabelCodec, TopK
-from labelstore.codecs.tolerances import tolerance_of
+from labelstore.codecs.codec_traits import tolerance_of
 from labelstore.codecs.topk import first_classes
 from labelstore.commit.lease_keeper import Progress
 from labelstore.cropping.crop_augmentation import Operations, planned_augmentation

@@ -9,20 +9,26 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeAlias
 
-from labelstore.codecs.base import Arrays, Field, LabelCodec, MapTopK, SparseLabels, TopK
+from labelstore.codecs.base import (
+    Arrays,
+    Field,
+    LabelCodec,
+    MapTopK,
+    SparseLabels,
+    TopK,
+    densify,
+    id_dtype,
+)
 from labelstore.codecs.class_union import over_union, widen
+from labelstore.codecs.codec_traits import choose_class_ids, keeps_max_probability, missing_labels
 from labelstore.codecs.dense import Full
-from labelstore.codecs.keeps import keeps_max_probability
 from labelstore.codecs.labelmap import LabelMap
-from labelstore.codecs.logits import Logits
 from labelstore.codecs.marginal import Hard, MarginalRenorm, MarginalSmoothing, Smoothing
-from labelstore.codecs.missing import missing_labels
+from labelstore.codecs.parameters import identity_of, in_short
 from labelstore.codecs.product_codes import DEFAULT_WIDTH, ProductCodes
-from labelstore.codecs.raw_outputs import RawOutputs
-from labelstore.codecs.records import identity_of, in_short
-from labelstore.codecs.recovery import densify, relative_temperature, temper
-from labelstore.codecs.smallest import choose_class_ids
-from labelstore.codecs.topk import id_dtype, top_k
+from labelstore.codecs.raw_outputs import Logits, RawOutputs
+from labelstore.codecs.recovery import relative_temperature, temper
+from labelstore.codecs.topk import top_k
 from labelstore.errors import UsageError
 
 __all__ = [

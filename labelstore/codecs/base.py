@@ -5,12 +5,15 @@ Letters: n images, m crops, K kept classes, C classes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from labelstore.errors import UsageError
 
 Arrays = Mapping[str, NDArray[Any]]
 Takes = Literal["probabilities", "outputs", "map"]
@@ -81,7 +84,7 @@ class SparseLabels:
     """(...) float32: probability of each class that is not listed."""
 
 
-class LabelCodec(Protocol):
+class LabelCodec(ABC):
     """A lossy form of a soft label (FKD 3.5); a frozen dataclass that owns both directions.
 
     Arrays always carry the two leading axes (image, crop): one shard, or any part of one. A codec does not know the
@@ -91,18 +94,21 @@ class LabelCodec(Protocol):
 
     name: ClassVar[str]
     """On-disk name and the value of `--compression`: full, hard, smoothing, ms, mr, logits, labelmap."""
-    fixed_temperature: ClassVar[str | None]
+    fixed_temperature: ClassVar[str | None] = None
     """Why labels stay at the temperature that they were made at; None where they can be brought to another one."""
-    takes: ClassVar[Takes]
+    takes: ClassVar[Takes] = "probabilities"
     """What `encode` takes. A map's arrays are per image; `decode` then also reads `box` (n, m, 4), float32 (top,
     left, height, width) in shares of the image, NaN where a crop is missing."""
 
     def kept(self, num_classes: int) -> int | None:
-        """How many of the C probabilities `encode` wants, or None for all of them."""
+        """How many of the C probabilities `encode` wants, or None for all of them. UsageError for more than C."""
+        return None
 
+    @abstractmethod
     def fields(self, num_classes: int) -> tuple[Field, ...]:
         """The arrays of a label set with this codec."""
 
+    @abstractmethod
     def encode(
         self, labels: TopK | MapTopK | NDArray[np.float32], num_classes: int
     ) -> dict[str, NDArray[Any]]:
@@ -113,25 +119,70 @@ class LabelCodec(Protocol):
         """
 
     def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
-        """Arrays (n, m, ...) -> recovered labels; missing crops come back as NaN probabilities."""
+        """Arrays (n, m, ...) -> recovered labels; missing crops come back as NaN probabilities.
+
+        UsageError for a codec that leaves no class out.
+        """
+        what = "output" if self.takes == "outputs" else "class"
+        raise UsageError(
+            f"{self.name} labels keep every {what} and have no sparse form: recover dense labels instead"
+        )
 
     def recover(
         self, arrays: Arrays, num_classes: int, temperature: float = 1.0
     ) -> NDArray[np.float32]:
         """Arrays (n, m, ...) -> dense labels (n, m, C), non-negative, each summing to one."""
+        return densify(self.decode(arrays, num_classes, temperature), num_classes)
 
     def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
-        """Arrays (n, m, ...) -> largest entry of every recovered label (n, m), NaN where missing.
+        """Arrays (n, m, ...) -> largest entry of every label at T0, (n, m), NaN where missing.
 
         `arrays` need hold no more than `max_probability_fields`.
         """
+        largest: NDArray[np.float32] = self.recover(arrays, num_classes).max(-1)
+        return largest
 
     def max_probability_fields(self, num_classes: int) -> tuple[str, ...]:
         """Names of the arrays that `max_probability` reads."""
+        return tuple(field.name for field in self.fields(num_classes))
 
     def to_record(self) -> dict[str, Any]:
         """Parameters as JSON values, `name` included: what the catalogue keeps."""
+        return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """The codec that `to_record` described; UsageError for parameters that make no sense."""
+        known = {parameter.name for parameter in fields(cls)}  # type: ignore[arg-type]
+        parameters = {key: value for key, value in record.items() if key != "name"}
+        unknown = sorted(parameters.keys() - known)
+        if unknown:
+            raise UsageError(
+                f"codec {record.get('name')!r} has no parameter {unknown[0]!r}: it has {', '.join(sorted(known))}"
+            )
+        return cls(**parameters)
+
+
+WIDE_IDS_ABOVE = 65_534
+"""More classes than this need 32-bit ids: 65,535 itself is the 16-bit sentinel."""
+
+
+def id_dtype(num_classes: int) -> np.dtype[Any]:
+    """Smallest unsigned dtype that holds every class id of C classes and a sentinel above them."""
+    return np.dtype("<u4" if num_classes > WIDE_IDS_ABOVE else "<u2")
+
+
+def missing_id(dtype: np.dtype[Any]) -> int:
+    """The id that marks a missing crop: the largest value of an unsigned dtype."""
+    return int(np.iinfo(dtype).max)
+
+
+def densify(labels: SparseLabels, num_classes: int) -> NDArray[np.float32]:
+    """Sparse labels (..., K) -> dense labels (..., C); missing crops become rows of NaN."""
+    ids: NDArray[Any] = labels.class_ids
+    missing = ids[..., 0] == missing_id(ids.dtype)
+    dense = np.empty((*ids.shape[:-1], num_classes), np.float32)
+    dense[...] = labels.rest[..., None]
+    np.put_along_axis(dense, np.where(missing[..., None], 0, ids).astype(np.intp), labels.probs, -1)
+    dense[missing] = np.nan
+    return dense

@@ -15,8 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import Arrays, Field
-from labelstore.codecs.topk import id_dtype, missing_id
+from labelstore.codecs.base import Arrays, Field, id_dtype, missing_id
 from labelstore.errors import UsageError
 
 ClassIdForm = Literal["plain", "table"]

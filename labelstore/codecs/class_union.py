@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import SparseLabels
-from labelstore.codecs.topk import missing_id
+from labelstore.codecs.base import SparseLabels, missing_id
 
 FEW_PAIRS = 400
 """Up to so many pairs of classes comparing each with each is faster than sorting them: 25 at K = 5."""

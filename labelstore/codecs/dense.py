@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import Arrays, Field, MapTopK, SparseLabels, Takes, TopK
-from labelstore.codecs.possible import CLOSE
-from labelstore.codecs.probabilities import check_dtype
-from labelstore.codecs.records import codec_from_parameters
+from labelstore.codecs.base import Arrays, Field, LabelCodec, MapTopK, TopK
+from labelstore.codecs.parameters import check_dtype
+from labelstore.codecs.probabilities import CLOSE, keep_sides, row_sum
 from labelstore.codecs.recovery import check_temperature, powers
-from labelstore.codecs.rows import row_sum
-from labelstore.codecs.sides import keep_sides
 from labelstore.errors import UsageError
 
 UNDERFLOW = np.float32(2**-26)
@@ -24,21 +20,15 @@ _DTYPES = {"float32": "<f4", "float16": "<f2"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full:
+class Full(LabelCodec):
     """`full`: all C probabilities as float32 or float16, scaled to sum to one when recovered."""
 
     name: ClassVar[str] = "full"
-    takes: ClassVar[Takes] = "probabilities"
-    fixed_temperature: ClassVar[str | None] = None
     dtype: str = "float16"
     """float32 or float16."""
 
     def __post_init__(self) -> None:
         check_dtype(self.dtype, _DTYPES)
-
-    def kept(self, num_classes: int) -> None:
-        """None: all of them."""
-        return
 
     def fields(self, num_classes: int) -> tuple[Field, ...]:
         """`probability` (C,) per crop."""
@@ -73,12 +63,6 @@ class Full:
             keep_sides(flat, labels.max(-1).reshape(-1), largest)
         return {"probability": stored}
 
-    def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
-        """Refused with UsageError: nothing is left out, so there is no sparse form; use `recover`."""
-        raise UsageError(
-            "full labels keep every class and have no sparse form: recover dense labels instead"
-        )
-
     def recover(
         self, arrays: Arrays, num_classes: int, temperature: float = 1.0
     ) -> NDArray[np.float32]:
@@ -92,21 +76,3 @@ class Full:
         # a sum that is one already stays: a probability that a threshold names comes back to the last bit
         np.divide(probs, total, out=probs, where=np.abs(total - 1) > CLOSE)
         return probs.astype(np.float32, copy=False)
-
-    def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
-        """Arrays (n, m, C) -> largest entry of every recovered label (n, m), NaN where missing."""
-        largest: NDArray[np.float32] = self.recover(arrays, num_classes).max(-1)
-        return largest
-
-    def max_probability_fields(self, num_classes: int) -> tuple[str, ...]:
-        """Names of the arrays that `max_probability` reads."""
-        return ("probability",)
-
-    def to_record(self) -> dict[str, Any]:
-        """Name and parameters as JSON values."""
-        return {"name": self.name, **asdict(self)}
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """The codec that `to_record` described; UsageError for parameters that make no sense."""
-        return codec_from_parameters(cls, record)

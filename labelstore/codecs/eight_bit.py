@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs.base import Arrays, Field
-from labelstore.codecs.rows import row_sum, scale_rows
+from labelstore.codecs.probabilities import row_sum, scale_rows
 
 Float = NDArray[np.float32]
 

@@ -29,9 +29,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs.base import Arrays, Field
-from labelstore.codecs.possible import CLOSE, possible
-from labelstore.codecs.rows import float32_of, is_missing, row_sum, scale_rows
-from labelstore.codecs.sides import keep_sides
+from labelstore.codecs.probabilities import (
+    CLOSE,
+    float32_of,
+    is_missing,
+    keep_sides,
+    possible,
+    row_sum,
+    scale_rows,
+)
 
 Float = NDArray[np.float32]
 

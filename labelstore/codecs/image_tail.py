@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import Arrays, Field, SparseLabels, TopK
+from labelstore.codecs.base import Arrays, Field, SparseLabels, TopK, id_dtype, missing_id
 from labelstore.codecs.class_union import filled
 from labelstore.codecs.recovery import check_temperature
-from labelstore.codecs.topk import id_dtype, missing_id
 
 Float = NDArray[np.float32]
 

@@ -13,21 +13,28 @@ about the diagonal; here a crop is pooled where it lies. Flips do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import Arrays, Field, MapTopK, SparseLabels, Takes, TopK
+from labelstore.codecs.base import (
+    Arrays,
+    Field,
+    LabelCodec,
+    MapTopK,
+    SparseLabels,
+    Takes,
+    TopK,
+    id_dtype,
+    missing_id,
+)
 from labelstore.codecs.class_union import filled
-from labelstore.codecs.float_range import check_range
-from labelstore.codecs.probabilities import check_dtype
-from labelstore.codecs.records import codec_from_parameters
-from labelstore.codecs.recovery import check_temperature, densify
-from labelstore.codecs.region_pooling import axis_weights
-from labelstore.codecs.topk import check_kept, id_dtype, missing_id
+from labelstore.codecs.parameters import check_dtype
+from labelstore.codecs.raw_outputs import check_range
+from labelstore.codecs.recovery import check_temperature
+from labelstore.codecs.topk import check_kept
 from labelstore.errors import UsageError
 
 MAX_CELLS = 1024
@@ -38,12 +45,11 @@ _DTYPES = {"float32": "<f4", "float16": "<f2"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelMap:
+class LabelMap(LabelCodec):
     """`labelmap`: per image the top-K class ids and logits of every cell, (H, W, K) each."""
 
     name: ClassVar[str] = "labelmap"
     takes: ClassVar[Takes] = "map"
-    fixed_temperature: ClassVar[str | None] = None
     k: int = 5
     """Classes kept per cell."""
     dtype: str = "float16"
@@ -153,12 +159,6 @@ class LabelMap:
             _softmax_into(found, part, classes, logits, num_classes, np.float32(temperature))
         return found
 
-    def recover(
-        self, arrays: Arrays, num_classes: int, temperature: float = 1.0
-    ) -> NDArray[np.float32]:
-        """Maps and `box` (n, m, 4) -> dense labels (n, m, C), non-negative, each summing to one."""
-        return densify(self.decode(arrays, num_classes, temperature), num_classes)
-
     def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
         """Maps and `box` (n, m, 4) -> largest entry of every label (n, m), NaN where missing."""
         labels = self.decode(arrays, num_classes)
@@ -170,15 +170,6 @@ class LabelMap:
     def max_probability_fields(self, num_classes: int) -> tuple[str, ...]:
         """Names of the arrays that `max_probability` reads, beside the boxes."""
         return ("map_class", "map_logit")
-
-    def to_record(self) -> dict[str, Any]:
-        """Name and parameters as JSON values."""
-        return {"name": self.name, **asdict(self)}
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """The codec that `to_record` described; UsageError for parameters that make no sense."""
-        return codec_from_parameters(cls, record)
 
 
 def _flat(ids: NDArray[Any]) -> NDArray[Any]:
@@ -236,3 +227,38 @@ def _softmax_into(
     found.class_ids[part] = listed
     found.probs[part] = np.take_along_axis(probs, order, -1)
     found.rest[part] = np.where(missing, np.float32(np.nan), rest / total)
+
+
+Float = NDArray[np.float32]
+
+
+def axis_weights(start: Float, length: Float, cells: int) -> Float:
+    """Weights (..., cells) of the cells along one axis for spans [start, start + length), in shares of the axis.
+
+    They sum to one for spans inside the axis. NaN spans (missing crops) give NaN weights.
+    """
+    first = start * np.float32(cells) - np.float32(0.5)
+    size = np.maximum(length * np.float32(cells), np.float32(1))
+    missing = np.isnan(first) | np.isnan(size)
+    points = np.where(missing, 1, np.ceil(size)).astype(np.int64)
+    weights = np.zeros((*first.shape, cells), np.float32)
+    step = size / points
+    for nth in range(int(points.max(initial=0))):
+        at = first + (np.float32(nth) + np.float32(0.5)) * step
+        # a point more than a cell outside counts as zero, one that is just outside as on the edge
+        used = (nth < points) & (at >= -1) & (at <= cells)
+        inside = np.clip(np.where(used, at, 0), 0, cells - 1).astype(np.float32)
+        low = inside.astype(np.int64)
+        high = np.minimum(low + 1, cells - 1)
+        share = inside - low
+        _add(weights, low, np.where(used, 1 - share, 0))
+        _add(weights, high, np.where(used, share, 0))
+    weights /= points[..., None]
+    weights[missing] = np.nan
+    return weights
+
+
+def _add(weights: Float, cell: NDArray[np.int64], value: Float) -> None:
+    """weights[..., cell] += value; each row names one cell, so that none is named twice."""
+    at = cell[..., None]
+    np.put_along_axis(weights, at, np.take_along_axis(weights, at, -1) + value[..., None], -1)

@@ -11,14 +11,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import Arrays, Field, MapTopK, SparseLabels, Takes, TopK
+from labelstore.codecs.base import (
+    Arrays,
+    Field,
+    LabelCodec,
+    MapTopK,
+    SparseLabels,
+    TopK,
+    missing_id,
+)
 from labelstore.codecs.class_ids import ClassIdForm, check_form, decode_ids, encode_ids, id_fields
+from labelstore.codecs.eight_bit import EightBitProbs
+from labelstore.codecs.float_probs import FloatProbs
 from labelstore.codecs.image_tail import (
     TailedLabels,
     encode_tails,
@@ -27,23 +37,27 @@ from labelstore.codecs.image_tail import (
     spread_tails,
     tail_fields,
 )
-from labelstore.codecs.possible import possible
-from labelstore.codecs.probabilities import FORMS, check_dtype
-from labelstore.codecs.records import codec_from_parameters
-from labelstore.codecs.recovery import densify, relative_temperature, temper
-from labelstore.codecs.topk import check_kept, first_classes, missing_id
+from labelstore.codecs.parameters import check_dtype
+from labelstore.codecs.probabilities import possible
+from labelstore.codecs.recovery import relative_temperature, temper
+from labelstore.codecs.topk import check_kept, first_classes
 from labelstore.errors import UsageError
 
 Float = NDArray[np.float32]
 
+FORMS: Mapping[str, FloatProbs | EightBitProbs] = {
+    "float32": FloatProbs("<f4"),
+    "float16": FloatProbs("<f2"),
+    "uint8": EightBitProbs(),
+}
+"""The on-disk forms of kept probabilities, by the name that `--dtype` gives them. `outcomes` is to them the number of
+classes that share the mass: C, or K where the tail was dropped."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class KeptClasses:
+class KeptClasses(LabelCodec):
     """What the four share: class ids in one of two forms, a record, the dense form."""
 
-    name: ClassVar[str]
-    takes: ClassVar[Takes] = "probabilities"
-    fixed_temperature: ClassVar[str | None] = None
     class_ids: ClassIdForm = "plain"
     """"plain" ids, or "table": ranks in a table of each image's classes."""
 
@@ -72,32 +86,9 @@ class KeptClasses:
         """The arrays of a label set with this codec."""
         return self.id_fields(num_classes)
 
-    @abstractmethod
-    def decode(self, arrays: Arrays, num_classes: int, temperature: float = 1.0) -> SparseLabels:
-        """Arrays (n, m, ...) -> recovered labels; missing crops are NaN."""
-
-    def recover(
-        self, arrays: Arrays, num_classes: int, temperature: float = 1.0
-    ) -> NDArray[np.float32]:
-        """Arrays (n, m, ...) -> dense labels (n, m, C), non-negative, each summing to one."""
-        return densify(self.decode(arrays, num_classes, temperature), num_classes)
-
     def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
         """Arrays (n, m, ...) -> largest entry of every recovered label (n, m), NaN where missing."""
         return np.ascontiguousarray(self.decode(arrays, num_classes).probs[..., 0])
-
-    def max_probability_fields(self, num_classes: int) -> tuple[str, ...]:
-        """Names of the arrays that `max_probability` reads."""
-        return tuple(field.name for field in self.fields(num_classes))
-
-    def to_record(self) -> dict[str, Any]:
-        """Name and parameters as JSON values."""
-        return {"name": self.name, **asdict(self)}
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """The codec that `to_record` described; UsageError for parameters that make no sense."""
-        return codec_from_parameters(cls, record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +100,7 @@ class _KeptProbs(KeptClasses):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_dtype(self.dtype)
+        check_dtype(self.dtype, FORMS)
 
     def _outcomes(self, num_classes: int) -> int:
         """How many classes share the mass: all C, unless the tail is dropped."""

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs.base import LabelCodec, SparseLabels
-from labelstore.codecs.topk import missing_id
 from labelstore.errors import UsageError
 
 
@@ -76,14 +75,3 @@ def temper(labels: SparseLabels, num_classes: int, temperature: float) -> Sparse
         probs=tempered.astype(np.float32, copy=False),
         rest=rest.astype(np.float32, copy=False),
     )
-
-
-def densify(labels: SparseLabels, num_classes: int) -> NDArray[np.float32]:
-    """Sparse labels (..., K) -> dense labels (..., C); missing crops become rows of NaN."""
-    ids: NDArray[Any] = labels.class_ids
-    missing = ids[..., 0] == missing_id(ids.dtype)
-    dense = np.empty((*ids.shape[:-1], num_classes), np.float32)
-    dense[...] = labels.rest[..., None]
-    np.put_along_axis(dense, np.where(missing[..., None], 0, ids).astype(np.intp), labels.probs, -1)
-    dense[missing] = np.nan
-    return dense

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import TopK
+from labelstore.codecs.base import TopK, id_dtype, missing_id
 from labelstore.errors import UsageError
-
-WIDE_IDS_ABOVE = 65_534
-"""More classes than this need 32-bit ids: 65,535 itself is the 16-bit sentinel."""
-
-
-def id_dtype(num_classes: int) -> np.dtype[Any]:
-    """Smallest unsigned dtype that holds every class id of C classes and a sentinel above them."""
-    return np.dtype("<u4" if num_classes > WIDE_IDS_ABOVE else "<u2")
-
-
-def missing_id(dtype: np.dtype[Any]) -> int:
-    """The id that marks a missing crop: the largest value of an unsigned dtype."""
-    return int(np.iinfo(dtype).max)
 
 
 def check_kept(k: int, num_classes: int) -> int:

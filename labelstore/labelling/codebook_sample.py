@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from labelstore.blocks.block_sample import at_most
 from labelstore.codecs import ProductCodes
 from labelstore.codecs.base import LabelCodec
-from labelstore.codecs.codebooks import SAMPLE
+from labelstore.codecs.product_codes import SAMPLE
 from labelstore.store import LabelSet
 
 BLOCKS = 64

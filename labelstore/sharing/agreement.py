@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import LabelSetRow
-from labelstore.codecs.tolerances import tolerance_of
+from labelstore.codecs.codec_traits import tolerance_of
 from labelstore.errors import ConflictError
 from labelstore.sharing.union import Union, available
 from labelstore.store import LabelSet

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.topk import id_dtype, missing_id
+from labelstore.codecs.base import id_dtype, missing_id
 from labelstore.errors import UsageError
 from labelstore.store.layout import BOX, FLIP, REGION, Layout
 

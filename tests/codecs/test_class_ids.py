@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelstore.codecs import MarginalSmoothing, TopK, choose_class_ids
+from labelstore.codecs.base import id_dtype, missing_id
 from labelstore.codecs.class_ids import ESCAPE, MISSING, decode_ids, encode_ids, id_fields
-from labelstore.codecs.topk import id_dtype, missing_id
 from labelstore.errors import UsageError
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labelstore.codecs import SparseLabels, densify, over_union, widen
-from labelstore.codecs.topk import missing_id
+from labelstore.codecs.base import missing_id
 
 
 def sparse(rng, rows, kept, num_classes):

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from labelstore.calibration import Region, RegionThresholds
 from labelstore.codecs import Full, MarginalRenorm, MarginalSmoothing, Smoothing, TopK, top_k
-from labelstore.codecs.possible import possible
-from labelstore.codecs.sides import TWENTIETHS
+from labelstore.codecs.probabilities import TWENTIETHS, possible
 
 DTYPES = ["float32", "float16", "uint8"]
 ERROR = {"float32": 1e-6, "float16": 2**-11, "uint8": 0.0052}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelstore.codecs import MarginalSmoothing, top_k
-from labelstore.codecs.rows import float32_of, row_sum, scale_rows
+from labelstore.codecs.probabilities import float32_of, row_sum, scale_rows
 
 
 def sharp_labels(margin, seed=0, num_classes=100, rows=200):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labelstore.codecs import MarginalSmoothing, TopK, densify, top_k
+from labelstore.codecs.codec_traits import stored_bytes
 from labelstore.codecs.image_tail import MISSING, listed, read_tails
-from labelstore.codecs.smallest import stored_bytes
 from labelstore.errors import UsageError
 
 DTYPES = ["float32", "float16", "uint8"]

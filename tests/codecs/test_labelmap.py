@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torchvision.ops import roi_align
 
 from labelstore.codecs import LabelMap, MapTopK, codec_from_options, codec_from_record, densify
-from labelstore.codecs.region_pooling import axis_weights
+from labelstore.codecs.labelmap import axis_weights
 from labelstore.errors import RejectedInput, UsageError
 
 

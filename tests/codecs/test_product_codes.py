@@ -20,7 +20,7 @@ from labelstore.codecs import (
     identity_of,
     in_short,
 )
-from labelstore.codecs.codebooks import ENTRIES, from_text
+from labelstore.codecs.product_codes import ENTRIES, from_text
 from labelstore.errors import RejectedInput, UsageError
 
 OUTPUTS = arrays(

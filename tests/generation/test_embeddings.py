@@ -19,7 +19,7 @@ from labelstore.care.auditing import audit
 from labelstore.care.freezing import freeze
 from labelstore.care.repairing import repair
 from labelstore.care.verification import verify
-from labelstore.codecs.codebooks import from_text
+from labelstore.codecs.product_codes import from_text
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.labelling.generate import generate
 from labelstore.labelling.grow import grow
