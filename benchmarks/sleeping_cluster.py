@@ -30,11 +30,11 @@ import labelstore.catalogue.connection as catalogue_connection
 import labelstore.commit.worker as commit_worker
 from labelstore import MarginalSmoothing
 from labelstore.catalogue.digests import insert_rows
+from labelstore.catalogue.ledger import shard_columns
 from labelstore.catalogue.records import ShardRow
-from labelstore.catalogue.shard_rows import to_columns
 from labelstore.catalogue.tables import leases, shards
+from labelstore.commit.block_jobs import BlockStream, LeasedBlock, MadeBlock
 from labelstore.commit.lease_keeper import LeaseKeeper, Patience
-from labelstore.commit.source import BlockStream, LeasedBlock, MadeBlock
 from labelstore.commit.staging import BlockArrays
 from labelstore.commit.worker import work_through
 from labelstore.errors import ConflictError, LeaseLost
@@ -154,7 +154,7 @@ def new_store(path: Path, url: str, cluster: Cluster) -> None:
                 "fence": 1,
             }
             insert_rows(
-                conn, shards, (to_columns(ShardRow(**about, block=number)) for number in numbers)
+                conn, shards, (shard_columns(ShardRow(**about, block=number)) for number in numbers)
             )
 
         store.catalogue.leases._database.write(fill)

@@ -22,8 +22,8 @@ from benchmarks import real_teacher
 from benchmarks.steps import Steps
 from labelstore.errors import LabelStoreError, RejectedInput, StorageError
 from labelstore.images import open_images
+from labelstore.images.class_names import wordnet_ids
 from labelstore.images.image_source import is_image_name
-from labelstore.images.wordnet import wordnet_ids
 
 TEACHER = "tf_efficientnet_lite0"
 NUM_CROPS = 40

@@ -15,7 +15,7 @@ def importable_here(source: str | None) -> str | None:
     command line: a name out of a file is never looked for here.
     """
     if source is not None and ":" in source and not source.startswith(_LIBRARIES):
-        from labelstore.teachers.functions import is_function
+        from labelstore.teachers.named_networks import is_function
 
         here = str(Path.cwd())
         if is_function(source) and here not in sys.path:

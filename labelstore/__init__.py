@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from labelstore.exchange import Selection, Stated, export_labels, import_labels
     from labelstore.labelling.deriving import derive
     from labelstore.labelling.generate import generate
-    from labelstore.labelling.grow import grow
+    from labelstore.labelling.growing import grow
     from labelstore.sharing.hub import pull, push
     from labelstore.sharing.merge import merge
     from labelstore.store import LabelSet, Mask, Store, create
@@ -59,7 +59,7 @@ _HOMES = {
     "LabelSet": ("labelstore.store", "LabelSet"),
     "Mask": ("labelstore.store", "Mask"),
     "generate": ("labelstore.labelling.generate", "generate"),
-    "grow": ("labelstore.labelling.grow", "grow"),
+    "grow": ("labelstore.labelling.growing", "grow"),
     "derive": ("labelstore.labelling.deriving", "derive"),
     "calibrate": ("labelstore.calibration", "calibrate"),
     "crops": ("labelstore.analysis.crop_frames", "crops"),

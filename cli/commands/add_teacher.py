@@ -46,7 +46,7 @@ def add_teacher(
     codec = labels.codec()
 
     from labelstore.labelling.generate import generate
-    from labelstore.labelling.rehearsal import rehearse
+    from labelstore.labelling.label_images import rehearse
 
     def label(path: Path, progress: Progress) -> GenerationReport:
         with labelstore.open(path) as opened:

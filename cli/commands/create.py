@@ -110,7 +110,7 @@ def _report_plan(
     json: bool,
 ) -> None:
     from labelstore.images import ignored_words
-    from labelstore.labelling.rehearsal import rehearse
+    from labelstore.labelling.label_images import rehearse
 
     rehearse(store, label)
     num_crops = crops.num_crops

@@ -40,7 +40,7 @@ def demo_images(
             print(f"would write {teacher} teacher, {train} train and {val} val images to {folder}")
         return
 
-    from labelstore.testing.demo_images import make_demo_images
+    from labelstore.testing.demo_folder import make_demo_images
 
     with Progress("demo images", "images") as progress:
         made = make_demo_images(

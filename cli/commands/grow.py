@@ -68,8 +68,8 @@ def grow(
             _take_in(opened, store, images, skip_bad=work.skip_bad, dry_run=dry_run, json=json)
         return
 
-    from labelstore.labelling.grow import plan_growth
-    from labelstore.labelling.rehearsal import rehearse
+    from labelstore.labelling.growing import plan_growth
+    from labelstore.labelling.label_images import rehearse
 
     if num_crops is not None:
         with labelstore.open(store, readonly=True) as opened:
@@ -117,8 +117,8 @@ def _take_in(
     json: bool,
 ) -> None:
     """Register new images, without labels."""
+    from labelstore.labelling.growing import add_images, plan_new_images
     from labelstore.labelling.label_facts import recorded_images
-    from labelstore.labelling.new_images import add_images, plan_new_images
 
     folder = recorded_images(opened) if images is None else images
     found = (plan_new_images if dry_run else add_images)(opened, folder, skip_bad=skip_bad)
@@ -140,7 +140,7 @@ def _take_in(
 def _report_growth(
     opened: labelstore.Store, store: Path, num_crops: int | None, plan: str | None, *, json: bool
 ) -> None:
-    from labelstore.labelling.grow import plan_growth
+    from labelstore.labelling.growing import plan_growth
 
     assert num_crops is not None
     growth = plan_growth(opened, num_crops, plan=plan)
@@ -168,7 +168,7 @@ def _say_what_is_left(behind: Mapping[str, Sequence[str]], store: Path) -> None:
 
 def _left_behind(store: labelstore.Store, plan: str) -> dict[str, Sequence[str]]:
     """What of the plan has not grown yet."""
-    from labelstore.labelling.new_images import uncovered, unfinished
+    from labelstore.labelling.growing import uncovered, unfinished
 
     on_plan = {row.name for row in store.catalogue.label_sets.all() if row.plan == plan}
     masks_on_plan = {row.name for row in store.catalogue.masks.all() if row.plan == plan}

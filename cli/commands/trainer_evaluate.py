@@ -84,7 +84,7 @@ def trainer_evaluate(
 
     from labelstore.devices import choose_device
     from labelstore.images import open_images
-    from labelstore.images.wordnet import readable
+    from labelstore.images.class_names import readable
     from trainer.evaluation import evaluate
     from trainer.evaluation_sets import (
         check_numbered,

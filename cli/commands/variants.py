@@ -83,7 +83,7 @@ def variants(
     from labelstore.analysis.output_cosine import mean_cosine
     from labelstore.blocks.block_map import block_map
     from labelstore.codecs import in_short
-    from labelstore.labelling.variant_choice import (
+    from labelstore.labelling.deriving import (
         check_derivable,
         check_name,
         codec_for,

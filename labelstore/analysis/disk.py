@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 
 from labelstore.analysis.fkd_files import FkdKind, Kind, fkd_kinds
-from labelstore.arrays.base import ArraySpec
+from labelstore.arrays.array_spec import ArraySpec
 from labelstore.codecs import is_map
 from labelstore.errors import UsageError
 

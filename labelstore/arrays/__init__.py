@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labelstore.arrays.base import ArrayBackend, ArraySpec, EncodedFile
+from labelstore.arrays.array_spec import ArrayBackend, ArraySpec, EncodedFile
 from labelstore.arrays.ranges import RangeSource
 from labelstore.errors import UsageError
 

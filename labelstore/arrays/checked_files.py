@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.arrays.base import ArrayBackend, ArraySpec
+from labelstore.arrays.array_spec import ArrayBackend, ArraySpec
 from labelstore.arrays.ranges import RangeReader, RangeSource
 from labelstore.arrays.sharding import EMPTY, Damage, index_bytes, unpack_index
 from labelstore.errors import DamagedShard, NotGenerated, StorageError

@@ -8,11 +8,12 @@ lock serves all threads, and links in a file from elsewhere could lead anywhere.
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +24,7 @@ from numcodecs.fletcher32 import Fletcher32  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from labelstore.arrays import sharding
-from labelstore.arrays.base import ArraySpec, EncodedFile, check_arrays
+from labelstore.arrays.array_spec import ArraySpec, EncodedFile, check_arrays
 from labelstore.arrays.checked_files import (
     damaged,
     find_record,
@@ -36,7 +37,6 @@ from labelstore.arrays.checked_files import (
     verify_files,
     wrong_shape,
 )
-from labelstore.arrays.hdf5_contents import contents_problem
 from labelstore.arrays.ranges import RangeReader, RangeSource
 from labelstore.arrays.sharding import Damage
 from labelstore.errors import UsageError
@@ -278,3 +278,50 @@ def _read_into(
             out[places[number]] = spec.fill
         else:
             _decode_chunk(spec, chunk, out[places[number]])
+
+
+FILTERS = {1, 2, 3}
+"""deflate, shuffle, fletcher32: those of `hdf5_arrays`."""
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def contents_problem(data: bytes, names: Collection[str]) -> str | None:
+    """What the bytes of one shard file hold besides the datasets of these names; None when all is well."""
+    import h5py
+
+    if not data.startswith(SIGNATURE):
+        return "is not an HDF5 file"
+    try:
+        # from memory: nothing that a link names can be opened relative to it, and no link is followed here
+        with h5py.File(io.BytesIO(data), "r") as file:
+            return _group_problem(file, names)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        return f"is not an HDF5 file that labelstore writes ({str(error).splitlines()[0][:100]})"
+
+
+def _group_problem(file: Any, names: Collection[str]) -> str | None:  # noqa: ANN401 - h5py has no types
+    import h5py
+
+    held = list(file)
+    for name in held:
+        link = file.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            kind = {h5py.SoftLink: "a soft link", h5py.ExternalLink: "an external link"}.get(
+                type(link), "a link"
+            )
+            return f"holds {kind} {name!r}"
+    if sorted(held) != sorted(names):
+        return f"holds {sorted(held)} where {sorted(names)} are due"
+    for name in held:
+        node = file[name]
+        if not isinstance(node, h5py.Dataset):
+            return f"holds {name!r}, which is no dataset"
+        if node.is_virtual:
+            return f"holds a virtual dataset {name!r}"
+        if node.external:
+            return f"keeps {name!r} in another file"
+        created = node.id.get_create_plist()
+        filters = {created.get_filter(n)[0] for n in range(created.get_nfilters())}
+        if node.chunks is None or not filters <= FILTERS:
+            return f"stores {name!r} in another way than labelstore does"
+    return None

@@ -21,7 +21,7 @@ import numpy as np
 from numcodecs import blosc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from labelstore.arrays.base import ArraySpec
+from labelstore.arrays.array_spec import ArraySpec
 
 CRC_BYTES = 4
 EMPTY = 2**64 - 1

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from numpy.typing import NDArray
 
 from labelstore.arrays import sharding
-from labelstore.arrays.base import ArraySpec, EncodedFile, check_arrays
+from labelstore.arrays.array_spec import ArraySpec, EncodedFile, check_arrays
 from labelstore.arrays.checked_files import (
     damaged,
     find_record,
@@ -29,8 +29,7 @@ from labelstore.arrays.checked_files import (
 )
 from labelstore.arrays.ranges import RangeReader, RangeSource
 from labelstore.arrays.sharding import Damage
-from labelstore.arrays.zarr_description import description_problem
-from labelstore.arrays.zarr_metadata import metadata_files
+from labelstore.arrays.zarr_metadata import description_problem, metadata_files
 from labelstore.errors import DamagedShard
 from labelstore.shard_files import FileProblem, ShardFile
 

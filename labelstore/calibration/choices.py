@@ -27,7 +27,7 @@ from labelstore.calibration.threshold_counts import (
     count_thresholds,
 )
 from labelstore.store import Mask
-from labelstore.store.coverage import covered_labels
+from labelstore.store.label_set import covered_labels
 from labelstore.store.mask import Region, is_usable
 
 if TYPE_CHECKING:

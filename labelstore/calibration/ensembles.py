@@ -24,8 +24,8 @@ from labelstore.calibration import (
 from labelstore.codecs import SparseLabels, densify, over_union, relative_temperature
 from labelstore.codecs.base import missing_id
 from labelstore.errors import UsageError
-from labelstore.store.calibrated import calibrated, without_discarded
 from labelstore.store.chosen_images import crop_numbers
+from labelstore.store.mask import calibrated, without_discarded
 from labelstore.store.outputs import check_same_outputs
 from labelstore.store.random_batch import (
     Crops,

@@ -19,16 +19,16 @@ from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.probability import check_unmixed
 from labelstore.calibration.queries import rule_from_record
 from labelstore.calibration.regions import RegionQuantiles, RegionThresholds, Rule
-from labelstore.catalogue.identities import mask_identity
+from labelstore.catalogue.leases import mask_identity
 from labelstore.catalogue.records import MaskRow
+from labelstore.commit.block_jobs import BlockSource, LeasedBlock, MadeBlock
 from labelstore.commit.lease_keeper import Progress
-from labelstore.commit.mask_origin import origin_mark, refuse_dropped_origin
-from labelstore.commit.source import BlockSource, LeasedBlock, MadeBlock
+from labelstore.commit.registering import origin_mark, refuse_dropped_origin
 from labelstore.commit.staging import BlockArrays
 from labelstore.commit.worker import work_through
 from labelstore.errors import ConflictError, IncompleteError, UsageError
 from labelstore.store import Mask
-from labelstore.store.coverage import covered_labels
+from labelstore.store.label_set import covered_labels
 from labelstore.store.mask import Region
 
 if TYPE_CHECKING:

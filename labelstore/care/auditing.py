@@ -32,10 +32,10 @@ from labelstore.cropping.device_pixels import crops_on_device
 from labelstore.cropping.replay import replay
 from labelstore.errors import NotGenerated, UsageError, check_seed
 from labelstore.images import ImageSource, open_images
+from labelstore.labelling.generation_options import GenerationOptions
 from labelstore.labelling.image_check import check_images
 from labelstore.labelling.label_facts import recorded_images
 from labelstore.labelling.mixed_crops import MixedCrops, Mixes, mixed_crops
-from labelstore.labelling.options import GenerationOptions
 from labelstore.store import LabelSet, Store
 from labelstore.teachers.labeller import Autocast
 from labelstore.teachers.teacher import Teacher, load_recorded_teacher

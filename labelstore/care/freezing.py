@@ -29,10 +29,15 @@ from labelstore.catalogue.engines import sqlite_url
 from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import ConflictError, DamagedShard, IncompleteError
 from labelstore.store import Store
+from labelstore.store.frozen_store import (
+    Manifest,
+    ManifestFile,
+    file_digest,
+    read_manifest,
+    refuse_remote,
+)
 from labelstore.store.layout import Layout, label_layout
-from labelstore.store.manifest import Manifest, ManifestFile, file_digest, read_manifest
 from labelstore.store.opening import CATALOGUE_FILE, CATALOGUE_URL_FILE, MANIFEST_FILE
-from labelstore.store.remote import refuse_remote
 
 READ_ONLY = 0o444
 

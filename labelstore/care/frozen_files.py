@@ -5,7 +5,7 @@ from __future__ import annotations
 from labelstore.care.verify_report import Problem
 from labelstore.errors import DamagedShard
 from labelstore.store import Store
-from labelstore.store.manifest import RESTORE, ManifestFile, file_digest, read_manifest
+from labelstore.store.frozen_store import RESTORE, ManifestFile, file_digest, read_manifest
 from labelstore.store.opening import MANIFEST_FILE
 
 

@@ -14,9 +14,9 @@ from labelstore.codecs import codec_from_record
 from labelstore.errors import ConflictError, RejectedInput
 from labelstore.images import ImageSource
 from labelstore.labelling.crop_batches import ImageJob, OpenedImage
-from labelstore.labelling.image_block import ImageBlock
+from labelstore.labelling.generation_options import GenerationOptions
 from labelstore.labelling.labelling import Labelling
-from labelstore.labelling.options import GenerationOptions
+from labelstore.labelling.teacher_blocks import ImageBlock
 from labelstore.store import Store
 from labelstore.store.layout import label_layout
 from labelstore.teachers.teacher import Teacher

@@ -15,25 +15,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.arrays.base import EncodedFile
+from labelstore.arrays.array_spec import EncodedFile
 from labelstore.arrays.durable import StagedFiles
 from labelstore.calibration import rule_from_record
 from labelstore.care.relabelling import Relabeller
 from labelstore.care.verification import verify
 from labelstore.care.verify_report import Problem, VerifyReport
 from labelstore.catalogue.records import ShardRow
+from labelstore.commit.block_jobs import BlockSource, LeasedBlock, MadeBlock
 from labelstore.commit.lease_keeper import Progress
-from labelstore.commit.mask_origin import origins, refuse_dropped_origin
-from labelstore.commit.source import BlockSource, LeasedBlock, MadeBlock
+from labelstore.commit.registering import origins, refuse_dropped_origin
 from labelstore.commit.staging import BlockArrays, StagedBlock
 from labelstore.commit.worker import part_of, work_through
 from labelstore.cropping.crop_mixing import Partner, planned_mixing
 from labelstore.cropping.crop_plan import is_imported
 from labelstore.errors import ConflictError, UsageError
 from labelstore.images import ImageSource, open_images
+from labelstore.labelling.generation_options import GenerationOptions
 from labelstore.labelling.image_check import check_images
 from labelstore.labelling.label_facts import recorded_images
-from labelstore.labelling.options import GenerationOptions
 from labelstore.store import Store
 from labelstore.store.group import Group
 from labelstore.store.layout import plan_fields

@@ -14,10 +14,9 @@ from sqlalchemy import URL, Connection, insert, inspect, select
 from labelstore.catalogue import server
 from labelstore.catalogue.connection import OLDER, Database
 from labelstore.catalogue.digests import insert_rows, verified_rows, verify_tables
-from labelstore.catalogue.groups import Groups
 from labelstore.catalogue.image_table import ImageTable
 from labelstore.catalogue.leases import Leases
-from labelstore.catalogue.ledger import Ledger
+from labelstore.catalogue.ledger import Groups, Ledger
 from labelstore.catalogue.metadata_files import MetadataFiles
 from labelstore.catalogue.migrating import lacking_revisions, migrate
 from labelstore.catalogue.named_rows import NamedRows, Results, Teachers

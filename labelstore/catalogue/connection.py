@@ -34,14 +34,16 @@ from sqlalchemy.exc import DBAPIError
 from labelstore.catalogue import engines
 from labelstore.catalogue.engines import (
     CREATE,
+    MAX_CHARACTERS,
+    MAX_STATEMENTS,
     WRITE,
+    first_foreign,
     parse_url,
-    postgresql_engine,
     sqlite_engine,
     sqlite_url,
 )
 from labelstore.catalogue.failures import is_busy, is_serialization_failure, translated, translation
-from labelstore.catalogue.plain_schema import MAX_CHARACTERS, MAX_STATEMENTS, first_foreign
+from labelstore.catalogue.postgresql import postgresql_engine
 from labelstore.errors import (
     ConflictError,
     FormatVersionError,

@@ -30,8 +30,7 @@ from sqlalchemy import (
     update,
 )
 
-from labelstore.catalogue.bounded_types import LargeBinary
-from labelstore.catalogue.tables import DIGESTED, digests
+from labelstore.catalogue.tables import DIGESTED, LargeBinary, digests
 from labelstore.errors import DamagedShard, UsageError
 
 _MODULUS = 1 << 128

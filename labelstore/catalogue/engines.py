@@ -1,37 +1,27 @@
-"""SQLAlchemy engines of the two databases: what a connection is told first, and how a transaction begins."""
+"""Where a catalogue is, and SQLite's engine: durable, and trusting nothing in the file's schema.
+
+A SQLite file's schema is text that SQLite parses whenever it is opened, and runs: a view or generated column when it is
+read, a trigger, CHECK, default or index on an expression when it is written. Looking for such words by a pattern
+can be evaded (`CREATE/**/VIRTUAL TABLE`); so every word and sign has to be one that plain statements are made of.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 import sqlite3
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError
 
-from labelstore.catalogue.named_servers import (
-    NO_SECRETS,
-    SECRETS_FROM_VERSION,
-    how_to_name,
-    is_named,
-)
-from labelstore.errors import DamagedShard, RejectedInput, UsageError
+from labelstore.errors import DamagedShard, UsageError
 
 BUSY_SECONDS = 60
 """How long a transaction waits for other writers before it gives up."""
 
-CONNECT_SECONDS = 10
-"""How long a PostgreSQL server has to answer."""
-
-SILENT_SECONDS = 2 * BUSY_SECONDS
-"""How long a PostgreSQL server may send nothing while it is waited for: longer than it waits for other writers."""
-
-KEEPALIVE = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3}
-"""Libpq's settings by which the system notices a machine that is gone, in less than a minute."""
 
 MAX_CELL_BYTES = 64 << 20
 """Largest value of a SQLite catalogue: no row of ours comes near, and a wicked one is not read into memory."""
@@ -135,67 +125,48 @@ def _not_utf8(path: Path) -> DamagedShard:
     return DamagedShard(f"{path}: holds text that is not UTF-8: restore the catalogue from a copy")
 
 
-# what libpq says where `NO_SECRETS` keep it from answering, and a server that wants a certificate
-_ASKS = re.compile(r"authentication method requirement|require_auth|client certificate")
+MAX_STATEMENTS = 1000
+MAX_CHARACTERS = 20_000
+"""Most characters of one statement; ours have at most 500."""
+
+# SQLite keeps what it was given from the object's name on, and writes these words itself
+_BEGINNINGS = {"table": ("CREATE TABLE ",), "index": ("CREATE INDEX ", "CREATE UNIQUE INDEX ")}
+_TOKEN = re.compile(
+    r"""\s+|"[^"\x00]*"|[A-Za-z_][A-Za-z0-9_]*|[0-9]+(?:\.[0-9]+)?|'[^'\x00]*'|[(),]"""
+)
+_COMPUTING = {"AS", "CHECK", "COLLATE", "GENERATED", "REFERENCES", "SELECT", "WHERE"}
+# of tables: a list of columns, and inside it PRIMARY KEY (...), UNIQUE (...), VARCHAR(20)
+_MOST_DEEPLY = {"table": 2, "index": 1}
 
 
-def _refuse_old_libpq(url: URL) -> None:
-    import psycopg
-
-    if psycopg.pq.version() < SECRETS_FROM_VERSION:
-        raise RejectedInput(
-            f"{url.render_as_string()}: this libpq cannot keep a password from a server that only a store names: "
-            f"{how_to_name(url)}"
-        )
+def first_foreign(statements: Iterable[Sequence[object]]) -> str | None:
+    """Name of the first of these rows of `sqlite_master` (type, name, sql) that is not plain; None where all are."""
+    return next((str(name) for kind, name, sql in statements if not is_plain(kind, sql)), None)
 
 
-def postgresql_engine(url: URL) -> Engine:
-    """The engine of a PostgreSQL database; a server that only a store names gets no secret (RejectedInput).
+def is_plain(kind: object, sql: object) -> bool:
+    """Is a row of `sqlite_master` a table or an index without anything that is computed?
 
-    UsageError where psycopg is not installed.
+    >>> is_plain("table", "CREATE TABLE a (x TEXT NOT NULL, PRIMARY KEY (x))")
+    True
+    >>> is_plain("table", "CREATE TABLE a (x TEXT, y AS (x))"), is_plain("index", "CREATE INDEX i ON a (hex(x))")
+    (False, False)
     """
-    if os.environ.get("PGSSLMODE"):
-        # how safe a connection has to be is for who connects to say, not for who made the store
-        url = url.difference_update_query(["sslmode"])
-    # a server that is gone is noticed in seconds; what the URL says comes first
-    settings: dict[str, object] = {**KEEPALIVE}
-    if "connect_timeout" not in url.query:
-        settings["connect_timeout"] = CONNECT_SECONDS
-    named = is_named(url)
-    try:
-        if not named:
-            _refuse_old_libpq(url)
-            settings |= NO_SECRETS
-        engine = create_engine(
-            url, poolclass=NullPool, isolation_level="SERIALIZABLE", connect_args=settings
-        )
-    except ImportError:
-        raise UsageError(
-            "a catalogue on PostgreSQL needs psycopg: pip install 'labelstore[postgresql]'"
-        ) from None
-
-    @event.listens_for(engine, "do_connect")
-    def connect(dialect: object, record: object, args: list[Any], named: dict[str, Any]) -> object:
-        from labelstore.catalogue.silent_servers import connect_with_deadline
-
-        return connect_with_deadline(*args, **named)
-
-    @event.listens_for(engine, "handle_error")
-    def asked_for_a_secret(context: ExceptionContext) -> None:
-        if not named and _ASKS.search(str(context.original_exception)) is not None:
-            raise RejectedInput(
-                f"{url.render_as_string()}: the server asks for a password or the like, which goes to no server that "
-                f"only a store names: {how_to_name(url)}"
-            ) from None
-
-    @event.listens_for(engine, "begin")
-    def begin(conn: Connection) -> None:
-        options = conn.get_execution_options()
-        if WRITE in options:
-            conn.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'")
-            conn.exec_driver_sql("LOCK TABLE store IN EXCLUSIVE MODE")
-        elif CREATE not in options:
-            # A snapshot, without the predicate locks that could make a writer fail.
-            conn.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-
-    return engine
+    if kind not in ("table", "index"):
+        return False
+    if kind == "index" and sql is None:
+        return True  # of a PRIMARY KEY or UNIQUE: there is no statement
+    if not isinstance(sql, str) or not sql.startswith(_BEGINNINGS[str(kind)]):
+        return False
+    if len(sql) > MAX_CHARACTERS:
+        return False
+    place, depth = 0, 0
+    while place < len(sql):
+        token = _TOKEN.match(sql, place)
+        if token is None or token[0].upper() in _COMPUTING:
+            return False
+        depth += {"(": 1, ")": -1}.get(token[0], 0)
+        if depth > _MOST_DEEPLY[str(kind)]:
+            return False
+        place = token.end()
+    return True

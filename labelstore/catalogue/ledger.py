@@ -9,19 +9,29 @@ computing several of them; each is checked for itself.
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sqlalchemy import Connection, select
 
 from labelstore.catalogue.connection import Database
-from labelstore.catalogue.digests import check_num_rows, insert_rows, update_rows, verified_rows
-from labelstore.catalogue.leases import check_lease
-from labelstore.catalogue.records import Lease, ShardRow
-from labelstore.catalogue.shard_rows import from_columns, to_columns, unpack_files
-from labelstore.catalogue.tables import label_sets, plans, shards
-from labelstore.errors import ConflictError, LeaseLost, UsageError
-from labelstore.shard_files import ShardFile
+from labelstore.catalogue.digests import (
+    Row,
+    check_num_rows,
+    delete_rows,
+    insert_rows,
+    update_rows,
+    verified_rows,
+)
+from labelstore.catalogue.leases import check_lease, identity, live_leases, named
+from labelstore.catalogue.metadata_files import mark_metadata
+from labelstore.catalogue.record_columns import all_records, check_types, json_text
+from labelstore.catalogue.records import LabelSetRow, Lease, MaskRow, ShardRow
+from labelstore.catalogue.tables import label_sets, masks, plans, shards
+from labelstore.errors import ConflictError, DamagedShard, LeaseLost, UsageError
+from labelstore.shard_files import ShardFile, check_file_key
 
 
 class Ledger:
@@ -91,7 +101,7 @@ class Ledger:
                 conn,
                 shards,
                 [
-                    to_columns(replace(row, fence=blocks[number][0].fence, committed=now))
+                    shard_columns(replace(row, fence=blocks[number][0].fence, committed=now))
                     for number, rows in admitted.items()
                     for row in rows
                 ],
@@ -114,7 +124,7 @@ class Ledger:
     def shards(self, group: str) -> list[ShardRow]:
         """A group's committed shards by (block, crop shard), checked against their digest."""
         with self._database.reading() as conn:
-            return [from_columns(row) for row in verified_rows(conn, shards, group)]
+            return [shard_of(row) for row in verified_rows(conn, shards, group)]
 
     def labelling(self, group: str) -> list[tuple[float, str]]:
         """Per committed shard of a group the seconds and the device it took; the lists of files stay packed."""
@@ -222,3 +232,133 @@ def _is_committed(conn: Connection, row: ShardRow) -> bool:
 
 def _content(files: Sequence[ShardFile]) -> list[tuple[str, int, str]]:
     return sorted((file.key, file.size, file.sha256) for file in files)
+
+
+MAX_FILES_BYTES = 16 << 20
+"""JSON of one row's files: far more than any shard has, and a cap on what a wicked row inflates to."""
+MAX_CHUNKS = 1 << 16
+"""Most entries of one array in one shard; ours have some twenty. Every reader of the ledger looks at each."""
+
+
+def pack_files(files: Sequence[ShardFile]) -> bytes:
+    """Files of a shard as zlib-compressed JSON: [[key, size, sha256, {array path: [crc32c or null, ...]}], ...]."""
+    plain = [
+        [
+            file.key,
+            int(file.size),
+            file.sha256,
+            {path: _ints(crcs) for path, crcs in file.chunks.items()},
+        ]
+        for file in files
+    ]
+    return zlib.compress(json_text(plain).encode(), 9)
+
+
+def unpack_files(packed: bytes) -> tuple[ShardFile, ...]:
+    """Inverse of `pack_files`; DamagedShard for bytes that it did not write."""
+    try:
+        inflate = zlib.decompressobj()
+        text = inflate.decompress(packed, MAX_FILES_BYTES)
+        if not inflate.eof:
+            raise ValueError(f"more than {MAX_FILES_BYTES} bytes")
+        plain = json.loads(text)
+        if not isinstance(plain, list):
+            raise TypeError("no list of files")
+        return tuple(
+            ShardFile(
+                key=check_file_key(key),
+                size=int(size),
+                sha256=str(sha256),
+                chunks={str(path): tuple(_ints(crcs)) for path, crcs in chunks.items()},
+            )
+            for key, size, sha256, chunks in plain
+        )
+    except (zlib.error, ValueError, TypeError, AttributeError, RecursionError):
+        raise DamagedShard(
+            "catalogue table shards: a row's files are damaged: restore the catalogue from a copy"
+        ) from None
+
+
+def shard_columns(row: ShardRow) -> dict[str, object]:
+    """Column values of a ledger row."""
+    return {
+        "group_name": row.group,
+        "block": row.block,
+        "crop_shard": row.crop_shard,
+        "num_images": row.num_images,
+        "bytes": sum(file.size for file in row.files),
+        "fence": row.fence,
+        "seconds": row.seconds,
+        "device": row.device,
+        "committed": row.committed,
+        "files": pack_files(row.files),
+    }
+
+
+def shard_of(row: Row) -> ShardRow:
+    """The ledger row of a table row in column order."""
+    check_types(shards, row)
+    group, block, crop_shard, num_images, _, fence, seconds, device, committed, files = row
+    return ShardRow(
+        group=group,
+        block=block,
+        crop_shard=crop_shard,
+        files=unpack_files(files),
+        num_images=num_images,
+        fence=fence,
+        seconds=seconds,
+        device=device,
+        committed=committed,
+    )
+
+
+def _ints(crcs: Sequence[int | None]) -> list[int | None]:
+    if len(crcs) > MAX_CHUNKS:
+        raise ValueError(f"more than {MAX_CHUNKS} chunks")
+    return [None if crc is None else int(crc) for crc in crcs]
+
+
+class Groups:
+    """What a group's name stands for, and how it is forgotten."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def identity(self, group: str) -> str:
+        """What tells a label set, mask or plan from another that had its name, or gets it; "" where none is
+        registered."""
+        with self._database.reading() as conn:
+            return identity(conn, group)
+
+    def is_registered(self, conn: Connection, group: str) -> bool:
+        """Whether a label set, mask or plan of that name is there, or any of its shards."""
+        table, name = named(group)
+        there = conn.execute(select(table.c.name).where(table.c.name == name)).first()
+        return there is not None or bool(committed_shards(conn, group))
+
+    def drop(self, group: str, check: Callable[[Sequence[Lease]], None] | None = None) -> None:
+        """Forget a label set, a mask or a plan ("labels/NAME", ...) with its ledger rows, in one transaction.
+
+        `check` is called in it with the group's leases that have not expired: where it raises, all stays. Leases'
+        rows stay, since fencing numbers never go back; no row names the group's files then. ConflictError
+        for a plan that something is on.
+        """
+        table, name = named(group)
+
+        def work(conn: Connection) -> None:
+            if table is plans:
+                _refuse_used(conn, name)
+            if check is not None:
+                check(live_leases(conn, group, now=self._database.now(conn)))
+            delete_rows(conn, shards, shards.c.group_name == group)
+            delete_rows(conn, table, table.c.name == name)
+            mark_metadata(conn)
+
+        self._database.write(work)
+
+
+def _refuse_used(conn: Connection, plan: str) -> None:
+    used = [row.name for row in all_records(conn, label_sets, LabelSetRow) if row.plan == plan]
+    used += [row.name for row in all_records(conn, masks, MaskRow) if row.plan == plan]
+    if used:
+        raise ConflictError(f"crop plan {plan} is used by {', '.join(used)}: drop these first")

@@ -1,4 +1,4 @@
-"""Digests of the array folder's metadata files, and how changing them is safe.
+"""Digests of the array folder's metadata files, what the files follow from, and how changing them is safe.
 
 Metadata files carry no checksum of their own. A change takes three steps: an intent (file, old
 digest, new digest) is committed; the files are written inside a second transaction; the same
@@ -6,20 +6,117 @@ transaction records the new digests and drops the intent. A kill in between leav
 which either digest is acceptable, and the next process that opens the store finishes the change from the
 catalogue's rows. The newest intent is the only one that may finish: an older one was computed from
 fewer rows.
+
+The files follow from plans, label sets, masks and the number of image rows, read in one transaction with a text that
+tells any other state from it. A row that changes what the files have to say marks them in its own transaction: an
+intent that changes nothing yet. So a kill between the row and the files is finished, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from labelstore.catalogue.array_rows import ArrayRows, array_rows_state, read_array_rows
 from labelstore.catalogue.connection import Database
-from labelstore.catalogue.digests import delete_rows, insert_rows, update_rows, verified_rows
-from labelstore.catalogue.metadata_intents import ABSENT, acceptable_digests, announce
-from labelstore.catalogue.tables import metadata_files, metadata_intents
-from labelstore.errors import ConflictError
+from labelstore.catalogue.digests import (
+    delete_rows,
+    digest_text,
+    insert_rows,
+    update_rows,
+    verified_rows,
+)
+from labelstore.catalogue.image_blocks import counts
+from labelstore.catalogue.record_columns import all_records
+from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow
+from labelstore.catalogue.tables import label_sets, masks, metadata_files, metadata_intents, plans
+from labelstore.errors import ConflictError, DamagedShard
+from labelstore.shard_files import check_file_keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayRows:
+    """Plans, label sets and masks by name, and how many image rows there are."""
+
+    num_rows: int
+    plans: Mapping[str, PlanRow]
+    label_sets: Mapping[str, LabelSetRow]
+    masks: Mapping[str, MaskRow]
+    state: str
+    """Another text after any change of these."""
+
+
+def read_array_rows(conn: Connection) -> ArrayRows:
+    """The rows as the transaction of `conn` sees them; DamagedShard unless they match their digests."""
+    rows = counts(conn)[1]
+    return ArrayRows(
+        num_rows=rows,
+        plans={row.name: row for row in all_records(conn, plans, PlanRow)},
+        label_sets={row.name: row for row in all_records(conn, label_sets, LabelSetRow)},
+        masks={row.name: row for row in all_records(conn, masks, MaskRow)},
+        state=_state(conn, rows),
+    )
+
+
+def array_rows_state(conn: Connection) -> str:
+    """`ArrayRows.state` alone. Facts of images are left out: workers record them with every commit."""
+    return _state(conn, counts(conn)[1])
+
+
+def _state(conn: Connection, rows: int) -> str:
+    return " ".join([str(rows), *(digest_text(conn, t) for t in (plans, label_sets, masks))])
+
+
+ABSENT = ""
+"""Digest of a file that is not there."""
+
+
+def announce(conn: Connection, files: Mapping[str, tuple[str | None, str | None]]) -> int:
+    """Write intents to change files, key -> (old digest, new digest), None for no file; returns their token.
+
+    ConflictError where the old digest is neither recorded nor another intent's: the files changed
+    meanwhile.
+    """
+    acceptable = acceptable_digests(conn)
+    token = 1 + max((row[0] for row in verified_rows(conn, metadata_intents)), default=0)
+    for key, (old, _) in files.items():
+        if (old or ABSENT) not in acceptable.get(key, frozenset({ABSENT})):
+            raise ConflictError(
+                f"{key} was changed by another worker: read the metadata again and start over"
+            )
+    insert_rows(
+        conn,
+        metadata_intents,
+        [
+            {"token": token, "key": key, "old_digest": old or ABSENT, "new_digest": new or ABSENT}
+            for key, (old, new) in files.items()
+        ],
+    )
+    return token
+
+
+def mark_metadata(conn: Connection) -> None:
+    """Say, where files were written before, that they have to be written again: rows changed that they follow from."""
+    top = {key: digest for key, digest in verified_rows(conn, metadata_files) if "/" not in key}
+    announce(conn, {key: (digest, digest) for key, digest in top.items()})
+
+
+def acceptable_digests(conn: Connection) -> dict[str, frozenset[str]]:
+    """Per file the digests that are acceptable: the recorded one, and both of every intent; ABSENT for no file."""
+    found: dict[str, set[str]] = {
+        key: {digest} for key, digest in verified_rows(conn, metadata_files)
+    }
+    for _, key, old, new in verified_rows(conn, metadata_intents):
+        found.setdefault(key, set()).update((old, new))
+    try:
+        # files of these names are written, copied and removed
+        check_file_keys(found)
+    except ValueError as error:
+        raise DamagedShard(
+            f"catalogue table metadata_files: {error}: restore the catalogue from a copy"
+        ) from None
+    return {key: frozenset(values) for key, values in found.items()}
 
 
 class MetadataFiles:

@@ -10,10 +10,10 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, Table, select
 
-from labelstore.catalogue import metadata_intents
 from labelstore.catalogue.connection import Database
-from labelstore.catalogue.digests import insert_rows, update_rows, verified_rows
-from labelstore.catalogue.record_columns import from_columns, json_text, records, to_columns
+from labelstore.catalogue.digests import insert_rows, update_rows
+from labelstore.catalogue.metadata_files import mark_metadata
+from labelstore.catalogue.record_columns import all_records, from_columns, json_text, to_columns
 from labelstore.catalogue.records import ResultRow, TeacherRow
 from labelstore.catalogue.tables import results, teachers
 from labelstore.errors import ConflictError, UsageError
@@ -67,7 +67,7 @@ class NamedRows(Generic[R]):
                     self._refuse_other_case(conn, given["name"])
                 insert_rows(conn, self._table, [given])
                 if self._described is not None and self._described(row):
-                    metadata_intents.mark(conn)
+                    mark_metadata(conn)
                 return row
             _refuse_other(self._table, to_columns(self._table, held), given, self._free)
             return held
@@ -91,7 +91,7 @@ class NamedRows(Generic[R]):
         assert values.keys() <= self._changing
         change_record(conn, self._table, name, values)
         if self._described is not None:
-            metadata_intents.mark(conn)
+            mark_metadata(conn)
 
 
 class Teachers(NamedRows[TeacherRow]):
@@ -154,11 +154,6 @@ def check_name(name: str) -> None:
         raise UsageError(
             f"name {name!r}: use 1 to 100 letters, digits, dots, hyphens and underscores, a letter or digit first"
         )
-
-
-def all_records(conn: Connection, table: Table, kind: type[R]) -> tuple[R, ...]:
-    """Every record of a table by name, checked against the table's digest."""
-    return records(kind, table, verified_rows(conn, table))
 
 
 def held_record(conn: Connection, table: Table, record: R) -> R | None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, Table
+from sqlalchemy import BigInteger, Boolean, Column, Connection, Double, Integer, Table
 
-from labelstore.catalogue.bounded_types import LargeBinary, Text
-from labelstore.catalogue.digests import Row
+from labelstore.catalogue.digests import Row, verified_rows
+from labelstore.catalogue.tables import LargeBinary, Text
 from labelstore.errors import DamagedShard, UsageError
 
 R = TypeVar("R")
@@ -52,9 +52,9 @@ def to_columns(table: Table, record: object) -> dict[str, Any]:
     return values
 
 
-def records(kind: type[R], table: Table, rows: Iterable[Row]) -> tuple[R, ...]:
-    """`from_columns` of several rows."""
-    return tuple(from_columns(kind, table, row) for row in rows)
+def all_records(conn: Connection, table: Table, kind: type[R]) -> tuple[R, ...]:
+    """Every record of a table by name, checked against the table's digest."""
+    return tuple(from_columns(kind, table, row) for row in verified_rows(conn, table))
 
 
 def from_columns(kind: type[R], table: Table, row: Row) -> R:

@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import batch_rows, insert_tuples
 from labelstore.catalogue.engines import parse_url, sqlite_url
-from labelstore.catalogue.named_servers import name_servers
+from labelstore.catalogue.postgresql import name_servers
 from labelstore.catalogue.tables import metadata
 from labelstore.errors import UsageError
 

@@ -5,8 +5,8 @@ masks, variants): it says which blocks it wants and makes their arrays. Leases, 
 transactions and progress are the worker's. `LabelledBlock` puts a block of labels together image by image.
 """
 
+from labelstore.commit.block_jobs import BlockSource, BlockStream, LeasedBlock, MadeBlock
 from labelstore.commit.labelled_block import LabelledBlock, Labels, arrays_of
-from labelstore.commit.source import BlockSource, BlockStream, LeasedBlock, MadeBlock
 from labelstore.commit.worker import part_of, work_through
 
 __all__ = [

@@ -9,18 +9,17 @@ is left to the process that took it.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from labelstore.blocks.shipping import BlockMap
 from labelstore.blocks.threads import map_in_threads
-from labelstore.commit.filling import fill_in_parts
+from labelstore.commit.block_jobs import BlockSource, BlockStream, LeasedBlock, MadeBlock
 from labelstore.commit.lease_keeper import LEASE_SECONDS, LeaseKeeper, Patience, Progress
-from labelstore.commit.source import BlockSource, BlockStream, LeasedBlock, MadeBlock
 from labelstore.commit.staging import StagedBlock, commit_blocks
 from labelstore.errors import LabelStoreError, LeaseLost
 
@@ -251,3 +250,34 @@ class _Worker:
         # never more than half of what is left, so that several processes end together
         left = len(self._source.blocks) - len(self._done) - len(self._cannot)
         self._together = max(1, min(fitting, left // 2))
+
+
+R = TypeVar("R")
+
+PARTS_PER_WORKER = 4
+"""Enough that a slow worker does not keep the others waiting for long."""
+MAX_PART = 64
+"""Blocks of one part: progress is told part by part."""
+
+
+def fill_in_parts(
+    map_blocks: BlockMap,
+    fill: Callable[[Sequence[int]], tuple[int, list[R]]],
+    blocks: Sequence[int],
+    total: int,
+    progress: Progress,
+) -> list[R]:
+    """Have every block committed by `fill(blocks of one part)`: how many crops these are, and the results of some.
+
+    Leases and fencing keep the workers apart, as they do any processes that write to one store; a part that is
+    given out twice, because its worker died, is joined. `total` counts the crops of all blocks. Returns the results.
+    """
+    size = min(MAX_PART, max(1, len(blocks) // (PARTS_PER_WORKER * map_blocks.processes)))
+    parts = [tuple(blocks[at : at + size]) for at in range(0, len(blocks), size)]
+    done, results = 0, []
+    progress(done, total)
+    for crops, found in map_blocks(fill, parts):
+        done += crops
+        results += found
+        progress(done, total)
+    return results

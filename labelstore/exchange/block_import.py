@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from labelstore.catalogue.records import IMPORTED, LabelSetRow, PlanRow
 from labelstore.codecs.base import MapTopK, TopK
+from labelstore.commit.block_jobs import BlockSource, LeasedBlock, MadeBlock
 from labelstore.commit.labelled_block import LabelledBlock, arrays_of
-from labelstore.commit.source import BlockSource, LeasedBlock, MadeBlock
 from labelstore.commit.spool import LabelledImage
 from labelstore.commit.staging import BlockArrays
 from labelstore.cropping.crop_plan import MAX_SIDE, is_imported

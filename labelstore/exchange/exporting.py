@@ -32,7 +32,7 @@ from labelstore.codecs import relative_temperature
 from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import ConflictError, IncompleteError, NotGenerated, UsageError
 from labelstore.exchange.exported import Export, Form, Selection, Writer, read_block
-from labelstore.store.coverage import covered_labels, what_is_missing
+from labelstore.store.label_set import covered_labels, what_is_missing
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

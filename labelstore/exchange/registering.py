@@ -19,8 +19,12 @@ from labelstore.codecs import codec_from_options
 from labelstore.codecs.base import LabelCodec
 from labelstore.codecs.labelmap import LabelMap
 from labelstore.codecs.recovery import check_temperature
-from labelstore.commit.registration import register, unsettled
-from labelstore.commit.same_labels import refuse_differences, teacher_differences
+from labelstore.commit.registering import (
+    refuse_differences,
+    register,
+    teacher_differences,
+    unsettled,
+)
 from labelstore.cropping.crop_plan import CropPlan, imported_record
 from labelstore.errors import ConflictError, UsageError
 from labelstore.exchange.labels import Contents, LabelSource, check_conversion

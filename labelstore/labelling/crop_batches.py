@@ -264,3 +264,21 @@ class TeacherBatches:
             assert opened.mixes is not None
             mixes = {name: values[first:last] for name, values in opened.mixes.items()}
             self._mixed.mix_in(out, np.arange(first, last), mixes, self._interpolation)
+
+
+MAX_SIDE = 65_534
+"""Longest side of an image in pixels: boxes have 16 bits and 65,535 is their sentinel."""
+
+
+@dataclass(frozen=True)
+class WholeImages:
+    """The plan of one crop per image: all of it, squashed to a square as ReLabel's teacher saw it."""
+
+    def crops(
+        self, key: str, height: int, width: int, crops: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+        """Boxes (m, 4) uint16 and flips (m,); RejectedInput for an image that a box cannot describe."""
+        if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+            raise RejectedInput(f"{key}: {height} x {width} pixels, a side is 1 to {MAX_SIDE}")
+        boxes = np.array([[0, 0, height, width]], np.uint16)
+        return np.repeat(boxes, len(crops), 0), np.zeros(len(crops), bool)

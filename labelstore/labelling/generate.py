@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labelstore.catalogue.records import LabelSetRow, PlanRow
+import numpy as np
+from numpy.typing import NDArray
+
+from labelstore.blocks.block_sample import at_most
+from labelstore.catalogue.records import LabelSetRow, PlanRow, TeacherRow
+from labelstore.codecs import ProductCodes, identity_of, in_short
 from labelstore.codecs.base import LabelCodec
 from labelstore.commit.lease_keeper import Progress
+from labelstore.commit.registering import (
+    refuse_differences,
+    register,
+    teacher_differences,
+    unsettled,
+)
 from labelstore.commit.worker import work_through
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.crop_mixing import planned_mixing
 from labelstore.devices import resize_note
-from labelstore.errors import IncompleteError
+from labelstore.errors import DamagedShard, IncompleteError, RejectedInput
 from labelstore.images import ImageSource, open_images
-from labelstore.labelling.codebook_crops import learnt_by
-from labelstore.labelling.codebook_sample import learns
-from labelstore.labelling.committed_files import check_committed_files
-from labelstore.labelling.device_crops import check_augmented
+from labelstore.labelling.crop_batches import ImageJob, OpenedImage
+from labelstore.labelling.deriving import learns
+from labelstore.labelling.generation_options import GenerationOptions, check_augmented
 from labelstore.labelling.image_check import check_images
-from labelstore.labelling.label_facts import recorded_images
+from labelstore.labelling.label_facts import check_same, recorded_images
 from labelstore.labelling.labelling import Labelling
-from labelstore.labelling.options import GenerationOptions
-from labelstore.labelling.registration import registered
-from labelstore.labelling.worker import TeacherBlocks
+from labelstore.labelling.teacher_blocks import TeacherBlocks
 from labelstore.store import Store
 from labelstore.store.layout import label_layout
+from labelstore.store.outputs import OUTPUT_NAMES
 from labelstore.teachers.teacher import Teacher, load_teacher
 from labelstore.teachers.teacher_check import TeacherCheck, TeacherEvaluation
 
@@ -206,3 +217,138 @@ def _work_through(blocks: TeacherBlocks, started: float, progress: Progress) -> 
             )
 
     work_through(blocks, progress=told)
+
+
+CROPS = 10_000
+"""That a teacher labels for a codebook, about 39 for each entry, as faiss advises."""
+
+
+def learnt_by(
+    labelling: Labelling,
+    store: Store,
+    plan: PlanRow,
+    gone: frozenset[int],
+    note: Callable[[str], None],
+) -> LabelCodec:
+    """The codec with what it learns from the teacher's outputs of some crops; itself where it learns nothing."""
+    codec = labelling.codec
+    if not isinstance(codec, ProductCodes) or codec.is_trained:
+        return codec
+    num_crops = min(plan.num_crops, 16)
+    there = [row for row in np.flatnonzero(~store.bad).tolist() if row not in gone]
+    images = at_most(there, -(-CROPS // num_crops))
+    keys = store.image_columns["key"]
+    jobs = [ImageJob(image=i, key=keys[i], path=labelling.images.file(keys[i])) for i in images]
+    note(f"learning the codebook from {len(images) * num_crops:,} crops of {len(images):,} images")
+    found: list[NDArray[np.float32]] = []
+    batches = labelling.label(store, plan, jobs, num_crops=num_crops, check=_is_any)
+    with closing(batches):
+        for batch in batches:
+            for crops in batch:
+                if crops.opened.bad is None:
+                    found.append(_outputs(crops.labels))
+                elif not labelling.options.skip_bad:
+                    raise RejectedInput(
+                        f"{crops.opened.bad}: fix the file, or leave it out with `skip_bad`"
+                    )
+    return codec.trained(
+        np.concatenate(found) if found else np.empty((0, labelling.num_classes), np.float32)
+    )
+
+
+def _outputs(labels: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    return labels["logits"]
+
+
+def _is_any(opened: OpenedImage) -> None:
+    """Nothing is compared yet: the labels themselves are checked when they are made."""
+
+
+def check_committed_files(store: Store, group: str) -> None:
+    """DamagedShard where a file that the ledger names is missing or of another size."""
+    for row in store.catalogue.ledger.shards(group):
+        for file in row.files:
+            path = store.arrays.root / file.key
+            size = path.stat().st_size if path.is_file() else None
+            if size != file.size:
+                found = "is missing" if size is None else f"has {size} of {file.size} bytes"
+                raise DamagedShard(
+                    f"{path} {found}: every label was made, but run "
+                    f"`labelstore.verify({str(store.path)!r})`, then "
+                    f"`labelstore.repair(labelstore.open({str(store.path)!r}), images=DIR)`"
+                )
+
+
+def registered(
+    store: Store,
+    labelling: Labelling,
+    plan: PlanRow,
+    evaluation: TeacherEvaluation | None,
+    note: Callable[[str], None],
+    *,
+    codec: LabelCodec,
+) -> LabelSetRow:
+    """A new row, or the one that is there when nothing about it differs (ConflictError).
+
+    `codec` is the labelling's, with what it learnt here, which counts only for a new row. A measured top-1 goes into
+    the teacher's row, and so do the names of its outputs where it has none; those that a user stated take the place of
+    others. What is returned is the row that was compared: the name may be given to
+    another label set meanwhile.
+    """
+    teacher, temperature = labelling.teacher.row, labelling.options.temperature
+    wanted = unsettled(labelling.codec.to_record())
+
+    def compare(row: LabelSetRow) -> None:
+        differences = {
+            **teacher_differences(store.teacher(row.teacher), teacher),
+            "compression": (_codec_words(row.codec, wanted), _codec_words(wanted, wanted)),
+            "crop plan": (row.plan, plan.name),
+            "classes": (row.num_classes, labelling.num_classes),
+            "temperature": (row.temperature, temperature),
+        }
+        refuse_differences(row, store.path, differences)
+        check_same(row, labelling.facts, store.path, note, num_classes=len(store.class_names))
+
+    new = LabelSetRow(
+        name=labelling.name,
+        plan=plan.name,
+        teacher=teacher.name,
+        num_classes=labelling.num_classes,
+        codec=unsettled(codec.to_record()),
+        uuid=uuid.uuid4().hex,
+        temperature=temperature,
+        facts=labelling.facts.to_record(),
+    )
+    row = register(store, new, teacher, compare)
+    stated = labelling.options.class_names is not None
+    _record_about_teacher(store, row.teacher, teacher, evaluation, stated_names=stated)
+    return row
+
+
+def _record_about_teacher(
+    store: Store,
+    name: str,
+    teacher: TeacherRow,
+    evaluation: TeacherEvaluation | None,
+    *,
+    stated_names: bool,
+) -> None:
+    held = store.teacher(name)
+    facts = dict(held.facts)
+    if OUTPUT_NAMES in teacher.facts and (stated_names or OUTPUT_NAMES not in facts):
+        facts[OUTPUT_NAMES] = teacher.facts[OUTPUT_NAMES]
+    if evaluation is not None:
+        facts["evaluation"] = evaluation.to_record()
+    if facts == held.facts:
+        return
+    top1 = held.top1 if evaluation is None else evaluation.top1
+    with store.catalogue.transaction() as connection:
+        store.catalogue.teachers.change(connection, name, top1=top1, facts=facts)
+
+
+def _codec_words(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """A codec in words; a codebook only where one is asked for, and not whichever the label set has."""
+    kept = in_short(record) if wanted.get("codebook") else identity_of(record)
+    settled = sorted(kept.items())  # the catalogue has its own order
+    words = [f"{key}={value}" for key, value in settled if key not in ("name", "class_ids")]
+    return " ".join([str(record["name"]), *words])

@@ -16,7 +16,7 @@ from labelstore.catalogue.records import LabelSetRow
 from labelstore.codecs.base import LabelCodec
 from labelstore.errors import ConflictError, UsageError
 from labelstore.images import ImageSource, are_there
-from labelstore.labelling.device_crops import CropDevice, DecodeDevice
+from labelstore.labelling.generation_options import CropDevice, DecodeDevice
 from labelstore.labelling.lost_mass import checked_lost_mass
 from labelstore.store import Store
 from labelstore.store.outputs import OUTPUT_OF_CLASS, Kind, Outputs

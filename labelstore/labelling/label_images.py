@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from labelstore.catalogue.named_rows import check_name
 from labelstore.catalogue.records import PlanRow
 from labelstore.catalogue.server import (
     check_server_url,
+    copy_to_file,
     drop_catalogue,
     name_server,
     same_server,
@@ -30,15 +32,14 @@ from labelstore.cropping.crop_augmentation import CropAugmentation
 from labelstore.cropping.crop_mixing import CropMixing
 from labelstore.errors import ConflictError, LabelStoreError
 from labelstore.images import ImageSource, open_images, torchvision_classes
-from labelstore.labelling.device_crops import check_augmented
 from labelstore.labelling.generate import GenerationReport, check_on_plan, evaluated, label
+from labelstore.labelling.generation_options import GenerationOptions, check_augmented
 from labelstore.labelling.image_check import check_images, note_ignored
 from labelstore.labelling.labelling import Labelling
-from labelstore.labelling.options import GenerationOptions
 from labelstore.labelling.plan_choice import PlanChoice, PlanOptions, own_plan, plan_from
 from labelstore.store import Store, create, open_store
 from labelstore.store.layout import PLAN_FIELDS
-from labelstore.store.opening import catalogue_server, exists
+from labelstore.store.opening import CATALOGUE_FILE, CATALOGUE_URL_FILE, catalogue_server, exists
 from labelstore.teachers.teacher import Teacher, load_teacher
 from labelstore.teachers.teacher_check import TeacherCheck, TeacherEvaluation
 
@@ -264,3 +265,42 @@ def _remove_if_empty(path: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
         if url is not None:
             drop_catalogue(url)
+
+
+_LEFT_OUT = ("c.*", "*.h5", "*.tmp", "spool", f"{CATALOGUE_FILE}*", CATALOGUE_URL_FILE)
+"""Shards, and what is not a store's own; the catalogue is copied row by row."""
+
+
+class _Rehearsed(BaseException):
+    """Everything was as it has to be; no error, so that nothing on the way takes it for one."""
+
+
+def rehearse(path: Path, label: Callable[[Path, Progress], object]) -> None:
+    """Call `label(store's path, progress)` on a copy of the store at `path`, or on none if there is none.
+
+    Ends when it first tells its progress, before anything is labelled. Raises what it raises, in the store's own name.
+    """
+
+    def stop(done: int, total: int) -> None:
+        raise _Rehearsed
+
+    with _copy_without_labels(path) as copy:
+        try:
+            label(copy, stop)
+        except _Rehearsed:
+            pass
+        except LabelStoreError as error:
+            # a KeyError's own text is quoted; the first argument is the message of all of them
+            said = str(error.args[0]) if error.args else str(error)
+            raise type(error)(said.replace(str(copy), str(path))) from error
+
+
+@contextmanager
+def _copy_without_labels(path: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="labelstore-dry-run-") as folder:
+        copy = Path(folder) / "store"
+        if exists(path):
+            shutil.copytree(path, copy, ignore=shutil.ignore_patterns(*_LEFT_OUT), symlinks=True)
+            with open_store(path, readonly=True) as store, store.catalogue.reading() as conn:
+                copy_to_file(conn, copy / CATALOGUE_FILE)
+        yield copy

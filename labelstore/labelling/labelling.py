@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -20,14 +21,21 @@ from labelstore.cropping.replay import decode
 from labelstore.devices import backend_of
 from labelstore.errors import UsageError
 from labelstore.images import ImageSource
-from labelstore.labelling.crop_batches import ImageJob, OpenedImage, TeacherBatch, TeacherBatches
-from labelstore.labelling.device_crops import check_crop_device, check_decode_device
-from labelstore.labelling.image_block import Stopwatch
+from labelstore.labelling.crop_batches import (
+    ImageJob,
+    OpenedImage,
+    TeacherBatch,
+    TeacherBatches,
+    WholeImages,
+)
+from labelstore.labelling.generation_options import (
+    GenerationOptions,
+    check_crop_device,
+    check_decode_device,
+)
 from labelstore.labelling.label_facts import LabelFacts, facts_for, with_lost_mass
 from labelstore.labelling.mixed_crops import mixed_crops
-from labelstore.labelling.options import GenerationOptions
-from labelstore.labelling.output_names import with_output_names
-from labelstore.labelling.whole_images import WholeImages
+from labelstore.labelling.stating import with_output_names
 from labelstore.store import Store
 from labelstore.teachers.dense_head import with_dense_head
 from labelstore.teachers.labeller import Labeller
@@ -267,3 +275,16 @@ def default_workers() -> int:
     together = os.environ.get("LOCAL_WORLD_SIZE", "1")
     share = int(together) if together.isdecimal() and int(together) > 0 else 1
     return max(1, min(16, (os.cpu_count() or 1) // share))
+
+
+class Stopwatch:
+    """Seconds since it was last read."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        return seconds

@@ -15,8 +15,8 @@ import yaml
 
 from labelstore.codecs import in_short
 from labelstore.store import Store
+from labelstore.store.frozen_store import Manifest
 from labelstore.store.layout import label_layout
-from labelstore.store.manifest import Manifest
 
 KNOWN_LICENCES = frozenset(
     (

@@ -43,15 +43,15 @@ from labelstore.sharing.remotes import (
     open_remote,
 )
 from labelstore.store import Store, open_store
-from labelstore.store.manifest import (
+from labelstore.store.frozen_store import (
     MAX_MANIFEST_BYTES,
     Manifest,
     file_digest,
     parse_manifest,
     read_manifest,
+    refuse_remote,
 )
 from labelstore.store.opening import ARRAY_FOLDERS, CATALOGUE_FILE, MANIFEST_FILE
-from labelstore.store.remote import refuse_remote
 
 CARD_FILE = "README.md"
 BESIDE = frozenset({CARD_FILE, ".gitattributes", "LICENSE", "LICENSE.md"})

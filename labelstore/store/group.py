@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.arrays.base import ArrayBackend, ArraySpec
+from labelstore.arrays.array_spec import ArrayBackend, ArraySpec
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.records import ShardRow
 from labelstore.errors import ConflictError, DamagedShard, NotGenerated

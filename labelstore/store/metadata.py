@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labelstore.arrays.base import ArrayBackend, ArraySpec
+from labelstore.arrays.array_spec import ArrayBackend, ArraySpec
 from labelstore.arrays.checked_files import MAX_METADATA_BYTES, read_limited
 from labelstore.arrays.durable import StagedFiles, storage_errors
 from labelstore.arrays.sharding import Damage
 from labelstore.catalogue import Catalogue
-from labelstore.catalogue.array_rows import ArrayRows
+from labelstore.catalogue.metadata_files import ArrayRows
 from labelstore.errors import ConflictError, DamagedShard, RejectedInput
-from labelstore.store.group_specs import all_specs
+from labelstore.store.layout import all_specs
 
 ATTEMPTS = 10
 LOOKS = 3

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import URL
 
 from labelstore.arrays import open_arrays
-from labelstore.arrays.base import ArrayBackend
+from labelstore.arrays.array_spec import ArrayBackend
 from labelstore.arrays.durable import (
     check_new_place,
     fsync_folder,
@@ -43,9 +43,9 @@ from labelstore.errors import (
     check_utf8,
 )
 from labelstore.images import ImageSource, check_keys, open_images
+from labelstore.store.frozen_store import open_remote, refuse_remote, storage_url
 from labelstore.store.layout import FORMAT_VERSION, check_num_crops, choose_layout
 from labelstore.store.metadata import check_metadata
-from labelstore.store.remote import open_remote, refuse_remote, storage_url
 from labelstore.store.store import Store
 from labelstore.store.untrusted_store import refuse_links, refuse_rows
 

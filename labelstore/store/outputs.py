@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from labelstore.catalogue.records import LabelSetRow, TeacherRow
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.images.wordnet import readable
+from labelstore.images.class_names import readable
 
 if TYPE_CHECKING:
     from labelstore.store.label_set import LabelSet
@@ -267,3 +267,9 @@ def short(name: str, width: int = 32) -> str:
     ('tench, Tinca tinca', 'great white shark, whit…')
     """
     return name if len(name) <= width else name[: width - 1] + "…"
+
+
+def common_temperature(label_sets: Sequence[LabelSet]) -> float:
+    """The T0 of a label set that cannot be brought to another temperature, otherwise that of the first."""
+    fixed = [labels for labels in label_sets if labels.codec.fixed_temperature is not None]
+    return (fixed or label_sets)[0].temperature

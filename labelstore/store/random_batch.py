@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from labelstore.codecs import LabelMap, SparseLabels, id_dtype, relative_temperature, widen
 from labelstore.errors import UsageError
-from labelstore.store.calibrated import calibrated, without_discarded
 from labelstore.store.chosen_images import crop_numbers
 from labelstore.store.flat_records import RecordForm, Records, opaque
-from labelstore.store.mask import Region
+from labelstore.store.mask import Region, calibrated, without_discarded
 
 if TYPE_CHECKING:
     from labelstore.store.label_set import Images, LabelSet

@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.arrays.base import ArrayBackend, ArraySpec
+from labelstore.arrays.array_spec import ArrayBackend, ArraySpec
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherRow
 from labelstore.cropping.crop_plan import CropPlan, PlannedCrops, is_imported
 from labelstore.errors import ConflictError, NotGenerated, UsageError
 from labelstore.store.chosen_images import image_rows
 from labelstore.store.group import Group
-from labelstore.store.group_specs import all_specs, label_specs, mask_specs, plan_specs
-from labelstore.store.image_cache import image_columns
 from labelstore.store.label_set import Images, LabelSet
-from labelstore.store.layout import Layout
+from labelstore.store.layout import Layout, all_specs, label_specs, mask_specs, plan_specs
 from labelstore.store.mask import Mask
 from labelstore.store.metadata import replace_metadata
 from labelstore.store.stored_crops import StoredCrops
+from labelstore.store.user_cache import image_columns
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from labelstore.codecs.base import LabelCodec
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.images.wordnet import VARIANTS, variant_of
-from labelstore.images.wordnet import wordnet_ids as ids_of_variant
+from labelstore.images.class_names import VARIANTS, variant_of
+from labelstore.images.class_names import wordnet_ids as ids_of_variant
 from labelstore.store.outputs import Outputs
 from labelstore.teachers.teacher import Teacher
 

@@ -13,8 +13,14 @@ from torch import nn
 
 from labelstore.catalogue.records import TeacherRow
 from labelstore.errors import RejectedInput, UsageError, check_utf8
-from labelstore.teachers.functions import is_function
-from labelstore.teachers.named_networks import UNFIT, build, classes_of, own_settings, split_name
+from labelstore.teachers.named_networks import (
+    UNFIT,
+    build,
+    classes_of,
+    is_function,
+    own_settings,
+    split_name,
+)
 from labelstore.teachers.weights import (
     RUN_AVERAGE,
     Weights,

@@ -14,7 +14,7 @@ from benchmarks.papers.real.real_stage import figures_of
 from benchmarks.papers.real.tables_real import TABLES
 from benchmarks.papers.runs import Arm
 from labelstore.errors import StorageError
-from labelstore.images.wordnet import readable
+from labelstore.images.class_names import readable
 
 needs_pictures = pytest.mark.skipif(
     not (stamps.STAMPS.is_dir() and stamps.MATE.is_dir() and stamps.PLASMA.is_dir()),

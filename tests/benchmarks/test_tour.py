@@ -8,7 +8,7 @@ from PIL import Image
 from benchmarks import tour
 from labelstore.errors import LabelStoreError
 from labelstore.images import open_images
-from labelstore.images.wordnet import wordnet_ids
+from labelstore.images.class_names import wordnet_ids
 
 
 def picture(path: Path) -> None:

@@ -14,7 +14,7 @@ from labelstore.calibration import (
     exact_quantiles,
 )
 from labelstore.codecs import Full, Hard, MarginalRenorm, MarginalSmoothing
-from labelstore.commit import source
+from labelstore.commit import block_jobs
 from labelstore.errors import ConflictError, IncompleteError, UsageError
 from labelstore.testing.filled_store import fill_blocks
 
@@ -74,7 +74,7 @@ def test_the_ground_truths_probability_is_judged_on_request(make_store, p_max):
 def test_done_is_done_and_another_rule_is_a_conflict(make_store, p_max, monkeypatch):
     store = make_store(p_max, images_per_shard=8)
     calibrate(store.label_set(), RULE, name="ferkd")
-    monkeypatch.setattr(source, "stage_block", None)
+    monkeypatch.setattr(block_jobs, "stage_block", None)
     assert calibrate(store.label_set(), RULE, name="ferkd").is_complete
     with pytest.raises(ConflictError, match="ferkd"):
         calibrate(store.label_set(), RegionThresholds(), name="ferkd")
@@ -82,7 +82,7 @@ def test_done_is_done_and_another_rule_is_a_conflict(make_store, p_max, monkeypa
 
 def test_a_stopped_calibration_goes_on_where_it_was(make_store, p_max, monkeypatch):
     store = make_store(p_max, images_per_shard=8)
-    stage, written = source.stage_block, []
+    stage, written = block_jobs.stage_block, []
 
     def stops(store, lease, *args, **options):
         if len(written) == 1:
@@ -90,7 +90,7 @@ def test_a_stopped_calibration_goes_on_where_it_was(make_store, p_max, monkeypat
         written.append(lease.block)
         return stage(store, lease, *args, **options)
 
-    monkeypatch.setattr(source, "stage_block", stops)
+    monkeypatch.setattr(block_jobs, "stage_block", stops)
     with pytest.raises(KeyboardInterrupt):
         calibrate(store.label_set(), RULE, name="ferkd")
     assert len(store.catalogue.ledger.shards("masks/ferkd")) == 1
@@ -99,7 +99,7 @@ def test_a_stopped_calibration_goes_on_where_it_was(make_store, p_max, monkeypat
         written.append(lease.block)
         return stage(store, lease, *args, **options)
 
-    monkeypatch.setattr(source, "stage_block", goes_on)
+    monkeypatch.setattr(block_jobs, "stage_block", goes_on)
     mask = calibrate(store.label_set(), RULE, name="ferkd")
     assert sorted(written) == [0, 1, 2], "a block was computed twice, or its lease was not let go"
     np.testing.assert_array_equal(all_regions(mask), RULE.regions(p_max))
@@ -175,14 +175,14 @@ def test_two_workers_share_the_blocks_and_one_waits_for_the_other(make_store, p_
     calibrate(
         store.label_set(), RULE, name="first"
     )  # makes the second mask's rows cheap to compare
-    stage, held = source.stage_block, []
+    stage, held = block_jobs.stage_block, []
 
     def while_the_other_works(here, lease, *args, **options):
         if not held:
             held.append(here.catalogue.leases.acquire(lease.group, [4], "another", 1.0, 1))
         return stage(here, lease, *args, **options)
 
-    monkeypatch.setattr(source, "stage_block", while_the_other_works)
+    monkeypatch.setattr(block_jobs, "stage_block", while_the_other_works)
     monkeypatch.setattr("labelstore.commit.worker.POLL_SECONDS", 0.05)
     mask = calibrate(store.label_set(), RULE, name="second")
     assert held[0].block == 4

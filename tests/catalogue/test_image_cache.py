@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pytest
 
-from labelstore.store.image_cache import DIGEST_BYTES, image_columns
+from labelstore.store.user_cache import DIGEST_BYTES, image_columns
 
 DIGEST = bytes(range(16))
 

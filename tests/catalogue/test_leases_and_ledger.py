@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelstore.catalogue.shard_rows import pack_files, unpack_files
+from labelstore.catalogue.ledger import pack_files, unpack_files
 from labelstore.errors import ConflictError, DamagedShard, LeaseLost, UsageError
 from labelstore.shard_files import ShardFile
 

@@ -8,7 +8,7 @@ import pytest
 
 import labelstore
 from labelstore.catalogue.engines import parse_url
-from labelstore.catalogue.named_servers import VARIABLE, hosts_of, is_named, name_servers
+from labelstore.catalogue.postgresql import VARIABLE, hosts_of, is_named, name_servers
 from labelstore.errors import RejectedInput, StorageError
 
 PASSWORD = "correct horse battery"

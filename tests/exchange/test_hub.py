@@ -32,7 +32,7 @@ from labelstore.errors import (
 from labelstore.sharing import hub
 from labelstore.sharing.card import code
 from labelstore.sharing.remotes import FolderRemote, HubRemote, open_remote
-from labelstore.store.manifest import Manifest, ManifestFile, parse_manifest
+from labelstore.store.frozen_store import Manifest, ManifestFile, parse_manifest
 from tests.kept_stores import kept_store
 
 EVIL = "<img src=x onerror=alert(1)> [a](javascript:b) `c` ![d](http://e) | # f"

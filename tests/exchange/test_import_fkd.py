@@ -30,7 +30,7 @@ from labelstore.exchange.readers.boxes import BoxShares
 from labelstore.exchange.readers.fkd import open_fkd
 from labelstore.exchange.readers.label_values import class_ids, kept_probabilities
 from labelstore.images import scan_folder
-from labelstore.labelling.grow import plan_growth
+from labelstore.labelling.growing import plan_growth
 from labelstore.untrusted.refusal import Refused
 from tests.exchange import foreign_files as foreign
 from trainer.config import TrainConfig

@@ -19,8 +19,8 @@ from labelstore.care.auditing import audit
 from labelstore.care.repairing import repair
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.images import open_images
+from labelstore.labelling.growing import add_images
 from labelstore.labelling.label_images import label_images
-from labelstore.labelling.new_images import add_images
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
 
 WORK = {"batch_size": 16, "device": "cpu", "workers": 2}

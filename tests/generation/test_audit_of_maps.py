@@ -83,7 +83,7 @@ def test_a_map_means_what_the_dense_head_says(images, teacher, tmp_path):
     """The stored label of a crop is the one that is pooled from a map made by hand."""
     from labelstore.care.map_audit import decoded_image, fresh_maps
     from labelstore.care.relabelling import Relabeller
-    from labelstore.labelling.options import GenerationOptions
+    from labelstore.labelling.generation_options import GenerationOptions
     from labelstore.teachers.dense_head import dense_head
 
     with make(tmp_path / "s", images, teacher, "float32") as store:

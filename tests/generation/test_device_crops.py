@@ -13,7 +13,7 @@ from labelstore.care.auditing import audit
 from labelstore.cropping.device_pixels import crops_on_device
 from labelstore.cropping.replay import read_image, replay_many
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.labelling.device_crops import check_crop_device
+from labelstore.labelling.generation_options import check_crop_device
 from labelstore.labelling.label_images import label_images
 from labelstore.testing.digit_pictures import photographs as real_photographs
 

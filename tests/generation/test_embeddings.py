@@ -22,7 +22,7 @@ from labelstore.care.verification import verify
 from labelstore.codecs.product_codes import from_text
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.labelling.generate import generate
-from labelstore.labelling.grow import grow
+from labelstore.labelling.growing import grow
 from labelstore.labelling.label_images import label_images
 from labelstore.labelling.stating import state_classes
 from labelstore.sharing.merge import merge

@@ -17,8 +17,8 @@ from labelstore import Full
 from labelstore.errors import ConflictError
 from labelstore.exchange import Stated, import_labels
 from labelstore.images import scan_folder
+from labelstore.labelling.growing import add_images
 from labelstore.labelling.label_images import label_images
-from labelstore.labelling.new_images import add_images
 from tests.generation.conftest import write_teacher
 
 WORK = {"batch_size": 16, "device": "cpu", "workers": 1}

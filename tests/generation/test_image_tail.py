@@ -11,7 +11,7 @@ from labelstore.care.verification import verify
 from labelstore.codecs import Full, MarginalSmoothing, top_k
 from labelstore.labelling.deriving import derive
 from labelstore.labelling.generate import generate
-from labelstore.labelling.grow import grow
+from labelstore.labelling.growing import grow
 from labelstore.labelling.label_images import label_images
 
 WORK = {"batch_size": 16, "device": "cpu", "workers": 2}

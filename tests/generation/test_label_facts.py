@@ -17,7 +17,7 @@ from labelstore.care.verification import verify
 from labelstore.codecs import codec_from_options
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.labelling.generate import generate
-from labelstore.labelling.grow import grow
+from labelstore.labelling.growing import grow
 from labelstore.labelling.label_images import label_images
 from labelstore.teachers.teacher import Teacher, load_teacher
 from tests.generation.conftest import write_photographs, write_teacher

@@ -19,8 +19,7 @@ from labelstore.catalogue.records import TeacherRow
 from labelstore.errors import ConflictError, RejectedInput, StorageError
 from labelstore.images import digest
 from labelstore.labelling.generate import generate
-from labelstore.labelling.image_block import ImageBlock
-from labelstore.labelling.worker import TeacherBlocks
+from labelstore.labelling.teacher_blocks import ImageBlock, TeacherBlocks
 from labelstore.store import Store
 from labelstore.teachers.teacher import Teacher
 from tests.generation.conftest import write_photographs

@@ -23,9 +23,9 @@ from labelstore.analysis.noise import label_noise
 from labelstore.analysis.profile import profile
 from labelstore.analysis.summary import summary
 from labelstore.errors import ConflictError, LabelStoreError, RejectedInput
-from labelstore.images import wordnet
+from labelstore.images import class_names
 from labelstore.labelling.generate import generate
-from labelstore.labelling.grow import grow
+from labelstore.labelling.growing import grow
 from labelstore.labelling.label_images import label_images
 from labelstore.labelling.lost_mass import MAX_LOST
 from labelstore.labelling.stating import class_table, state_classes
@@ -376,14 +376,14 @@ def test_names_are_the_teachers_and_shown_everywhere(store):
 def test_wordnet_ids_have_the_names_that_timm_gives_them():
     from timm.data.imagenet_info import ImageNetInfo
 
-    for variant in wordnet.VARIANTS:
+    for variant in class_names.VARIANTS:
         info = ImageNetInfo(variant)
-        assert list(wordnet.wordnet_ids(variant)) == list(info.label_names())
-        assert wordnet.variant_of(len(info.label_names())) == variant
+        assert list(class_names.wordnet_ids(variant)) == list(info.label_names())
+        assert class_names.variant_of(len(info.label_names())) == variant
         assert [
-            wordnet.readable(i) for i in wordnet.wordnet_ids(variant)
+            class_names.readable(i) for i in class_names.wordnet_ids(variant)
         ] == info.label_descriptions()
-    assert wordnet.readable("n00000000") == "n00000000"
+    assert class_names.readable("n00000000") == "n00000000"
 
 
 def test_two_cranes_are_told_apart(tmp_path, data, eight):
@@ -456,7 +456,7 @@ def test_commands_show_names_and_refuse_in_one_line(store, capsys, monkeypatch):
 
 
 def test_pretrained_weights_of_libraries_name_their_outputs():
-    from labelstore.labelling.output_names import with_output_names
+    from labelstore.labelling.stating import with_output_names
 
     network = timm.create_model("resnet18", **OPTIONS)
     row = load_teacher_row(network.num_classes)

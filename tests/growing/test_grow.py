@@ -18,7 +18,7 @@ from labelstore.codecs import densify
 from labelstore.errors import ConflictError, IncompleteError, LabelStoreError, UsageError
 from labelstore.labelling.deriving import derive
 from labelstore.labelling.generate import generate
-from labelstore.labelling.grow import grow
+from labelstore.labelling.growing import grow
 from labelstore.labelling.label_images import label_images
 from labelstore.teachers.labeller import Labeller
 from labelstore.teachers.teacher import load_teacher

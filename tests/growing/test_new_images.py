@@ -20,8 +20,7 @@ from labelstore.care.freezing import freeze
 from labelstore.care.repairing import repair
 from labelstore.care.verification import verify
 from labelstore.catalogue import Catalogue
-from labelstore.catalogue.image_blocks import BLOCK_ROWS, head_checksum
-from labelstore.catalogue.image_columns import MAX_FREE_ROWS, NO_IMAGE
+from labelstore.catalogue.image_blocks import BLOCK_ROWS, MAX_FREE_ROWS, NO_IMAGE, head_checksum
 from labelstore.errors import (
     ConflictError,
     DamagedShard,
@@ -31,9 +30,8 @@ from labelstore.errors import (
 )
 from labelstore.labelling.deriving import derive
 from labelstore.labelling.generate import generate
-from labelstore.labelling.grow import grow
+from labelstore.labelling.growing import add_images, grow, plan_new_images
 from labelstore.labelling.label_images import label_images
-from labelstore.labelling.new_images import add_images, plan_new_images
 from tests.generation.conftest import write_photographs, write_teacher
 from trainer.loader.stored import StoredPasses
 from trainer.sampler import PassSchedule

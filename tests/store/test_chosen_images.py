@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from labelstore import Full, MarginalSmoothing
 from labelstore.arrays.zarr_arrays import ZarrArrays
-from labelstore.catalogue import image_columns, image_table
+from labelstore.catalogue import image_blocks, image_table
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.ledger import Ledger
 from labelstore.catalogue.named_rows import Teachers
 from labelstore.errors import NotGenerated, RejectedInput, UsageError
-from labelstore.store.spans import spans
+from labelstore.store.chosen_images import spans
 from labelstore.testing.filled_store import filled_store
 
 IMAGES, CROPS, HEIGHT = 11, 80, 4  # two shards of two chunk columns
@@ -135,7 +135,7 @@ def test_more_keys_than_one_statement_takes(labels):
 
 def test_counting_images_reads_none(labels, monkeypatch):
     store = labels.store
-    for module in (image_columns, image_table):
+    for module in (image_blocks, image_table):
         monkeypatch.setattr(module, "verified_batches", lambda *_: pytest.fail("read"))
     store.refresh()
     assert (store.num_images, store.num_rows) == (IMAGES, IMAGES)

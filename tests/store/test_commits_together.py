@@ -18,7 +18,7 @@ from labelstore.calibration import RegionThresholds, calibrate
 from labelstore.care.verification import verify
 from labelstore.commit import staging as writing
 from labelstore.commit import worker
-from labelstore.commit.source import BlockSource, MadeBlock
+from labelstore.commit.block_jobs import BlockSource, MadeBlock
 from labelstore.commit.staging import BlockArrays, commit_blocks, stage_block
 from labelstore.commit.worker import work_through
 from labelstore.errors import DamagedShard, LeaseLost, StorageError

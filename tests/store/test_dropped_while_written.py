@@ -12,9 +12,9 @@ import labelstore
 from labelstore.calibration import RegionThresholds, calibrate
 from labelstore.care import dropping
 from labelstore.care.dropping import drop
-from labelstore.catalogue.identities import mask_identity
+from labelstore.catalogue.leases import mask_identity
 from labelstore.codecs import MarginalRenorm, MarginalSmoothing, top_k
-from labelstore.commit import source
+from labelstore.commit import block_jobs
 from labelstore.commit.lease_keeper import LeaseKeeper
 from labelstore.commit.spool import LabelledImage, Spool, read_spools, remove_spools, spooled_crops
 from labelstore.commit.staging import BlockArrays, write_block
@@ -151,7 +151,7 @@ def test_a_mask_that_is_made_anew_during_calibration_gets_no_codes_of_the_old_ru
     store, monkeypatch
 ):
     fill_blocks(store, OLD, name="teacher")
-    stage, other = source.stage_block, RegionThresholds(low=0.4, middle=0.5, top=0.6)
+    stage, other = block_jobs.stage_block, RegionThresholds(low=0.4, middle=0.5, top=0.6)
 
     def while_it_is_made_anew(here, lease, *args, **options):
         if here.catalogue.groups.identity("masks/m") == lease.identity:
@@ -160,7 +160,7 @@ def test_a_mask_that_is_made_anew_during_calibration_gets_no_codes_of_the_old_ru
         return stage(here, lease, *args, **options)
 
     first = mask_row("m", RULE, num_crops=4)
-    monkeypatch.setattr(source, "stage_block", while_it_is_made_anew)
+    monkeypatch.setattr(block_jobs, "stage_block", while_it_is_made_anew)
     monkeypatch.setattr("labelstore.commit.worker.POLL_SECONDS", 0.0)
     with pytest.raises(ConflictError, match="created again"):
         calibrate(store.label_set(), RULE, name="m")
@@ -168,14 +168,14 @@ def test_a_mask_that_is_made_anew_during_calibration_gets_no_codes_of_the_old_ru
 
 
 def test_a_variant_that_is_dropped_while_it_is_derived_stays_dropped(store, monkeypatch):
-    stage = source.stage_block
+    stage = block_jobs.stage_block
 
     def while_it_is_dropped(here, *args, **options):
         found = stage(here, *args, **options)
         here.catalogue.groups.drop("labels/mr")
         return found
 
-    monkeypatch.setattr(source, "stage_block", while_it_is_dropped)
+    monkeypatch.setattr(block_jobs, "stage_block", while_it_is_dropped)
     monkeypatch.setattr("labelstore.commit.worker.POLL_SECONDS", 0.0)
     with pytest.raises(ConflictError, match="dropped"):
         derive(store.label_set(), MarginalRenorm(k=3), name="mr")

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import labelstore
-from labelstore.commit.source import BlockSource, BlockStream
+from labelstore.commit.block_jobs import BlockSource, BlockStream
 
 ROOT = Path(labelstore.__file__).parent
 LOOP = "commit/worker.py"
@@ -38,7 +38,7 @@ def test_every_job_is_known():
     from labelstore.calibration import masking  # noqa: F401
     from labelstore.care import repairing  # noqa: F401
     from labelstore.exchange import block_import  # noqa: F401
-    from labelstore.labelling import deriving, worker  # noqa: F401
+    from labelstore.labelling import deriving, teacher_blocks  # noqa: F401
     from labelstore.sharing import copying  # noqa: F401
 
     jobs = {kind.__name__ for base in (BlockSource, BlockStream) for kind in base.__subclasses__()}

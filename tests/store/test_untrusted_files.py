@@ -17,7 +17,7 @@ from labelstore.arrays.checked_files import MAX_METADATA_BYTES, read_limited
 from labelstore.arrays.sharding import Damage
 from labelstore.care.verification import verify
 from labelstore.errors import DamagedShard, RejectedInput
-from labelstore.store.manifest import MAX_MANIFEST_BYTES, read_manifest
+from labelstore.store.frozen_store import MAX_MANIFEST_BYTES, read_manifest
 from labelstore.testing.filled_store import filled_store
 
 MAGIC = bytes.fromhex("d9d505f920a163d7")

@@ -10,8 +10,8 @@ import pytest
 
 from labelstore import MarginalSmoothing
 from labelstore.calibration import RegionThresholds, calibrate
+from labelstore.commit import block_jobs, worker
 from labelstore.commit import lease_keeper as leases
-from labelstore.commit import source, worker
 from labelstore.commit.lease_keeper import LeaseKeeper, Patience, is_dead, owner_name
 from labelstore.commit.staging import BlockArrays, write_block
 from labelstore.errors import ConflictError
@@ -32,7 +32,7 @@ def template(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_lease_that_was_lost_does_not_end_the_work(store, monkeypatch):
-    stage, lost = source.stage_block, []
+    stage, lost = block_jobs.stage_block, []
 
     def while_the_lease_is_lost(here, lease, *args, **options):
         if not lost:
@@ -41,7 +41,7 @@ def test_a_lease_that_was_lost_does_not_end_the_work(store, monkeypatch):
             here.catalogue.leases.release(*lost)  # and the other one gave it up
         return stage(here, lease, *args, **options)
 
-    monkeypatch.setattr(source, "stage_block", while_the_lease_is_lost)
+    monkeypatch.setattr(block_jobs, "stage_block", while_the_lease_is_lost)
     monkeypatch.setattr(worker, "POLL_SECONDS", 0.0)
     assert calibrate(store.label_set(), RULE, name="m").is_complete
     assert lost

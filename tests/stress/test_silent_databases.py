@@ -11,7 +11,7 @@ import time
 import pytest
 from sqlalchemy import text
 
-from labelstore.catalogue import engines
+from labelstore.catalogue import postgresql
 from labelstore.catalogue.connection import Database
 from labelstore.errors import StorageError
 
@@ -54,8 +54,8 @@ class SilentServer:
 @pytest.mark.parametrize("writing", [False, True])
 def test_a_server_that_says_nothing_is_left_after_a_while(kind, writing, monkeypatch, matrix):
     """R24: whether it takes the connection, says that it is ready, or hangs up."""
-    monkeypatch.setattr(engines, "SILENT_SECONDS", 0.5)
-    monkeypatch.setattr(engines, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(postgresql, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(postgresql, "CONNECT_SECONDS", 2)
     server = SilentServer(kind)
     database = Database(f"postgresql+psycopg://me@127.0.0.1:{server.port}/x?sslmode=disable")
     started = time.monotonic()

@@ -12,8 +12,8 @@ from PIL import Image
 
 from labelstore.errors import ConflictError, UsageError
 from labelstore.images import scan_folder
-from labelstore.testing import demo_images
-from labelstore.testing.demo_images import make_demo_images
+from labelstore.testing import demo_folder
+from labelstore.testing.demo_folder import make_demo_images
 from labelstore.testing.digit_pictures import PHOTOGRAPHS, digits, plan, render
 
 pytest.importorskip("sklearn")
@@ -175,7 +175,7 @@ def test_other_settings_or_other_content_are_refused(made, tmp_path):
     with pytest.raises(ConflictError, match="not empty"):
         make_demo_images(tmp_path, **COUNTS)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
-    (tmp_path / demo_images.SETTINGS).write_text(json.dumps([1])[:-1])
+    (tmp_path / demo_folder.SETTINGS).write_text(json.dumps([1])[:-1])
     with pytest.raises(ConflictError, match="None"):
         make_demo_images(tmp_path, **COUNTS)
 

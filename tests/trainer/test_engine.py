@@ -19,7 +19,7 @@ import trainer
 from labelstore import Full, MarginalSmoothing, RegionThresholds
 from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import ConflictError, IncompleteError, RejectedInput, UsageError
-from labelstore.labelling.grow import grow
+from labelstore.labelling.growing import grow
 from labelstore.labelling.label_images import label_images
 from labelstore.teachers.teacher import load_teacher
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher

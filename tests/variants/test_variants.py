@@ -12,10 +12,9 @@ import labelstore
 from cli import errors, labelstore_app
 from labelstore.analysis.comparison import compare
 from labelstore.codecs import Full, Hard, MarginalRenorm, MarginalSmoothing, Smoothing, top_k
-from labelstore.commit import source as source_of_blocks
+from labelstore.commit import block_jobs as source_of_blocks
 from labelstore.errors import ConflictError, UsageError
-from labelstore.labelling.deriving import derive
-from labelstore.labelling.variant_choice import codec_for, variant_name
+from labelstore.labelling.deriving import codec_for, derive, variant_name
 from labelstore.testing.filled_store import fill_blocks
 from tests.kept_stores import kept_store
 

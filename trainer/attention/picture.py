@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.images.wordnet import readable
+from labelstore.images.class_names import readable
 from trainer.attention.maps import Attention
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labelstore.calibration.ensembles import Ensemble
 from labelstore.errors import IncompleteError, NotGenerated, UsageError
-from labelstore.store.coverage import what_is_missing
+from labelstore.store.label_set import what_is_missing
 
 
 def check_mixed(labels: Ensemble) -> None:

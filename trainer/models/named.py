@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from labelstore.errors import UsageError
 from labelstore.teachers.class_map import wordnet_ids
-from labelstore.teachers.functions import is_function
-from labelstore.teachers.named_networks import UNFIT, build, classes_of, own_settings
+from labelstore.teachers.named_networks import UNFIT, build, classes_of, is_function, own_settings
 from labelstore.teachers.weights import Weights, load_weights, read_weights
 from trainer.config import TrainConfig
 

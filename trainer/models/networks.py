@@ -11,8 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.teachers.functions import is_function
-from labelstore.teachers.named_networks import UNFIT, build
+from labelstore.teachers.named_networks import UNFIT, build, is_function
 from labelstore.teachers.weights import (
     RUN_AVERAGE,
     RUN_WEIGHTS,

@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from labelstore.images.wordnet import readable
+from labelstore.images.class_names import readable
 from trainer.config import TrainConfig, evaluation_split
 from trainer.report.class_results import ClassResult
 from trainer.report.paired import interval, paired_difference

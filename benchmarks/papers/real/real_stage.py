@@ -18,7 +18,7 @@ from benchmarks.papers.real.stamps import Surroundings, make_pictures
 from benchmarks.papers.stage import Stage
 from labelstore import Full, MarginalSmoothing
 from labelstore.images import open_images
-from labelstore.images.wordnet import wordnet_ids
+from labelstore.images.class_names import wordnet_ids
 from labelstore.teachers.teacher import Teacher, load_teacher
 from trainer.config import TrainConfig
 from trainer.evaluation import forward_all, output_of_class

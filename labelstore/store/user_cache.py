@@ -1,9 +1,9 @@
-"""The table of images of a large store, kept as columns: checking a million rows takes seconds, every command would.
+"""The user's cache folder: what can always be made again, such as the table of images of a large store as columns.
 
-A file of the user's cache folder is named by the store and by the digest that the catalogue keeps of the table, so a
-table that has changed is never met again. Only tables that were read and found sound are kept, and only those that are
-settled: every image decoded or left out. A file that is damaged or cannot be written makes a command slower, never
-wrong.
+Checking a million rows takes seconds, and every command would. A file of the cache is named by the store and by the
+digest that the catalogue keeps of the table, so a table that has changed is never met again. Only tables that were read
+and found sound are kept, and only those that are settled: every image decoded or left out. A file that is damaged or
+cannot be written makes a command slower, never wrong.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,18 @@ from labelstore.arrays.durable import make_folders, write_file
 from labelstore.catalogue import Catalogue
 from labelstore.errors import RejectedInput, StorageError
 from labelstore.images import check_keys
-from labelstore.store.cache_folder import default_cache
+
+CACHE_VARIABLE = "LABELSTORE_CACHE"
+
+
+def default_cache() -> Path:
+    """LABELSTORE_CACHE, or the user's cache folder."""
+    given = os.environ.get(CACHE_VARIABLE)
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "labelstore"
+
 
 MIN_ROWS = 100_000
 """Smaller tables are read in about a second."""

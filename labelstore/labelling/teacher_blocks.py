@@ -5,23 +5,26 @@ Finished images go to the spool: whatever stops the worker, the next holder of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from labelstore.catalogue.records import LabelSetRow, PlanRow
 from labelstore.codecs.base import LabelCodec
-from labelstore.commit.source import BlockStream, LeasedBlock, MadeBlock
-from labelstore.commit.spool import Spool, read_spools, remove_spools
+from labelstore.commit.block_jobs import BlockStream, LeasedBlock, MadeBlock
+from labelstore.commit.labelled_block import LabelledBlock
+from labelstore.commit.spool import LabelledImage, Spool, read_spools, remove_spools
 from labelstore.commit.staging import BlockArrays
 from labelstore.errors import LeaseLost, RejectedInput
 from labelstore.labelling.crop_batches import ImageJob, OpenedImage
-from labelstore.labelling.image_block import ImageBlock
 from labelstore.labelling.labelling import LabelledCrops, Labelling
-from labelstore.labelling.whole_images import crop_shards_of
+from labelstore.store import Store
+from labelstore.store.layout import BOX, FLIP
 
 
 @dataclass(kw_only=True)
@@ -211,3 +214,118 @@ class TeacherBlocks(BlockStream):
                 f"the teacher returned NaN for crop {crop} of {crops.opened.job.key}: nothing of its block was "
                 "committed; check the weights, or try `autocast=none`"
             )
+
+
+@dataclass(kw_only=True)
+class ImageBlock(LabelledBlock):
+    """Labels of a block's images as they come in, batch by batch."""
+
+    pending: set[int]
+    """Image rows that still wait for labels."""
+    spool: Spool | None = None
+    """Where finished images are kept until the block is committed."""
+    bad: dict[int, str] = field(default_factory=dict)
+    """Left out, now or in an earlier session: image row -> reason."""
+    _partial: dict[int, dict[str, NDArray[Any]]] = field(default_factory=dict)
+    _seconds: dict[int, float] = field(default_factory=dict)
+
+    def take(self, found: Mapping[int, LabelledImage]) -> None:
+        """Take images that an earlier lease finished.
+
+        What was labelled for another range of crops, before the plan grew, is of no use.
+        """
+        usable = {
+            image: labelled
+            for image, labelled in found.items()
+            if image in self.pending
+            and (labelled.first_crop, len(labelled.arrays["box"]))
+            == (self.first_crop, self.num_new)
+        }
+        self.done |= usable
+        self.pending -= usable.keys()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on the images that have labels, summed over workers."""
+        return sum(labelled.seconds for labelled in self.done.values())
+
+    def add(
+        self,
+        opened: OpenedImage,
+        first: int,
+        last: int,
+        labels: Mapping[str, NDArray[Any]],
+        seconds: float = 0.0,
+    ) -> None:
+        """Take the labels of crops [first, last) of one image; its last crop finishes it."""
+        image = opened.job.image
+        self._seconds[image] = self._seconds.get(image, 0.0) + seconds
+        arrays = self._partial.setdefault(image, {})
+        for name, values in labels.items():
+            if name not in arrays:
+                arrays[name] = np.empty((self.num_new, *values.shape[1:]), values.dtype)
+            arrays[name][first - self.first_crop : last - self.first_crop] = values
+        if last < self.num_crops:
+            return
+        assert opened.boxes is not None
+        assert opened.flips is not None
+        del self._partial[image]
+        finished = LabelledImage(
+            image=image,
+            height=opened.height,
+            width=opened.width,
+            digest=opened.digest,
+            arrays={
+                "box": opened.boxes[self.first_crop :],
+                "flip": opened.flips[self.first_crop :],
+                **{n: values[self.first_crop :] for n, values in (opened.mixes or {}).items()},
+                **arrays,
+            },
+            first_crop=self.first_crop,
+            seconds=self._seconds.pop(image),
+        )
+        if self.spool is not None:
+            self.spool.append(finished)
+        self.done[image] = finished
+        self.pending.discard(image)
+
+    def leave_out(self, image: int, reason: str) -> None:
+        """Record an image that cannot be used."""
+        self.bad[image] = reason
+        self.pending.discard(image)
+        self._partial.pop(image, None)
+
+    def close(self) -> None:
+        """Sync and close the spool."""
+        if self.spool is not None:
+            self.spool.close()
+
+
+def crop_shards_of(
+    store: Store, plan: PlanRow, rows: range, sizes: Mapping[int, tuple[int, int]]
+) -> list[BlockArrays]:
+    """Boxes and flips of all crops of a plan for the images of one block: what a map's commit adds to the plan.
+
+    `sizes` are (height, width) of the images that have labels, by image row; the others are sentinels.
+    """
+    known = sorted(sizes)
+    keys = [str(store.image_columns["key"][image]) for image in known]
+    boxes = np.full((len(rows), plan.num_crops, 4), BOX.fill, np.uint16)
+    flips = np.full((len(rows), plan.num_crops), FLIP.fill, np.uint8)
+    if known:
+        at = [image - rows.start for image in known]
+        boxes[at], flips[at] = store.crop_plan(plan.name).crops_of_images(
+            keys,
+            np.array([sizes[image] for image in known]),
+            np.broadcast_to(np.arange(plan.num_crops), (len(known), plan.num_crops)),
+        )
+    width = plan.crops_per_shard
+    cuts = [slice(first, first + width) for first in range(0, plan.num_crops, width)]
+    return [
+        BlockArrays(
+            group=f"crops/{plan.name}",
+            crop_shard=crop_shard,
+            arrays={"box": boxes[:, cut], "flip": flips[:, cut]},
+        )
+        for crop_shard, cut in enumerate(cuts)
+    ]
