@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labelstore.arrays.array_spec import ArrayBackend, ArraySpec, EncodedFile
-from labelstore.arrays.ranges import RangeSource
+from labelstore.arrays.array_spec import ArraySpec, EncodedFile
+from labelstore.arrays.backend import ArrayBackend
+from labelstore.arrays.object_storage import BucketFolder
 from labelstore.errors import UsageError
 
 __all__ = ["BACKENDS", "ArrayBackend", "ArraySpec", "EncodedFile", "open_arrays"]
@@ -15,7 +16,7 @@ BACKENDS = ("zarr", "hdf5")
 
 
 def open_arrays(
-    root: Path, backend: str = "zarr", *, source: RangeSource | None = None
+    root: Path, backend: str = "zarr", *, source: BucketFolder | None = None
 ) -> ArrayBackend:
     """The backend of that name on an array folder, which need not exist yet. Opens no file.
 

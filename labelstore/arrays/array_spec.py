@@ -1,18 +1,17 @@
-"""What an array backend does: it turns one shard into files, and files back into arrays."""
+"""One array as it lies on disk: its shape, shards, chunks and sentinel, and which values fit it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.errors import UsageError
-from labelstore.shard_files import FileProblem, ShardFile
+from labelstore.shard_files import ShardFile
 
 MAX_CHUNK_BYTES = 1 << 29
 """Raw bytes of one chunk: a blosc frame holds 2 GiB, and this caps what a wicked store can ask for."""
@@ -124,89 +123,6 @@ class EncodedFile:
 
     record: ShardFile
     data: bytes
-
-
-class ArrayBackend(Protocol):
-    """Files of a store's arrays. Knows nothing of leases, ledgers or codecs of labels."""
-
-    name: ClassVar[str]
-    """Value of `--backend`: zarr, hdf5."""
-
-    @property
-    def root(self) -> Path:
-        """Folder of the arrays."""
-
-    def metadata(
-        self,
-        specs: Sequence[ArraySpec],
-        attributes: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> dict[str, bytes]:
-        """Every metadata file (key -> bytes) that these arrays need, consolidated metadata included.
-
-        `specs` are *all* arrays of the store; `attributes` are JSON attributes per group path, the root
-        being "". Writing the files is the caller's: metadata changes go through the catalogue's intent
-        rows.
-        """
-
-    def attributes(self, group: str = "") -> dict[str, Any]:
-        """Attributes of a group as they lie on disk. DamagedShard if missing or unreadable."""
-
-    def metadata_problem(self, key: str) -> str | None:
-        """What one metadata file says that this package never writes; None when all is well, or for no file.
-
-        Its digest is looked at elsewhere: this is about stores whose digests were made to match.
-        """
-
-    def undescribed(self, specs: Sequence[ArraySpec]) -> dict[str, str]:
-        """Metadata files that lack one of these arrays, or give it another shape: key -> what is wrong.
-
-        Other programs then do not see the array, or not all of it; our own reader does.
-        """
-
-    def contents_problem(self, record: ShardFile, specs: Sequence[ArraySpec]) -> str | None:
-        """What a shard's file, whose bytes are the ledger's, holds beside these arrays; None when nothing."""
-
-    def encode_shard(
-        self, specs: Sequence[ArraySpec], index: tuple[int, int], arrays: Mapping[str, NDArray[Any]]
-    ) -> list[EncodedFile]:
-        """All arrays of one shard, encoded in memory; equal arrays give equal bytes.
-
-        `arrays` maps field names to arrays of at most the shard's shape; a shard at the border is padded
-        with the sentinel. `index` is (image block, crop shard). Nothing touches the disk. An array that
-        may be empty, and is, has no file in the list.
-        """
-
-    def read(
-        self,
-        spec: ArraySpec,
-        index: tuple[int, int],
-        files: Sequence[ShardFile],
-        columns: range | None = None,
-        *,
-        stored_order: bool = False,
-    ) -> NDArray[Any]:
-        """One array of one shard, in C order: all its crops, or the given chunk columns only.
-
-        With `stored_order` axes lie in memory as they lie on disk, which costs less where only some of a
-        row is looked at; the shape is the same.
-
-        `files` are all files of the shard's ledger row; `columns` counts from 0 within the shard.
-        Returns (images_per_shard, crops, ...) with padding rows still in it. Every chunk read is checked
-        against `files`: missing, short, swapped, stale or flipped bytes raise DamagedShard; no files
-        at all, NotGenerated; a disk that refuses, StorageError.
-        """
-
-    def verify(
-        self,
-        specs: Sequence[ArraySpec],
-        index: tuple[int, int],
-        files: Sequence[ShardFile],
-        level: Literal["fast", "digest", "deep"] = "digest",
-    ) -> list[FileProblem]:
-        """Problems with the files of one shard; empty when all is well.
-
-        `fast` looks at presence and size, `digest` also at the SHA-256, `deep` also decodes every chunk.
-        """
 
 
 def check_arrays(specs: Sequence[ArraySpec], arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -1,7 +1,6 @@
-"""Reading shard files with the ledger in hand: any difference from it is a DamagedShard.
+"""Reading files with the ledger in hand: any difference from it is Damage, and no link or pipe is followed.
 
-Both backends end a file with the index of `sharding` and a chunk's bytes with a checksum, so both read
-by position. A chunk is good when the crc32c computed over it and the one in the ledger agree; an index
+A chunk is good when the crc32c computed over it and the one in the ledger agree; an index
 or a header that lies can therefore make a read fail, never make it wrong.
 """
 
@@ -13,18 +12,17 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.arrays.array_spec import ArrayBackend, ArraySpec
-from labelstore.arrays.ranges import RangeReader, RangeSource
+from labelstore.arrays.object_storage import BucketFile
 from labelstore.arrays.sharding import EMPTY, Damage, index_bytes, unpack_index
-from labelstore.errors import DamagedShard, NotGenerated, StorageError
-from labelstore.shard_files import FileProblem, ShardFile
+from labelstore.errors import DamagedShard, StorageError
+from labelstore.shard_files import ShardFile
 
 MAX_METADATA_BYTES = 64 << 20
 """Largest metadata file that is read: a larger one is none that this package writes."""
@@ -32,57 +30,6 @@ MAX_METADATA_BYTES = 64 << 20
 _HASH_BYTES = 1 << 22
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """No link followed, and no waiting on a pipe that someone put there."""
-
-
-def describe(spec: ArraySpec, index: tuple[int, int]) -> str:
-    """Which images and crops a shard holds, for messages."""
-    block, crop_shard = index
-    first = block * spec.shard[0]
-    last = min(first + spec.shard[0], spec.shape[0]) - 1
-    return f"image block {block} (images {first} to {last}), crop shard {crop_shard}"
-
-
-def damaged(
-    root: Path,
-    key: str,
-    spec: ArraySpec,
-    index: tuple[int, int],
-    text: object,
-    source: RangeSource | None = None,
-) -> NoReturn:
-    """Raise the DamagedShard for a file, with the command that repairs it."""
-    if source is not None:
-        raise DamagedShard(
-            f"{source.url}/{key}: {text}; {describe(spec, index)}; upload the file again from the frozen store"
-        ) from None
-    where = f"{root / key}: {text}; {describe(spec, index)}"
-    raise DamagedShard(
-        f"{where}; run `labelstore.repair(labelstore.open({str(root.parent)!r}), images=DIR)`"
-    ) from None
-
-
-def wrong_shape(spec: ArraySpec, found: object) -> str:
-    """What is wrong with metadata that gives an array another shape, for messages."""
-    return f"says that {spec.path} has shape {str(found)[:60]}, the catalogue {list(spec.shape)}"
-
-
-def find_record(
-    root: Path, key: str, spec: ArraySpec, index: tuple[int, int], files: Sequence[ShardFile]
-) -> ShardFile | None:
-    """The ledger's record of the file, or None for an array that is wholly empty there.
-
-    NotGenerated if the ledger has nothing of the shard; DamagedShard if it leaves out this array.
-    """
-    for record in files:
-        if record.key == key:
-            return record
-    if not files:
-        raise NotGenerated(
-            f"{spec.path}: {describe(spec, index)} is not generated; run `labelstore.generate` again"
-        )
-    if not spec.may_be_empty:
-        damaged(root, key, spec, index, "the ledger names the shard but not this file")
-    return None
 
 
 def read_attributes(path: Path, *keys: str) -> dict[str, Any]:
@@ -135,15 +82,6 @@ def read_limited(path: Path, most: int) -> bytes | None:
         os.close(descriptor)
 
 
-def opened_in(
-    root: Path, source: RangeSource | None, record: ShardFile
-) -> AbstractContextManager[int | RangeReader]:
-    """A file of the array folder at `root`, or of `source` in its place; see `opened`."""
-    return (
-        opened(root / record.key, record) if source is None else source.opened(record.key, record)
-    )
-
-
 @contextmanager
 def opened(path: Path, record: ShardFile) -> Iterator[int]:
     """A descriptor of a regular file of the recorded size. Damage or StorageError otherwise."""
@@ -171,7 +109,7 @@ def opened(path: Path, record: ShardFile) -> Iterator[int]:
 
 
 def read_chunks(
-    descriptor: int | RangeReader,
+    descriptor: int | BucketFile,
     record: ShardFile,
     checksums: Mapping[int, int | None],
     num_chunks: int,
@@ -225,7 +163,7 @@ def read_all(descriptor: int, size: int) -> bytes:
     return _pread(descriptor, size, 0)
 
 
-def _pread(descriptor: int | RangeReader, size: int, offset: int) -> bytes:
+def _pread(descriptor: int | BucketFile, size: int, offset: int) -> bytes:
     if not isinstance(descriptor, int):
         data = descriptor.read_range(offset, size)
         if len(data) != size:
@@ -250,42 +188,3 @@ def check_file(path: Path, record: ShardFile, *, digest: bool) -> None:
             sha256.update(data)
         if sha256.hexdigest() != record.sha256:
             raise Damage("its SHA-256 is not the ledger's")
-
-
-def verify_files(
-    backend: ArrayBackend,
-    keys: Sequence[tuple[ArraySpec, str]],
-    index: tuple[int, int],
-    files: Sequence[ShardFile],
-    level: Literal["fast", "digest", "deep"],
-) -> list[FileProblem]:
-    """Problems with one shard's files; `keys` has the file of each array."""
-    problems = []
-    records = {record.key: record for record in files}
-    first_spec = {key: spec for spec, key in reversed(keys)}
-    for key, record in records.items():
-        if key not in first_spec:
-            problems.append(FileProblem(key=key, what="the ledger names it, but no array has it"))
-            continue
-        try:
-            check_file(backend.root / key, record, digest=level != "fast")
-        except Damage as damage:
-            problems.append(FileProblem(key=key, what=str(damage)))
-        except StorageError as error:
-            problems.append(FileProblem(key=key, what=str(error)))
-    for key, spec in first_spec.items():
-        if key in records:
-            continue
-        if (backend.root / key).exists():
-            what = "exists, but the ledger does not name it"
-            problems.append(FileProblem(key=key, what=what, in_ledger=False))
-        elif files and not spec.may_be_empty:
-            what = "the ledger names the shard but not this file"
-            problems.append(FileProblem(key=key, what=what))
-    if level == "deep" and not problems:
-        for spec, key in keys:
-            try:
-                backend.read(spec, index, files)
-            except (DamagedShard, NotGenerated, StorageError) as error:
-                problems.append(FileProblem(key=key, what=str(error)))
-    return problems

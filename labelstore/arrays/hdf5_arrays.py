@@ -14,10 +14,8 @@ import json
 import math
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numcodecs.fletcher32 import Fletcher32  # type: ignore[import-untyped]
@@ -25,36 +23,21 @@ from numpy.typing import NDArray
 
 from labelstore.arrays import sharding
 from labelstore.arrays.array_spec import ArraySpec, EncodedFile, check_arrays
-from labelstore.arrays.checked_files import (
-    damaged,
-    find_record,
-    opened,
-    opened_in,
-    read_all,
-    read_attributes,
-    read_chunks,
-    read_metadata,
-    verify_files,
-    wrong_shape,
-)
-from labelstore.arrays.ranges import RangeReader, RangeSource
+from labelstore.arrays.backend import ArrayBackend, wrong_shape
+from labelstore.arrays.checked_files import opened, read_all, read_attributes, read_metadata
 from labelstore.arrays.sharding import Damage
 from labelstore.errors import UsageError
-from labelstore.shard_files import FileProblem, ShardFile
+from labelstore.shard_files import ShardFile
 
 METADATA_KEY = "arrays.json"
 _FLETCHER_BYTES = 4
 _IN_MEMORY = itertools.count()
 
 
-@dataclass(frozen=True)
-class Hdf5Arrays:
+class Hdf5Arrays(ArrayBackend):
     """The array folder of a store with `--backend hdf5`."""
 
     name: ClassVar[str] = "hdf5"
-    root: Path
-    source: RangeSource | None = None
-    """Where shards are read from instead of `root`, which then holds metadata only."""
 
     def metadata(
         self,
@@ -135,7 +118,7 @@ class Hdf5Arrays:
         chunks = {spec.path: _encode_chunks(spec, arrays[spec.name]) for spec in ordered}
         data = _build_file(ordered, index, chunks)
         record = ShardFile(
-            key=file_key(specs[0], index),
+            key=self.file_key(specs[0], index),
             size=len(data),
             sha256=sha256(data).hexdigest(),
             chunks={
@@ -145,45 +128,27 @@ class Hdf5Arrays:
         )
         return [EncodedFile(record=record, data=data)]
 
-    def read(
-        self,
-        spec: ArraySpec,
-        index: tuple[int, int],
-        files: Sequence[ShardFile],
-        columns: range | None = None,
-        *,
-        stored_order: bool = False,
-    ) -> NDArray[Any]:
-        """One array of one shard, checked against the ledger; see `ArrayBackend.read`."""
-        columns = spec.checked_columns(columns)
-        out = spec.empty_columns(columns, stored_order=stored_order)
-        key = file_key(spec, index)
-        record = find_record(self.root, key, spec, index, files)
-        if record is None:
-            out.fill(spec.fill)
-            return out
+    def file_key(self, spec: ArraySpec, index: tuple[int, int]) -> str:
+        """`crops/default/1.0.h5`: one for all arrays of a shard."""
+        return f"{spec.group}/{index[0]}.{index[1]}.h5".lstrip("/")
+
+    def _first_chunk(self, spec: ArraySpec, record: ShardFile) -> int:
+        # chunks lie in the order of the arrays' paths
+        return sum(len(record.chunks[path]) for path in record.chunks if path < spec.path)
+
+    def _checksum(self, chunk: NDArray[np.uint8]) -> int | None:
+        return sharding.crc32c(chunk)
+
+    def _decode(self, spec: ArraySpec, chunk: NDArray[np.uint8], out: NDArray[Any]) -> None:
+        inflate = zlib.decompressobj()
         try:
-            with opened_in(self.root, self.source, record) as descriptor:
-                _read_into(out, spec, record, descriptor, columns)
-        except Damage as damage:
-            damaged(self.root, key, spec, index, damage, self.source)
-        return out
-
-    def verify(
-        self,
-        specs: Sequence[ArraySpec],
-        index: tuple[int, int],
-        files: Sequence[ShardFile],
-        level: Literal["fast", "digest", "deep"] = "digest",
-    ) -> list[FileProblem]:
-        """Problems with the file of one shard; see `ArrayBackend.verify`."""
-        keys = [(spec, file_key(spec, index)) for spec in specs]
-        return verify_files(self, keys, index, files, level)
-
-
-def file_key(spec: ArraySpec, index: tuple[int, int]) -> str:
-    """The shard's file, relative to the array folder: `crops/default/1.0.h5`."""
-    return f"{spec.group}/{index[0]}.{index[1]}.h5".lstrip("/")
+            raw = inflate.decompress(chunk[:-_FLETCHER_BYTES].data, spec.chunk_bytes + 1)
+        except zlib.error as error:
+            raise Damage(f"gzip cannot decode it ({error})") from None
+        if len(raw) != spec.chunk_bytes or not inflate.eof:
+            raise Damage(f"a chunk that is not of {spec.chunk_bytes} decoded bytes")
+        elements = np.frombuffer(raw, "u1").reshape(np.dtype(spec.dtype).itemsize, -1)
+        out[...] = np.ascontiguousarray(elements.T).view(spec.dtype).reshape(spec.chunk)
 
 
 # -- one chunk: shuffle, gzip, fletcher32, in the order of HDF5's filter pipeline ------------------
@@ -200,18 +165,6 @@ def _encode_chunk(spec: ArraySpec, chunk: NDArray[Any]) -> bytes:
     elements = np.ascontiguousarray(chunk).reshape(-1, 1).view("u1")
     stored = zlib.compress(elements.T.tobytes(), spec.level)
     return bytes(Fletcher32().encode(stored))
-
-
-def _decode_chunk(spec: ArraySpec, data: NDArray[np.uint8], out: NDArray[Any]) -> None:
-    inflate = zlib.decompressobj()
-    try:
-        raw = inflate.decompress(data[:-_FLETCHER_BYTES].data, spec.chunk_bytes + 1)
-    except zlib.error as error:
-        raise Damage(f"gzip cannot decode it ({error})") from None
-    if len(raw) != spec.chunk_bytes or not inflate.eof:
-        raise Damage(f"a chunk that is not of {spec.chunk_bytes} decoded bytes")
-    elements = np.frombuffer(raw, "u1").reshape(np.dtype(spec.dtype).itemsize, -1)
-    out[...] = np.ascontiguousarray(elements.T).view(spec.dtype).reshape(spec.chunk)
 
 
 # -- the file --------------------------------------------------------------------------------------
@@ -256,28 +209,6 @@ def _build_file(
         file.flush()
         image: bytes = file.id.get_file_image()
     return image + sharding.seal_index(np.array(entries, dtype="<u8"))
-
-
-def _read_into(
-    out: NDArray[Any],
-    spec: ArraySpec,
-    record: ShardFile,
-    descriptor: int | RangeReader,
-    columns: range,
-) -> None:
-    recorded = record.chunks.get(spec.path, ())
-    num_chunks = math.prod(spec.grid)
-    if len(recorded) != num_chunks:
-        raise Damage(f"has {len(recorded)} chunks in the ledger where {num_chunks} are due")
-    first = sum(len(record.chunks[path]) for path in record.chunks if path < spec.path)
-    total = sum(len(checksums) for checksums in record.chunks.values())
-    places = {first + n: place for n, place in sharding.chunk_numbers(spec, columns)}
-    wanted = {number: recorded[number - first] for number in places}
-    for number, chunk in read_chunks(descriptor, record, wanted, total, sharding.crc32c):
-        if chunk is None:
-            out[places[number]] = spec.fill
-        else:
-            _decode_chunk(spec, chunk, out[places[number]])
 
 
 FILTERS = {1, 2, 3}

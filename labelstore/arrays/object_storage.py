@@ -164,23 +164,26 @@ class Bucket:
 
 
 class BucketFolder:
-    """The array folder of a frozen store in object storage: a `RangeSource`."""
+    """The array folder of a frozen store in object storage."""
 
     def __init__(self, bucket: Bucket, folder: str) -> None:
         self._bucket, self._folder = bucket, folder
         self.url = f"{bucket.url}/{folder}"
 
     @contextmanager
-    def opened(self, key: str, record: ShardFile) -> Iterator[_BucketFile]:
+    def opened(self, key: str, record: ShardFile) -> Iterator[BucketFile]:
         """A reader of one file; it asks for nothing before it is read from."""
-        yield _BucketFile(self._bucket, f"{self._folder}/{key}", record.size)
+        yield BucketFile(self._bucket, f"{self._folder}/{key}", record.size)
 
 
-class _BucketFile:
+class BucketFile:
+    """One file, read piece by piece."""
+
     def __init__(self, bucket: Bucket, key: str, size: int) -> None:
         self._bucket, self._key, self._size = bucket, key, size
 
     def read_range(self, offset: int, size: int) -> bytes:
+        """Bytes of the file from `offset` on, fewer only at its end. Damage unless it has the recorded size."""
         try:
             data, whole = self._bucket.read_range(self._key, offset, size)
         except Missing:

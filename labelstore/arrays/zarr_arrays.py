@@ -6,42 +6,27 @@ fsync each. `zarr_metadata` describes them; shards are written and read by `shar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.arrays import sharding
 from labelstore.arrays.array_spec import ArraySpec, EncodedFile, check_arrays
-from labelstore.arrays.checked_files import (
-    damaged,
-    find_record,
-    opened_in,
-    read_attributes,
-    read_chunks,
-    read_metadata,
-    verify_files,
-    wrong_shape,
-)
-from labelstore.arrays.ranges import RangeReader, RangeSource
-from labelstore.arrays.sharding import Damage
+from labelstore.arrays.backend import ArrayBackend, wrong_shape
+from labelstore.arrays.checked_files import read_attributes, read_metadata
 from labelstore.arrays.zarr_metadata import description_problem, metadata_files
 from labelstore.errors import DamagedShard
-from labelstore.shard_files import FileProblem, ShardFile
+from labelstore.shard_files import ShardFile
 
 
-@dataclass(frozen=True)
-class ZarrArrays:
+class ZarrArrays(ArrayBackend):
     """The array folder of a store with `--backend zarr`."""
 
     name: ClassVar[str] = "zarr"
-    root: Path
-    source: RangeSource | None = None
-    """Where shards are read from instead of `root`, which then holds metadata only."""
 
     def metadata(
         self,
@@ -101,40 +86,18 @@ class ZarrArrays:
                 files.append(EncodedFile(record=record, data=data))
         return files
 
-    def read(
-        self,
-        spec: ArraySpec,
-        index: tuple[int, int],
-        files: Sequence[ShardFile],
-        columns: range | None = None,
-        *,
-        stored_order: bool = False,
-    ) -> NDArray[Any]:
-        """One array of one shard, checked against the ledger; see `ArrayBackend.read`."""
-        columns = spec.checked_columns(columns)
-        out = spec.empty_columns(columns, stored_order=stored_order)
-        key = shard_key(spec, index)
-        record = find_record(self.root, key, spec, index, files)
-        if record is None:
-            out.fill(spec.fill)
-            return out
-        try:
-            with opened_in(self.root, self.source, record) as descriptor:
-                _read_into(out, spec, record, descriptor, columns)
-        except Damage as damage:
-            damaged(self.root, key, spec, index, damage, self.source)
-        return out
+    def file_key(self, spec: ArraySpec, index: tuple[int, int]) -> str:
+        """`labels/resnet50/probability/c.1.0.0`: one for each array."""
+        return shard_key(spec, index)
 
-    def verify(
-        self,
-        specs: Sequence[ArraySpec],
-        index: tuple[int, int],
-        files: Sequence[ShardFile],
-        level: Literal["fast", "digest", "deep"] = "digest",
-    ) -> list[FileProblem]:
-        """Problems with the files of one shard; see `ArrayBackend.verify`."""
-        keys = [(spec, shard_key(spec, index)) for spec in specs]
-        return verify_files(self, keys, index, files, level)
+    def _first_chunk(self, spec: ArraySpec, record: ShardFile) -> int:
+        return 0
+
+    def _checksum(self, chunk: NDArray[np.uint8]) -> int | None:
+        return sharding.checked_crc(chunk)
+
+    def _decode(self, spec: ArraySpec, chunk: NDArray[np.uint8], out: NDArray[Any]) -> None:
+        sharding.decode_chunk(spec, chunk, out)
 
 
 def shard_key(spec: ArraySpec, index: tuple[int, int]) -> str:
@@ -147,29 +110,6 @@ def shard_key(spec: ArraySpec, index: tuple[int, int]) -> str:
     """
     parts = [str(part) for part in index] + ["0"] * (len(spec.shape) - 2)
     return f"{spec.path}/c.{'.'.join(parts)}"
-
-
-def _read_into(
-    out: NDArray[Any],
-    spec: ArraySpec,
-    record: ShardFile,
-    descriptor: int | RangeReader,
-    columns: range,
-) -> None:
-    recorded = record.chunks.get(spec.path, ())
-    num_chunks = math.prod(spec.grid)
-    if len(recorded) != num_chunks:
-        raise Damage(f"has {len(recorded)} chunks in the ledger where {num_chunks} are due")
-    places = dict(sharding.chunk_numbers(spec, columns))
-    wanted = {number: recorded[number] for number in places}
-    for number, chunk in read_chunks(descriptor, record, wanted, num_chunks, sharding.checked_crc):
-        if chunk is None:
-            out[places[number]] = spec.fill
-        else:
-            sharding.decode_chunk(spec, chunk, out[places[number]])
-
-
-# -- metadata -------------------------------------------------------------------------------------
 
 
 def _described(path: Path, *keys: str) -> dict[str, Any] | None:

@@ -28,24 +28,18 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
 from labelstore.catalogue import engines
-from labelstore.catalogue.engines import (
-    CREATE,
-    MAX_CHARACTERS,
-    MAX_STATEMENTS,
-    WRITE,
-    first_foreign,
-    parse_url,
-    sqlite_engine,
-    sqlite_url,
-)
+from labelstore.catalogue.engines import CREATE, WRITE, parse_url, sqlite_url
 from labelstore.catalogue.failures import is_busy, is_serialization_failure, translated, translation
 from labelstore.catalogue.postgresql import postgresql_engine
+from labelstore.catalogue.tables import MAX_CHARACTERS, MAX_STATEMENTS, first_foreign
 from labelstore.errors import (
     ConflictError,
+    DamagedShard,
     FormatVersionError,
     StorageError,
     StoreNotFound,
@@ -339,3 +333,65 @@ def write_locked(path: Path) -> Iterator[None]:
         yield
     finally:
         connection.close()  # which rolls back: nothing was written
+
+
+MAX_CELL_BYTES = 64 << 20
+"""Largest value of a SQLite catalogue: no row of ours comes near, and a wicked one is not read into memory."""
+
+
+def sqlite_engine(path: Path, *, mode: str, readonly: bool) -> Engine:
+    """The engine of a SQLite file, opened in SQLite's `mode`: durable, and trusting nothing in the file's schema."""
+    # Mode rw instead of ro for a reader in a writable folder: it may have to roll back a killed
+    # writer's journal.
+    uri = f"file:{quote(str(path))}?mode={mode}"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            uri,
+            uri=True,
+            timeout=engines.BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            for pragma in (
+                f"busy_timeout={engines.BUSY_SECONDS * 1000}",
+                "trusted_schema=OFF",
+                "cell_size_check=ON",
+                "foreign_keys=ON",
+                "synchronous=EXTRA",
+                # macOS: through the drive's cache, where synchronous stops; nothing elsewhere
+                "fullfsync=ON",
+                *(["query_only=ON"] if readonly else ["journal_mode=DELETE"]),
+            ):
+                connection.execute(f"PRAGMA {pragma}").close()
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL_BYTES)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        except UnicodeDecodeError:
+            connection.close()
+            raise _not_utf8(path) from None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+    @event.listens_for(engine, "handle_error")
+    def unreadable(context: ExceptionContext) -> None:
+        if isinstance(context.original_exception, UnicodeDecodeError):
+            raise _not_utf8(path) from None
+
+    @event.listens_for(engine, "begin")
+    def begin(conn: Connection) -> None:
+        options = conn.get_execution_options()
+        conn.exec_driver_sql(
+            "BEGIN IMMEDIATE" if WRITE in options or CREATE in options else "BEGIN"
+        )
+
+    return engine
+
+
+def _not_utf8(path: Path) -> DamagedShard:
+    # The driver fails so on SQLite's own message about a schema with a broken name in it.
+    return DamagedShard(f"{path}: holds text that is not UTF-8: restore the catalogue from a copy")

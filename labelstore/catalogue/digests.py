@@ -192,10 +192,10 @@ def num_rows(conn: Connection, table: Table) -> int:
     return recorded[0] if recorded else 0
 
 
-def digest_text(conn: Connection, table: Table) -> str:
-    """A table's rows and digest as written down, in one hexadecimal text, without reading the rows."""
-    count, total = _recorded(conn, table, None) or (0, 0)
-    return f"{count:x}-{total:032x}"
+def digest_text(conn: Connection, *tables: Table) -> str:
+    """Rows and digests of tables as written down, in one hexadecimal text, without reading the rows."""
+    recorded = (_recorded(conn, table, None) or (0, 0) for table in tables)
+    return " ".join(f"{count:x}-{total:032x}" for count, total in recorded)
 
 
 def verify_tables(conn: Connection, tables: Iterable[Table] = DIGESTED) -> None:

@@ -65,20 +65,24 @@ def array_rows_state(conn: Connection) -> str:
 
 
 def _state(conn: Connection, rows: int) -> str:
-    return " ".join([str(rows), *(digest_text(conn, t) for t in (plans, label_sets, masks))])
+    return f"{rows} {digest_text(conn, plans, label_sets, masks)}"
 
 
 ABSENT = ""
 """Digest of a file that is not there."""
 
 
-def announce(conn: Connection, files: Mapping[str, tuple[str | None, str | None]]) -> int:
+def announce(
+    conn: Connection,
+    files: Mapping[str, tuple[str | None, str | None]],
+    acceptable: Mapping[str, frozenset[str]] | None = None,
+) -> int:
     """Write intents to change files, key -> (old digest, new digest), None for no file; returns their token.
 
-    ConflictError where the old digest is neither recorded nor another intent's: the files changed
-    meanwhile.
+    `acceptable` are the acceptable digests where the caller has looked already. ConflictError where the old digest is
+    none of them: the files changed meanwhile.
     """
-    acceptable = acceptable_digests(conn)
+    acceptable = acceptable_digests(conn) if acceptable is None else acceptable
     token = 1 + max((row[0] for row in verified_rows(conn, metadata_intents)), default=0)
     for key, (old, _) in files.items():
         if (old or ABSENT) not in acceptable.get(key, frozenset({ABSENT})):
@@ -98,15 +102,16 @@ def announce(conn: Connection, files: Mapping[str, tuple[str | None, str | None]
 
 def mark_metadata(conn: Connection) -> None:
     """Say, where files were written before, that they have to be written again: rows changed that they follow from."""
-    top = {key: digest for key, digest in verified_rows(conn, metadata_files) if "/" not in key}
-    announce(conn, {key: (digest, digest) for key, digest in top.items()})
+    recorded = verified_rows(conn, metadata_files)
+    if top := {key: (digest, digest) for key, digest in recorded if "/" not in key}:
+        announce(conn, top)
 
 
 def acceptable_digests(conn: Connection) -> dict[str, frozenset[str]]:
     """Per file the digests that are acceptable: the recorded one, and both of every intent; ABSENT for no file."""
-    found: dict[str, set[str]] = {
-        key: {digest} for key, digest in verified_rows(conn, metadata_files)
-    }
+    found: dict[str, set[str]] = {}
+    for key, digest in verified_rows(conn, metadata_files):
+        found[key] = {digest}
     for _, key, old, new in verified_rows(conn, metadata_intents):
         found.setdefault(key, set()).update((old, new))
     try:
@@ -155,9 +160,10 @@ class MetadataFiles:
                 raise ConflictError(
                     "what the metadata files follow from was changed by another worker: start over"
                 )
-            wanted = changes(acceptable_digests(conn))
+            acceptable = acceptable_digests(conn)
+            wanted = changes(acceptable)
             if wanted:
-                return announce(conn, wanted)
+                return announce(conn, wanted, acceptable)
             delete_rows(conn, metadata_intents)
             return None
 
@@ -180,15 +186,12 @@ class MetadataFiles:
             if publish is not None:
                 publish()
             recorded = {row[0] for row in verified_rows(conn, metadata_files)}
-            for intent, key, _, new in intents:
-                if intent != newest:
-                    continue
-                if new == ABSENT:
-                    delete_rows(conn, metadata_files, metadata_files.c.key == key)
-                elif key in recorded:
-                    update_rows(conn, metadata_files, [{"key": key, "digest": new}])
-                else:
-                    insert_rows(conn, metadata_files, [{"key": key, "digest": new}])
+            changed = {key: new for intent, key, _, new in intents if intent == newest}
+            gone = [key for key, new in changed.items() if new == ABSENT]
+            rows = [{"key": key, "digest": new} for key, new in changed.items() if new != ABSENT]
+            delete_rows(conn, metadata_files, metadata_files.c.key.in_(gone))
+            update_rows(conn, metadata_files, [row for row in rows if row["key"] in recorded])
+            insert_rows(conn, metadata_files, [r for r in rows if r["key"] not in recorded])
             delete_rows(conn, metadata_intents)
 
         self._database.write(work)

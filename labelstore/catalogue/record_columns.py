@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -54,7 +54,7 @@ def to_columns(table: Table, record: object) -> dict[str, Any]:
 
 def all_records(conn: Connection, table: Table, kind: type[R]) -> tuple[R, ...]:
     """Every record of a table by name, checked against the table's digest."""
-    return tuple(from_columns(kind, table, row) for row in verified_rows(conn, table))
+    return tuple(map(partial(from_columns, kind, table), verified_rows(conn, table)))
 
 
 def from_columns(kind: type[R], table: Table, row: Row) -> R:

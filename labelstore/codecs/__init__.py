@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from labelstore.codecs.base import (
@@ -98,6 +99,16 @@ _BELONGS = {
 
 def codec_from_record(record: Mapping[str, Any]) -> LabelCodec:
     """The codec that a catalogue row describes; UsageError for one that this version does not know."""
+    try:
+        return _codec(tuple(record.items()))
+    except TypeError:  # a value that no codec has, such as a list
+        return _codec_class(str(record.get("name"))).from_record(record)
+
+
+@lru_cache(maxsize=64)
+def _codec(items: tuple[tuple[str, Any], ...]) -> LabelCodec:
+    """Codecs never change: a record that comes back again and again is checked once."""
+    record = dict(items)
     return _codec_class(str(record.get("name"))).from_record(record)
 
 

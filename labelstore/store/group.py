@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.arrays.array_spec import ArrayBackend, ArraySpec
+from labelstore.arrays.array_spec import ArraySpec
+from labelstore.arrays.backend import ArrayBackend
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.records import ShardRow
 from labelstore.errors import ConflictError, DamagedShard, NotGenerated

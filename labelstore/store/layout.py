@@ -8,8 +8,10 @@ one pass are a slab: one chunk column of every image block.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import ceil, gcd, log
 from typing import Any
 
@@ -241,25 +243,42 @@ GroupSpecs = tuple[tuple[ArraySpec, ...], Layout]
 
 def plan_specs(plan: PlanRow, num_rows: int) -> GroupSpecs:
     """The arrays of stored crops, and how they are cut."""
-    layout = Layout.of(plan, num_rows)
-    fields = plan_fields(plan.parameters)
-    return specs(f"crops/{plan.name}", fields, layout, {"plan": dict(plan.parameters)}), layout
+    about = {"plan": dict(plan.parameters)}
+    return _group_specs(f"crops/{plan.name}", about, Layout.of(plan, num_rows))
 
 
 def label_specs(row: LabelSetRow, plan: PlanRow, num_rows: int) -> GroupSpecs:
     """The arrays of a label set whose codec is settled, and how they are cut."""
+    about = {"teacher": row.teacher, "plan": row.plan, "codec": dict(row.codec)}
     layout = label_layout(row, plan, num_rows)
-    fields = codec_from_record(row.codec).fields(row.num_classes)
-    about = {"teacher": row.teacher, "plan": row.plan, "codec": in_short(row.codec)}
-    return specs(f"labels/{row.name}", fields, layout, about), layout
+    return _group_specs(f"labels/{row.name}", about, layout, row.num_classes)
 
 
 def mask_specs(mask: MaskRow, plan: PlanRow, num_rows: int) -> GroupSpecs:
     """The array of a mask, and how it is cut."""
+    about = {"plan": mask.plan, "rule": dict(mask.rule)}
     # the crops that it was made for: a plan may have grown since
     layout = Layout.of(replace(plan, num_crops=mask.num_crops), num_rows)
-    about = {"plan": mask.plan, "rule": dict(mask.rule)}
-    return specs(f"masks/{mask.name}", (REGION,), layout, about), layout
+    return _group_specs(f"masks/{mask.name}", about, layout)
+
+
+def _group_specs(
+    group: str, about: Mapping[str, Any], layout: Layout, num_classes: int = 0
+) -> GroupSpecs:
+    return _made_once(group, json.dumps(about), layout, num_classes), layout
+
+
+@lru_cache(maxsize=512)
+def _made_once(group: str, about: str, layout: Layout, num_classes: int) -> tuple[ArraySpec, ...]:
+    """Every change of one array's metadata, and every commit, asks for the arrays of all groups."""
+    attributes = json.loads(about)
+    fields: tuple[Field, ...] = (REGION,)
+    if "codec" in attributes:
+        fields = codec_from_record(attributes["codec"]).fields(num_classes)
+        attributes["codec"] = in_short(attributes["codec"])
+    elif "rule" not in attributes:
+        fields = plan_fields(attributes["plan"])
+    return specs(group, fields, layout, attributes)
 
 
 def all_specs(rows: ArrayRows) -> tuple[ArraySpec, ...]:

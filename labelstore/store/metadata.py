@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labelstore.arrays.array_spec import ArrayBackend, ArraySpec
+from labelstore.arrays.array_spec import ArraySpec
+from labelstore.arrays.backend import ArrayBackend
 from labelstore.arrays.checked_files import MAX_METADATA_BYTES, read_limited
 from labelstore.arrays.durable import StagedFiles, storage_errors
 from labelstore.arrays.sharding import Damage

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import URL
 
 from labelstore.arrays import open_arrays
-from labelstore.arrays.array_spec import ArrayBackend
+from labelstore.arrays.backend import ArrayBackend
 from labelstore.arrays.durable import (
     check_new_place,
     fsync_folder,

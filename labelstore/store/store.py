@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.arrays.array_spec import ArrayBackend, ArraySpec
+from labelstore.arrays.array_spec import ArraySpec
+from labelstore.arrays.backend import ArrayBackend
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherRow
 from labelstore.cropping.crop_plan import CropPlan, PlannedCrops, is_imported
