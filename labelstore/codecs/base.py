@@ -6,7 +6,7 @@ Letters: n images, m crops, K kept classes, C classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
@@ -82,6 +82,14 @@ class SparseLabels:
     """(..., K) float32; the first is the largest, and none is below `rest`."""
     rest: NDArray[np.float32]
     """(...) float32: probability of each class that is not listed."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[SparseLabels]) -> SparseLabels:
+        """Labels (n, m, K) of crops side by side, along the second axis."""
+        if len(parts) == 1:
+            return parts[0]
+        names = ("class_ids", "probs", "rest")
+        return cls(**{n: np.concatenate([getattr(p, n) for p in parts], axis=1) for n in names})
 
 
 class LabelCodec(ABC):

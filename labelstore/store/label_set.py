@@ -19,13 +19,14 @@ from labelstore.codecs import (
     codec_from_record,
     relative_temperature,
 )
-from labelstore.codecs.base import Field, LabelCodec, SparseLabels
+from labelstore.codecs.base import LabelCodec, SparseLabels
 from labelstore.codecs.image_tail import tail_fields
 from labelstore.errors import NotGenerated, UsageError
 from labelstore.store.chosen_images import crop_numbers, spans
 from labelstore.store.group import Group
 from labelstore.store.layout import BOX, FLIP, Layout
 from labelstore.store.outputs import Outputs, class_titles, output_names, output_titles, refusal_of
+from labelstore.store.plan_crops import CropReader
 from labelstore.store.random_batch import ChunkSource, Crops, LabelBatch, batch_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class LabelSet:
         self.codec: LabelCodec = codec_from_record(row.codec)
         self.layout = Layout.of(plan, store.num_rows)
         self._labels = store.group(f"labels/{row.name}")
-        self._crops: Group | None = store.group(f"crops/{plan.name}") if plan.stored else None
+        self._crops = CropReader(store, plan, self._labels, whole_images=self.codec.takes == "map")
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker process opens its own handles
@@ -153,7 +154,7 @@ class LabelSet:
         narrowed = LabelSet(self.store, self.row, replace(self.plan, num_crops=num_crops))
         if self.codec.takes != "map":
             narrowed._labels = self._labels.first_crops(num_crops)
-        narrowed._crops = None if self._crops is None else self._crops.first_crops(num_crops)
+        narrowed._crops = self._crops.first_crops(narrowed.plan, narrowed._labels)
         return narrowed
 
     def block_rows(self, block: int) -> range:
@@ -197,17 +198,10 @@ class LabelSet:
         self, block: int, columns: range | None = None, temperature: float | None = None
     ) -> SparseLabels:
         """Recovered labels of one image block as (ids, probabilities, rest): (n, m, K), (n, m, K), (n, m)."""
-        relative = relative_temperature(self.codec, temperature, self.temperature)
-        parts = [
-            self.codec.decode(part, self.num_classes, relative)
-            for part in self._parts(block, columns)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return SparseLabels(
-            class_ids=np.concatenate([p.class_ids for p in parts], axis=1),
-            probs=np.concatenate([p.probs for p in parts], axis=1),
-            rest=np.concatenate([p.rest for p in parts], axis=1),
+        relative = self._relative(temperature)
+        parts = self._parts(block, columns)
+        return SparseLabels.joined(
+            [self.codec.decode(part, self.num_classes, relative) for part in parts]
         )
 
     @cached_property
@@ -225,17 +219,12 @@ class LabelSet:
         With `tail_tables` they say the same as `sparse`; see `labelstore.codecs.image_tail`.
         """
         assert isinstance(self.codec, MarginalSmoothing)
-        relative = relative_temperature(self.codec, temperature, self.temperature)
+        relative = self._relative(temperature)
         parts = [
             self.codec.decode_tailed(part, self.num_classes, relative)
             for part in self._parts(block, columns)
         ]
-        labels = SparseLabels(
-            class_ids=np.concatenate([p.labels.class_ids for p in parts], axis=1),
-            probs=np.concatenate([p.labels.probs for p in parts], axis=1),
-            rest=np.concatenate([p.labels.rest for p in parts], axis=1),
-        )
-        return labels, np.concatenate([p.scale for p in parts], axis=1)
+        return SparseLabels.joined([p.labels for p in parts]), _joined([p.scale for p in parts])
 
     def tail_tables(self, block: int, crop_shard: int) -> dict[str, NDArray[Any]]:
         """The images' tables of one crop shard of one image block, (n, ...) each, by field."""
@@ -248,12 +237,12 @@ class LabelSet:
         self, block: int, columns: range | None = None, temperature: float | None = None
     ) -> NDArray[np.float32]:
         """Recovered labels of one image block, dense: (n, m, C) float32, each summing to one."""
-        relative = relative_temperature(self.codec, temperature, self.temperature)
+        relative = self._relative(temperature)
         parts = [
             self.codec.recover(part, self.num_classes, relative)
             for part in self._parts(block, columns)
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return _joined(parts)
 
     def raw_outputs(self, block: int, columns: range | None = None) -> NDArray[np.float32]:
         """The teacher's outputs before softmax of one image block, (n, m, D) float32, NaN where missing.
@@ -267,13 +256,13 @@ class LabelSet:
                 "kept by `compression=logits` and pq"
             )
         parts = [codec.outputs(part, self.num_classes) for part in self._parts(block, columns)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return _joined(parts)
 
     def max_probability(
         self, block: int, columns: range | None = None, temperature: float | None = None
     ) -> NDArray[np.float32]:
         """Largest entry of every recovered label of one image block: (n, m), NaN where missing."""
-        if relative_temperature(self.codec, temperature, self.temperature) != 1:
+        if self._relative(temperature) != 1:
             if self.codec.kept(self.num_classes) is None:
                 return np.asarray(self.dense(block, columns, temperature).max(-1))
             labels = self.sparse(block, columns, temperature)
@@ -289,7 +278,7 @@ class LabelSet:
             self.codec.max_probability(part, self.num_classes)
             for part in self._parts(block, columns, fields, stored_order=True)
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return _joined(parts)
 
     def ground_truth_probability(
         self, block: int, columns: range | None = None
@@ -318,11 +307,7 @@ class LabelSet:
 
         Boxes of images left out as bad are 65,535.
         """
-        stored = self._stored_crops(block)
-        if stored is None:
-            return self._computed_crops(block, columns)
-        boxes = stored.read(block, columns, "box")
-        return boxes, stored.read(block, columns, "flip") == 1
+        return self._crops.of_block(block, columns)
 
     def recover(
         self,
@@ -334,7 +319,7 @@ class LabelSet:
 
         `images` are image rows or keys; `crops` is (len(images), m) crop numbers; `temperature` None is T0.
         """
-        relative = relative_temperature(self.codec, temperature, self.temperature)
+        relative = self._relative(temperature)
         rows = self.store.image_rows(images)
         wanted = crop_numbers(crops, len(rows), self.num_crops)
         out = np.empty((len(rows), wanted.shape[1], self.num_classes), np.float32)
@@ -395,13 +380,7 @@ class LabelSet:
         self, block: int, columns: range
     ) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.uint8]]]:
         """As `crops`, one part per crop shard with axes in memory as on disk; flips are 255 where missing."""
-        stored = self._stored_crops(block)
-        if stored is None:
-            boxes, flips = self._computed_crops(block, columns)
-            yield boxes, flips.astype(np.uint8)
-            return
-        for part in stored.parts(block, columns, ["box", "flip"], stored_order=True):
-            yield part["box"], part["flip"]
+        return self._crops.parts_of_block(block, columns)
 
     def relative_boxes(
         self, boxes: NDArray[np.uint16], rows: NDArray[np.int64]
@@ -416,11 +395,12 @@ class LabelSet:
 
     def boxes(self, images: Images) -> NDArray[np.uint16]:
         """Boxes (top, left, height, width) in pixels of the original image: uint16 (n, M, 4)."""
-        return self._crop_field(BOX, images)
+        return self._crops.of_images(BOX, self.store.image_rows(images))
 
     def flips(self, images: Images) -> NDArray[np.bool_]:
         """Whether each crop is mirrored left to right: bool (n, M)."""
-        mirrored: NDArray[np.bool_] = self._crop_field(FLIP, images) == 1
+        rows = self.store.image_rows(images)
+        mirrored: NDArray[np.bool_] = self._crops.of_images(FLIP, rows) == 1
         return mirrored
 
     def crop_table(self, image: int | str) -> pd.DataFrame:
@@ -490,26 +470,6 @@ class LabelSet:
         found: int = next(array.shape[1] for name, array in part.items() if name not in whole)
         return found
 
-    def _crop_field(self, field: Field, images: Images) -> NDArray[Any]:
-        """Boxes or flips of images: only the array that is asked for is read."""
-        rows = self.store.image_rows(images)
-        found = np.empty((len(rows), self.num_crops, *field.shape), field.dtype)
-        height, width = self.layout.images_per_shard, self.layout.num_columns
-        ends = np.broadcast_to([0, width - 1], (len(rows), 2))
-        for block, columns, chosen in spans(rows, ends, height):
-            offsets = rows[chosen] - block * height
-            stored = self._stored_crops(block)
-            if stored is None:
-                boxes, flips = self._computed_crops(block, columns, offsets)
-                found[chosen] = boxes if field is BOX else flips
-                continue
-            start = 0
-            for part in stored.parts(block, columns, [field.name], stored_order=True):
-                values = part[field.name][offsets]
-                found[chosen, start : start + values.shape[1]] = values
-                start += values.shape[1]
-        return found
-
     def _parts(
         self,
         block: int,
@@ -526,36 +486,12 @@ class LabelSet:
         boxes, _ = self.crops(block, columns)
         yield {**maps, "box": self.relative_boxes(boxes, np.asarray(self.block_rows(block)))}
 
-    def _stored_crops(self, block: int) -> Group | None:
-        """Where the crops of an image block are read; None where they are computed."""
-        # maps do not wait for crops: where a plan has grown, boxes follow from its parameters
-        if self._crops is None or (self.codec.takes == "map" and block not in self._crops.blocks):
-            return None
-        return self._crops
+    def _relative(self, temperature: float | None) -> float:
+        return relative_temperature(self.codec, temperature, self.temperature)
 
-    def _computed_crops(
-        self, block: int, columns: range | None, offsets: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-        """Seeded crops: boxes are a pure function of seed, key, image size and crop number.
 
-        Of a whole image block, or of the images at `offsets` in it.
-        """
-        self._labels.shard(block, 0)
-        columns = range(self.layout.num_columns) if columns is None else columns
-        per = self.plan.crops_per_chunk
-        crops = np.arange(columns.start * per, columns.stop * per)
-        rows = np.asarray(self.block_rows(block))
-        rows = rows if offsets is None else rows[offsets]
-        facts = self.store.image_columns
-        sizes = np.stack([facts["height"][rows], facts["width"][rows]], axis=1)
-        known = np.flatnonzero(sizes.min(axis=1) > 0)
-        boxes = np.full((len(rows), len(crops), *BOX.shape), BOX.fill, BOX.dtype)
-        flips = np.zeros((len(rows), len(crops)), bool)
-        keys = facts["key"][rows[known]].tolist()
-        boxes[known], flips[known] = self.store.crop_plan(self.plan.name).crops_of_images(
-            keys, sizes[known], np.broadcast_to(crops, (len(known), len(crops)))
-        )
-        return boxes, flips
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def covered_labels(labels: LabelSet) -> LabelSet:

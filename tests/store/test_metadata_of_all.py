@@ -166,7 +166,7 @@ def test_the_next_caller_in_the_same_process_finishes_too(path, monkeypatch):
 @pytest.mark.sample(1)
 def test_what_older_versions_lost_is_named_and_repaired(path, monkeypatch):
     with labelstore.open(path) as store:
-        monkeypatch.setattr("labelstore.catalogue.metadata_files.mark", lambda conn: None)
+        monkeypatch.setattr("labelstore.catalogue.named_rows.mark_metadata", lambda conn: None)
         add(store, "x")
         problems = verify(store, "fast").problems
         assert any("labels/x" in f"{problem.key} {problem.what}" for problem in problems)
