@@ -32,7 +32,7 @@ from labelstore import MarginalSmoothing
 from labelstore.catalogue.digests import insert_rows
 from labelstore.catalogue.ledger import shard_columns
 from labelstore.catalogue.records import ShardRow
-from labelstore.catalogue.tables import leases, shards
+from labelstore.catalogue.schema import leases, shards
 from labelstore.commit.block_jobs import BlockStream, LeasedBlock, MadeBlock
 from labelstore.commit.lease_keeper import LeaseKeeper, Patience
 from labelstore.commit.staging import BlockArrays

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cli.output import percent, size
 from labelstore.calibration import RegionThresholds
-from labelstore.store.outputs import short
+from labelstore.store.label_outputs import short
 
 if TYPE_CHECKING:
     from labelstore.analysis.advice import Advice

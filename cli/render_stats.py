@@ -15,7 +15,7 @@ from labelstore.analysis.histogram import Histogram
 from labelstore.analysis.profile import Profile
 from labelstore.analysis.summary import Summary
 from labelstore.calibration import Preview, RegionThresholds
-from labelstore.store.outputs import short
+from labelstore.store.label_outputs import short
 
 
 def render_histogram(found: Histogram) -> RenderableType:

@@ -18,7 +18,7 @@ from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.images import ImageSource
 from labelstore.labelling.image_check import check_images
-from labelstore.store.outputs import student_names
+from labelstore.store.label_outputs import student_names
 from trainer.config import TrainConfig
 from trainer.config_checks import learns_from_store
 from trainer.loader import GroundTruthPasses, PassSource, StoredPasses, read_sizes

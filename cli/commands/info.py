@@ -70,8 +70,8 @@ def _cost(store: labelstore.Store) -> Cost:
 def describe(store: labelstore.Store) -> dict[str, Any]:
     """Everything that `labelstore info --json` prints, but for the cost."""
     from labelstore.analysis.work import work
+    from labelstore.store.label_outputs import Outputs
     from labelstore.store.layout import label_layout
-    from labelstore.store.outputs import Outputs
 
     catalogue = store.catalogue
     written = catalogue.ledger.counts()

@@ -33,7 +33,7 @@ def noise(
     import labelstore
     from labelstore.analysis.duplicates import duplicates as find_duplicates
     from labelstore.analysis.noise import label_noise
-    from labelstore.store.outputs import short
+    from labelstore.store.label_outputs import short
 
     form = chosen_format(format, out, json=json)
     with labelstore.open(store, readonly=True) as opened:

@@ -35,7 +35,7 @@ def show(
     from labelstore import report
     from labelstore.errors import RejectedInput, UsageError
     from labelstore.images import file_finder
-    from labelstore.store.outputs import short
+    from labelstore.store.label_outputs import short
 
     if out is not None:
         check_picture(out)
@@ -81,7 +81,7 @@ def _print_crops(key: str, name: str, found: Sequence[ShownCrop]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from labelstore.store.outputs import short
+    from labelstore.store.label_outputs import short
 
     table = Table(title=escape(f"{key}: ground truth {name}"), title_justify="left")
     for column in (

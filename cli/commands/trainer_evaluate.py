@@ -148,7 +148,7 @@ def trainer_evaluate(
 
 def _print(record: dict[str, Any]) -> None:
     """Fixed names first; what people chose, folders and classes, stands behind a word of ours."""
-    from labelstore.store.outputs import short
+    from labelstore.store.label_outputs import short
     from trainer.report import short_names
 
     figures = {name: record[name] for name in ("model", "val", "images")}

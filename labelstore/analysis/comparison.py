@@ -29,7 +29,7 @@ from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
 from labelstore.codecs import SparseLabels, densify, over_union
 from labelstore.errors import UsageError
-from labelstore.store.outputs import check_same_outputs, common_temperature
+from labelstore.store.label_outputs import check_same_outputs, common_temperature
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.store.outputs import titles_of_store
+from labelstore.store.label_outputs import titles_of_store
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,7 +19,7 @@ from labelstore.calibration.regions import (
     Rule,
 )
 from labelstore.calibration.threshold_counts import RegionCounts, ThresholdCounts, count_thresholds
-from labelstore.store.mask import Region, calibrate_dense, calibrate_label, is_usable
+from labelstore.store.region_mask import Region, calibrate_dense, calibrate_label, is_usable
 
 __all__ = [
     "Choice",

@@ -28,7 +28,7 @@ from labelstore.calibration.threshold_counts import (
 )
 from labelstore.store import Mask
 from labelstore.store.label_set import covered_labels
-from labelstore.store.mask import Region, is_usable
+from labelstore.store.region_mask import Region, is_usable
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

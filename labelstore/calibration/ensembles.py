@@ -25,8 +25,7 @@ from labelstore.codecs import SparseLabels, densify, over_union, relative_temper
 from labelstore.codecs.base import missing_id
 from labelstore.errors import UsageError
 from labelstore.store.chosen_images import crop_numbers
-from labelstore.store.mask import calibrated, without_discarded
-from labelstore.store.outputs import check_same_outputs
+from labelstore.store.label_outputs import check_same_outputs
 from labelstore.store.random_batch import (
     Crops,
     LabelBatch,
@@ -36,6 +35,7 @@ from labelstore.store.random_batch import (
     recovered_at,
     regions_at,
 )
+from labelstore.store.region_mask import calibrated, without_discarded
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Mask, Store

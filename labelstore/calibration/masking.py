@@ -19,17 +19,17 @@ from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.probability import check_unmixed
 from labelstore.calibration.queries import rule_from_record
 from labelstore.calibration.regions import RegionQuantiles, RegionThresholds, Rule
-from labelstore.catalogue.leases import mask_identity
+from labelstore.catalogue.block_leases import mask_identity
 from labelstore.catalogue.records import MaskRow
 from labelstore.commit.block_jobs import BlockSource, LeasedBlock, MadeBlock
+from labelstore.commit.label_set_rows import origin_mark, refuse_dropped_origin
 from labelstore.commit.lease_keeper import Progress
-from labelstore.commit.registering import origin_mark, refuse_dropped_origin
 from labelstore.commit.staging import BlockArrays
 from labelstore.commit.worker import work_through
 from labelstore.errors import ConflictError, IncompleteError, UsageError
 from labelstore.store import Mask
 from labelstore.store.label_set import covered_labels
-from labelstore.store.mask import Region
+from labelstore.store.region_mask import Region
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Store

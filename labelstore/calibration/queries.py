@@ -19,7 +19,7 @@ from labelstore.blocks.crop_slab import CropSlab
 from labelstore.calibration.probability import check_calibratable, check_ground_truth
 from labelstore.calibration.regions import BESIDE_THE_RULE, RegionThresholds, check_epsilon
 from labelstore.errors import UsageError
-from labelstore.store.mask import Region
+from labelstore.store.region_mask import Region
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

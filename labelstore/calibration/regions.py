@@ -28,7 +28,7 @@ from labelstore.calibration.probability import (
 )
 from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.errors import UsageError
-from labelstore.store.mask import Region
+from labelstore.store.region_mask import Region
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from labelstore.catalogue.leases import is_live
+from labelstore.catalogue.block_leases import is_live
 from labelstore.commit.lease_keeper import is_dead, process_of
 from labelstore.errors import UsageError
 

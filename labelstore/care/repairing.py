@@ -23,8 +23,8 @@ from labelstore.care.verification import verify
 from labelstore.care.verify_report import Problem, VerifyReport
 from labelstore.catalogue.records import ShardRow
 from labelstore.commit.block_jobs import BlockSource, LeasedBlock, MadeBlock
+from labelstore.commit.label_set_rows import origins, refuse_dropped_origin
 from labelstore.commit.lease_keeper import Progress
-from labelstore.commit.registering import origins, refuse_dropped_origin
 from labelstore.commit.staging import BlockArrays, StagedBlock
 from labelstore.commit.worker import part_of, work_through
 from labelstore.cropping.crop_mixing import Partner, planned_mixing

@@ -10,4 +10,4 @@ from labelstore.catalogue.records import ResultRow as ResultRow
 from labelstore.catalogue.records import RunRow as RunRow
 from labelstore.catalogue.records import ShardRow as ShardRow
 from labelstore.catalogue.records import TeacherRow as TeacherRow
-from labelstore.catalogue.tables import FORMAT_VERSION as FORMAT_VERSION
+from labelstore.catalogue.schema import FORMAT_VERSION as FORMAT_VERSION

@@ -12,16 +12,16 @@ from typing import Self, TypeVar
 from sqlalchemy import URL, Connection, insert, inspect, select
 
 from labelstore.catalogue import server
+from labelstore.catalogue.block_leases import Leases
 from labelstore.catalogue.connection import OLDER, Database
 from labelstore.catalogue.digests import insert_rows, verified_rows, verify_tables
 from labelstore.catalogue.image_table import ImageTable
-from labelstore.catalogue.leases import Leases
 from labelstore.catalogue.ledger import Groups, Ledger
 from labelstore.catalogue.metadata_files import MetadataFiles
 from labelstore.catalogue.migrating import lacking_revisions, migrate
 from labelstore.catalogue.named_rows import NamedRows, Results, Teachers
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, RunRow
-from labelstore.catalogue.tables import (
+from labelstore.catalogue.schema import (
     BASELINE,
     DIGESTED,
     FORMAT_VERSION,

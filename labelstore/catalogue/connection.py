@@ -36,7 +36,7 @@ from labelstore.catalogue import engines
 from labelstore.catalogue.engines import CREATE, WRITE, parse_url, sqlite_url
 from labelstore.catalogue.failures import is_busy, is_serialization_failure, translated, translation
 from labelstore.catalogue.postgresql import postgresql_engine
-from labelstore.catalogue.tables import MAX_CHARACTERS, MAX_STATEMENTS, first_foreign
+from labelstore.catalogue.schema import MAX_CHARACTERS, MAX_STATEMENTS, first_foreign
 from labelstore.errors import (
     ConflictError,
     DamagedShard,

@@ -30,7 +30,7 @@ from sqlalchemy import (
     update,
 )
 
-from labelstore.catalogue.tables import DIGESTED, LargeBinary, digests
+from labelstore.catalogue.schema import DIGESTED, LargeBinary, digests
 from labelstore.errors import DamagedShard, UsageError
 
 _MODULUS = 1 << 128

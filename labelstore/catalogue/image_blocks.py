@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, select
 
 from labelstore.catalogue.digests import Row, num_rows, verified_batches
 from labelstore.catalogue.record_columns import check_types, json_text
-from labelstore.catalogue.tables import image_blocks
+from labelstore.catalogue.schema import image_blocks
 from labelstore.errors import DamagedShard
 from labelstore.images import MAX_KEY_BYTES, check_keys
 

@@ -30,7 +30,7 @@ from labelstore.catalogue.image_blocks import (
 from labelstore.catalogue.ledger import labelled_elsewhere
 from labelstore.catalogue.metadata_files import mark_metadata
 from labelstore.catalogue.records import ImageRow
-from labelstore.catalogue.tables import image_blocks
+from labelstore.catalogue.schema import image_blocks
 from labelstore.errors import ConflictError, UsageError
 
 GivenColumns = tuple[list[str], list[int], list[int], list[int]]

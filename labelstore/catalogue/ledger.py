@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, select
 
+from labelstore.catalogue.block_leases import check_lease, identity, live_leases, named
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import (
     Row,
@@ -25,11 +26,10 @@ from labelstore.catalogue.digests import (
     update_rows,
     verified_rows,
 )
-from labelstore.catalogue.leases import check_lease, identity, live_leases, named
 from labelstore.catalogue.metadata_files import mark_metadata
 from labelstore.catalogue.record_columns import all_records, check_types, json_text
 from labelstore.catalogue.records import LabelSetRow, Lease, MaskRow, ShardRow
-from labelstore.catalogue.tables import label_sets, masks, plans, shards
+from labelstore.catalogue.schema import label_sets, masks, plans, shards
 from labelstore.errors import ConflictError, DamagedShard, LeaseLost, UsageError
 from labelstore.shard_files import ShardFile, check_file_key
 

@@ -30,7 +30,7 @@ from labelstore.catalogue.digests import (
 from labelstore.catalogue.image_blocks import counts
 from labelstore.catalogue.record_columns import all_records
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow
-from labelstore.catalogue.tables import label_sets, masks, metadata_files, metadata_intents, plans
+from labelstore.catalogue.schema import label_sets, masks, metadata_files, metadata_intents, plans
 from labelstore.errors import ConflictError, DamagedShard
 from labelstore.shard_files import check_file_keys
 

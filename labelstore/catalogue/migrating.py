@@ -17,7 +17,7 @@ from labelstore.catalogue.digests import (
     verify_tables,
     write_digests,
 )
-from labelstore.catalogue.tables import (
+from labelstore.catalogue.schema import (
     BASELINE,
     DIGESTED,
     FORMAT_VERSION,

@@ -15,7 +15,7 @@ from labelstore.catalogue.digests import insert_rows, update_rows
 from labelstore.catalogue.metadata_files import mark_metadata
 from labelstore.catalogue.record_columns import all_records, from_columns, json_text, to_columns
 from labelstore.catalogue.records import ResultRow, TeacherRow
-from labelstore.catalogue.tables import results, teachers
+from labelstore.catalogue.schema import results, teachers
 from labelstore.errors import ConflictError, UsageError
 
 R = TypeVar("R")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from sqlalchemy import BigInteger, Boolean, Column, Connection, Double, Integer, Table
 
 from labelstore.catalogue.digests import Row, verified_rows
-from labelstore.catalogue.tables import LargeBinary, Text
+from labelstore.catalogue.schema import LargeBinary, Text
 from labelstore.errors import DamagedShard, UsageError
 
 R = TypeVar("R")

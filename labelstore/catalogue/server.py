@@ -14,7 +14,7 @@ from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import batch_rows, insert_tuples
 from labelstore.catalogue.engines import parse_url, sqlite_url
 from labelstore.catalogue.postgresql import name_servers
-from labelstore.catalogue.tables import metadata
+from labelstore.catalogue.schema import metadata
 from labelstore.errors import UsageError
 
 SCHEMA_PREFIX = "labelstore_"

@@ -24,9 +24,9 @@ def in_short(record: Mapping[str, Any]) -> dict[str, Any]:
     return short
 
 
-def unsettled(record: Mapping[str, Any], class_ids: str | None = None) -> dict[str, Any]:
-    """The record before the first shard has decided how class ids are kept; `class_ids` is that form from now on."""
-    return {**record, "class_ids": class_ids} if "class_ids" in record else dict(record)
+def with_class_ids(record: Mapping[str, Any], form: str | None) -> dict[str, Any]:
+    """The record with class ids in this form, None before the first shard has decided; as it is without class ids."""
+    return {**record, "class_ids": form} if "class_ids" in record else dict(record)
 
 
 def check_dtype(dtype: str, allowed: Collection[str]) -> str:

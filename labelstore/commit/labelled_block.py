@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from labelstore.catalogue.records import LabelSetRow, PlanRow
 from labelstore.codecs import missing_labels
 from labelstore.codecs.base import LabelCodec, MapTopK, TopK, id_dtype, missing_id
-from labelstore.commit.registering import settled_codec
+from labelstore.commit.label_set_rows import settled_codec
 from labelstore.commit.spool import LabelledImage
 from labelstore.commit.staging import BlockArrays, ImageFacts
 from labelstore.store import Store

@@ -25,9 +25,9 @@ from labelstore.exchange.registering import Target, existing_plan, prepared, tar
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource, ignored_words, open_images, torchvision_classes
 from labelstore.store import Store
+from labelstore.store.label_outputs import Outputs
 from labelstore.store.layout import label_layout
 from labelstore.store.opening import exists
-from labelstore.store.outputs import Outputs
 
 FORMATS = {
     "fkd": ("fkd", "open_fkd"),

@@ -18,22 +18,18 @@ from labelstore.catalogue.records import LabelSetRow, PlanRow, TeacherRow
 from labelstore.codecs import codec_from_options
 from labelstore.codecs.base import LabelCodec
 from labelstore.codecs.labelmap import LabelMap
+from labelstore.codecs.parameters import with_class_ids
 from labelstore.codecs.recovery import check_temperature
-from labelstore.commit.registering import (
-    refuse_differences,
-    register,
-    teacher_differences,
-    unsettled,
-)
+from labelstore.commit.label_set_rows import refuse_differences, register, teacher_differences
 from labelstore.cropping.crop_plan import CropPlan, imported_record
 from labelstore.errors import ConflictError, UsageError
 from labelstore.exchange.labels import Contents, LabelSource, check_conversion
 from labelstore.exchange.stated import Stated
 from labelstore.images import ImageSource
 from labelstore.store import Store, create, open_store
+from labelstore.store.label_outputs import Outputs
 from labelstore.store.layout import check_num_crops, choose_layout, plan_fields
 from labelstore.store.opening import exists
-from labelstore.store.outputs import Outputs
 
 PLAN = "plan"
 MAP_CROPS = 200
@@ -72,7 +68,7 @@ class Target:
     @property
     def record(self) -> dict[str, Any]:
         """The codec as a new label set has it: how class ids are kept is decided on the first shard."""
-        return unsettled(self.codec.to_record())
+        return with_class_ids(self.codec.to_record(), None)
 
 
 def target_of(
@@ -319,7 +315,7 @@ def _compare(store: Store, target: Target, row: LabelSetRow) -> None:
     )
     differences = {
         "come from": (origin, target.format),
-        "compression": (unsettled(dict(row.codec)), target.record),
+        "compression": (with_class_ids(row.codec, None), target.record),
         "crop plan": (row.plan, target.plan),
         "classes": (row.num_classes, target.num_classes),
         "temperature": (row.temperature, target.temperature),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +25,12 @@ from labelstore.codecs import (
     top_k,
 )
 from labelstore.codecs.base import LabelCodec, SparseLabels, TopK
+from labelstore.codecs.parameters import with_class_ids
 from labelstore.codecs.product_codes import SAMPLE
 from labelstore.codecs.topk import first_classes
 from labelstore.commit.block_jobs import BlockSource, LeasedBlock, MadeBlock
+from labelstore.commit.label_set_rows import settled_codec
 from labelstore.commit.lease_keeper import Progress
-from labelstore.commit.registering import settled_codec
 from labelstore.commit.staging import BlockArrays
 from labelstore.commit.worker import work_through
 from labelstore.errors import ConflictError, UsageError, told_apart
@@ -76,9 +76,8 @@ def _register(source: LabelSet, codec: LabelCodec, name: str) -> str:
     held = check_name(source, codec, name)
     if held is not None:
         return held.uuid
-    record = learnt_from(codec, source).to_record()
-    if "class_ids" in record:
-        record["class_ids"] = None  # decided on the first shard
+    # how class ids are kept is decided on the first shard
+    record = with_class_ids(learnt_from(codec, source).to_record(), None)
     row = LabelSetRow(
         name=name,
         plan=source.plan.name,
@@ -108,7 +107,9 @@ class _Deriving(BlockSource):
         shards = []
         for crop_shard in leased.missing:
             row = self.store.label_set_row(self.name)
-            labels = self._labels(leased.block, crop_shard, codec_from_record(_plain(row.codec)))
+            labels = self._labels(
+                leased.block, crop_shard, codec_from_record(with_class_ids(row.codec, "plain"))
+            )
             first = labels.probs[..., 0] if isinstance(labels, TopK) else labels[..., 0]
             labelled |= ~np.isnan(first).all(axis=1)
             codec = codec or self._codec(row, labels, empty=not labelled.any())
@@ -153,10 +154,6 @@ class _Deriving(BlockSource):
     ) -> LabelCodec:
         first = labels if isinstance(labels, TopK) and not empty else None
         return settled_codec(self.store, row, lambda: first, uuid=self.identity or row.uuid)
-
-
-def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a JSON object
-    return {**record, "class_ids": "plain"} if "class_ids" in record else dict(record)
 
 
 def _fewer(labels: SparseLabels, kept: int, num_classes: int) -> TopK:

@@ -17,13 +17,9 @@ from labelstore.blocks.block_sample import at_most
 from labelstore.catalogue.records import LabelSetRow, PlanRow, TeacherRow
 from labelstore.codecs import ProductCodes, identity_of, in_short
 from labelstore.codecs.base import LabelCodec
+from labelstore.codecs.parameters import with_class_ids
+from labelstore.commit.label_set_rows import refuse_differences, register, teacher_differences
 from labelstore.commit.lease_keeper import Progress
-from labelstore.commit.registering import (
-    refuse_differences,
-    register,
-    teacher_differences,
-    unsettled,
-)
 from labelstore.commit.worker import work_through
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.crop_mixing import planned_mixing
@@ -38,8 +34,8 @@ from labelstore.labelling.label_facts import check_same, recorded_images
 from labelstore.labelling.labelling import Labelling
 from labelstore.labelling.teacher_blocks import TeacherBlocks
 from labelstore.store import Store
+from labelstore.store.label_outputs import OUTPUT_NAMES
 from labelstore.store.layout import label_layout
-from labelstore.store.outputs import OUTPUT_NAMES
 from labelstore.teachers.teacher import Teacher, load_teacher
 from labelstore.teachers.teacher_check import TeacherCheck, TeacherEvaluation
 
@@ -296,7 +292,7 @@ def registered(
     another label set meanwhile.
     """
     teacher, temperature = labelling.teacher.row, labelling.options.temperature
-    wanted = unsettled(labelling.codec.to_record())
+    wanted = with_class_ids(labelling.codec.to_record(), None)
 
     def compare(row: LabelSetRow) -> None:
         differences = {
@@ -314,7 +310,7 @@ def registered(
         plan=plan.name,
         teacher=teacher.name,
         num_classes=labelling.num_classes,
-        codec=unsettled(codec.to_record()),
+        codec=with_class_ids(codec.to_record(), None),
         uuid=uuid.uuid4().hex,
         temperature=temperature,
         facts=labelling.facts.to_record(),

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from labelstore.catalogue.records import DERIVED, LabelSetRow
 from labelstore.codecs import codec_from_record
+from labelstore.codecs.parameters import with_class_ids
 from labelstore.cropping.crop_plan import is_imported
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.images import ImageSource, image_size, open_images
@@ -88,9 +89,7 @@ def grow(
         store.refresh()
         store.write_metadata()
 
-    record = dict(row.codec)
-    if "class_ids" in record:
-        record["class_ids"] = "plain"  # what the first shard decided is kept by the label set
+    record = with_class_ids(row.codec, "plain")  # the label set keeps what its first shard decided
     return generate(
         store,
         teacher=teacher,

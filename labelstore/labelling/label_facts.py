@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -17,9 +17,8 @@ from labelstore.codecs.base import LabelCodec
 from labelstore.errors import ConflictError, UsageError
 from labelstore.images import ImageSource, are_there
 from labelstore.labelling.generation_options import CropDevice, DecodeDevice
-from labelstore.labelling.lost_mass import checked_lost_mass
 from labelstore.store import Store
-from labelstore.store.outputs import OUTPUT_OF_CLASS, Kind, Outputs
+from labelstore.store.label_outputs import OUTPUT_OF_CLASS, Kind, Outputs
 from labelstore.teachers.class_map import LabelClasses, OutputChoice, check_label_classes
 from labelstore.teachers.labeller import Autocast
 from labelstore.teachers.teacher import Teacher
@@ -117,40 +116,6 @@ def facts_for(
         ignored=images.ignored,
         interpolation=teacher.row.interpolation,
         versions=versions(),
-    )
-
-
-def with_lost_mass(
-    facts: LabelFacts,
-    teacher: Teacher,
-    folder: ImageSource,
-    settings: Mapping[str, Any],
-    *,
-    allowed: bool = False,
-    skip_bad: bool = False,
-    workers: int | None = None,
-    note: Callable[[str], None] = lambda message: None,
-) -> LabelFacts:
-    """The facts with what the class map leaves out: measured now, unless it is recorded.
-
-    `settings` make a `Labeller` of all outputs. RejectedInput where too much is lost and that is not allowed.
-    """
-    held = facts.class_map
-    kept = facts.outputs
-    if held is None or kept is None or "lost_mass" in held:
-        return facts
-    lost = checked_lost_mass(
-        teacher,
-        kept,
-        folder,
-        settings,
-        allowed=allowed,
-        skip_bad=skip_bad,
-        workers=workers,
-        note=note,
-    )
-    return replace(
-        facts, class_map={**held, "lost_mass": None if lost is None else lost.to_record()}
     )
 
 

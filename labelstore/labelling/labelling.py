@@ -33,7 +33,8 @@ from labelstore.labelling.generation_options import (
     check_crop_device,
     check_decode_device,
 )
-from labelstore.labelling.label_facts import LabelFacts, facts_for, with_lost_mass
+from labelstore.labelling.label_facts import LabelFacts, facts_for
+from labelstore.labelling.lost_mass import LostMass, measured_lost_mass
 from labelstore.labelling.mixed_crops import mixed_crops
 from labelstore.labelling.stating import with_output_names
 from labelstore.store import Store
@@ -154,22 +155,30 @@ class Labelling:
 
         RejectedInput where that is too much and `allow_lost_mass` does not take it.
         """
-        settings = {
-            "device": self.options.device,
-            "autocast": self.facts.autocast,
-            "temperature": self.options.temperature,
-        }
-        facts = with_lost_mass(
-            self.facts,
-            self.classifier,
-            self.images,
-            settings,
-            allowed=self.options.allow_lost_mass,
-            skip_bad=self.options.skip_bad,
-            workers=self.threads,
-            note=note,
-        )
-        return replace(self, facts=facts)
+        held, kept = self.facts.class_map, self.facts.outputs
+        if held is None or kept is None or "lost_mass" in held:
+            return self
+        lost: LostMass | None = None
+        if len(kept) < self.classifier.row.num_classes:
+            labeller = Labeller(
+                self.classifier,
+                None,
+                device=self.options.device,
+                autocast=self.facts.autocast,
+                temperature=self.options.temperature,
+            )
+            lost = measured_lost_mass(
+                labeller,
+                self.classifier.row,
+                kept,
+                self.images,
+                skip_bad=self.options.skip_bad,
+                workers=self.threads,
+            )
+            lost.judge(allowed=self.options.allow_lost_mass)
+            note(str(lost))
+        record = None if lost is None else lost.to_record()
+        return replace(self, facts=replace(self.facts, class_map={**held, "lost_mass": record}))
 
     def measured(
         self,

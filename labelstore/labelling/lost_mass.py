@@ -6,8 +6,7 @@ before the first label is made, said, and recorded with the label set.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from labelstore.catalogue.records import TeacherRow
 from labelstore.cropping.replay import centre_crops
 from labelstore.errors import RejectedInput
 from labelstore.images import ImageSource
 from labelstore.teachers.labeller import Labeller
-from labelstore.teachers.teacher import Teacher
 
 MAX_LOST = 0.25
 """Mean share of the probability that a class map may throw away before it has to be allowed."""
@@ -64,60 +63,33 @@ class LostMass:
             )
 
 
-def checked_lost_mass(
-    teacher: Teacher,
-    kept: NDArray[np.int64] | None,
-    folder: ImageSource,
-    settings: Mapping[str, Any],
-    *,
-    allowed: bool = False,
-    skip_bad: bool = False,
-    workers: int | None = None,
-    note: Callable[[str], None] = lambda message: None,
-) -> LostMass | None:
-    """What is lost where only the outputs `kept` (classes,) are; None where no output is left out.
-
-    `settings` make a `Labeller` that gives all outputs. RejectedInput where too much is lost and that is not
-    `allowed`, and for an image that cannot be decoded, which `skip_bad` leaves out.
-    """
-    if kept is None or len(kept) >= teacher.row.num_classes:
-        return None
-    found = _measure(
-        teacher,
-        Labeller(teacher, None, **settings),
-        kept,
-        folder,
-        skip_bad=skip_bad,
-        workers=workers,
-    )
-    found.judge(allowed=allowed)
-    note(str(found))
-    return found
-
-
-def _measure(
-    teacher: Teacher,
+def measured_lost_mass(
     labeller: Labeller,
+    row: TeacherRow,
     kept: NDArray[np.int64],
     folder: ImageSource,
     *,
     skip_bad: bool,
-    workers: int | None,
+    workers: int,
 ) -> LostMass:
+    """What is lost where only the outputs `kept` (classes,) of a labeller that gives all of them are.
+
+    RejectedInput for an image that cannot be decoded, which `skip_bad` leaves out.
+    """
     count = min(len(folder), MOST_IMAGES)
     keys = [folder.keys[i] for i in np.linspace(0, len(folder) - 1, count).astype(int).tolist()]
     outputs = torch.from_numpy(kept)
     shares: dict[str, float] = {}
 
     def look(some: list[str]) -> None:
-        row, at = teacher.row, 0
+        at = 0
         crops = centre_crops(
             [folder.file(key) for key in some],
             row.input_size,
             row.crop_pct,
             row.interpolation,
             batch_size=BATCH,
-            workers=workers or min(16, os.cpu_count() or 1),
+            workers=workers,
         )
         for pixels in crops:
             logits = labeller.logits(pixels).cpu().double()
@@ -133,7 +105,8 @@ def _measure(
             raise
         for key in keys:  # one by one, to find those that can be used
             if key not in shares:
-                _or_none(look, key)
+                with suppress(RejectedInput):
+                    look([key])
     if not shares:
         raise RejectedInput("no image could be decoded to measure what the class map leaves out")
     worst = max(shares, key=lambda key: shares[key])
@@ -146,10 +119,3 @@ def _measure(
         worst_image=worst,
         below_half=int((lost > 0.5).sum()),
     )
-
-
-def _or_none(look: Callable[[list[str]], None], key: str) -> None:
-    try:
-        look([key])
-    except RejectedInput:
-        return

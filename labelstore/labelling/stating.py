@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import ConflictError, UsageError
 from labelstore.images.class_names import variant_of, wordnet_ids
-from labelstore.store.outputs import OUTPUT_NAMES, Outputs
+from labelstore.store.label_outputs import OUTPUT_NAMES, Outputs
 from labelstore.teachers.class_map import map_from, names_from
 from labelstore.teachers.named_networks import split_name
 from labelstore.teachers.teacher import Teacher

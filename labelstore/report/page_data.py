@@ -25,8 +25,8 @@ from labelstore.blocks.shipping import MapBlocks
 from labelstore.blocks.threads import map_in_threads
 from labelstore.errors import IncompleteError, NotGenerated, RejectedInput, UsageError
 from labelstore.report import threshold_data
+from labelstore.store.label_outputs import OUTPUT_NAMES
 from labelstore.store.layout import label_layout
-from labelstore.store.outputs import OUTPUT_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ import numpy as np
 from labelstore.analysis.crop_frames import crops
 from labelstore.analysis.histogram import histogram
 from labelstore.errors import UsageError, check_seed
-from labelstore.store.outputs import short
+from labelstore.store.label_outputs import short
 
 if TYPE_CHECKING:
     import pandas as pd

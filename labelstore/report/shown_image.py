@@ -11,7 +11,7 @@ import numpy as np
 from labelstore.cropping.pictures import decode_rgb
 from labelstore.errors import NotGenerated, RejectedInput, UsageError
 from labelstore.images import digest
-from labelstore.store.outputs import short
+from labelstore.store.label_outputs import short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

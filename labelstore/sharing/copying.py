@@ -18,8 +18,8 @@ from labelstore.catalogue.records import DERIVED
 from labelstore.codecs import codec_from_record, is_map
 from labelstore.codecs.class_ids import decode_ids, encode_ids
 from labelstore.commit.block_jobs import BlockSource, LeasedBlock, MadeBlock
+from labelstore.commit.label_set_rows import origin_mark, origins
 from labelstore.commit.lease_keeper import Progress
-from labelstore.commit.registering import origin_mark, origins
 from labelstore.commit.staging import BlockArrays
 from labelstore.commit.worker import part_of, work_through
 from labelstore.sharing.union import NOWHERE, Union, available, layout_of

@@ -15,7 +15,7 @@ from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherR
 from labelstore.codecs import in_short
 from labelstore.errors import ConflictError, UsageError, told_apart
 from labelstore.store import Store
-from labelstore.store.outputs import OUTPUT_NAMES, OUTPUT_OF_CLASS, Outputs
+from labelstore.store.label_outputs import OUTPUT_NAMES, OUTPUT_OF_CLASS, Outputs
 
 MERGED_FROM = "merged_from"
 """Key of a merged label set's facts: the uuids of the stores, in their order."""

@@ -24,15 +24,21 @@ from labelstore.codecs.image_tail import tail_fields
 from labelstore.errors import NotGenerated, UsageError
 from labelstore.store.chosen_images import crop_numbers, spans
 from labelstore.store.group import Group
+from labelstore.store.label_outputs import (
+    Outputs,
+    class_titles,
+    output_names,
+    output_titles,
+    refusal_of,
+)
 from labelstore.store.layout import BOX, FLIP, Layout
-from labelstore.store.outputs import Outputs, class_titles, output_names, output_titles, refusal_of
 from labelstore.store.plan_crops import CropReader
 from labelstore.store.random_batch import ChunkSource, Crops, LabelBatch, batch_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labelstore.store.mask import Mask
+    from labelstore.store.region_mask import Mask
     from labelstore.store.store import Store
     from labelstore.store.unpacked import Unpacked
 

@@ -19,11 +19,11 @@ from labelstore.codecs import LabelMap, SparseLabels, id_dtype, relative_tempera
 from labelstore.errors import UsageError
 from labelstore.store.chosen_images import crop_numbers
 from labelstore.store.flat_records import RecordForm, Records, opaque
-from labelstore.store.mask import Region, calibrated, without_discarded
+from labelstore.store.region_mask import Region, calibrated, without_discarded
 
 if TYPE_CHECKING:
     from labelstore.store.label_set import Images, LabelSet
-    from labelstore.store.mask import Mask
+    from labelstore.store.region_mask import Mask
 
 Crops: TypeAlias = Sequence[Sequence[int]] | NDArray[np.integer]
 SparseOrDense: TypeAlias = SparseLabels | NDArray[np.float32]

@@ -21,9 +21,9 @@ from labelstore.store.chosen_images import image_rows
 from labelstore.store.group import Group
 from labelstore.store.label_set import Images, LabelSet
 from labelstore.store.layout import Layout, all_specs, label_specs, mask_specs, plan_specs
-from labelstore.store.mask import Mask
 from labelstore.store.metadata import replace_metadata
 from labelstore.store.plan_crops import StoredCrops
+from labelstore.store.region_mask import Mask
 from labelstore.store.user_cache import image_columns
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from labelstore.store.random_batch import Crops, LabelBatch, batch_of
 
 if TYPE_CHECKING:
     from labelstore.store.label_set import Images, LabelSet
-    from labelstore.store.mask import Mask
+    from labelstore.store.region_mask import Mask
 
 FOLDER = "labelstore-unpacked"
 ABOUT = "unpacked.json"

@@ -20,10 +20,12 @@ from labelstore.catalogue.named_rows import check_name
 from labelstore.catalogue.record_columns import fits
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherRow
 from labelstore.codecs import codec_from_record
+from labelstore.codecs.parameters import with_class_ids
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.crop_mixing import planned_mixing
 from labelstore.cropping.crop_plan import CropPlan, is_imported
 from labelstore.errors import DamagedShard, FormatVersionError, RejectedInput
+from labelstore.store.label_outputs import OUTPUT_NAMES
 from labelstore.store.layout import (
     MOST_IMAGES_PER_SHARD,
     Layout,
@@ -32,7 +34,6 @@ from labelstore.store.layout import (
     plan_fields,
     specs,
 )
-from labelstore.store.outputs import OUTPUT_NAMES
 
 Facts: TypeAlias = Mapping[str, Any]
 """Key -> type."""
@@ -269,9 +270,7 @@ def _check_label_set(row: LabelSetRow, plans: Mapping[str, PlanRow], num_rows: i
     class_map = row.facts.get("class_map") or {}
     _check_facts(class_map, _CLASS_MAP)
     _check_facts(class_map.get("lost_mass") or {"mean": 0.0}, {"mean": float})
-    record = dict(row.codec)
-    if "class_ids" in record and record["class_ids"] is None:
-        record["class_ids"] = "plain"  # no shard has decided yet
+    record = row.codec if row.is_settled else with_class_ids(row.codec, "plain")
     fields = codec_from_record(record).fields(row.num_classes)
     specs(f"labels/{row.name}", fields, label_layout(row, plans[row.plan], max(num_rows, 1)))
 

@@ -15,7 +15,7 @@ from labelstore.codecs.base import LabelCodec
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.images.class_names import VARIANTS, variant_of
 from labelstore.images.class_names import wordnet_ids as ids_of_variant
-from labelstore.store.outputs import Outputs
+from labelstore.store.label_outputs import Outputs
 from labelstore.teachers.teacher import Teacher
 
 LabelClasses: TypeAlias = Literal["data", "teacher", "none", "embedding"]

@@ -42,8 +42,8 @@ def test_an_owner_is_not_granted_its_own_live_lease_twice(catalogue):
 def test_complete_blocks_are_passed_over_a_few_at_a_time(catalogue, shard_row, monkeypatch):
     """However many are looked at together; what is found complete is told, and not looked at again."""
     for first, most in ((1, 2), (2, 5), (64, 4096)):
-        monkeypatch.setattr("labelstore.catalogue.leases.FIRST_LOOK", first)
-        monkeypatch.setattr("labelstore.catalogue.leases.MOST_LOOK", most)
+        monkeypatch.setattr("labelstore.catalogue.block_leases.FIRST_LOOK", first)
+        monkeypatch.setattr("labelstore.catalogue.block_leases.MOST_LOOK", most)
         group = f"labels/{first}"
         for block in (0, 1, 2, 3, 5):
             (lease,) = catalogue.leases.acquire_blocks(group, [block], "x", 10, count=1)

@@ -4,7 +4,7 @@ from sqlalchemy import create_engine, text
 
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.migrations import revisions, upgrade
-from labelstore.catalogue.tables import BASELINE
+from labelstore.catalogue.schema import BASELINE
 
 
 def schema(path):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text, update
 
 from labelstore.catalogue import FORMAT_VERSION, Catalogue
-from labelstore.catalogue import tables as t
+from labelstore.catalogue import schema as t
 from labelstore.catalogue.digests import insert_rows
 from labelstore.catalogue.engines import parse_url, sqlite_url
 from labelstore.errors import (

@@ -12,7 +12,7 @@ import labelstore
 from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing
 from labelstore.catalogue.named_rows import change_record
-from labelstore.catalogue.tables import plans
+from labelstore.catalogue.schema import plans
 from labelstore.cropping.crop_plan import IMPORTED_LAW
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.labelling.label_images import label_images

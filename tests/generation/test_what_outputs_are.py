@@ -30,7 +30,7 @@ from labelstore.labelling.label_images import label_images
 from labelstore.labelling.lost_mass import MAX_LOST
 from labelstore.labelling.stating import class_table, state_classes
 from labelstore.sharing.matching import match
-from labelstore.store.outputs import Outputs
+from labelstore.store.label_outputs import Outputs
 from labelstore.teachers.class_map import class_map, names_from
 from labelstore.teachers.teacher import Teacher, load_teacher
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher

@@ -15,7 +15,7 @@ from labelstore import MarginalSmoothing, RegionThresholds
 from labelstore.care.dropping import drop
 from labelstore.catalogue.digests import update_rows
 from labelstore.catalogue.image_blocks import pack, unpack
-from labelstore.catalogue.tables import metadata
+from labelstore.catalogue.schema import metadata
 from labelstore.errors import ConflictError, UsageError
 from labelstore.sharing.agreement import agreement_of, sparse_difference
 from labelstore.sharing.union import union_of

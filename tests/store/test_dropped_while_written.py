@@ -12,7 +12,7 @@ import labelstore
 from labelstore.calibration import RegionThresholds, calibrate
 from labelstore.care import dropping
 from labelstore.care.dropping import drop
-from labelstore.catalogue.leases import mask_identity
+from labelstore.catalogue.block_leases import mask_identity
 from labelstore.codecs import MarginalRenorm, MarginalSmoothing, top_k
 from labelstore.commit import block_jobs
 from labelstore.commit.lease_keeper import LeaseKeeper

@@ -12,7 +12,7 @@ from labelstore.calibration import RegionThresholds, calibrate, check_update, ma
 from labelstore.care.dropping import drop
 from labelstore.care.repairing import repair
 from labelstore.codecs import MarginalSmoothing
-from labelstore.commit.registering import origin_mark, origins
+from labelstore.commit.label_set_rows import origin_mark, origins
 from labelstore.errors import ConflictError
 from labelstore.sharing.merge import merge
 from labelstore.testing.filled_store import add_label_set, fill_blocks

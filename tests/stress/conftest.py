@@ -22,7 +22,7 @@ from labelstore import MarginalSmoothing
 from labelstore.care.verification import verify
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.digests import insert_tuples, verified_rows
-from labelstore.catalogue.tables import DIGESTED
+from labelstore.catalogue.schema import DIGESTED
 from labelstore.store import open_store
 from labelstore.testing.filled_store import filled_store
 from tests.catalogue.conftest import postgresql

@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, select
 from labelstore.arrays import sharding
 from labelstore.catalogue.digests import _written, rows_hash
 from labelstore.catalogue.image_blocks import head_checksum, unpack_keys
-from labelstore.catalogue.tables import DIGESTED, digests
+from labelstore.catalogue.schema import DIGESTED, digests
 
 CASES = {}
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import labelstore
-from labelstore.catalogue.leases import LONGEST_SECONDS
-from labelstore.catalogue.tables import leases
+from labelstore.catalogue.block_leases import LONGEST_SECONDS
+from labelstore.catalogue.schema import leases
 from labelstore.commit.lease_keeper import Patience
 from labelstore.errors import ConflictError, LeaseLost
 from labelstore.testing.filled_store import fill_block

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from labelstore.catalogue.tables import DIGESTED
+from labelstore.catalogue.schema import DIGESTED
 from tests.stress.commands import CASES, World, copy_world, make_given, run
 from tests.stress.crafted import reseal
 

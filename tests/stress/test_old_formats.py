@@ -16,7 +16,7 @@ from labelstore.care.migration import migrate
 from labelstore.care.verification import verify
 from labelstore.catalogue import FORMAT_VERSION
 from labelstore.catalogue.migrations import SCRIPTS, revisions
-from labelstore.catalogue.tables import BASELINE
+from labelstore.catalogue.schema import BASELINE
 from labelstore.errors import FormatVersionError, StorageError
 from tests.data.make_stores import BACKENDS, DATA, PARTS, answers, make
 from tests.stress.crafted import sql

@@ -9,7 +9,7 @@ import sys
 import pytest
 from sqlalchemy import create_engine, text
 
-from labelstore.catalogue.tables import MAX_SENT
+from labelstore.catalogue.schema import MAX_SENT
 from labelstore.errors import DamagedShard
 from tests.machines.conftest import make_store
 

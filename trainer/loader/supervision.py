@@ -6,7 +6,7 @@ from __future__ import annotations
 from labelstore.calibration.ensembles import Ensemble, ensemble
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.store import LabelSet, Store
-from labelstore.store.outputs import refusal_of
+from labelstore.store.label_outputs import refusal_of
 from trainer.config import TrainConfig
 from trainer.config_checks import split_names
 from trainer.phases import WITHOUT_CLASSES

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from labelstore.catalogue.records import DERIVED, LabelSetRow, MaskRow, PlanRow, TeacherRow
 from labelstore.codecs import choose_class_ids, codec_from_record
 from labelstore.codecs.base import LabelCodec, TopK
+from labelstore.codecs.parameters import with_class_ids
 from labelstore.errors import ConflictError
 from labelstore.store import Store
 
@@ -59,11 +60,6 @@ def register(
     return row
 
 
-def unsettled(record: dict[str, object]) -> dict[str, object]:
-    """The record of a codec as a new label set has it: how class ids are kept is decided on the first shard."""
-    return {**record, "class_ids": None} if "class_ids" in record else record
-
-
 def refuse_differences(
     row: LabelSetRow, path: Path, differences: Mapping[str, tuple[object, object]]
 ) -> None:
@@ -98,7 +94,7 @@ def settled_codec(
     """
     if row.is_settled:
         return codec_from_record(row.codec)
-    codec = codec_from_record({**row.codec, "class_ids": "plain"})
+    codec = codec_from_record(with_class_ids(row.codec, "plain"))
     labels = first()
     if labels is not None:
         codec = choose_class_ids(codec, labels, row.num_classes)

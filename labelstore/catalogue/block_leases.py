@@ -21,7 +21,7 @@ from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import insert_rows, update_rows, verified_rows
 from labelstore.catalogue.record_columns import check_types, json_text, to_columns
 from labelstore.catalogue.records import Lease, MaskRow
-from labelstore.catalogue.tables import label_sets, leases, masks, plans, shards
+from labelstore.catalogue.schema import label_sets, leases, masks, plans, shards
 from labelstore.errors import ConflictError, LeaseLost, UsageError
 
 LONGEST_SECONDS = 600.0
