@@ -52,7 +52,8 @@ class Labeller:
                 f"`autocast={autocast}`: choose one of none, {', '.join(AUTOCAST_DTYPES)}"
             )
         check_temperature(temperature)
-        self._module = torch.compile(module) if compile_teacher else module
+        self._module = module
+        self._call = torch.compile(module) if compile_teacher else module
         self._kept = kept
         self._takes = takes
         self.temperature = temperature
@@ -96,7 +97,7 @@ class Labeller:
         if self._in_channels_last is None:
             self._keep_weights(torch.channels_last)
             try:
-                outputs: torch.Tensor = self._module(crops)
+                outputs: torch.Tensor = self._call(crops)
             except RuntimeError:
                 # a `view` that counts on the usual order; any other error comes again in that order
                 self._keep_weights(torch.contiguous_format)
@@ -106,7 +107,7 @@ class Labeller:
                 return outputs
         if self._device.type == "cpu" and not self._in_channels_last:
             crops = crops.contiguous()
-        return cast("torch.Tensor", self._module(crops))
+        return cast("torch.Tensor", self._call(crops))
 
     @torch.inference_mode(False)
     def _keep_weights(self, layout: torch.memory_format) -> None:
