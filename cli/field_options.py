@@ -34,8 +34,6 @@ from typing import (
 
 import typer
 
-from cli.options import numbers
-
 Option: TypeAlias = Any
 """What `option` gives; typer's own type of it has no public name."""
 
@@ -105,14 +103,15 @@ def _fields(kind: type, shown: Shown) -> dict[str, dataclasses.Field[Any]]:
 
 
 def _parameters(kind: type, shown: Shown) -> Iterator[inspect.Parameter]:
-    hints, about = get_type_hints(kind, include_extras=True), field_docs(kind)
+    hints, extras = get_type_hints(kind), get_type_hints(kind, include_extras=True)
+    about = field_docs(kind)
     panel = getattr(kind, "PANEL", None)
     for name, field in _fields(kind, shown).items():
         panel = shown.panels.get(name, panel)
-        hint, *said = (
-            get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
-        )
-        made = copy(next(iter(said), None) or shown.options.get(name) or option())
+        hint, said = hints[name], getattr(extras[name], "__metadata__", ())
+        # beside an option there may be bounds
+        own = next((each for each in said if isinstance(each, type(option()))), None)
+        made = copy(own or shown.options.get(name) or option())
         made.help, made.rich_help_panel = about.get(name, ""), made.rich_help_panel or panel
         flag = f"--{name.replace('_', '-')}"
         if not made.param_decls:
@@ -158,6 +157,23 @@ def _filled(kind: type, shown: Shown, given: Mapping[str, Any]) -> object:
 
             raise UsageError(f"{flag} {value}: choose one of {', '.join(get_args(hint))}")
     return kind(**values)
+
+
+def numbers(text: str, flag: str, *names: str) -> tuple[float, ...]:
+    """As many numbers as there are names, with commas between them; UsageError for anything else.
+
+    >>> numbers("0.08,1", "--scale", "LOW", "HIGH")
+    (0.08, 1.0)
+    """
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != len(names):
+        from labelstore.errors import UsageError
+
+        raise UsageError(f"{flag} {text}: give {len(names)} numbers as {','.join(names)}")
+    return values
 
 
 def _without_none(hint: Any) -> Any:  # noqa: ANN401 - a type

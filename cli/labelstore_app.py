@@ -46,7 +46,18 @@ COMMANDS = {
     "demo-images": "Write a small image folder to try things on: digits set into photographs.",
 }
 
-commands = typer.Typer(cls=lazy_group(COMMANDS), name="labelstore", rich_markup_mode=None)
+HOMES = {
+    "creating": ("create", "add-teacher", "grow", "demo-images"),
+    "listing": ("crops", "sql", "quality", "noise", "classes"),
+    "drawing": ("show", "plot", "report"),
+    "masks": ("calibrate", "mask"),
+    "checking": ("verify", "audit", "repair"),
+    "upkeep": ("gc", "leases", "drop", "freeze", "migrate"),
+    "stores": ("push", "pull", "merge"),
+}
+"""Module of `cli.commands` -> its commands; every other command has a module of its own name."""
+
+commands = typer.Typer(cls=lazy_group(COMMANDS, HOMES), name="labelstore", rich_markup_mode=None)
 
 
 @commands.callback()

@@ -9,7 +9,7 @@ The app states one line per command: its name and its summary. The command's cod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from keyword import iskeyword
 from typing import Any, ClassVar
@@ -77,8 +77,10 @@ class LazyGroup(TyperGroup):
 
     summaries: ClassVar[Mapping[str, str]] = {}
     """Command name -> one line of help."""
+    homes: ClassVar[Mapping[str, str]] = {}
+    """Command name -> module of `cli.commands`, where it is not that of its function's name."""
     prefix: ClassVar[str] = ""
-    """Start of the modules' names in `cli.commands`."""
+    """Start of the functions' names."""
 
     def __init__(self, **attributes: Any) -> None:
         attributes["commands"] = {
@@ -94,11 +96,11 @@ class LazyGroup(TyperGroup):
         return name, command and self.load(str(name)), rest
 
     def load(self, name: str) -> Any:
-        """Import the command's module and build the command from the function of the same name."""
-        module = f"{self.prefix}{name}".replace("-", "_")
-        if iskeyword(module):
-            module += "_labels"  # no function can be called `import`
-        function = vars(import_module(f"cli.commands.{module}"))[module]
+        """Import the command's module and build the command from the function of its name."""
+        called = f"{self.prefix}{name}".replace("-", "_")
+        if iskeyword(called):
+            called += "_labels"  # no function can be called `import`
+        function = vars(import_module(f"cli.commands.{self.homes.get(name, called)}"))[called]
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
         app.command(name=name, cls=PlainCommand)(function)
         command: Any = get_command(app)
@@ -106,6 +108,10 @@ class LazyGroup(TyperGroup):
         return command
 
 
-def lazy_group(summaries: Mapping[str, str], prefix: str = "") -> type[LazyGroup]:
-    """The group of these commands, for `typer.Typer(cls=...)`."""
-    return type("Commands", (LazyGroup,), {"summaries": summaries, "prefix": prefix})
+def lazy_group(
+    summaries: Mapping[str, str], homes: Mapping[str, Sequence[str]] | None = None, prefix: str = ""
+) -> type[LazyGroup]:
+    """The group of these commands, for `typer.Typer(cls=...)`; `homes` are modules with several of them."""
+    of_command = {name: home for home, names in (homes or {}).items() for name in names}
+    attributes = {"summaries": summaries, "homes": of_command, "prefix": prefix}
+    return type("Commands", (LazyGroup,), attributes)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from cli.field_options import option
-from cli.options import numbers
-from cli.teacher_options import WORK
+from cli.field_options import numbers, option
+from cli.options import WORK
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:

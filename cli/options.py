@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
 import typer
+
+from cli.field_options import option
+
+if TYPE_CHECKING:
+    from labelstore.blocks.shipping import MapBlocks
+
+WORK = "How it works"
+"""Heading of the options of a command that change how it works and not what it does."""
+_LIBRARIES = ("timm:", "torchvision:", "hf-hub:")
 
 
 def _print_version(wanted: bool) -> None:
@@ -46,25 +58,8 @@ LabelSet = Annotated[
     str | None,
     typer.Option("--label-set", metavar="NAME", help="Label set; not needed if there is only one."),
 ]
-Processes = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        metavar="N",
-        help="Processes that share the image blocks; 1 is one block after the other.",
-        show_default="this process, a few threads",
-        rich_help_panel="How it works",
-    ),
-]
-Dask = Annotated[
-    str | None,
-    typer.Option(
-        "--dask",
-        metavar="ADDRESS",
-        help="Dask scheduler whose workers share the image blocks, for example tcp://10.0.0.1:8786.",
-        rich_help_panel="How it works",
-    ),
-]
+Criterion: TypeAlias = Literal["max_probability", "ground_truth_probability"]
+"""As `labelstore.calibration.Criterion`, which costs its imports."""
 Seed = Annotated[
     int,
     typer.Option("--seed", min=0, metavar="N", help="Of the sample; another seed draws another."),
@@ -81,19 +76,22 @@ def use_cache(folder: Path | None) -> None:
         os.environ["LABELSTORE_CACHE"] = str(folder)
 
 
-def numbers(text: str, flag: str, *names: str) -> tuple[float, ...]:
-    """As many numbers as there are names, with commas between them; UsageError for anything else.
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions:
+    """Who shares the image blocks of a command."""
 
-    >>> numbers("0.08,1", "--scale", "LOW", "HIGH")
-    (0.08, 1.0)
-    """
-    try:
-        found = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if len(found) != len(names):
-        raise _usage_error(f"{flag} {text}: give {len(names)} numbers as {','.join(names)}")
-    return found
+    PANEL: ClassVar = WORK
+
+    workers: Annotated[int | None, option(metavar="N", unset="this process, a few threads")] = None
+    """Processes that share the image blocks; 1 is one block after the other."""
+    dask: Annotated[str | None, option(metavar="ADDRESS")] = None
+    """Dask scheduler whose workers share the image blocks, for example tcp://10.0.0.1:8786."""
+
+    def mapped(self) -> AbstractContextManager[MapBlocks]:
+        """What runs a function on blocks, as the library takes it; UsageError for what cannot be."""
+        from labelstore.blocks.block_map import block_map
+
+        return block_map(workers=self.workers, dask=self.dask)
 
 
 def seconds(text: str, flag: str) -> float:
@@ -104,12 +102,43 @@ def seconds(text: str, flag: str) -> float:
     """
     match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
     if match is None or not text.strip():
-        raise _usage_error(f"{flag} {text}: give a time span such as 90s, 30m or 1h30m")
+        from labelstore.errors import UsageError
+
+        raise UsageError(f"{flag} {text}: give a time span such as 90s, 30m or 1h30m")
     parts = zip(match.groups(), (86_400, 3_600, 60, 1), strict=True)
     return sum(float(number) * unit for number, unit in parts if number)
 
 
-def _usage_error(message: str) -> Exception:
+def parsed_size(text: str, flag: str) -> int:
+    """Bytes that a text means: a number, with a unit of powers of 1000 or, as MiB, of 1024. UsageError for others.
+
+    >>> parsed_size("285MB", "--budget"), parsed_size("1.5 GiB", "--budget"), parsed_size("1e6", "--budget")
+    (285000000, 1610612736, 1000000)
+    """
     from labelstore.errors import UsageError
 
-    return UsageError(message)
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(?:([kKMGTP]?)(i?)[bB])?\s*", text)
+    try:
+        number = float(found[1]) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if not found or not number > 0:
+        raise UsageError(f"{flag} {text[:40]!r}: give bytes, for example 285MB or 1.5GB")
+    power = "kMGTP".index(found[2].replace("K", "k")) + 1 if found[2] else 0
+    unit = 1024.0 if found[3] else 1000.0
+    return round(number * unit**power)
+
+
+def importable_here(source: str | None) -> str | None:
+    """The option's value as it is; of a `package.module:function`, modules of the current folder are found too, last.
+
+    An installed program has its own folder on sys.path and not the current one. Only for what a person wrote on the
+    command line: a name out of a file is never looked for here.
+    """
+    if source is not None and ":" in source and not source.startswith(_LIBRARIES):
+        from labelstore.teachers.functions import is_function
+
+        here = str(Path.cwd())
+        if is_function(source) and here not in sys.path:
+            sys.path.append(here)
+    return source

@@ -1,4 +1,7 @@
-"""What commands print: data on stdout, messages on stderr; with `--json` one object on one line."""
+"""The one printer of all commands: data on stdout, messages on stderr; with `--json` one object on one line.
+
+`answer` prints a result, `say` a message; `table` and `drawn` make tables; the rest turns values into words.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import json
 import math
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,8 +23,28 @@ PIPE_WIDTH = 200
 """Columns of a table that is written to a file or a pipe: no line is folded."""
 SENTENCES = ("command", "note", "notes", "reason", "what")
 """Fields of a record that are sentences of the library, or several of them."""
+T = TypeVar("T")
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def answer(record: object, *shown: object, json: bool) -> None:
+    """Print what a command found: its record with `--json`, otherwise what is `shown` of it, for people."""
+    if json:
+        print_json(record)
+    else:
+        print_all(*shown)
+
+
+def print_all(*shown: object) -> None:
+    """Print each for people: a text as it is, a mapping as names and values, anything else as rich draws it."""
+    for each in shown:
+        if isinstance(each, str):
+            print(visible(each))
+        elif isinstance(each, Mapping):
+            print_fields(each)
+        else:
+            print_table(each)
 
 
 def print_json(record: object) -> None:
@@ -60,23 +83,40 @@ def drawn(
     rows: Iterable[Sequence[str]],
     *,
     left: int = 1,
-    caption: str | None = None,
+    right: Collection[str] = (),
     dim: Collection[str] = (),
+    is_plain: bool = False,
+    **more: Any,  # noqa: ANN401 - rich's
 ) -> Table:
-    """A table for people: the first `left` columns are text, the others numbers. No cell is read as markup."""
+    """A table for people: the first `left` columns but for those in `right` are text, the others numbers.
+
+    No cell is read as markup. A plain table has no lines.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=None if title is None else Text(title), caption=caption)
+    lines: dict[str, Any] = {"box": None, "pad_edge": False} if is_plain else {}
+    table = Table(title=None if title is None else Text(title), **lines, **more)
     for at, name in enumerate(columns):
         table.add_column(
             Text(name),
-            justify="left" if at < left else "right",
+            justify="left" if at < left and name not in right else "right",
             style="dim" if name in dim else "",
         )
     for row in rows:
         table.add_row(*map(Text, row))
     return table
+
+
+def table(
+    title: str | None,
+    things: Iterable[T],
+    columns: Mapping[str, Callable[[T], str]],
+    **more: Any,  # noqa: ANN401 - as `drawn` takes them
+) -> Table:
+    """`drawn`, with a row for each thing and the text of each column's cell from the thing."""
+    rows = [[cell(thing) for cell in columns.values()] for thing in things]
+    return drawn(title, list(columns), rows, **more)
 
 
 def number(value: float | None, form: str = ".4f", end: str = "") -> str:
@@ -111,26 +151,6 @@ def size(num_bytes: int | None) -> str:
     if unit == 0:
         return f"{num_bytes} B"
     return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {_UNITS[unit]}"
-
-
-def parsed_size(text: str, flag: str) -> int:
-    """Bytes that a text means: a number, with a unit of powers of 1000 or, as MiB, of 1024. UsageError for others.
-
-    >>> parsed_size("285MB", "--budget"), parsed_size("1.5 GiB", "--budget"), parsed_size("1e6", "--budget")
-    (285000000, 1610612736, 1000000)
-    """
-    from labelstore.errors import UsageError
-
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(?:([kKMGTP]?)(i?)[bB])?\s*", text)
-    try:
-        number = float(found[1]) if found else 0.0
-    except ValueError:
-        number = 0.0
-    if not found or not number > 0:
-        raise UsageError(f"{flag} {text[:40]!r}: give bytes, for example 285MB or 1.5GB")
-    power = "kMGTP".index(found[2].replace("K", "k")) + 1 if found[2] else 0
-    unit = 1024.0 if found[3] else 1000.0
-    return round(number * unit**power)
 
 
 def percent(share: float | None) -> str:
@@ -181,3 +201,20 @@ def _sentences(value: object) -> object:
     return (
         [_sentences(entry) for entry in value] if isinstance(value, (list, tuple)) else plain(value)
     )
+
+
+def duration(seconds: float) -> str:
+    """A time span in at most two units.
+
+    >>> duration(8), duration(75), duration(7320), duration(200_000)
+    ('8 s', '1 min 15 s', '2 h 2 min', '2 d 7 h')
+    """
+    whole = round(seconds)
+    for size, name, part_size, part_name in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // part_size} {part_name}"
+    return f"{whole} s"

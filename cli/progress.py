@@ -1,16 +1,21 @@
 """How far a long command is: a bar on a terminal, otherwise a line every ten seconds and at the end.
 
+Where torchrun started several processes, the first one speaks.
+
 Library functions take a plain callback `progress(done, total)`; a `Progress` is one. Rate and remaining
 time count what was done since the first call, so that a resumed job does not boast of earlier work.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
+
+from cli.output import duration, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -59,6 +64,8 @@ class Progress:
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` units are finished."""
+        if not is_first_rank():
+            return
         now = self._clock()
         if self._first is None:
             self._first = (done, now)
@@ -83,6 +90,29 @@ class Progress:
         return describe(done, total, done - self._first[0], now - self._first[1], self._unit)
 
 
+def progress_to_the_end(title: str, unit: str) -> Callable[[int, int], None]:
+    """A `Progress` of work inside another command's: it ends by itself with the last item."""
+    progress = Progress(title, unit)
+
+    def report(done: int, total: int) -> None:
+        progress(done, total)
+        if done == total:
+            progress.__exit__(None, None, None)
+
+    return report
+
+
+def is_first_rank() -> bool:
+    """True for the one process that speaks where torchrun started several."""
+    return os.environ.get("RANK", "0") in ("", "0")
+
+
+def say_once(message: str) -> None:
+    """A message for people, of the first rank only."""
+    if is_first_rank():
+        say(message)
+
+
 def describe(done: int, total: int, recent: int, seconds: float, unit: str) -> str:
     """One line: done of total, and from `recent` units in `seconds` the rate and the remaining time."""
     share = f" ({100 * done // total} %)" if total else ""
@@ -93,23 +123,6 @@ def describe(done: int, total: int, recent: int, seconds: float, unit: str) -> s
         if done < total:
             text += f", {duration((total - done) / rate)} left"
     return text
-
-
-def duration(seconds: float) -> str:
-    """A time span in at most two units.
-
-    >>> duration(8), duration(75), duration(7320), duration(200_000)
-    ('8 s', '1 min 15 s', '2 h 2 min', '2 d 7 h')
-    """
-    whole = round(seconds)
-    for size, name, part_size, part_name in (
-        (86_400, "d", 3_600, "h"),
-        (3_600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= size:
-            return f"{whole // size} {name} {whole % size // part_size} {part_name}"
-    return f"{whole} s"
 
 
 def _bar(title: str, stream: TextIO) -> RichProgress:

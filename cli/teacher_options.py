@@ -1,29 +1,25 @@
-"""Options of the commands that run a teacher, and what they say at the end."""
+"""Options of the commands that run a teacher."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from cli.field_options import option
-from cli.named_functions import importable_here
-from cli.options import IMAGES, seconds
-from cli.output import print_json, say
-from cli.progress import Progress, duration
+from cli.options import IMAGES, WORK, importable_here, seconds
+from cli.progress import progress_to_the_end, say_once
 from labelstore.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
     from labelstore.catalogue.records import TeacherRow
     from labelstore.codecs import LabelCodec
-    from labelstore.labelling.generate import GenerationReport
     from labelstore.teachers.teacher import Teacher
 
 TEACHER = "Teacher"
 LABELS = "Labels"
-WORK = "How it works"
 SOURCE_HELP = "timm:NAME, torchvision:NAME, a run folder of `trainer run`, or a checkpoint."
 
 Images = Annotated[
@@ -264,24 +260,6 @@ class WorkOptions(ForwardOptions):
         }
 
 
-def print_report(
-    report: GenerationReport, store: Path, *, json: bool, more: dict[str, Any] | None = None
-) -> None:
-    """Say what was labelled, and what was left out; the first rank only."""
-    if not is_first_rank():
-        return
-    if json:
-        print_json({"store": store, **asdict(report), **(more or {})})
-        return
-    for key, reason in report.bad.items():
-        say(f"left out {key}: {reason}")
-    if report.num_crops:
-        rate = f"{report.crops_per_second:,.0f} crops/s"
-        share = " by this process" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-        print(f"{report.num_crops:,} crops labelled{share} in {duration(report.seconds)} ({rate})")
-    print(f"label set {report.label_set} in {store} is complete: {report.num_images:,} images")
-
-
 def check_teacher_model(teacher: str | None, teacher_model: str | None) -> None:
     """UsageError for a `--teacher-model` without the checkpoint that it is the network of."""
     if teacher is None and teacher_model is not None:
@@ -289,47 +267,6 @@ def check_teacher_model(teacher: str | None, teacher_model: str | None) -> None:
             f"--teacher-model {teacher_model} names the network of a checkpoint: give that with --teacher, or leave "
             "it out"
         )
-
-
-def is_first_rank() -> bool:
-    """True for the one process that speaks where torchrun started several."""
-    return os.environ.get("RANK", "0") in ("", "0")
-
-
-class Quiet:
-    """Stands for a `Progress` in the processes that do not speak."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __call__(self, done: int, total: int) -> None:
-        """Nothing."""
-
-
-def progress_of(title: str, unit: str) -> Progress | Quiet:
-    """Progress on stderr, of the first rank only."""
-    return Progress(title, unit) if is_first_rank() else Quiet()
-
-
-def progress_to_the_end(title: str, unit: str) -> Callable[[int, int], None]:
-    """`progress_of` of work inside another command's: it ends by itself with the last item."""
-    progress = progress_of(title, unit)
-
-    def told(done: int, total: int) -> None:
-        progress(done, total)
-        if done == total:
-            progress.__exit__(None, None, None)
-
-    return told
-
-
-def say_once(message: str) -> None:
-    """A message for people, of the first rank only."""
-    if is_first_rank():
-        say(message)
 
 
 def device_of_this_process() -> str | None:

@@ -20,8 +20,15 @@ COMMANDS = {
     "export": "Write a trained network's weights for other programs.",
 }
 
+HOMES = {
+    "trainer_run": ("run", "recipes"),
+    "trainer_evaluate": ("evaluate", "probe"),
+    "trainer_sharing": ("report", "export"),
+}
+"""Module of `cli.commands` -> its commands; every other command has a module of its own name."""
+
 commands = typer.Typer(
-    cls=lazy_group(COMMANDS, prefix="trainer_"),
+    cls=lazy_group(COMMANDS, HOMES, prefix="trainer_"),
     name="trainer",
     rich_markup_mode=None,
 )

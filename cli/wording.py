@@ -6,7 +6,7 @@ of a command a parameter that is an option of it is shown as its flag, a functio
     `num_crops=0`: store at least one crop per image   -->   --num-crops 0: store at least one crop per image
     run `labelstore.verify('in1k.labels')`             -->   run `labelstore verify in1k.labels`
 
-What else stands between backticks stays as it is.
+What else stands between backticks stays as it is. `import_facts` puts what an import learnt from its files into words.
 """
 
 from __future__ import annotations
@@ -129,3 +129,31 @@ def _word(node: ast.expr) -> str:
     if isinstance(node, ast.Constant):
         return shlex.quote(str(node.value))
     return ast.unparse(node).upper()
+
+
+def import_facts(facts: Mapping[str, Any]) -> list[str]:
+    """Lines about the order of the images and the rows that were left out, of the facts of `labelstore.exchange`."""
+    lines = []
+    if "order" in facts:
+        lines.append(f"order of the images: {facts['order']}, {_why_this_order(facts)}")
+    rows, left_out = facts.get("rows"), facts.get("rows_left_out")
+    if rows and left_out:
+        line = f"left out: {left_out:,} of {rows:,} rows"
+        fewest, most = facts.get("crops_of_an_image", (0, 0))
+        if fewest != most:
+            best = facts["num_crops_that_keeps_most"]
+            line += f"; images have {fewest} to {most} crops each, num_crops {best} keeps most rows"
+        lines.append(line)
+    return lines
+
+
+def _why_this_order(facts: Mapping[str, Any]) -> str:
+    if facts.get("order_is") == "only":
+        return "the only one that these files can have"
+    proof = facts.get("proof")
+    if proof is None:
+        return str(facts.get("order_is"))
+    return (
+        f"{facts.get('order_is')} ({proof['kind']} of {proof['rows']} rows: {proof['found']:.3g} where chance gives "
+        f"{proof['expected']:.3g}, z = {proof['z']:.1f}, p = {proof['p']:.1g})"
+    )

@@ -11,14 +11,25 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 
-from labelstore.errors import UsageError
+from labelstore.errors import MAX_TEMPERATURE, MIN_TEMPERATURE, UsageError
 from labelstore.untrusted.yaml_files import read_mapping
 from trainer.config_checks import check_config
-from trainer.field_types import as_declared
+from trainer.field_types import (
+    Count,
+    NotNegative,
+    Positive,
+    PositiveOrNone,
+    Range,
+    Share,
+    Whole,
+    as_declared,
+    at_most,
+    law,
+)
 from trainer.phases import Mixing, Phase, Supervision, phase_config, read_phases
 
 Order = Literal["random", "easy-to-hard", "hard-to-easy"]
@@ -41,6 +52,23 @@ MayDiffer = Literal[
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 CheckpointWeights = Literal["ema", "raw"]
 CropMode = Literal["center", "squash", "border"]
+
+_TEMPERATURE = law(
+    f"give a number within {MIN_TEMPERATURE} and {MAX_TEMPERATURE}, or leave it out",
+    lambda value: value is None or MIN_TEMPERATURE <= value <= MAX_TEMPERATURE,
+)
+_EACH_ABOVE_0 = law("each must be above 0", lambda values: min(values, default=1) > 0)
+_BETAS = law("each must be in [0, 1)", lambda betas: 0 <= min(betas) <= max(betas) < 1)
+_AREA = law(
+    "give (low, high) with 0 < low <= high <= 1", lambda value: 0 < value[0] <= value[1] <= 1
+)
+_PROBABILITIES = law(
+    "give (low, high) with 0 <= low <= high <= 1", lambda value: 0 <= value[0] <= value[1] <= 1
+)
+_JITTER = law(
+    "give three values within 0 and 1, and a hue within 0 and 0.5",
+    lambda value: min(value) >= 0 and max(value) <= 1 and value[3] <= 0.5,
+)
 
 NOT_WRITTEN = {"labels_made_at": 1.0, "drawing_order": 1}
 """Entries of the provenance whose absence means something: older runs did not write them down, and had these."""
@@ -94,7 +122,9 @@ class TrainConfig:
     """Label set by name; None is the only one of the store. Of an ensemble all names, joined by commas."""
     mask: str | None = None
     """Calibration mask by name; needed by ferkd. Of an ensemble one per label set, joined by commas, `-` for none."""
-    ensemble_weights: tuple[float, ...] = ()
+    ensemble_weights: Annotated[
+        tuple[float, ...], law("each must be above 0", lambda w: min(w, default=1) > 0)
+    ] = ()
     """One per label set of an ensemble; empty are equal ones."""
     teacher: str | None = None
     """Online teacher: timm:NAME, torchvision:NAME, a run folder, package.module:function or a checkpoint."""
@@ -103,14 +133,14 @@ class TrainConfig:
     order: Order = "random"
     """Order of each image's stored crops: random, or a curriculum over the whole run by how sure the teacher is (FerKD
     4.3)."""
-    probability_range: tuple[float, float] = (0.0, 1.0)
+    probability_range: Annotated[tuple[float, float], _PROBABILITIES] = (0.0, 1.0)
     """Stored crops whose largest probability lies outside are not drawn (FerKD Fig. 5)."""
-    temperature: float | None = None
+    temperature: Annotated[float | None, _TEMPERATURE] = None
     """T of the teacher's logits, by which the student's are divided too: labels made at T0 become p^(T0/T). None is T0,
     and 1 for an online teacher."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Smoothing s of ground-truth labels: 1 - s + s/C at the class, s/C elsewhere (as torch.nn.CrossEntropyLoss)."""
-    ground_truth_weight: float = 0.0
+    ground_truth_weight: Share = 0.0
     """Share of the ground truth's loss: alpha of FerKD Eq. 1, 1 - lambda of FKD Eq. 1; the labels' is the rest."""
     soft_loss: SoftLoss = "cross-entropy"
     """Loss on soft labels; kl subtracts their entropy, which moves the value and no gradient."""
@@ -133,7 +163,7 @@ class TrainConfig:
     projection_head: bool = False
     """For ssl and embedding: a hidden layer below the outputs; those of ssl are scaled to unit length (MoCo v2,
     S2-BNN)."""
-    num_classes: int | None = None
+    num_classes: Annotated[int | None, law("give 2 or more", lambda c: c is None or c > 1)] = None
     """C; None is filled in from the data."""
     pretrained: bool = False
     """Start from timm's or torchvision's weights, with a new classifier for other classes (fine-tuning)."""
@@ -144,121 +174,131 @@ class TrainConfig:
     plain weights; None takes the plain ones and says so."""
 
     # which pixels
-    input_size: int = 224
+    input_size: Annotated[Count, at_most(1 << 14)] = 224
     """Side of the square that the network sees, pixels."""
     interpolation: Interpolation = "bilinear"
     """Resampling of training crops and of evaluation; the teacher's own, for labels to match the pixels."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Per RGB channel, of pixels in [0, 1]."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: Annotated[
+        tuple[float, float, float], law("each must be above 0", lambda std: min(std) > 0)
+    ] = (0.229, 0.224, 0.225)
     """Per RGB channel, of pixels in [0, 1]."""
-    crop_pct: float = 0.875
+    crop_pct: Annotated[
+        float, law("it must be above 0, and at most 2", lambda side: 0 < side <= 2)
+    ] = 0.875
     """Evaluation: side of the centre crop over the side that the image is resized to; above 1 it is padded."""
     crop_mode: CropMode = "center"
     """Evaluation, as timm's: center resizes the shorter side, border the longer one and pads, squash both."""
-    crops_per_image: int = 4
+    crops_per_image: Annotated[Count, at_most(100_000)] = 4
     """m, crops of one image in a batch."""
-    scale: tuple[float, float] = (0.08, 1.0)
+    scale: Annotated[tuple[float, float], _AREA] = (0.08, 1.0)
     """Area of a ground-truth crop over the image's; stored crops have their own."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: Range = (3 / 4, 4 / 3)
     """Width over height of a ground-truth crop."""
-    flip_prob: float = 0.5
+    flip_prob: Share = 0.5
     """Probability that a ground-truth crop is flipped."""
     mixing: Mixing = "none"
     """selfmix mixes crops of one image (FerKD 3.4), the others any two crops of a batch."""
-    mixing_prob: float = 1.0
+    mixing_prob: Share = 1.0
     """Probability that a batch (mixup, cutmix) or an image (selfmix) is mixed."""
-    mixing_off_epochs: int = 0
+    mixing_off_epochs: Whole = 0
     """Last epochs that are not mixed; of a pass that begins before them, all is mixed."""
     mix_again: bool = False
     """Mix crops that were mixed already before the teacher saw them (`labelstore create --mix`); refused without."""
-    mixup_alpha: float = 0.8
+    mixup_alpha: Positive = 0.8
     """Beta(alpha, alpha) of mixup's weight."""
-    cutmix_alpha: float = 1.0
+    cutmix_alpha: Positive = 1.0
     """Beta(alpha, alpha) of the kept area of cutmix and selfmix."""
-    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    color_jitter: Annotated[tuple[float, float, float, float], _JITTER] = (0.0, 0.0, 0.0, 0.0)
     """Brightness, contrast, saturation (factors within 1 +- value) and hue (turn within +- value); student only."""
-    color_jitter_prob: float = 1.0
+    color_jitter_prob: Share = 1.0
     """Probability that a crop's colours are jittered."""
-    grayscale_prob: float = 0.0
+    grayscale_prob: Share = 0.0
     """Probability that a crop becomes grey; student only."""
-    blur_prob: float = 0.0
+    blur_prob: Share = 0.0
     """Probability that a crop is blurred (Gaussian); student only."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_sigma: Range = (0.1, 2.0)
     """Smallest and largest standard deviation of the blur, pixels of the resized crop."""
-    lighting: float = 0.0
+    lighting: NotNegative = 0.0
     """Standard deviation of lighting noise along the principal colours of ImageNet (Krizhevsky et al. 2012); 0 is off;
     student only."""
-    rand_augment: float = 0.0
+    rand_augment: Annotated[float, law("it must be within 0 and 10", lambda m: 0 <= m <= 10)] = 0.0
     """Magnitude of RandAugment, 0 to 10; 0 is off; student only."""
-    rand_augment_std: float = 0.5
+    rand_augment_std: NotNegative = 0.5
     """Standard deviation of RandAugment's magnitude."""
-    rand_augment_ops: int = 2
+    rand_augment_ops: Whole = 2
     """RandAugment's operations per crop."""
-    erasing_prob: float = 0.0
+    erasing_prob: Share = 0.0
     """Probability that a box of a crop is erased with noise (random erasing); student only."""
 
     # how long, how fast
-    batch_size: int = 1024
+    batch_size: Annotated[Count, at_most(1 << 24)] = 1024
     """B, crops per optimiser step over all ranks and accumulation steps; a multiple of m."""
-    accumulation_steps: int = 1
+    accumulation_steps: Annotated[Count, at_most(1 << 20)] = 1
     """Forward passes per optimiser step."""
-    epochs: int = 300
+    epochs: Annotated[Count, at_most(1_000_000)] = 300
     """N crops each, single-crop passes included; rounded up to whole passes of m epochs. Of a run with phases theirs
     together."""
     phases: tuple[Phase, ...] = ()
     """Parts that learn from different labels one after the other, LABELS:EPOCHS or LABELS:EPOCHS:MIXING each
     (HALD: fkd:75,ground-truth:150:cutmix,fkd:75). A file gives each further settings. Ground truth is learnt on fresh
     crops."""
-    single_crop_first: int = 0
+    single_crop_first: Whole = 0
     """Passes of one crop per image before the others (a warm-up, as in the FKD release)."""
-    single_crop_last: int = 0
+    single_crop_last: Whole = 0
     """Passes of one crop per image after the others (as in the FKD release)."""
     optimizer: Optimizer = "sgd"
     """sgd has plain momentum, nesterov Nesterov's; adamp is AdamP with Nesterov's momentum (Heo et al. 2021)."""
-    lr: float = 0.1
+    lr: Positive = 0.1
     """Peak learning rate, of the whole batch: it is not scaled."""
-    weight_decay: float = 1e-4
+    weight_decay: NotNegative = 1e-4
     """Not applied to biases and norms by adam, adamw and lamb (timm); to everything by sgd, nesterov and adamp. adamw
     and adamp take `lr` times this off a weight in a step: lr * weight_decay of a release whose decay leaves lr out."""
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """Momentum of sgd and nesterov."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Annotated[
+        tuple[float, float], law("each must be in [0, 1)", lambda b: 0 <= min(b) <= max(b) < 1)
+    ] = (0.9, 0.999)
     """Betas of adam, adamw, adamp and lamb."""
-    layer_decay: float | None = None
+    layer_decay: PositiveOrNone = None
     """Factor of the learning rate from one layer group to the one below it (fine-tuning)."""
     scheduler: Schedule = "cosine"
     """step multiplies by `decay_rate` every `decay_epochs`, multistep at each of `milestones`."""
-    min_lr: float = 0.0
+    min_lr: NotNegative = 0.0
     """Where cosine and linear end."""
-    cosine_eta: float = 1.0
+    cosine_eta: Positive = 1.0
     """Length of the cosine over the run's (eta of SRe2L's successors): a run of 2 ends half way down."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: NotNegative = 0.0
     """Linear rise from `warmup_lr`."""
-    warmup_lr: float = 1e-6
+    warmup_lr: NotNegative = 1e-6
     """Where warm-up begins."""
     warmup_prefix: bool = False
     """The schedule begins when warm-up has ended and spreads over the epochs that are left; otherwise it runs from the
     first epoch on, and warm-up replaces its beginning."""
     warmup_serrated: bool = False
     """With `serrated`, the rate is constant within a pass of the warm-up too: one stair per pass."""
-    decay_epochs: float = 30.0
+    decay_epochs: Positive = 30.0
     """Epochs between two steps of scheduler step."""
-    decay_rate: float = 0.1
+    decay_rate: NotNegative = 0.1
     """Factor of schedulers step and multistep."""
-    milestones: tuple[int, ...] = ()
+    milestones: Annotated[
+        tuple[int, ...], law("give them in order", lambda m: list(m) == sorted(m))
+    ] = ()
     """Epochs, of scheduler multistep; a pass of m epochs has the rate of its first one."""
     serrated: bool = True
     """Learning rate constant within a pass, as in FKD 3.3; otherwise it moves with every step."""
-    clip_grad: float | None = None
+    clip_grad: PositiveOrNone = None
     """Largest norm of the gradient; None leaves it."""
-    ema_decay: float | None = None
+    ema_decay: Annotated[
+        float | None, law("give above 0, below 1", lambda d: d is None or 0 < d < 1)
+    ] = None
     """Keep a moving average of the weights too (EMA), evaluated and saved beside them; None keeps none."""
     sync_batchnorm: bool = False
     """Batch norm over the crops of all ranks (on GPUs) and not of each rank alone."""
 
     # where and with what
-    seed: int = 0
+    seed: Annotated[Whole, at_most((1 << 63) - 1)] = 0
     """Seed of initial weights, drawing order, mixing and dropout."""
     device: str = "auto"
     """torch device; auto is a GPU (cuda, xpu or mps) where there is one, otherwise cpu."""
@@ -271,7 +311,7 @@ class TrainConfig:
     """torch.compile."""
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass and keep few of them: less memory, a third more time (timm)."""
-    workers: int = 4
+    workers: Annotated[Count, at_most(1024)] = 4
     """Threads that decode images."""
     loader: LoaderKind = "threads"
     """Whose threads these are: this process's, or those of one process beside it, which share nothing with the training
@@ -279,9 +319,9 @@ class TrainConfig:
     decode_device: DecodeDevice = "cpu"
     """Where training images are decoded and cropped; device is `device`, for JPEGs whose pixels are then those of the
     CPU but for 1 of 255, which is measured first."""
-    eval_every: int = 1
+    eval_every: Count = 1
     """Passes from one evaluation to the next; the last pass is always followed by one."""
-    eval_batch_size: int = 256
+    eval_batch_size: Annotated[Count, at_most(1 << 24)] = 256
     """Images."""
     output: Path | None = None
     """Run folder; None keeps nothing."""
@@ -290,13 +330,13 @@ class TrainConfig:
     may_differ: tuple[MayDiffer, ...] = ()
     """With resume: settings that need not be those of the run so far, e.g. on other hardware; its figures are then no
     more those of one that went through, bit for bit."""
-    checkpoint_minutes: float = 20.0
+    checkpoint_minutes: NotNegative = 20.0
     """Minutes from one checkpoint inside a pass to the next, longer where they would take 2 % of the time; 0 saves
     at the ends of passes only."""
     scratch: Path | None = None
     """Where a pass's labels are laid out; None is the temporary folder. Draw files of masks, ensembles, curricula and
     probability ranges stay here for later runs."""
-    keep_draws: float = 50.0
+    keep_draws: NotNegative = 50.0
     """Gigabytes of draw files kept in `scratch`, least recently used ones go first; 0 keeps none."""
     loggers: tuple[Log, ...] = ()
     """Where rows of summary.csv go too: tensorboard, wandb."""

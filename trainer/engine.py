@@ -29,11 +29,10 @@ from trainer.evaluation import check_evaluable
 from trainer.loader import CropLoader
 from trainer.mixing import mixing_rng
 from trainer.models import autocast, chosen_amp, create_model
-from trainer.outputs import open_outputs
 from trainer.pass_end import end_pass, report_pass
 from trainer.phase_training import PhaseTraining
-from trainer.randomness import own_randomness, seed_step
 from trainer.ranks import join_ranks
+from trainer.run_outputs import open_outputs
 from trainer.run_state import RunState
 from trainer.schedule import LearningRate
 from trainer.shared_step import (
@@ -41,7 +40,9 @@ from trainer.shared_step import (
     check_single_crops,
     exchanged,
     micro_batches,
+    own_randomness,
     parallel_model,
+    seed_step,
     still_averages,
     still_statistics,
     with_synced_batchnorm,

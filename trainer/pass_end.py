@@ -16,7 +16,7 @@ from torch import nn
 
 from trainer.config import TrainConfig
 from trainer.evaluation import Evaluation, evaluate
-from trainer.outputs import Outputs
+from trainer.run_outputs import Outputs
 from trainer.run_state import RunState
 from trainer.training_data import TrainingData
 

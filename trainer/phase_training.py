@@ -5,15 +5,76 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from trainer.config import Autocast, TrainConfig
+from trainer.loader import CropBatch
 from trainer.losses import DistillationLoss, loss_of_labels
+from trainer.mixing import mixture
+from trainer.models import Normalise
+from trainer.recover import LabelTensors, ground_truth_labels, label_tensors
 from trainer.run_state import RunState
 from trainer.shared_step import parallel_model
-from trainer.student_view import OnlineLabels, StudentView
 from trainer.training_data import RunPhase
+
+
+class OnlineLabels(Protocol):
+    """Labels made from what the student sees (vanilla KD, FunMatch)."""
+
+    def labels(self, pixels: Tensor) -> LabelTensors:
+        """Normalised, mixed pixels (B, 3, S, S) on the device -> labels of B crops there."""
+
+
+class StudentView:
+    """Turns crops of the loader into what forward pass and loss take."""
+
+    def __init__(
+        self, config: TrainConfig, device: torch.device, online: OnlineLabels | None
+    ) -> None:
+        self._config, self._device, self._online = config, device, online
+        self._normalise = Normalise(config.mean, config.std).to(device)
+        self._memory_format = (
+            torch.channels_last if config.channels_last else torch.contiguous_format
+        )
+
+    def __call__(
+        self, crops: CropBatch, rng: np.random.Generator, *, epoch: int = 0
+    ) -> tuple[Tensor, LabelTensors, LabelTensors | None]:
+        """Pixels (B, 3, S, S), labels of B crops, and their ground truth where the loss asks for it.
+
+        `epoch` is the one that the crops' pass begins with.
+        """
+        config = self._config
+        truth = None
+        if config.ground_truth_weight:
+            classes = crops.ground_truth.cpu().numpy()
+            known = ground_truth_labels(classes, config.num_classes or 1, config.label_smoothing)
+            truth = label_tensors(known, self._device)
+        crops = crops.to(self._device)
+        # the loader's batches are channels-last, whatever the network wants
+        pixels = self._normalise(crops.pixels).contiguous(memory_format=self._memory_format)
+        labels = crops.labels
+        mixed = mixture(
+            config,
+            rng,
+            epoch=epoch,
+            size=len(crops),
+            side=config.input_size,
+            crops_per_image=crops.crops_per_image,
+            device=self._device,
+        )
+        if mixed is not None:
+            pixels = mixed.pixels(pixels)
+            truth = None if truth is None else mixed.labels(truth)
+            # an online teacher labels what is mixed already
+            labels = labels if self._online is not None else mixed.labels(labels)
+        if self._online is not None:
+            labels = self._online.labels(pixels)
+        return pixels, labels, truth
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from labelstore.errors import UsageError
 from trainer.config import TrainConfig
 from trainer.loader import CropBatch
 from trainer.ranks import Ranks
-from trainer.sampler import Deal
+from trainer.sampler import Deal, hash_words
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -162,3 +162,28 @@ def still_statistics(model: nn.Module, *, when: bool) -> Iterator[None]:
     finally:
         if when:
             model.train()
+
+
+_NETWORK = 0x6E6574
+"""First word of the key: apart from whatever else is keyed by (seed, step)."""
+
+
+@contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """A block whose draws leave torch's generators of the CPU and of `device` as they were for the caller."""
+    with torch.random.fork_rng(devices=[]):
+        if device.type == "cpu":
+            yield
+            return
+        module = torch.get_device_module(device)
+        which = (device,) if backend_of(device).numbered else ()
+        state = module.get_rng_state(*which)
+        try:
+            yield
+        finally:
+            module.set_rng_state(state, *which)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch for one optimiser step of one rank; nothing before it shows."""
+    torch.manual_seed(int(hash_words(_NETWORK, seed, step, rank)[0]))

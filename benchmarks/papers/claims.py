@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from scipy import optimize, stats
 
-from trainer.report.paired import interval
+from trainer.report.compared_settings import interval
 
 Verdict = Literal["holds", "reversed in this setting", "cannot be seen at this size", "undecided"]
 LEVEL = 0.05

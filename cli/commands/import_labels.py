@@ -11,14 +11,13 @@ import typer
 
 from cli.errors import one_line
 from cli.field_options import Shown, option, with_options
-from cli.frame_output import no_formula
-from cli.import_facts import import_facts
+from cli.file_output import no_formula
 from cli.new_store_options import CROPS, LayoutOptions
-from cli.options import IMAGES, Dask, DryRun, Json, Processes
-from cli.output import print_json, say
-from cli.progress import Progress, duration
-from cli.teacher_options import LABELS, WORK
-from cli.wording import spoken
+from cli.options import IMAGES, WORK, BlockOptions, DryRun, Json
+from cli.output import duration, print_json, say
+from cli.progress import Progress
+from cli.teacher_options import LABELS
+from cli.wording import import_facts, spoken
 from labelstore.exchange.stated import Stated
 
 if TYPE_CHECKING:
@@ -108,8 +107,7 @@ def import_labels(
     stated: Annotated[Stated, STATED],
     target: TargetOptions,
     files: FileOptions,
-    workers: Processes = None,
-    dask: Dask = None,
+    blocks: BlockOptions,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -125,7 +123,6 @@ def import_labels(
 
     Run again, it goes on where it was. Files that cannot be used end it with exit code 7 and a list of them.
     """
-    from labelstore.blocks.block_map import block_map
     from labelstore.exchange import RejectedFiles, plan_import
     from labelstore.exchange import import_labels as run_import
 
@@ -142,7 +139,7 @@ def import_labels(
     try:
         with (
             Progress("import", "images") as progress,
-            block_map(workers=workers, dask=dask) as map_blocks,
+            blocks.mapped() as map_blocks,
         ):
             found = run_import(
                 store,

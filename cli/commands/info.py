@@ -1,4 +1,4 @@
-"""`labelstore info`: what a store holds, who is writing it and what it cost, from its catalogue alone."""
+"""`labelstore info`: the contents of a store, who is writing it and its cost, from the catalogue alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.import_facts import import_facts
 from cli.options import Json, Store
-from cli.output import print_fields, print_json, size
-from cli.progress import duration
-from cli.render_cost import print_cost
+from cli.output import drawn, duration, print_all, print_json, size
+from cli.wording import import_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import labelstore
-    from labelstore.analysis.teacher_time import Cost
+    from labelstore.analysis.teacher_time import Cost, TeacherCost
     from labelstore.catalogue.records import LabelSetRow
     from labelstore.store.layout import Layout
 
@@ -41,17 +39,18 @@ def info(
 ) -> None:
     """Show what a store holds: images, crop plans, teachers, label sets, masks, progress."""
     import labelstore
+    from labelstore.analysis.teacher_time import cost as teacher_time
 
     if watch is not None and not 0.5 <= watch <= 86_400:
         raise typer.BadParameter(f"{watch}: give 0.5 to 86400 seconds.", param_hint="'--watch'")
     while True:
         with labelstore.open(store, readonly=True) as opened:
             record = describe(opened)
-            ledger = _cost(opened) if cost else None
+            ledger = teacher_time(opened) if cost else None
         if json:
             print_json(record if ledger is None else {**record, "cost": asdict(ledger)})
         else:
-            _print(record)
+            print_all(_fields(record))
             if ledger is not None:
                 print_cost(ledger)
         incomplete = any(part["shards"] < part["of"] for part in record["label_sets"])
@@ -59,12 +58,6 @@ def info(
             return
         sys.stdout.flush()
         time.sleep(watch)
-
-
-def _cost(store: labelstore.Store) -> Cost:
-    from labelstore.analysis.teacher_time import cost
-
-    return cost(store)
 
 
 def describe(store: labelstore.Store) -> dict[str, Any]:
@@ -91,66 +84,39 @@ def describe(store: labelstore.Store) -> dict[str, Any]:
         "ignored_files": _ignored(catalogue.label_sets.all()),
         "classes": len(store.class_names),
         "plans": [
-            {
-                "name": row.name,
-                "num_crops": row.num_crops,
-                "stored": row.stored,
-                "images_per_shard": row.images_per_shard,
-                "crops_per_shard": row.crops_per_shard,
-                "crops_per_chunk": row.crops_per_chunk,
-                "parameters": row.parameters,
-                **(progress(f"crops/{row.name}") if row.stored else {}),
-            }
+            _of(row, "name", "num_crops", "stored", "images_per_shard", "crops_per_shard")
+            | _of(row, "crops_per_chunk", "parameters")
+            | (progress(f"crops/{row.name}") if row.stored else {})
             for row in plans.values()
         ],
         "teachers": [
-            {
-                "name": row.name,
-                "source": row.source,
-                "architecture": row.architecture,
-                "digest": row.digest,
-                "classes": row.num_classes,
-                "input_size": row.input_size,
-                "interpolation": row.interpolation,
-                "top1": row.top1,
-                "facts": row.facts,
-            }
+            _of(row, "name", "source", "architecture", "digest")
+            | {"classes": row.num_classes}
+            | _of(row, "input_size", "interpolation", "top1", "facts")
             for row in catalogue.teachers.all()
         ],
         "label_sets": [
-            {
-                "name": row.name,
-                "teacher": row.teacher,
-                "plan": row.plan,
-                "classes": row.num_classes,
-                "codec": row.codec,
-                "temperature": row.temperature,
-                "outputs": Outputs.of(row, len(store.class_names)).describe(row.num_classes),
-                "uuid": row.uuid,
-                "facts": row.facts,
-                **progress(
-                    # its arrays are not decided before the first shard
-                    f"labels/{row.name}",
-                    label_layout(row, plans[row.plan], store.num_rows),
-                ),
-                "work": asdict(work(store, row.name)),
-            }
+            _of(row, "name", "teacher", "plan")
+            | {"classes": row.num_classes}
+            | _of(row, "codec", "temperature")
+            | {"outputs": Outputs.of(row, len(store.class_names)).describe(row.num_classes)}
+            | _of(row, "uuid", "facts")
+            # its arrays are not decided before the first shard
+            | progress(f"labels/{row.name}", label_layout(row, plans[row.plan], store.num_rows))
+            | {"work": asdict(work(store, row.name))}
             for row in catalogue.label_sets.all()
         ],
         "masks": [
-            {
-                "name": row.name,
-                "teacher": row.teacher,
-                "plan": row.plan,
-                "label_set": row.label_set,
-                "num_crops": row.num_crops,
-                "rule": row.rule,
-                "temperature": store.mask(row.name).temperature,
-                **progress(f"masks/{row.name}"),
-            }
+            _of(row, "name", "teacher", "plan", "label_set", "num_crops", "rule")
+            | {"temperature": store.mask(row.name).temperature}
+            | progress(f"masks/{row.name}")
             for row in catalogue.masks.all()
         ],
     }
+
+
+def _of(row: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}
 
 
 def _ignored(label_sets: Sequence[LabelSetRow]) -> dict[str, int]:
@@ -166,12 +132,12 @@ def _ignored(label_sets: Sequence[LabelSetRow]) -> dict[str, int]:
     return dict(most)
 
 
-def _print(record: dict[str, Any]) -> None:
+def _fields(record: dict[str, Any]) -> dict[str, str]:
     from labelstore.images import ignored_words
 
     bad = f", {record['bad_images']:,} left out" if record["bad_images"] else ""
     ignored = ignored_words(record["ignored_files"])
-    print_fields(
+    return (
         {
             "store": f"{record['store']} (format {record['format_version']})",
             "images": f"{record['images']:,} of {record['classes']:,} classes{bad}"
@@ -273,3 +239,48 @@ def _progress(part: dict[str, Any]) -> str:
     share = f"{100 * done // of} %" if of else "nothing to do"
     state = "complete" if part["shards"] == part["of"] else f"{share} done"
     return f"{size(part['bytes'])}, {state}"
+
+
+def print_cost(cost: Cost) -> None:
+    """Print what labels cost by label set and device, and what they cost per student so far."""
+    rows = [
+        (
+            part.label_set,
+            device.device or "not recorded",
+            duration(device.seconds),
+            f"{device.crops:,}",
+            _rate(device.crops_per_second),
+            _rate(device.images_per_second),
+        )
+        for part in cost.label_sets
+        for device in part.devices
+    ]
+    columns = ("label set", "device", "time", "crops", "crops/s", "images/s")
+    print_all("", drawn(None, columns, rows, left=2, is_plain=True), *map(_sentence, cost.teachers))
+
+
+def _rate(rate: float | None) -> str:
+    if rate is None:
+        return "-"
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _sentence(teacher: TeacherCost) -> str:
+    if not teacher.crops:
+        return (
+            f"teacher {teacher.teacher}: labelled no crop here, what its labels cost is not known"
+        )
+    spent = f"teacher {teacher.teacher}: {duration(teacher.seconds)} for {teacher.crops:,} crops"
+    count = len(teacher.students)
+    if teacher.seconds_per_student is None:
+        students = "no student yet"
+    else:
+        students = f"{count} student{'' if count == 1 else 's'}, {duration(teacher.seconds_per_student)} each so far"
+    ahead = f"ahead of an online teacher after {teacher.epochs_to_break_even:,.0f} student epochs"
+    saved = teacher.seconds_saved
+    if saved is None:
+        state = f"{teacher.epochs_so_far:,.0f} so far"
+    else:
+        word = f"{duration(saved)} saved" if saved >= 0 else f"{duration(-saved)} to go"
+        state = f"{teacher.epochs_so_far:,.0f} so far: {word}"
+    return f"{spent}; {students}; {ahead}, {state}"

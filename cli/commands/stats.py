@@ -2,69 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast, get_args
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from cli.field_options import option, with_options
+from cli.file_output import RowOptions
+from cli.options import BlockOptions, Criterion, LabelSet, Store
+from cli.output import print_all, print_json
 
-from cli.frame_output import Format, Out, chosen_format
-from cli.options import Dask, Json, LabelSet, Processes, Store
-from cli.output import print_json, print_table
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from labelstore.analysis.comparison import Comparisons
+    from labelstore.analysis.profile import Profile
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is counted."""
+
+    criterion: Criterion = "max_probability"
+    """Which probability the histogram is of."""
+    scale: Annotated[str | None, option(metavar="IMAGESxCROPS")] = None
+    """Also say what the same labels would weigh at this scale, for example 1281167x200."""
+    storage: bool = False
+    """FKD Table 2 for this store: what every codec would take, predicted from a sample of its own labels."""
+    everything: Annotated[bool, option("--all")] = False
+    """Also entropy, kept mass, agreement with the ground truth, boxes, flips, over all crops."""
+    per_class: bool = False
+    """Also the same by class: one row per class."""
+    disagreement: bool = False
+    """Also how far every two label sets on one plan disagree: top-1, KL, Jensen-Shannon."""
+    sample: Annotated[float, option(metavar="SHARE")] = 1.0
+    """Share of the image blocks that --all, --per-class and --disagreement read: to the nearest block, always the same
+    ones, spread evenly."""
+
+
+@with_options
 def stats(
     store: Store,
     label_set: LabelSet = None,
-    criterion: Annotated[
-        str,
-        typer.Option(
-            metavar="max_probability|ground_truth_probability",
-            help="Which probability the histogram is of.",
-        ),
-    ] = "max_probability",
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            metavar="IMAGESxCROPS",
-            help="Also say what the same labels would weigh at this scale, for example 1281167x200.",
-        ),
-    ] = None,
-    storage: Annotated[
-        bool,
-        typer.Option(
-            "--storage",
-            help="FKD Table 2 for this store: what every codec would take, predicted from a sample of its own labels.",
-        ),
-    ] = False,
-    everything: Annotated[
-        bool,
-        typer.Option(
-            "--all",
-            help="Also entropy, kept mass, agreement with the ground truth, boxes, flips, over all crops.",
-        ),
-    ] = False,
-    per_class: Annotated[
-        bool, typer.Option("--per-class", help="Also the same by class: one row per class.")
-    ] = False,
-    disagreement: Annotated[
-        bool,
-        typer.Option(
-            "--disagreement",
-            help="Also how far every two label sets on one plan disagree: top-1, KL, Jensen-Shannon.",
-        ),
-    ] = False,
-    sample: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            help="Share of the image blocks that --all, --per-class and --disagreement read: to the nearest block, "
-            "always the same ones, spread evenly.",
-        ),
-    ] = 1.0,
-    workers: Processes = None,
-    dask: Dask = None,
-    format: Format = None,
-    out: Out = None,
-    json: Json = False,
+    *,
+    wanted: Measures,
+    blocks: BlockOptions,
+    rows: RowOptions,
 ) -> None:
     """Show how sure the teacher is of its crops (FerKD Table 1) and what the labels weigh.
 
@@ -76,80 +59,112 @@ def stats(
     from labelstore.analysis.codec_sizes import codec_table
     from labelstore.analysis.comparison import compare_all
     from labelstore.analysis.disk import storage as bytes_on_disk
-    from labelstore.analysis.histogram import histogram as count_bins
-    from labelstore.analysis.profile import profile as measure_crops
-    from labelstore.analysis.summary import summary as summarize
-    from labelstore.blocks.block_map import block_map
-    from labelstore.calibration import Criterion
-    from labelstore.errors import UsageError
+    from labelstore.analysis.histogram import histogram
+    from labelstore.analysis.profile import profile
+    from labelstore.analysis.summary import summary
 
-    form = chosen_format(format, out, json=json)
-    allowed = get_args(Criterion)
-    if criterion not in allowed:
-        raise UsageError(f"--criterion {criterion}: choose {' or '.join(allowed)}")
-    chosen = cast("Criterion", criterion)
-    with (
-        labelstore.open(store, readonly=True) as opened,
-        block_map(workers=workers, dask=dask) as map_blocks,
-    ):
+    with labelstore.open(store, readonly=True) as opened, blocks.mapped() as map_blocks:
         names = opened.label_sets if label_set is None else (label_set,)
-        weights = bytes_on_disk(opened, scale=scale)
-        codecs = codec_table(opened, label_set, scale=scale) if storage else None
-        found = [
+        all_labels = [opened.label_set(name) for name in names]
+        weights = bytes_on_disk(opened, scale=wanted.scale)
+        codecs = codec_table(opened, label_set, scale=wanted.scale) if wanted.storage else None
+        counted = [
             (
-                summarize(labels, map_blocks=map_blocks),
-                count_bins(labels, criterion=chosen, map_blocks=map_blocks),
+                summary(labels, map_blocks=map_blocks),
+                histogram(labels, criterion=wanted.criterion, map_blocks=map_blocks),
             )
-            for labels in map(opened.label_set, names)
+            for labels in all_labels
             if codecs is None
         ]
         profiles = [
-            measure_crops(labels, share=sample, map_blocks=map_blocks)
-            for labels in map(opened.label_set, names)
-            if everything or per_class
+            profile(labels, share=wanted.sample, map_blocks=map_blocks)
+            for labels in all_labels
+            if wanted.everything or wanted.per_class
         ]
-        compared = (
-            compare_all(opened, label_set=label_set, share=sample, map_blocks=map_blocks)
-            if disagreement
-            else None
-        )
-    if form == "json" and out is None:
+        compared = None
+        if wanted.disagreement:
+            compared = compare_all(
+                opened, label_set=label_set, share=wanted.sample, map_blocks=map_blocks
+            )
+    if rows.form == "json" and rows.out is None:
         record: dict[str, Any] = {"store": store, "storage": weights.to_record()}
         record["label_sets"] = [
-            {**summary.to_record(), "histogram": histogram.to_record()}
-            for summary, histogram in found
+            {**each.to_record(), "histogram": bins.to_record()} for each, bins in counted
         ]
         if codecs is not None:
             record["codecs"] = codecs.to_record()
         if compared is not None:
             record["disagreement"] = compared.to_record()
-        for entry, profile in zip(record["label_sets"], profiles, strict=False):
-            entry["profile"] = profile.to_record(per_class=per_class)
+        for entry, each in zip(record["label_sets"], profiles, strict=False):
+            entry["profile"] = each.to_record(per_class=wanted.per_class)
         print_json(record)
-        return
-    if form != "table" or out is not None:
-        from cli.frame_output import frame_reader, write_rows
-        from cli.stats_frames import class_rows, histogram_rows, measure_rows, pair_rows
-
+    elif rows.form != "table" or rows.out is not None:
         if compared is not None:
-            frame = pair_rows(compared)
-        elif not profiles:
-            frame = histogram_rows([histogram for _, histogram in found])
+            frame = _pairs(compared)
+        elif profiles:
+            frame = _classes(profiles) if wanted.per_class else _measures(profiles)
         else:
-            frame = class_rows(profiles) if per_class else measure_rows(profiles)
-        write_rows(frame_reader(frame), form, out)
-        return
-    from cli import render_stats
+            frame = _frame(
+                {"label_set": bins.label_set, "criterion": bins.criterion, **asdict(row)}
+                for _, bins in counted
+                for row in bins.bins
+            )
+        rows.write(frame)
+    else:
+        from cli import render_stats
 
-    for summary, histogram in found:
-        print_table(render_stats.render_summary(summary))
-        print_table(render_stats.render_histogram(histogram))
+        for summed, bins in counted:
+            print_all(render_stats.render_summary(summed), render_stats.render_histogram(bins))
+        for profiled in profiles:
+            print_all(render_stats.render_profile(profiled))
+            if wanted.per_class:
+                print_all(render_stats.render_classes(profiled))
+        if compared is not None:
+            print_all(render_stats.render_disagreements(compared))
+        print_all(render_stats.render_storage(weights))
+        if codecs is not None:
+            print_all(render_stats.render_codec_table(codecs))
+
+
+def _frame(rows: Any) -> pd.DataFrame:  # noqa: ANN401 - mappings
+    import pandas as pd
+
+    return pd.DataFrame(list(rows))
+
+
+def _measures(profiles: Sequence[Profile]) -> pd.DataFrame:
+    """One row per label set and figure: mean, standard deviation, least, most; of a share only its mean."""
+    rows: list[dict[str, object]] = []
     for profile in profiles:
-        print_table(render_stats.render_profile(profile))
-        if per_class:
-            print_table(render_stats.render_classes(profile))
-    if compared is not None:
-        print_table(render_stats.render_disagreements(compared))
-    print_table(render_stats.render_storage(weights))
-    if codecs is not None:
-        print_table(render_stats.render_codec_table(codecs))
+        of_all = {"label_set": profile.label_set}
+        for measure in profile.measures:
+            figures = asdict(measure)
+            del figures["edges"], figures["counts"]
+            rows.append(of_all | {"measure": figures.pop("name"), **figures})
+        for name in ("top1", "top5", "flip_rate"):
+            mean = getattr(profile, name)
+            rows.append(of_all | {"measure": name, "crops": profile.crops, "mean": mean})
+    return _frame(rows)
+
+
+def _classes(profiles: Sequence[Profile]) -> pd.DataFrame:
+    """One row per label set and class."""
+    return _frame(
+        {"label_set": profile.label_set, **asdict(row)}
+        for profile in profiles
+        for row in profile.classes
+    )
+
+
+def _pairs(compared: Comparisons) -> pd.DataFrame:
+    """One row per pair of label sets: the two names and teachers first, then every measure."""
+    rows = []
+    for pair in compared.pairs:
+        record = asdict(pair)
+        names = zip(
+            ("first", "second", "first_teacher", "second_teacher"),
+            (*record.pop("label_sets"), *record.pop("teachers")),
+            strict=True,
+        )
+        rows.append(dict(names) | record)
+    return _frame(rows)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.named_functions import importable_here
-from cli.network_options import OfRun, load_network
-from cli.options import IMAGES, DryRun, Json
-from cli.output import print_json, say
-from cli.picture_output import check_picture, write_picture
+from cli.file_output import check_picture, write_picture
+from cli.options import IMAGES, DryRun, Json, importable_here
+from cli.output import answer, say
+from cli.trainer_options import OfRun, load_network
 
 if TYPE_CHECKING:
     from trainer.attention import Looked
@@ -136,15 +135,15 @@ def trainer_attention(
     ]
     if not dry_run:
         write_picture(draw_attention(shown, looked), out)
-    if json:
-        print_json({"out": out, "written": not dry_run, "images": _records(image, looked)})
-        return
-    for record in _records(image, looked):
-        for row in record["networks"]:
-            told = f"{row['class']} {row['probability']:.3f}"
-            other = "" if row["class"] == row["predicted"] else f" (predicted: {row['predicted']})"
-            say(f"{record['image']}: {row['network']}: {told}{other}, map of {row['layer']}")
-    print(f"would write {out}" if dry_run else f"wrote {out}")
+    records = _records(image, looked)
+    for record in [] if json else records:
+        for seen in record["networks"]:
+            said = f"{seen['class']} {seen['probability']:.3f}"
+            if seen["class"] != seen["predicted"]:
+                said += f" (predicted: {seen['predicted']})"
+            say(f"{record['image']}: {seen['network']}: {said}, map of {seen['layer']}")
+    record = {"out": out, "written": not dry_run, "images": records}
+    answer(record, f"would write {out}" if dry_run else f"wrote {out}", json=json)
 
 
 def _weights_of(runs: list[str], checkpoints: list[Path]) -> list[Path | None]:
@@ -181,22 +180,21 @@ def _class_id(text: str, config: TrainConfig, name: str) -> int:
 
 def _records(images: list[str], looked: list[list[Looked]]) -> list[dict[str, Any]]:
     return [
-        {
-            "image": name,
-            "networks": [
-                {
-                    "network": found.network,
-                    "class": found.name_of(found.attention.class_id),
-                    "probability": found.attention.probability,
-                    "predicted": found.name_of(found.attention.predicted),
-                    "predicted_probability": found.attention.predicted_probability,
-                    "layer": found.attention.feature_map.layer,
-                    "map": [found.attention.feature_map.height, found.attention.feature_map.width],
-                    "rectifiers": found.attention.rectifiers,
-                    "other_activations": list(found.attention.others),
-                }
-                for found in row
-            ],
-        }
+        {"image": name, "networks": [_record(one) for one in row]}
         for name, row in zip(images, looked, strict=True)
     ]
+
+
+def _record(one: Looked) -> dict[str, Any]:
+    seen = one.attention
+    return {
+        "network": one.network,
+        "class": one.name_of(seen.class_id),
+        "probability": seen.probability,
+        "predicted": one.name_of(seen.predicted),
+        "predicted_probability": seen.predicted_probability,
+        "layer": seen.feature_map.layer,
+        "map": [seen.feature_map.height, seen.feature_map.width],
+        "rectifiers": seen.rectifiers,
+        "other_activations": list(seen.others),
+    }

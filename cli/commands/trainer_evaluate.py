@@ -1,24 +1,35 @@
-"""`trainer evaluate`: top-1 and top-5 of a run or of any network on a folder of images, ReaL and ImageNetV2 too."""
+"""Commands that measure a run or any network: `trainer evaluate` on images, ReaL and ImageNetV2; `trainer probe` by a
+linear classifier on its features."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cli.field_options import with_options
-from cli.network_options import ForwardOptions, Network, OfRun, WhichWeights, load_network
 from cli.options import IMAGES, Json
-from cli.output import print_fields, print_json
+from cli.output import answer, say
 from cli.progress import Progress
+from cli.trainer_options import (
+    ForwardOptions,
+    Network,
+    OfRun,
+    WhichWeights,
+    load_network,
+    overrides,
+)
+from labelstore.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from trainer.config import TrainConfig
+    from trainer.evaluation import Evaluation
 
 
 @with_options
@@ -78,8 +89,6 @@ def trainer_evaluate(
     v2 = list(once.values())
     for path in ([real] if real else []) + v2:
         if not path.exists():
-            from labelstore.errors import RejectedInput
-
             raise RejectedInput(f"{path} does not exist: give ReaL's file, ImageNetV2's folders")
 
     from labelstore.devices import choose_device
@@ -106,14 +115,7 @@ def trainer_evaluate(
         check_numbered(each, config)
     with Progress("evaluation", "images") as progress:
         found = evaluate(network, folder, config, device=on, report=progress)
-    record: dict[str, Any] = {
-        "model": model,
-        "val": folder,
-        "images": found.num_images,
-        "top1": found.top1,
-        "top5": found.top5,
-        "loss": found.loss,
-    }
+    record: dict[str, Any] = {"model": model, "val": folder, **_top(found), "loss": found.loss}
     if real is not None:
         with Progress("ReaL", "images") as progress:
             labels = evaluate_real(network, folder, real, config, device=on, report=progress)
@@ -127,8 +129,7 @@ def trainer_evaluate(
     for each in v2:
         with Progress(each.name, "images") as progress:
             other = evaluate_numbered(network, each, config, device=on, report=progress)
-        figures = {"images": other.num_images, "top1": other.top1, "top5": other.top5}
-        record["v2"].append({"folder": each, **figures})
+        record["v2"].append({"folder": each, **_top(other)})
     if not settings and weights != "ema" and (Path(model) / "config.yaml").is_file():
         # under other settings, and of averaged weights, it is not this run's figure
         _list_results(Path(model), folder, record)
@@ -140,13 +141,14 @@ def trainer_evaluate(
             name: top1 for name, top1 in of_class.items() if not isnan(top1)
         }
         record["class_titles"] = {name: readable(name) for name in record["top1_per_class"]}
-    if json:
-        print_json(record)
-    else:
-        _print(record)
+    answer(record, _figures(record), json=json)
 
 
-def _print(record: dict[str, Any]) -> None:
+def _top(result: Evaluation) -> dict[str, Any]:
+    return {"images": result.num_images, "top1": result.top1, "top5": result.top5}
+
+
+def _figures(record: dict[str, Any]) -> dict[str, str]:
     """Fixed names first; what people chose, folders and classes, stands behind a word of ours."""
     from labelstore.store.label_outputs import short
     from trainer.report import short_names
@@ -163,7 +165,7 @@ def _print(record: dict[str, Any]) -> None:
     for name, top1 in record.get("top1_per_class", {}).items():
         shown = name if titles[name] == name else f"{short(titles[name])} ({name})"
         figures[f"class {shown}"] = f"{top1:.2f} %"
-    print_fields(figures)
+    return figures
 
 
 def _list_results(run: Path, val: Path, record: dict[str, Any]) -> None:
@@ -171,13 +173,10 @@ def _list_results(run: Path, val: Path, record: dict[str, Any]) -> None:
 
     ImageNetV2's folders are told apart by their paths: "v2/PATH/top1".
     """
-    from dataclasses import replace
-
-    from cli.output import say
     from trainer.checkpoint import epoch_of
     from trainer.config import TrainConfig
     from trainer.models import weight_file
-    from trainer.registration import RunRegister
+    from trainer.run_outputs import RunRegister
 
     config = TrainConfig.from_yaml(run / "config.yaml")
     epoch = epoch_of(weight_file(run))
@@ -211,7 +210,6 @@ def _load(
     settings: list[str],
     changes: dict[str, Any],
 ) -> tuple[nn.Module, TrainConfig]:
-    from cli.run_options import overrides
     from labelstore.images import open_images
     from trainer.config import TrainConfig
 
@@ -237,7 +235,6 @@ def _load(
 
 def _folder(config: TrainConfig) -> Path:
     """The images to evaluate on."""
-    from labelstore.errors import UsageError
     from trainer.config import evaluation_split
 
     if config.val is not None:
@@ -245,3 +242,87 @@ def _folder(config: TrainConfig) -> Path:
     if config.data is None:
         raise UsageError("nothing to evaluate on: give --val DIR, or --data DIR with val/ inside")
     return evaluation_split(config.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """How the linear classifier is trained."""
+
+    solver: Literal["lbfgs", "sgd"] = "lbfgs"
+    """How the head is trained."""
+    weight_decay: float = 1e-4
+    """Weight decay of the head's weights."""
+    lr: float = 0.1
+    """Learning rate of sgd."""
+    epochs: int = 100
+    """Epochs of sgd; most iterations of lbfgs."""
+    seed: int = 0
+    """Seed of the order of images in sgd."""
+
+
+@with_options
+def trainer_probe(
+    model: Network,
+    head: HeadOptions,
+    forward: ForwardOptions,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Data set with train/ and val/ inside.")
+    ] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option(
+            metavar=IMAGES,
+            help="Images that the classifier learns from: a folder, list or tar shards.",
+            show_default="train/ in --data",
+        ),
+    ] = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(
+            metavar=IMAGES,
+            help="Images that it is measured on, of the same classes.",
+            show_default="val/ in --data",
+        ),
+    ] = None,
+    input_size: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    weights: WhichWeights = None,
+    of_run: OfRun = None,
+    json: Json = False,
+) -> None:
+    """Train a linear classifier on a network's frozen features, and measure its top-1 and top-5."""
+    from labelstore.images import are_there
+    from trainer.config import evaluation_split
+
+    if data is not None:
+        train, val = train or data / "train", val or evaluation_split(data)
+    if train is None or val is None:
+        raise UsageError(
+            "no images: give --data DIR with train/ and val/ in it, or --train and --val"
+        )
+    for images in (train, val):
+        if not are_there(images):
+            raise RejectedInput(
+                f"nothing is at {images}: give --data DIR with train/ and val/ in it, or --train and --val"
+            )
+
+    from labelstore.devices import choose_device
+    from trainer.probe import ProbeSettings, linear_probe
+
+    changes = forward.settings()
+    if input_size is not None:
+        changes["input_size"] = input_size
+    network, config = load_network(model, of_run=of_run, weights=weights, settings=changes)
+    on = choose_device(forward.device)
+    with Progress("features", "images") as progress:
+        found, _ = linear_probe(
+            network.to("cpu"),
+            train,
+            val,
+            config,
+            settings=ProbeSettings(**vars(head)),
+            device=on,
+            report=progress,
+        )
+    record = {"model": model, **_top(found), "solver": head.solver}
+    words = record | {"top1": f"{found.top1:.2f} %", "top5": f"{found.top5:.2f} %"}
+    answer(record, words, json=json)

@@ -1,21 +1,42 @@
-"""`trainer run`: train a student."""
+"""`trainer run` trains a student; `trainer recipes` lists the settings of the papers' tables that it may start from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cli.field_options import with_options
+from cli.field_options import Shown, option, with_options
 from cli.options import Json
-from cli.output import print_fields, print_json, say
-from cli.progress import Progress, duration
-from cli.run_options import SETTINGS, assemble, overrides
+from cli.output import answer, drawn, duration, say
+from cli.progress import Progress
+from cli.trainer_options import overrides
 from labelstore.errors import UsageError
 from labelstore.untrusted.yaml_files import read_mapping
-from trainer.config import without_filled_in
+from trainer.config import TrainConfig, without_filled_in
+
+SETTINGS = Shown(
+    text_of=TrainConfig,
+    panels={
+        "data": "What is learnt from",
+        "model": "Which network",
+        "input_size": "Which pixels",
+        "batch_size": "How long, how fast",
+        "seed": "Where and with what",
+    },
+    options={
+        "temperature": option("--temperature", "--temp"),
+        # torchrun takes `--log` for the beginning of an option of its own, so the long name comes first
+        "loggers": option("--loggers", "--log"),
+        "train": option("--train", "--images"),
+        "phases": option("--phases", metavar="LABELS:EPOCHS[:MIXING],..."),
+        "checkpoint_weights": option("--checkpoint-weights", "--weights"),
+    },
+    left_out=("class_names", "provenance"),  # a run writes them down about itself
+)
 
 
 @with_options
@@ -53,11 +74,48 @@ def trainer_run(
     With --resume and no --config they start from the run folder's own config.yaml. Another run's config.yaml gives its
     settings; number and names of classes come from the new run's data.
     """
+    wanted = _wanted(fields, settings or [], config, recipe)
+    if print_config:
+        answer(wanted.to_mapping(), wanted.to_yaml().removesuffix("\n"), json=json)
+        return
+
+    import trainer
+
+    with Progress("training", "steps") as progress:
+        run = trainer.run(wanted, progress=progress, note=say)
+    from trainer.ranks import is_first_process
+
+    if not is_first_process():
+        return
+    figures = ("steps", "crops_seen", "train_loss", "top1", "top5", "best_top1", "best_ema_top1")
+    record = {"output": wanted.output, **{name: getattr(run, name) for name in figures}}
+    record["seconds"] = run.seconds
+    percent = ("top1", "top5", "best_top1", "best_ema_top1")
+    words = {
+        name: f"{value:.2f} %" if name in percent else value
+        for name, value in record.items()
+        if value is not None
+    } | {
+        "crops_seen": f"{run.crops_seen:,}",
+        "train_loss": f"{run.train_loss:.4f}",
+        "seconds": duration(run.seconds),
+    }
+    answer(record, words, json=json)
+
+
+def _wanted(
+    fields: Mapping[str, Any], settings: list[str], config: Path | None, recipe: str | None
+) -> TrainConfig:
+    """The settings of a file or recipe, overridden by the options that were given, then by `key=value` settings."""
     if config is not None and recipe is not None:
         raise UsageError(
             "--recipe and --config together: both say where to start; give one of them"
         )
-    if config is None and recipe is None and fields["resume"] and fields["output"]:
+    if recipe is not None:
+        from trainer.recipes import recipe_named
+
+        return recipe_named(recipe)(**overrides(fields, settings))
+    if config is None and fields["resume"] and fields["output"]:
         kept = Path(fields["output"]) / "config.yaml"
         config = kept if kept.exists() else None
     # what the file leaves out, options may say: only all of them together have to make a run
@@ -68,60 +126,98 @@ def trainer_run(
         goes_on = fields["resume"] and (output / "config.yaml").resolve() == config.resolve()
         # what a run filled in is of its data, which need not be this one's
         base = base if goes_on else without_filled_in(base)
-    if recipe is None:
-        try:
-            wanted = assemble(base, fields, settings or [])
-        except UsageError as error:
-            if config is None and fields["resume"] and fields["output"]:
-                raise UsageError(
-                    f"{fields['output']} holds no run to resume, and these settings begin none: {error}"
-                ) from None
-            raise
+    try:
+        return TrainConfig.from_mapping({**base, **overrides(fields, settings)})
+    except UsageError as error:
+        if config is None and fields["resume"] and fields["output"]:
+            raise UsageError(
+                f"{fields['output']} holds no run to resume, and these settings begin none: {error}"
+            ) from None
+        raise
+
+
+def trainer_recipes(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One recipe, with all that it sets.")
+    ] = None,
+    sources: Annotated[
+        bool,
+        typer.Option(
+            "--sources", help="Every setting of the recipe, and the table or file that prints it."
+        ),
+    ] = False,
+    diff: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--diff", metavar="A B", help="The settings in which two recipes differ."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the recipes that `trainer run --recipe NAME` knows; with a name, one of them in full."""
+    from trainer.recipes import RECIPES, card, recipe_named
+
+    if diff is not None:
+        if name is not None or sources:
+            raise UsageError("--diff A B stands alone: leave out NAME and --sources")
+        _print_differences(diff, json=json)
+    elif sources:
+        if name is None:
+            raise UsageError(
+                "--sources without a recipe: give its name; `trainer recipes` lists them"
+            )
+        _print_sources(name, json=json)
+    elif name is not None:
+        shown = asdict(card(recipe_named(name)))
+        answer(shown, {part: text for part, text in shown.items() if text}, json=json)
     else:
-        from trainer.recipes.finding import recipe_named
+        cards = [card(each) for each in RECIPES.values()]
+        rows = [(each.name, each.summary, each.expected) for each in cards]
+        answer({"recipes": cards}, _table(("recipe", "what", "expected"), rows), json=json)
 
-        wanted = recipe_named(recipe)(**overrides(fields, settings or []))
-    if print_config:
-        if json:
-            print_json(wanted.to_mapping())
-        else:
-            print(wanted.to_yaml(), end="")
-        return
 
-    import trainer
+def _print_sources(name: str, *, json: bool) -> None:
+    from trainer.recipes import RELEASES, recipe_named, source_rows
 
-    with Progress("training", "steps") as progress:
-        run = trainer.run(wanted, progress=progress, note=say)
-    record = {
-        "output": wanted.output,
-        "steps": run.steps,
-        "crops_seen": run.crops_seen,
-        "train_loss": run.train_loss,
-        "top1": run.top1,
-        "top5": run.top5,
-        "best_top1": run.best_top1,
-        "best_ema_top1": run.best_ema_top1,
-        "seconds": run.seconds,
-    }
-    from trainer.ranks import is_first_process
+    recipe = recipe_named(name)
+    rows = source_rows(recipe)
+    text = " ".join(f"{row.source} {row.other_source}" for row in rows)
+    releases = {release: where for release, where in RELEASES.items() if f"{release} " in text}
+    named = [{"name": each, "where": where} for each, where in releases.items()]
+    record = {"recipe": recipe.__name__, "settings": rows, "releases": named}
+    cells = [
+        (
+            row.setting,
+            _shown(row.value),
+            row.source,
+            f"{_shown(row.other)}: {row.other_source}" if row.other_source else "",
+        )
+        for row in rows
+    ]
+    table = _table(("setting", "value", "source", "elsewhere"), cells)
+    answer(record, table, "", releases, json=json)
 
-    if not is_first_process():
-        return
-    if json:
-        print_json(record)
-        return
-    shown = {name: value for name, value in record.items() if value is not None}
-    percent = {
-        name: f"{shown[name]:.2f} %"
-        for name in ("top1", "top5", "best_top1", "best_ema_top1")
-        if name in shown
-    }
-    print_fields(
-        shown
-        | percent
-        | {
-            "crops_seen": f"{run.crops_seen:,}",
-            "train_loss": f"{run.train_loss:.4f}",
-            "seconds": duration(run.seconds),
-        }
+
+def _print_differences(names: tuple[str, str], *, json: bool) -> None:
+    from trainer.recipes import differences, recipe_named
+
+    first, second = (recipe_named(name) for name in names)
+    rows = differences(first, second)
+    record = {"first": first.__name__, "second": second.__name__, "differences": rows}
+    cells = [(row.setting, _shown(row.first), _shown(row.second)) for row in rows]
+    answer(record, _table(("setting", first.__name__, second.__name__), cells), json=json)
+
+
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> object:
+    return drawn(None, heads, rows, left=len(heads), is_plain=True)
+
+
+def _shown(value: object) -> str:
+    """A value as --set takes it."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_shown, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_shown(each)}" for name, each in value.items()) + "}"
+    return (
+        "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )

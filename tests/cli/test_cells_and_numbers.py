@@ -3,7 +3,7 @@
 import pytest
 
 from cli.errors import outcome
-from cli.frame_output import no_formula
+from cli.file_output import no_formula
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.records import RunRow
 from labelstore.errors import UsageError

@@ -44,14 +44,15 @@ def strings(node: ast.AST) -> Iterator[str]:
 
 @cache
 def messages() -> tuple[tuple[str, str], ...]:
-    """Every string of a `raise` in the library, and where it is."""
+    """Every string of a `raise` in the library, or of a law of `trainer.config_checks`, and where it is."""
     return tuple(
         (f"{path.relative_to(ROOT)}:{node.lineno}", text)
         for package in ("labelstore", "trainer")
         for path in sorted((ROOT / package).rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Raise) and node.exc is not None
-        for text in strings(node.exc)
+        if (isinstance(node, ast.Raise) and node.exc is not None)
+        or (isinstance(node, ast.Yield) and path.name == "config_checks.py")
+        for text in strings(node)
     )
 
 

@@ -22,9 +22,8 @@ from labelstore.devices import (
     resized,
 )
 from labelstore.errors import UsageError
-from trainer.randomness import own_randomness
 from trainer.ranks import Ranks, exchange
-from trainer.shared_step import with_synced_batchnorm
+from trainer.shared_step import own_randomness, with_synced_batchnorm
 
 
 @pytest.mark.parametrize("kind", [None, "cuda", "xpu", "mps"])

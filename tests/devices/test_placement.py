@@ -38,10 +38,10 @@ from trainer.losses import Discriminator, DistillationLoss, SparseSoftCrossEntro
 from trainer.mixing import mixing_rng
 from trainer.models import autocast, create_model
 from trainer.online_teacher import OnlineTeacher
+from trainer.phase_training import StudentView
 from trainer.sampler import Deal, PassSchedule
 from trainer.schedule import create_optimizer
 from trainer.shared_step import blank_crops, micro_batches
-from trainer.student_view import StudentView
 
 CUDA = torch.device("cuda:0")
 CLASSES, M, SIDE, K = 12, 4, 32, 3

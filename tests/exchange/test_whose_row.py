@@ -21,7 +21,7 @@ from PIL import Image
 from timm.utils.misc import natural_key
 
 import labelstore
-from cli.import_facts import import_facts
+from cli.wording import import_facts
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange import Stated, import_labels
 from labelstore.exchange.importing import open_source

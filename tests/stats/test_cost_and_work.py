@@ -9,7 +9,7 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
-from cli.render_cost import print_cost
+from cli.commands.info import print_cost
 from labelstore import MarginalSmoothing, derive
 from labelstore.analysis.teacher_time import cost
 from labelstore.analysis.work import work

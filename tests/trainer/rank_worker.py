@@ -19,8 +19,8 @@ import trainer.between_steps
 import trainer.engine
 from labelstore.errors import LabelStoreError, StorageError
 from trainer.loader import CropBatches
+from trainer.phase_training import StudentView
 from trainer.ranks import Ranks, join_ranks
-from trainer.student_view import StudentView
 
 RANK = os.environ.get("RANK", "0")
 seen: list[list[list[int]]] = []

@@ -28,8 +28,8 @@ from trainer.checkpoint import read_checkpoint, save_checkpoint
 from trainer.loader import StoredPasses
 from trainer.mixing import Mixture, mixture
 from trainer.models import Normalise, create_model
+from trainer.phase_training import StudentView
 from trainer.sampler import Deal, DrawingOrder, PassSchedule, image_order
-from trainer.student_view import StudentView
 
 M = 8
 
@@ -264,7 +264,7 @@ def test_mixing_ends_with_the_passes_that_it_is_off_in(
         mixed.setdefault(epoch, set()).add(found is not None)
         return found
 
-    monkeypatch.setattr("trainer.student_view.mixture", spied)
+    monkeypatch.setattr("trainer.phase_training.mixture", spied)
     trainer.run(
         config(data, epochs=5, single_crop_last=1, mixing="cutmix", mixing_off_epochs=1, val=None)
     )

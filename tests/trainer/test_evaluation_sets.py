@@ -17,10 +17,9 @@ from trainer.checkpoint import Checkpoint, RunFolder
 from trainer.config import TrainConfig
 from trainer.evaluation import forward_all
 from trainer.evaluation_sets import evaluate_numbered, evaluate_real, outputs_in_order
-from trainer.export import export_weights
-from trainer.features import without_classifier
 from trainer.models import load_run
-from trainer.probe import ProbeSettings, linear_probe
+from trainer.probe import ProbeSettings, linear_probe, without_classifier
+from trainer.weight_export import export_weights
 
 NAMES = tuple(f"n{number:08d}" for number in (10, 11, 12, 20, 21, 22, 30, 31, 32, 40, 41, 42))
 COLOURS = np.random.default_rng(0).integers(0, 256, (12, 3))

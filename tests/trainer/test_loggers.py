@@ -19,8 +19,7 @@ from tests.generation.conftest import OPTIONS, write_photographs
 from tests.loader.conftest import soft_labels
 from trainer.checkpoint import read_checkpoint, weights_file
 from trainer.config import TrainConfig
-from trainer.loggers import TensorBoardLogger, open_loggers
-from trainer.registration import RunRegister, run_name
+from trainer.run_outputs import RunRegister, TensorBoardLogger, open_loggers, run_name
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from labelstore.teachers.teacher import load_teacher
 from labelstore.teachers.weights import state_digest
 from trainer.checkpoint import Checkpoint, RunFolder
 from trainer.config import TrainConfig
-from trainer.export import export_weights
-from trainer.features import without_classifier
 from trainer.losses import SparseSoftCrossEntropy
 from trainer.models import Normalise, create_model, load_run
+from trainer.probe import without_classifier
+from trainer.weight_export import export_weights
 
 TINY = TrainConfig(labels="ground-truth", model="test_resnet", num_classes=3, input_size=32)
 

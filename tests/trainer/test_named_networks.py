@@ -20,8 +20,8 @@ from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.teachers.class_map import wordnet_ids
 from labelstore.teachers.named_networks import build
 from trainer import TrainConfig
-from trainer.export import export_weights
 from trainer.models import Normalise, create_model, load_named, load_run
+from trainer.weight_export import export_weights
 
 WNIDS = ("n01440764", "n01443537", "n07749582")
 """Outputs 0, 1 and 951 of a network of ImageNet."""

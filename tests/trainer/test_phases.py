@@ -22,9 +22,9 @@ from labelstore.errors import UsageError
 from labelstore.labelling.label_images import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
 from trainer import TrainConfig
+from trainer.phase_training import StudentView
 from trainer.phases import Phase
 from trainer.report import read_run, write_report
-from trainer.student_view import StudentView
 from trainer.training_data import open_training_data
 
 M = 8

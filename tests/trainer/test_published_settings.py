@@ -9,12 +9,11 @@ import pytest
 import yaml
 
 from cli import errors, labelstore_app, trainer_app
-from cli.run_options import parsed
+from cli.trainer_options import parsed
 from tests.trainer.test_recipes import given
 from trainer.config import TrainConfig
 from trainer.phases import Phase
-from trainer.recipes import RECIPES, RELEASES, card
-from trainer.recipes.tables import differences, source_rows
+from trainer.recipes import RECIPES, RELEASES, card, differences, source_rows
 
 PUBLISHED = yaml.safe_load(Path(__file__).with_name("published_settings.yaml").read_text())
 FIGURES = {
@@ -100,7 +99,7 @@ def test_a_recipe_says_where_every_setting_of_its_run_comes_from(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_figure_is_the_papers(name):
-    assert FIGURES[name] in card(name, RECIPES[name]).expected
+    assert FIGURES[name] in card(RECIPES[name]).expected
 
 
 @pytest.mark.parametrize("name", PUBLISHED["others"])
@@ -118,7 +117,7 @@ def test_what_another_source_says_is_one_set_away(name, capsys):
     lines = out.partition("\n\n")[0].splitlines()
     assert len(lines) == 1 + len(source_rows(RECIPES[name])), "a row is too wide for its line"
     shown = {line.split()[0]: line for line in lines}
-    _, *command = shlex.split(card(name, RECIPES[name]).command)
+    _, *command = shlex.split(card(RECIPES[name]).command)
     for row in source_rows(RECIPES[name]):
         if not row.other_source or row.setting.startswith("create "):
             continue
@@ -133,12 +132,10 @@ def test_what_another_source_says_is_one_set_away(name, capsys):
         assert json.loads(out)[row.setting] == plain(row.other)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in RECIPES if card(name, RECIPES[name]).create], ids=str
-)
+@pytest.mark.parametrize("name", [name for name in RECIPES if card(RECIPES[name]).create], ids=str)
 def test_labels_are_made_by_a_command_that_create_takes(name, capsys, tmp_path):
     """Only the images are missing: every option is one of create's, and so is its value."""
-    command = shlex.split(card(name, RECIPES[name]).create)
+    command = shlex.split(card(RECIPES[name]).create)
     assert command[:4] == ["labelstore", "create", "in1k.labels", "--images"]
     command[2], command[4] = str(tmp_path / "s"), str(tmp_path / "none")
     code, _, err = program(labelstore_app, "labelstore", capsys, *command[1:], "--dry-run")

@@ -18,9 +18,8 @@ from labelstore.codecs import LabelMap, Logits, MarginalSmoothing
 from labelstore.errors import UsageError
 from labelstore.labelling.label_images import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
-from trainer.recipes import RECIPES, card
-from trainer.recipes.finding import recipe_named
-from trainer.registration import RunRegister
+from trainer.recipes import RECIPES, card, recipe_named
+from trainer.run_outputs import RunRegister
 
 M = 8
 
@@ -117,7 +116,7 @@ def given(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_cards_are_whole_and_their_commands_are_the_recipes(name, capsys):
-    shown = card(name, RECIPES[name])
+    shown = card(RECIPES[name])
     program, *arguments = shlex.split(shown.command)
     assert program == "trainer"
     assert arguments[:3] == ["run", "--recipe", name]

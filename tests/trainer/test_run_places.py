@@ -14,7 +14,7 @@ from labelstore import MarginalSmoothing
 from labelstore.errors import ConflictError, UsageError
 from labelstore.testing.filled_store import filled_store
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
-from trainer.attention.images import image_folders
+from trainer.attention.picture import image_folders
 from trainer.checkpoint import RunFolder
 from trainer.checkpoint.run_folder import FILES
 from trainer.config import TrainConfig, evaluation_split

@@ -23,10 +23,9 @@ from trainer.report import (
     read_run,
     write_report,
 )
-from trainer.report.page import MAX_RUNS
-from trainer.report.page_data import POINTS, page_data
-from trainer.report.paired import student_t
-from trainer.report.settings import group_runs
+from trainer.report.compared_settings import group_runs, student_t
+from trainer.report.run_page import MAX_RUNS
+from trainer.report.run_page_data import POINTS, page_data
 
 HEAD = "epoch,crops_seen,step,lr,train_loss,eval_loss,eval_top1,eval_top5,seconds"
 
@@ -221,7 +220,7 @@ def test_which_folders_are_runs(tmp_path):
 
 def test_too_many_runs(tmp_path, monkeypatch):
     write_run(tmp_path / "a", [(4, 1)])
-    monkeypatch.setattr("trainer.report.page.find_runs", lambda paths: [tmp_path / "a"] * (MAX_RUNS + 1))  # fmt: skip
+    monkeypatch.setattr("trainer.report.run_page.find_runs", lambda paths: [tmp_path / "a"] * (MAX_RUNS + 1))  # fmt: skip
     with pytest.raises(UsageError, match="a page holds"):
         write_report([tmp_path], tmp_path / "r.html")
 

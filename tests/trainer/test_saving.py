@@ -21,8 +21,8 @@ from trainer import TrainConfig
 from trainer.between_steps import BetweenSteps
 from trainer.checkpoint import RunFolder, read_checkpoint
 from trainer.loader import crop_pixels
-from trainer.loggers import TensorBoardLogger
 from trainer.ranks import Ranks
+from trainer.run_outputs import TensorBoardLogger
 from trainer.stopping import StopRequest
 
 STEPS = 3

@@ -1,9 +1,8 @@
 """Where a network looks: Grad-CAM and guided backpropagation of several checkpoints side by side (FKD Fig. 6)."""
 
 from trainer.attention.feature_maps import FeatureMap, feature_maps
-from trainer.attention.images import find_image, image_folders
 from trainer.attention.maps import Attention, attend
-from trainer.attention.picture import Looked, draw_attention
+from trainer.attention.picture import Looked, draw_attention, find_image, image_folders
 
 __all__ = [
     "Attention",

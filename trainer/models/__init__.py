@@ -8,13 +8,14 @@ from trainer.models.networks import (
     WEIGHTS,
     WEIGHTS_EMA,
     Normalise,
+    autocast,
+    chosen_amp,
     create_model,
     load_run,
     names_foreign_code,
     read_run_config,
     weight_file,
 )
-from trainer.models.precision import autocast, chosen_amp
 
 __all__ = [
     "BEST",

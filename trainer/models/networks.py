@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn import functional
 
+from labelstore.devices import native_half
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.teachers.named_networks import UNFIT, build, is_function
 from labelstore.teachers.weights import (
@@ -21,8 +24,7 @@ from labelstore.teachers.weights import (
     run_weights,
     state_digest,
 )
-from trainer.config import TrainConfig
-from trainer.models.projection import add_projection_head
+from trainer.config import Autocast, TrainConfig
 
 WEIGHTS, BEST, LAST = RUN_WEIGHTS
 """Files of a run folder that hold weights, the first one preferred; its metadata keeps `DIGEST_KEY`."""
@@ -175,3 +177,52 @@ def _check_digest(model: nn.Module, weights: Path) -> None:
         raise RejectedInput(
             f"{weights} is damaged: its weights are not those that were saved; use {LAST}"
         )
+
+
+class UnitLength(nn.Module):
+    """(B, C) -> the same directions at length 1, in float32."""
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """(B, C) -> (B, C) float32; zeros stay zeros."""
+        return functional.normalize(outputs.float(), dim=1)
+
+
+def add_projection_head(model: nn.Module, *, unit_length: bool = True) -> None:
+    """Put the head where the network's linear classifier is, with its number of outputs, weights as torch draws them.
+
+    Without `unit_length` the outputs are the last layer's own, as an embedding of any length has them.
+
+    UsageError for a network without timm's `get_classifier` and `reset_classifier`, or whose classifier is not one
+    linear layer.
+    """
+    get = getattr(model, "get_classifier", None)
+    classifier = get() if callable(get) else None
+    if not isinstance(classifier, nn.Linear) or not callable(
+        getattr(model, "reset_classifier", None)
+    ):
+        raise UsageError(
+            f"projection_head on {type(model).__name__}: it takes the place of one linear layer that "
+            "get_classifier returns and reset_classifier takes off, as timm's networks have it; choose such a network"
+        )
+    (name,) = [name for name, module in model.named_modules() if module is classifier]
+    width, outputs = classifier.in_features, classifier.out_features
+    layers = [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)]
+    head = nn.Sequential(*layers, *([UnitLength()] if unit_length else []))
+    model.set_submodule(name, head)
+
+
+def autocast(device: torch.device | str, amp: Autocast) -> AbstractContextManager[object]:
+    """The autocast of a config's `amp` on a device; nothing for "none"."""
+    chosen = chosen_amp(device, amp)
+    if chosen == "none":
+        return nullcontext()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
+    return torch.autocast(torch.device(device).type, dtype)
+
+
+def chosen_amp(device: torch.device | str, amp: Autocast) -> Autocast:
+    """What "auto" is on a device: bf16 on a GPU that computes in it, fp16 on an older one, none elsewhere.
+
+    Others stay. (GPUs before Ampere emulate bf16, in more time than float32 takes.)
+    """
+    return native_half(device) if amp == "auto" else amp

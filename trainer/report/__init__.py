@@ -1,9 +1,15 @@
 """Runs side by side, for people: what was trained, how it went, and by how much one setting beats another."""
 
-from trainer.report.class_results import ClassResult, measure
-from trainer.report.page import RunPage, write_report
-from trainer.report.paired import PairedDifference, interval, paired_difference
-from trainer.report.run_files import RunRecord, find_runs, read_run, short_names
+from trainer.report.compared_settings import PairedDifference, interval, paired_difference
+from trainer.report.run_files import (
+    ClassResult,
+    RunRecord,
+    find_runs,
+    measure,
+    read_run,
+    short_names,
+)
+from trainer.report.run_page import RunPage, write_report
 
 __all__ = [
     "ClassResult",

@@ -2,16 +2,132 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from labelstore.errors import LabelStoreError, RejectedInput
 from trainer.config import TrainConfig
-from trainer.report.class_results import ClassResult, read_classes
-from trainer.report.text_files import read_table, read_text
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainer.evaluation import Report
+
+MAX_BYTES = 64_000_000
+"""Largest file that is read whole: a million passes, or settings with as many classes."""
+
+
+def read_text(path: Path) -> str:
+    """A file of bounded size as text; RejectedInput where that cannot be."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise RejectedInput(f"{path} has more than {MAX_BYTES:,} bytes: it is no run's")
+        return data.decode("utf-8")
+    except OSError as error:
+        raise RejectedInput(f"{path} cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise RejectedInput(f"{path} is damaged: no UTF-8 at byte {error.start}") from error
+
+
+def read_table(path: Path, text: str, needed: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file; RejectedInput unless it has the columns and every row is whole."""
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise RejectedInput(f"{path} is damaged: {error}") from error
+    if not lines:
+        raise RejectedInput(f"{path} is damaged: it is empty")
+    head, *rows = lines
+    missing = [name for name in needed if name not in head]
+    if missing or len(set(head)) < len(head):
+        raise RejectedInput(f"{path} is damaged: its first line names no column {missing[:1]}")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(head):
+            raise RejectedInput(
+                f"{path} is damaged: line {number} has {len(row)} of {len(head)} values"
+            )
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+COLUMNS = ("class", "images", "correct", "correct5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassResult:
+    """Images and hits of every class that has images."""
+
+    names: tuple[str, ...]
+    images: tuple[int, ...]
+    correct: tuple[int, ...]
+    """Images whose class has the largest logit."""
+    measured: bool = False
+    """Now, and not by the run."""
+
+
+def read_classes(folder: Path) -> ClassResult | None:
+    """What classes.csv says; None where the run wrote none, RejectedInput where it is damaged."""
+    path = folder / "classes.csv"
+    if not path.is_file():
+        return None
+    rows = []
+    for line, row in enumerate(read_table(path, read_text(path), COLUMNS), 2):
+        try:
+            images, correct = int(row["images"]), int(row["correct"])
+        except ValueError:
+            images = correct = -1
+        if not 0 <= correct <= images <= 10**12:
+            raise RejectedInput(f"{path} is damaged: line {line} holds no counts")
+        rows.append((row["class"], images, correct))
+    known = [row for row in rows if row[1]]
+    return ClassResult(
+        names=tuple(name for name, _, _ in known),
+        images=tuple(images for _, images, _ in known),
+        correct=tuple(correct for _, _, correct in known),
+    )
+
+
+def measure(
+    folder: Path,
+    images: Path,
+    *,
+    model: str | None = None,
+    device: torch.device | str = "cpu",
+    workers: int | None = None,
+    report: Report | None = None,
+) -> tuple[ClassResult, float]:
+    """Results by class of a run's best weights on images, and its top-1 in percent over all of them.
+
+    `model` is its network where the folder names a function that is none of this package's. Raises what `load_run`
+    and `evaluate` raise.
+    """
+    import dataclasses
+
+    from labelstore.images import open_images
+    from trainer.evaluation import evaluate
+    from trainer.models import load_run, names_foreign_code, read_run_config
+
+    foreign = names_foreign_code(read_run_config(folder))
+    network, config = load_run(folder, model=model if foreign else None)
+    if workers is not None:
+        config = dataclasses.replace(config, workers=workers)
+    found = evaluate(network.to(device), images, config, device=device, report=report)
+    names = config.class_names or open_images(images, keys_only=True).classes
+    known = [i for i, count in enumerate(found.images.tolist()) if count]
+    result = ClassResult(
+        names=tuple(names[i] for i in known),
+        images=tuple(int(found.images[i]) for i in known),
+        correct=tuple(int(found.correct[i]) for i in known),
+        measured=True,
+    )
+    return result, found.top1
+
 
 FIGURES = (
     "epoch", "crops_seen", "step", "lr", "train_loss", "eval_loss", "eval_top1", "eval_top5",
