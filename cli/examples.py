@@ -1,4 +1,4 @@
-"""What a command's help shows beside its options: one example, and which of many options come first.
+"""Examples of the commands, and of commands with many options those that come first in their help.
 
 A test reads the examples as the command line would.
 """

@@ -35,11 +35,11 @@ from typing import (
 import typer
 
 Option: TypeAlias = Any
-"""What `option` gives; typer's own type of it has no public name."""
+"""The type of an `option`; typer's own name of it is not public."""
 
 
 def option(*flags: str, unset: str | None = None, **more: Any) -> Option:  # noqa: ANN401 - typer's
-    """What an option has beside name, type, default and help; `unset` says what happens where it is not given."""
+    """An option beyond its name, type, default and help; `unset` says what happens where it is not given."""
     # where typer finds dots for a default, it takes that of the parameter
     return typer.Option(..., *flags, show_default=unset or True, **more)
 
@@ -184,7 +184,7 @@ def _without_none(hint: Any) -> Any:  # noqa: ANN401 - a type
 
 
 def metavar(hint: object) -> str:
-    """What a help page shows for a value of this type.
+    """The placeholder of a value of this type on a help page.
 
     >>> metavar(int), metavar(Literal["a", "b"] | None), metavar(tuple[float, float])
     ('INT', 'a|b', 'FLOAT,FLOAT')

@@ -1,4 +1,4 @@
-"""What commands write: rows as a table for people, CSV, Parquet, JSON or Markdown, by batches; pictures in files."""
+"""Writes rows and pictures: rows as a table for people, CSV, Parquet, JSON or Markdown, batch by batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the beginning of a formula, also where the file quotes it."""
+"""A cell that begins with one of these is a formula to a spreadsheet, also where the file quotes it."""
 FORMATS = ("table", "csv", "parquet", "json", "md")
 ENDINGS = {".csv": "csv", ".parquet": "parquet", ".json": "json", ".md": "md"}
 TABLE_ROWS = 60
@@ -32,7 +32,7 @@ PICTURES = (".png", ".svg", ".pdf", ".webp")
 
 @dataclass(frozen=True, kw_only=True)
 class RowOptions:
-    """Where the rows of a command go, and in which form."""
+    """The form of a command's rows, and the file that they go to."""
 
     format: Annotated[str | None, option(metavar="|".join(FORMATS))] = None
     """Form of the rows; by --out's ending, else a table."""

@@ -6,7 +6,7 @@ import typer
 
 from cli.errors import main
 from cli.lazy_group import lazy_group
-from cli.options import Cache, Version, use_cache
+from cli.shared_options import Cache, Version, use_cache
 
 COMMANDS = {
     "create": "Label every crop of an image folder with a teacher; resumes or joins a store that exists.",

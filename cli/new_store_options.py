@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from cli.field_options import numbers, option
-from cli.options import WORK
+from cli.shared_options import WORK
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ CROPS = "Crops"
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutOptions:
-    """Which files a new store has."""
+    """The files of a new store."""
 
     PANEL: ClassVar = WORK
 
@@ -100,7 +100,7 @@ class CropOptions:
         }
 
     def augmentation(self) -> CropAugmentation | None:
-        """What is recorded with every crop; None where nothing was said, UsageError for what cannot be."""
+        """The augmentation to record with every crop; None for none, UsageError for settings that cannot be."""
         from labelstore.cropping.crop_augmentation import CropAugmentation
 
         names = ("rand_augment", "rand_augment_std", "rand_augment_ops")

@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal, otherwise a line every ten seconds and at the end.
+"""Progress of a long command: a bar on a terminal, otherwise a line every ten seconds and at the end.
 
 Where torchrun started several processes, the first one speaks.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from cli.field_options import option
-from cli.options import IMAGES, WORK, importable_here, seconds
 from cli.progress import progress_to_the_end, say_once
+from cli.shared_options import IMAGES, WORK, importable_here, seconds
 from labelstore.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class TeacherOptions:
         )
 
     def arguments(self) -> dict[str, Any]:
-        """What the library is told about its outputs."""
+        """Keyword arguments about its outputs, as the library takes them."""
         return {"class_map": self.class_map}
 
 
@@ -145,7 +145,7 @@ class NewTeacherOptions(TeacherOptions):
             )
 
     def arguments(self) -> dict[str, Any]:
-        """What the library is told about its outputs, and how to check it."""
+        """Keyword arguments about its outputs and the check of it, as the library takes them."""
         from labelstore.teachers.teacher_check import TeacherCheck
 
         check = None
@@ -167,7 +167,7 @@ class NewTeacherOptions(TeacherOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions:
-    """What is kept of a label, and the name of the label set."""
+    """The form in which labels are kept, and the name of the label set."""
 
     PANEL: ClassVar = LABELS
 

@@ -6,7 +6,7 @@ import typer
 
 from cli.errors import main
 from cli.lazy_group import lazy_group
-from cli.options import Version
+from cli.shared_options import Version
 
 COMMANDS = {
     "run": "Train a student from stored labels, or from the ground truth.",

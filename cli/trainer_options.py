@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import typer
 
 from cli.field_options import option
-from cli.options import importable_here
 from cli.output import say
+from cli.shared_options import importable_here
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:

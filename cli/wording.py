@@ -86,7 +86,7 @@ def in_flags(message: str, flags: Mapping[str, str]) -> str:
 
 
 def _shown(text: str, flags: Mapping[str, str]) -> str | None:
-    """What stands for the text between two backticks; None: itself."""
+    """The flag or command for the text between two backticks; None leaves it."""
     if text in SPELLED and SPELLED[text][0] in flags:
         return SPELLED[text][1]
     if parameter := _PARAMETER.fullmatch(text):

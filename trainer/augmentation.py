@@ -1,4 +1,4 @@
-"""What only the student sees, on top of stored crops: colour jitter, grey, blur, RandAugment, lighting, erasing.
+"""Augments crops for the student alone, beside stored crops: colour jitter, grey, blur, RandAugment, lighting, erasing.
 
 Labels stay those of the plain crop. Every choice is drawn from a generator keyed by (seed, image, position of
 the crop in the run), so that threads, ranks, batch size and resuming change nothing. timm and torchvision draw

@@ -41,7 +41,7 @@ def learns_from_store(config: TrainConfig) -> bool:
 
 
 def _contradictions(c: TrainConfig) -> Iterator[str]:
-    """Of any run."""
+    """Messages of the laws that any run has to keep and this one breaks."""
     m, singles = c.crops_per_image, c.single_crop_first + c.single_crop_last
     if c.batch_size % m:
         nearest = -(-c.batch_size // m) * m
@@ -80,7 +80,7 @@ def _contradictions(c: TrainConfig) -> Iterator[str]:
 
 
 def _label_contradictions(c: TrainConfig) -> Iterator[str]:
-    """Of a run, or a phase, with one kind of labels."""
+    """The same of a run, or a phase, with one kind of labels."""
     kind, names = c.labels, split_names(c.label_set)
     if kind not in ("ground-truth", "teacher") and c.store is None:
         yield f"labels={kind!r} without a store: give store, or labels='ground-truth'"

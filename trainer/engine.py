@@ -55,7 +55,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a finished run reached."""
+    """Results of a finished run."""
 
     config: TrainConfig
     steps: int

@@ -181,7 +181,7 @@ class Counts:
         return np.bincount(classes, minlength=self._num_classes)
 
     def result(self) -> Evaluation:
-        """What was counted."""
+        """The counts as accuracy and loss."""
         return Evaluation(
             images=self._images,
             correct=self._correct,

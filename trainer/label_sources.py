@@ -1,4 +1,4 @@
-"""What a config without phases learns from: passes on fresh crops, or on a store's, checked for what goes with them."""
+"""Label sources of a config without phases: passes on fresh crops, or on a store's, with their checks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def label_source(
     note: Callable[[str], None],
     attach: Path | None,
 ) -> tuple[PassSource, TrainConfig]:
-    """What settings without phases learn from; the settings with classes and provenance."""
+    """Open the source of settings without phases; return it and the settings with classes and provenance."""
     if config.store is None:
         source, config = _ground_truth(config, images, schedule, attach)
     else:
@@ -48,7 +48,7 @@ def label_source(
 
 
 def _other_temperature(config: TrainConfig, labels: Ensemble) -> str | None:
-    """Where labels are brought to another temperature than they were made at: which, and from which.
+    """Note the change of temperature where labels are not used at the one that they were made at.
 
     UsageError where the config asks for none and the labels have several, or for one that they cannot be brought to.
     """

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from trainer.recover import LabelTensors
+from trainer.label_tensors import LabelTensors
 
 if TYPE_CHECKING:
     from trainer.config import TrainConfig
@@ -54,7 +54,7 @@ class SparseSoftCrossEntropy(nn.Module):
         return loss * self.temperature**2 if self.squared else loss
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Settings, for `print`."""
         return f"temperature={self.temperature}, squared={self.squared}, kl={self.kl}"
 
 
@@ -83,7 +83,7 @@ class EmbeddingLoss(nn.Module):
 
 
 def loss_of_labels(config: TrainConfig) -> nn.Module:
-    """What a config's labels are learnt with."""
+    """Choose the loss of a config's labels."""
     if config.labels == "embedding":
         return EmbeddingLoss(config.embedding_loss)
     return SparseSoftCrossEntropy(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.config import TrainConfig
-from trainer.recover import LabelTensors
+from trainer.label_tensors import LabelTensors
 
 Drawn = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64] | None]
 """Partner, weight and box of every crop."""
@@ -35,7 +35,7 @@ def mixing_rng(seed: int, step: int, *more: int) -> np.random.Generator:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Which crop is mixed into which, and how much of each: pixels and every kind of labels go through one."""
+    """Partners and shares of mixed crops; pixels and every kind of labels are mixed by one of these."""
 
     partner: Tensor
     """(B,) int64 rows."""

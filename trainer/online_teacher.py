@@ -17,8 +17,8 @@ from labelstore.errors import UsageError
 from labelstore.teachers.class_map import class_map
 from labelstore.teachers.teacher import Teacher, load_teacher
 from trainer.config import TrainConfig
+from trainer.label_tensors import LabelTensors
 from trainer.models import autocast
-from trainer.recover import LabelTensors
 
 
 class OnlineTeacher:

@@ -1,4 +1,4 @@
-"""What the phases of a run learn from: phases with the same labels share one source, and all have the same images."""
+"""Label sources of a run with phases: phases with the same labels share one source, and all have the same images."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _fresh_again(
 
 
 def _key(config: TrainConfig) -> tuple[object, ...]:
-    """What decides the labels and crops of a phase."""
+    """Settings that decide the labels and crops of a phase."""
     return (
         config.labels,
         config.store,

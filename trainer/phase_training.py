@@ -1,4 +1,4 @@
-"""What varies from phase to phase of a run: what the student is shown and told, and the loss of it."""
+"""A phase of a run as the training loop needs it: pixels normalised and mixed, labels mixed alike, and the loss."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from trainer.config import Autocast, TrainConfig
+from trainer.label_tensors import LabelTensors, ground_truth_labels, label_tensors
 from trainer.loader import CropBatch
 from trainer.losses import DistillationLoss, loss_of_labels
 from trainer.mixing import mixture
 from trainer.models import Normalise
-from trainer.recover import LabelTensors, ground_truth_labels, label_tensors
 from trainer.run_state import RunState
 from trainer.shared_step import parallel_model
 from trainer.training_data import RunPhase

@@ -57,7 +57,7 @@ class Ranks:
         return int(number)
 
     def from_each(self, action: Callable[[], T]) -> list[T]:
-        """What every rank gets from `action`, by rank; an error of one ends the others silently."""
+        """Run `action` on every rank and return all results, by rank; an error of one ends the others silently."""
         if self.world_size == 1:
             return [action()]
         value, code = None, 0
@@ -78,11 +78,11 @@ class Ranks:
         return [value for value, _ in answers]
 
     def on_first(self, action: Callable[[], T]) -> T:
-        """What rank 0 gets from `action`, on every rank; an error of rank 0 ends the others silently."""
+        """Run `action` on rank 0 and return its result on every rank; an error of rank 0 ends the others silently."""
         return self._shared(action, leaders=[0] * self.world_size)
 
     def on_node_leader(self, action: Callable[[], T]) -> T:
-        """What the node's first rank gets from `action`, on every rank of the node; errors as in `on_first`."""
+        """Run `action` on the node's first rank and return its result on all of the node; errors as in `on_first`."""
         own = self.rank - self.local_rank
         return self._shared(action, leaders=self.gathered(own))
 
@@ -139,7 +139,7 @@ def join_ranks() -> Iterator[Ranks]:
 
 
 def exchange() -> str:
-    """What torch.distributed is told to exchange tensors with: gloo those of the CPU, nccl or xccl an accelerator's."""
+    """Backend of torch.distributed: gloo those of the CPU, nccl or xccl an accelerator's."""
     found = accelerator()
     own = None if found is None else backend_of(found).ranks
     has = getattr(dist, f"is_{own}_available", None)

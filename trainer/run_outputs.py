@@ -1,4 +1,4 @@
-"""Where a run writes: its folder, loggers, a row and results in the store's catalogue.
+"""The outputs of a run: its folder, loggers, a row and results in the store's catalogue.
 
 Rank 0 has them, the others have none. A training never fails for the catalogue: what goes wrong is noted once, and
 nothing more is written.
@@ -247,7 +247,7 @@ def _each_once(names: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _at_the_beginning(config: TrainConfig) -> dict[str, Any]:
-    """What decides the run, with its first value where a setting was allowed to differ later (`may_differ`)."""
+    """The settings that decide the run, with the first value of one that was allowed to differ (`may_differ`)."""
     decisive = config.decisive()
     for change in reversed(config.provenance.get("changed", ())):
         decisive |= {name: pair[0] for name, pair in change.items() if name in decisive}

@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and how all of it goes into a checkpoint and comes back."""
+"""The state of a run from step to step, to and from a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainer.schedule import create_optimizer
 STEPS_BETWEEN_CHECKS = 50
 """How often the loss is looked at on a GPU: every look waits for the device."""
 LAST_EVALUATION = ("top1", "top5")
-"""What a resumed run still says of the last pass."""
+"""Figures of the last pass that a resumed run still has."""
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""Which crop comes when: the drawing order of crops, the order of images, and the deal to ranks.
+"""Decides which crop comes when: the drawing order of crops, the order of images, and the deal to ranks.
 
 Position t of an image is its t-th crop in a run; pass p takes as many positions as it has crops per
 image (FKD 3.3, Table 7), starting where pass p - 1 stopped. With chunk columns of L crops out of M,
@@ -37,7 +37,7 @@ from labelstore.errors import UsageError
 U64 = NDArray[np.uint64]
 
 COLUMNS, CROPS, IMAGES = 0, 1, 2
-"""What a hash is for: its second word."""
+"""Purpose of a hash: its second word."""
 MAX_CROPS_PER_CHUNK = 1 << 16
 """A crop's number inside its column has to fit the low 16 bits of the sort key."""
 FEWEST_TO_SPREAD = 3
@@ -93,7 +93,7 @@ class DrawingOrder:
     crops_per_chunk: int
     """L, a divisor of M: positions of L consecutive crops touch one chunk column of the store."""
     schedule: PassSchedule | None = None
-    """Which positions a pass takes; None where no pass takes two crops of an image."""
+    """The positions that each pass takes; None where no pass takes two crops of an image."""
     _columns: dict[int, list[int]] = field(
         init=False, default_factory=dict, compare=False, repr=False
     )

@@ -1,4 +1,4 @@
-"""What a config trains on: its passes, its images, its validation folder, and the config with blanks filled in."""
+"""The data of a config: its passes, its images, its validation folder, and the config with blanks filled in."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _sources(
     attach: Sequence[Path] | None,
     opened: ExitStack,
 ) -> tuple[PassSource, tuple[RunPhase, ...]]:
-    """What the run learns from, closed with `opened`, and its phases."""
+    """Open the source of the run's labels, closed with `opened`, and its phases."""
     if config.phases:
         phased, settings, passes = phase_sources(config, images, note, attach, opened)
         phases = zip(settings, passes, strict=True)
@@ -142,7 +142,7 @@ def _sources(
 
 
 def _note_other_pixels(config: TrainConfig, note: Callable[[str], None]) -> None:
-    """Where the pretrained weights were made for other pixels than this run shows them."""
+    """Note that the pretrained weights were made for other pixels than this run shows them."""
     own = settings_by_name(config.model) or {}
     changed = [
         name

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cli.field_options import numbers, option, with_options
 from cli.file_output import RowOptions
-from cli.options import Criterion, LabelSet, Store, parsed_size
 from cli.output import percent, print_json, say, size
+from cli.shared_options import Criterion, LabelSet, Store, parsed_size
 
 if TYPE_CHECKING:
     import pandas as pd

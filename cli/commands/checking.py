@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.field_options import option, with_options
-from cli.options import BlockOptions, DryRun, Json, LabelSet, Seed, Store
 from cli.output import answer, duration, say, size
 from cli.progress import Progress
+from cli.shared_options import BlockOptions, DryRun, Json, LabelSet, Seed, Store
 from cli.teacher_options import (
     ForwardOptions,
     Images,

@@ -12,9 +12,9 @@ import typer
 
 from cli.field_options import numbers, option, with_options
 from cli.new_store_options import CropOptions, LayoutOptions
-from cli.options import IMAGES, WORK, DryRun, Json, LabelSet, Store
 from cli.output import answer, duration, print_all, print_json, say
 from cli.progress import Progress, is_first_rank
+from cli.shared_options import IMAGES, WORK, DryRun, Json, LabelSet, Store
 from cli.teacher_options import (
     Images,
     LabelOptions,

@@ -9,8 +9,8 @@ import typer
 
 from cli.field_options import option, with_options
 from cli.file_output import check_picture, write_picture
-from cli.options import IMAGES, BlockOptions, Json, LabelSet, Seed, Store
 from cli.output import answer, print_all, print_json, say, size, table
+from cli.shared_options import IMAGES, BlockOptions, Json, LabelSet, Seed, Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.field_options import option, with_options
-from cli.options import IMAGES, DryRun, Json, LabelSet, Store
 from cli.output import print_json, say
 from cli.progress import Progress
+from cli.shared_options import IMAGES, DryRun, Json, LabelSet, Store
 
 if TYPE_CHECKING:
     from labelstore.exchange import Selection

@@ -13,9 +13,9 @@ from cli.errors import one_line
 from cli.field_options import Shown, option, with_options
 from cli.file_output import no_formula
 from cli.new_store_options import CROPS, LayoutOptions
-from cli.options import IMAGES, WORK, BlockOptions, DryRun, Json
 from cli.output import duration, print_json, say
 from cli.progress import Progress
+from cli.shared_options import IMAGES, WORK, BlockOptions, DryRun, Json
 from cli.teacher_options import LABELS
 from cli.wording import import_facts, spoken
 from labelstore.exchange.stated import Stated

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import Json, Store
 from cli.output import drawn, duration, print_all, print_json, size
+from cli.shared_options import Json, Store
 from cli.wording import import_facts
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _at(row: dict[str, Any]) -> str:
 
 
 def _outputs(labels: dict[str, Any]) -> str:
-    """What the outputs are where they are not just the classes, and what a class map leaves out."""
+    """The kind of the outputs where they are not the classes, and the probability that a class map leaves out."""
     facts = labels["facts"]
     lost = (facts.get("class_map") or {}).get("lost_mass")
     if facts.get("outputs_are", "classes") != "classes":
@@ -191,7 +191,7 @@ def _of_crops(mask: dict[str, Any], plans: list[dict[str, Any]]) -> str:
 
 
 def _augmented(parameters: dict[str, Any]) -> str:
-    """What a plan does to the pixels of its crops."""
+    """The augmentation and mixing of a plan's crops."""
     from labelstore.cropping.crop_augmentation import planned_augmentation
     from labelstore.cropping.crop_mixing import planned_mixing
 

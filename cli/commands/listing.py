@@ -8,8 +8,8 @@ import typer
 
 from cli.field_options import option, with_options
 from cli.file_output import RowOptions
-from cli.options import DryRun, LabelSet, Seed, Store
 from cli.output import print_all, print_json, say
+from cli.shared_options import DryRun, LabelSet, Seed, Store
 
 
 @with_options

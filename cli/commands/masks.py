@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from cli.field_options import numbers, option, with_options
-from cli.options import BlockOptions, Criterion, DryRun, Json, LabelSet, Store
 from cli.output import answer, say
 from cli.progress import Progress
+from cli.shared_options import BlockOptions, Criterion, DryRun, Json, LabelSet, Store
 
 if TYPE_CHECKING:
     from labelstore.calibration import Preview, RegionQuantiles, RegionThresholds
@@ -196,7 +196,7 @@ def _show(
 
 
 def _say_mask(counted: Preview, name: str, store: Path) -> None:
-    """Where the mask is, and how to train with it where it leaves a crop to train on."""
+    """Say which store has the mask, and how to train with it where it leaves a crop to train on."""
     usable = sum(choice.counts.usable for choice in counted.choices)
     use = f"train with --labels ferkd --mask {name}" if usable else "it discards every crop"
     say(f"mask {name} is in {store}: {use}")

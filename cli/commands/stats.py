@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cli.field_options import option, with_options
 from cli.file_output import RowOptions
-from cli.options import BlockOptions, Criterion, LabelSet, Store
 from cli.output import print_all, print_json
+from cli.shared_options import BlockOptions, Criterion, LabelSet, Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What is counted."""
+    """The measures to take."""
 
     criterion: Criterion = "max_probability"
     """Which probability the histogram is of."""

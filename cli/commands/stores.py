@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import DryRun, Json, Store
 from cli.output import answer, say, size
 from cli.progress import Progress
+from cli.shared_options import DryRun, Json, Store
 
 if TYPE_CHECKING:
     from labelstore.sharing.merge_report import MergedLabels

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.file_output import check_picture, write_picture
-from cli.options import IMAGES, DryRun, Json, importable_here
 from cli.output import answer, say
+from cli.shared_options import IMAGES, DryRun, Json, importable_here
 from cli.trainer_options import OfRun, load_network
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cli.field_options import with_options
-from cli.options import IMAGES, Json
 from cli.output import answer, say
 from cli.progress import Progress
+from cli.shared_options import IMAGES, Json
 from cli.trainer_options import (
     ForwardOptions,
     Network,

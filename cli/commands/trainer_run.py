@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from cli.field_options import Shown, option, with_options
-from cli.options import Json
 from cli.output import answer, drawn, duration, say
 from cli.progress import Progress
+from cli.shared_options import Json
 from cli.trainer_options import overrides
 from labelstore.errors import UsageError
 from labelstore.untrusted.yaml_files import read_mapping

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cli.options import IMAGES, Json
 from cli.output import answer, say, size
 from cli.progress import Progress
+from cli.shared_options import IMAGES, Json
 from cli.trainer_options import OfRun
 
 

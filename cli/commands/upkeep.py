@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from cli.options import DryRun, Json, Store
 from cli.output import answer, duration, say, size
 from cli.progress import Progress
+from cli.shared_options import DryRun, Json, Store
 
 
 def gc(store: Store, dry_run: DryRun = False, json: Json = False) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cli.field_options import option, with_options
-from cli.options import BlockOptions, DryRun, Json, Store
 from cli.output import answer, number, say, size
 from cli.progress import Progress
+from cli.shared_options import BlockOptions, DryRun, Json, Store
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What the page shows of a store, as JSON values: counts over all crops, figures per class from a seeded sample.
+"""The page of a store as JSON values: counts over all crops, figures per class from a seeded sample.
 
 A section that a store cannot fill (no ground truth, no probabilities, nothing committed) is None, and
 `unavailable` says why in the words of the function that refused.
@@ -48,7 +48,7 @@ SUSPECTS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a page is made from."""
+    """The label set and the options of one page."""
 
     labels: LabelSet
     mask: str | None
@@ -113,7 +113,7 @@ def sections(wanted: Wanted) -> dict[str, Any]:
 def _counted(
     wanted: Wanted, frame: pd.DataFrame | None, columns: range | None, section: Callable[..., Any]
 ) -> tuple[list[dict[str, Any]] | None, ThresholdCounts | None]:
-    """What rules do, and the counts behind the sliders and Table 1: both from one walk, over some columns or all."""
+    """Count the rules' regions, and crops for the sliders and Table 1, in one walk over some columns or all."""
     labels, map_blocks = wanted.labels, wanted.map_blocks
     if columns is None or frame is None:
         whole = section(

@@ -41,7 +41,7 @@ PROBABILITY = "largest probability of the label"
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What a picture is drawn from."""
+    """The label set and the options of one picture."""
 
     labels: LabelSet
     sample: int

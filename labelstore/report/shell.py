@@ -1,4 +1,4 @@
-"""What every one-file page is made of: one HTML file for a browser, no server, no network, nothing to install.
+"""Makes one-file pages: HTML for a browser, no server, no network, nothing to install.
 
 Data is JSON in a script element that no browser runs; the page's own code, allowed by its digest, writes every name as
 text. So a class, an image or a run may be called anything. `shell.js` and `shell.css` hold what pages have in common.

@@ -1,4 +1,4 @@
-"""What the page's sliders move: crops below and above every step, by class, and what the usual choices would do.
+"""Counts behind the page's sliders: crops below and above every step, by class, and the usual choices' regions.
 
 Of a store with very many crops some chunk columns are counted: as many crops of every image, which were drawn alike.
 """
@@ -54,7 +54,7 @@ def counted_columns(labels: LabelSet, most: int | None, *, seed: int) -> range |
 def whole(
     labels: LabelSet, mask: str | None = None, *, map_blocks: MapBlocks = map_in_threads
 ) -> Preview:
-    """What the mask's rule and the usual choices do to all committed crops, and the counts of the sliders' steps."""
+    """Count all committed crops under the mask's rule and the usual choices, and at the sliders' steps."""
     return preview(labels, _rules(labels, mask), values=VALUES, map_blocks=map_blocks)
 
 
@@ -132,7 +132,7 @@ def sampled_rules(
 def sampled_choices(
     found: ThresholdCounts, rules: Mapping[str, RegionThresholds]
 ) -> list[dict[str, Any]]:
-    """What each rule does to the crops that were counted; which images it leaves out is not known."""
+    """Regions of the counted crops under each rule; the images that it leaves out are not known."""
     records = []
     for title, rule in rules.items():
         regions = found.regions(rule)

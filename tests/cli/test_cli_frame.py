@@ -17,7 +17,7 @@ import typer
 from cli import errors, labelstore_app, trainer_app
 from cli.examples import EXAMPLES
 from cli.lazy_group import lazy_group
-from cli.options import seconds
+from cli.shared_options import seconds
 from labelstore.errors import (
     ConflictError,
     DamagedShard,

@@ -19,7 +19,7 @@ from labelstore.codecs import Hard, MarginalSmoothing
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.images import ImageFolder, digest
 from labelstore.report import write_page
-from labelstore.report.explorer import thumbnail
+from labelstore.report.page import thumbnail
 from labelstore.report.shell import render
 from labelstore.report.shown_image import ShownCrop, draw_image
 from labelstore.store import create

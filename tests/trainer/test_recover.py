@@ -4,8 +4,8 @@ import torch
 
 from labelstore.codecs.base import SparseLabels
 from tests.trainer.dense_reference import dense_labels
+from trainer.label_tensors import ground_truth_labels, label_tensors
 from trainer.losses import SparseSoftCrossEntropy
-from trainer.recover import ground_truth_labels, label_tensors
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])

@@ -1,4 +1,4 @@
-"""Where a network looks: Grad-CAM and guided backpropagation of several checkpoints side by side (FKD Fig. 6)."""
+"""Shows where a network looks: Grad-CAM and guided backpropagation of several checkpoints side by side (FKD Fig. 6)."""
 
 from trainer.attention.feature_maps import FeatureMap, feature_maps
 from trainer.attention.maps import Attention, attend

@@ -1,4 +1,4 @@
-"""Which layers of a network put out a map of the image: found by running it, so that no list of networks is needed.
+"""Finds the layers of a network that put out a map of the image by running it: no list of networks is needed.
 
 A map has a value per channel and place: (1, D, h, w) of ConvNets, (1, h, w, D) of Swin, (1, prefix + h w, D)
 tokens of a ViT. Grad-CAM (Selvaraju et al., ICCV 2017) takes the last one that the class's score depends on; of a
@@ -113,7 +113,7 @@ class AsMap(nn.Module):
         self.layer, self.layout, self.map = layer, layout, nn.Identity()
 
     def forward(self, *given: Any, **named: Any) -> Tensor:  # noqa: ANN401 - the layer's own
-        """What the layer returns."""
+        """Run the layer, and pass its output through `map`."""
         output: Tensor = self.layer(*given, **named)
         if self.layout.layout == "channels-first":
             first: Tensor = self.map(output)

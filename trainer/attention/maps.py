@@ -27,7 +27,7 @@ from trainer.models import Normalise
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """What in one crop speaks for a class."""
+    """The evidence for a class in one crop."""
 
     class_id: int
     probability: float
@@ -199,7 +199,7 @@ class _Guided(torch.autograd.Function):
 def _cut_off(
     func: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]
 ) -> float | None:
-    """Where a call of a rectifier is cut off; None for a call of anything else."""
+    """The cut-off of a call of a rectifier; None for a call of anything else."""
     if func is not functional.hardtanh:
         return _RECTIFIERS.get(func)
     # nn.ReLU6 calls this one, with 0 and 6

@@ -36,7 +36,7 @@ FOOTER_LETTER = 0.058
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """What one network sees in one image."""
+    """One network's view of one image."""
 
     network: str
     crop: NDArray[np.uint8]
@@ -106,7 +106,7 @@ def _heads(
 
 
 def _method(found: Attention) -> str:
-    """What the gradients are, and which activations they pass as they are."""
+    """A line on the kind of gradients, and the activations that they pass as they are."""
     others = ", ".join(found.others)
     if not found.rectifiers:
         return f"gradient ({others} is no ReLU)" if others else "gradient (it has no ReLU)"
@@ -178,7 +178,7 @@ def _short(text: str, letters: int = LETTERS, *, end: bool = False) -> str:
 
 
 def image_folders(configs: Sequence[TrainConfig]) -> list[Path]:
-    """Where runs have images, those for validation first."""
+    """Image folders of the runs, those for validation first."""
     found: list[Path | None] = []
     for own, name in (("val", "val"), ("train", "train")):
         for config in configs:

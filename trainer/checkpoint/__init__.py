@@ -1,4 +1,4 @@
-"""What a run leaves on disk: checkpoints that survive a kill at any moment, and a folder like timm's."""
+"""Files that a run leaves on disk: checkpoints that survive a kill at any moment, and a folder like timm's."""
 
 from trainer.checkpoint.files import (
     Checkpoint,

@@ -52,9 +52,9 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config: TrainConfig | None = None
-        """What the run goes on with; None before `start`."""
+        """Settings that the run goes on with; None before `start`."""
         self.notes: tuple[str, ...] = ()
-        """What is not as it was when the run began, a line each."""
+        """Changes since the run began, a line each."""
         self._keeps_last = True
         self._lock: FolderLock | None = None
 
@@ -207,7 +207,7 @@ _OLDER = {
     "labels_made_at": "which took labels made at any temperature for labels at T=1",
     "drawing_order": "which drew crops in another order, where an image could show one crop twice in a batch",
 }
-"""What was otherwise in runs that did not write an entry of the provenance down."""
+"""Entry of the provenance -> how runs that did not write it down differ."""
 
 
 def going_on(

@@ -20,6 +20,7 @@ from labelstore.devices import copy_event, moved
 from labelstore.errors import UsageError
 from labelstore.images import ImageSource
 from trainer.config import LoaderKind
+from trainer.label_tensors import LabelTensors
 from trainer.loader.batch_maker import Augment, BatchMaker, OpenBatch
 from trainer.loader.batch_process import BatchProcess, PassInProcess
 from trainer.loader.crop_pixels import CropPixels
@@ -29,7 +30,6 @@ from trainer.loader.planes import labels_of
 from trainer.loader.ring import BatchRing
 from trainer.loader.source import PassSource
 from trainer.loader.tails import BatchTails
-from trainer.recover import LabelTensors
 from trainer.sampler import Deal, check_seed
 
 

@@ -17,10 +17,10 @@ from labelstore.calibration import Region
 from labelstore.cropping.crop_plan import CropPlan, image_streams
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.images import ImageSource, image_size
+from trainer.label_tensors import ground_truth_labels
 from trainer.loader.planes import PlaneWriter, Records, make_records, record_dtype
 from trainer.loader.source import DrawCounts, ImageTable, PlaneSource
 from trainer.loader.threads import for_each
-from trainer.recover import ground_truth_labels
 from trainer.sampler import PassSchedule
 
 IMAGES_TOGETHER = 4096

@@ -32,6 +32,7 @@ from labelstore.scratch.room import check_room
 from labelstore.store.group import shards_digest
 from trainer.config import Order
 from trainer.curriculum import ranked_crops
+from trainer.label_tensors import ground_truth_labels
 from trainer.loader.draws import KeptPlanes, draw_folder
 from trainer.loader.planes import (
     PlaneFolder,
@@ -46,7 +47,6 @@ from trainer.loader.recorded_mixes import Partners, recorded_mixes
 from trainer.loader.source import DrawCounts, ImageTable, PlaneSource, check_left_out
 from trainer.loader.tails import TailFiles, tail_dtype
 from trainer.loader.threads import for_each
-from trainer.recover import ground_truth_labels
 from trainer.sampler import DrawingOrder, PassSchedule
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from labelstore.codecs import SparseLabels
 from labelstore.codecs.image_tail import TailedLabels, TailTables, listed, read_tails, tail_fields
+from trainer.label_tensors import LabelTensors
 from trainer.loader.planes import PlaneFolder, Records, as_bytes
-from trainer.recover import LabelTensors
 
 
 def tail_dtype(tail_classes: int, num_classes: int) -> np.dtype[np.void]:

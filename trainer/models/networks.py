@@ -221,7 +221,7 @@ def autocast(device: torch.device | str, amp: Autocast) -> AbstractContextManage
 
 
 def chosen_amp(device: torch.device | str, amp: Autocast) -> Autocast:
-    """What "auto" is on a device: bf16 on a GPU that computes in it, fp16 on an older one, none elsewhere.
+    """Choose for "auto" on a device: bf16 on a GPU that computes in it, fp16 on an older one, none elsewhere.
 
     Others stay. (GPUs before Ampere emulate bf16, in more time than float32 takes.)
     """

@@ -1,4 +1,4 @@
-"""What FKD and FerKD compare with, and what else learns from stored labels: ReLabel, FunMatch, distilled data sets."""
+"""Recipes that FKD and FerKD compare with, and others for stored labels: ReLabel, FunMatch, distilled data sets."""
 
 from __future__ import annotations
 

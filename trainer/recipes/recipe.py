@@ -101,7 +101,7 @@ class Card:
     """The paper's figure."""
     hardware: str
     labels: str
-    """What the store has to hold."""
+    """The label sets and masks that the store must have."""
     create: str
     """The command that makes these labels; empty where there is no single one."""
     command: str
@@ -178,7 +178,7 @@ class SourceRow:
     value: object
     source: str
     other: object
-    """What another source says; None, with an empty `other_source`, where none differs."""
+    """The value of another source; None, with an empty `other_source`, where none differs."""
     other_source: str
 
 

@@ -68,7 +68,7 @@ def differing(settings: Sequence[Setting]) -> list[str]:
 
 
 def common(settings: Sequence[Setting]) -> dict[str, str]:
-    """What all settings have in common, as far as it is not the default; kind of labels and student in any case."""
+    """Values that all settings share and that are not the default; kind of labels and student in any case."""
     usual = values_of(TrainConfig(labels="ground-truth"))
     apart = set(differing(settings))
     return {
@@ -79,7 +79,7 @@ def common(settings: Sequence[Setting]) -> dict[str, str]:
 
 
 def _common(names: Sequence[str]) -> str:
-    """What the names of one setting's runs begin with, without "seed" and what joins it."""
+    """The common beginning of the names of one setting's runs, without "seed" and its separator."""
     if len(names) == 1:
         return names[0]
     alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
@@ -107,7 +107,7 @@ class PairedDifference:
 
     @property
     def verdict(self) -> Literal["higher", "lower", "undecided"]:
-        """What the interval says of the second setting."""
+        """The second setting against the first, by the interval."""
         if self.ci95 is None or abs(self.mean) <= self.ci95:
             return "undecided"
         return "higher" if self.mean > 0 else "lower"

@@ -72,7 +72,7 @@ class ClassResult:
 
 
 def read_classes(folder: Path) -> ClassResult | None:
-    """What classes.csv says; None where the run wrote none, RejectedInput where it is damaged."""
+    """Read classes.csv; None where the run wrote none, RejectedInput where it is damaged."""
     path = folder / "classes.csv"
     if not path.is_file():
         return None
@@ -152,7 +152,7 @@ class RunRecord:
     classes: ClassResult | None = None
     """Per class at the best top-1, as the run recorded it."""
     problem: str | None = None
-    """What is damaged, in one line."""
+    """The damage, in one line."""
 
     @property
     def epochs(self) -> int:
@@ -161,7 +161,7 @@ class RunRecord:
 
     @property
     def status(self) -> Status:
-        """How far it is."""
+        """State of the run."""
         if self.problem is not None or self.config is None:
             return "damaged"
         if self.epochs >= self.config.whole_epochs:
@@ -233,7 +233,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """What a run folder says; what cannot be read is named in `problem` and raises nothing."""
+    """Read a run folder; a file that cannot be read is named in `problem` and raises nothing."""
     config: TrainConfig | None = None
     rows: tuple[Row, ...] = ()
     classes = None

@@ -42,7 +42,7 @@ class RunPage:
     damaged: tuple[str, ...]
     """One line for each run that could not be read."""
     notes: tuple[str, ...]
-    """What the page says is missing."""
+    """Lines on the page about missing figures."""
 
     def to_record(self) -> dict[str, Any]:
         """JSON values."""

@@ -1,4 +1,4 @@
-"""What the page of some runs shows, as JSON values; every figure that is missing is said to be."""
+"""The page of some runs as JSON values; every missing figure is said to be missing."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ METRICS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was measured for the page, by number of the run."""
+    """Figures measured for the page, by number of the run."""
 
     images: str
-    """What they were measured on, as it was given."""
+    """Name of the images that they were measured on."""
     top1: Mapping[int, float]
     classes: Mapping[int, ClassResult]
 
@@ -130,7 +130,7 @@ def _run(record: RunRecord, name: str, setting: int | None) -> dict[str, Any]:
 
 
 def _labels(config: TrainConfig) -> str:
-    """What a run learnt from, phase by phase."""
+    """Labels of a run, phase by phase."""
     return ", ".join(map(str, config.phases)) or config.labels
 
 
@@ -209,7 +209,7 @@ def _notes(
     configs: Mapping[int, TrainConfig],
     measured: Measured | None,
 ) -> list[str]:
-    """What is damaged, missing, or not comparable."""
+    """Lines about runs that are damaged, incomplete or not comparable."""
 
     def some(numbers: Sequence[int]) -> str:
         if len(numbers) == len(records) > 1:

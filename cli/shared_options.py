@@ -37,7 +37,7 @@ Version = Annotated[
     ),
 ]
 IMAGES = "DIR|LIST|SHARDS"
-"""What `--images` takes: a folder, a list (.csv, .parquet), or tar shards; `labelstore.images` opens it."""
+"""Values of `--images`: a folder, a list (.csv, .parquet), or tar shards; `labelstore.images` opens it."""
 Cache = Annotated[
     Path | None,
     typer.Option(
@@ -88,7 +88,7 @@ class BlockOptions:
     """Dask scheduler whose workers share the image blocks, for example tcp://10.0.0.1:8786."""
 
     def mapped(self) -> AbstractContextManager[MapBlocks]:
-        """What runs a function on blocks, as the library takes it; UsageError for what cannot be."""
+        """Open the executor of blocks as the library takes it; UsageError for options that cannot be."""
         from labelstore.blocks.block_map import block_map
 
         return block_map(workers=self.workers, dask=self.dask)
