@@ -84,7 +84,7 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
     # typer reads the signature and the annotations, each by its own way
     command.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     command.__annotations__ = {name: each.annotation for name, each in parameters.items()}
-    # for none: see `run_options.parsed`
+    # for none: see `trainer_options.parsed`
     command.takes_empty = any(shown.text_of is not None for _, shown in groups.values())  # type: ignore[attr-defined]
     return command
 
@@ -112,7 +112,8 @@ def _parameters(kind: type, shown: Shown) -> Iterator[inspect.Parameter]:
         # beside an option there may be bounds
         own = next((each for each in said if isinstance(each, type(option()))), None)
         made = copy(own or shown.options.get(name) or option())
-        made.help, made.rich_help_panel = about.get(name, ""), made.rich_help_panel or panel
+        made.help = about.get(name) or made.help or ""
+        made.rich_help_panel = made.rich_help_panel or panel
         flag = f"--{name.replace('_', '-')}"
         if not made.param_decls:
             made.param_decls = (flag,)

@@ -19,7 +19,7 @@ from labelstore.analysis.histogram import Histogram
 from labelstore.analysis.profile import Profile
 from labelstore.analysis.summary import Summary
 from labelstore.calibration import Choice, Preview, RegionThresholds
-from labelstore.store.outputs import short
+from labelstore.store.label_outputs import short
 
 
 def render_histogram(counted: Histogram) -> RenderableType:

@@ -56,13 +56,13 @@ Store = Annotated[
 ]
 LabelSet = Annotated[
     str | None,
-    typer.Option("--label-set", metavar="NAME", help="Label set; not needed if there is only one."),
+    option(metavar="NAME", help="Label set; not needed if there is only one."),
 ]
 Criterion: TypeAlias = Literal["max_probability", "ground_truth_probability"]
 """As `labelstore.calibration.Criterion`, which costs its imports."""
 Seed = Annotated[
     int,
-    typer.Option("--seed", min=0, metavar="N", help="Of the sample; another seed draws another."),
+    option(min=0, metavar="N", help="Of the sample; another seed draws another."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DryRun = Annotated[
@@ -136,7 +136,7 @@ def importable_here(source: str | None) -> str | None:
     command line: a name out of a file is never looked for here.
     """
     if source is not None and ":" in source and not source.startswith(_LIBRARIES):
-        from labelstore.teachers.functions import is_function
+        from labelstore.teachers.named_networks import is_function
 
         here = str(Path.cwd())
         if is_function(source) and here not in sys.path:

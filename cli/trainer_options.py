@@ -28,21 +28,19 @@ NETWORK = (
 Network = Annotated[str, typer.Argument(metavar="MODEL", help=NETWORK, callback=importable_here)]
 OfRun = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--model",
         metavar="NAME",
         help="The network of a run folder that names a function of yours: a folder does not say which code to run.",
         callback=importable_here,
     ),
 ]
-
 WhichWeights = Annotated[
     str | None,
-    typer.Option(
-        "--weights",
+    option(
         metavar="ema|raw",
         help="Of a checkpoint or run folder with a moving average: it, or the plain weights.",
-        show_default="raw",
+        unset="raw",
     ),
 ]
 

@@ -144,6 +144,22 @@ def import_facts(facts: Mapping[str, Any]) -> list[str]:
             best = facts["num_crops_that_keeps_most"]
             line += f"; images have {fewest} to {most} crops each, num_crops {best} keeps most rows"
         lines.append(line)
+    if "teacher_values" in facts:
+        values = facts["teacher_values"]
+        lines.append(
+            f"values of {len(values)} teachers behind each other: {' + '.join(map(str, values))}"
+        )
+    if "images_of_this_sha256" in facts:
+        same, compared = facts["images_of_this_sha256"]
+        lines.append(f"{same} of {compared} images have the SHA-256 that the labels name")
+    rows, left_out = facts.get("rows"), facts.get("rows_left_out")
+    if rows and left_out:
+        line = f"left out: {left_out:,} of {rows:,} rows"
+        fewest, most = facts.get("crops_of_an_image", (0, 0))
+        if fewest != most:
+            best = facts["num_crops_that_keeps_most"]
+            line += f"; images have {fewest} to {most} crops each, num_crops {best} keeps most rows"
+        lines.append(line)
     return lines
 
 

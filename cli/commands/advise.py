@@ -175,7 +175,7 @@ def _words(advised: Advice, hardest: int) -> pd.DataFrame:
     """The same to be read: shares in percent, and how much of the classes hit hardest is lost."""
     import pandas as pd
 
-    from labelstore.store.outputs import short
+    from labelstore.store.label_outputs import short
 
     regions = {
         "too hard": "too_hard",

@@ -131,7 +131,7 @@ def add_teacher(
     codec = labels.codec()
 
     from labelstore.labelling.generate import generate
-    from labelstore.labelling.rehearsal import rehearse
+    from labelstore.labelling.label_images import rehearse
 
     def label(path: Path, progress: OnProgress) -> GenerationReport:
         with labelstore.open(path) as opened:
@@ -207,8 +207,8 @@ def grow(
             _take_in(opened, store, images, skip_bad=work.skip_bad, dry_run=dry_run, json=json)
         return
 
-    from labelstore.labelling.grow import plan_growth
-    from labelstore.labelling.rehearsal import rehearse
+    from labelstore.labelling.growing import plan_growth
+    from labelstore.labelling.label_images import rehearse
 
     if num_crops is not None:
         with labelstore.open(store, readonly=True) as opened:
@@ -280,7 +280,7 @@ def demo_images(
         answer({"folder": folder, **counts}, would.format(**counts) + str(folder), json=json)
         return
 
-    from labelstore.testing.demo_images import make_demo_images
+    from labelstore.testing.demo_folder import make_demo_images
 
     with Progress("demo images", "images") as progress:
         made = make_demo_images(
@@ -318,7 +318,7 @@ def _report_plan(
     store: Path, folder: ImageSource, crops: CropOptions, label: Label, *, json: bool
 ) -> None:
     from labelstore.images import ignored_words
-    from labelstore.labelling.rehearsal import rehearse
+    from labelstore.labelling.label_images import rehearse
 
     rehearse(store, label)
     num_crops = crops.num_crops
@@ -356,7 +356,7 @@ def _take_in(
 ) -> None:
     """Register new images, without labels."""
     from labelstore.labelling.label_facts import recorded_images
-    from labelstore.labelling.new_images import add_images, plan_new_images
+    from labelstore.labelling.growing import add_images, plan_new_images
 
     folder = recorded_images(opened) if images is None else images
     new = (plan_new_images if dry_run else add_images)(opened, folder, skip_bad=skip_bad)
@@ -373,7 +373,7 @@ def _take_in(
 def _report_growth(
     opened: labelstore.Store, store: Path, num_crops: int, plan: str | None, *, json: bool
 ) -> None:
-    from labelstore.labelling.grow import plan_growth
+    from labelstore.labelling.growing import plan_growth
 
     growth = plan_growth(opened, num_crops, plan=plan)
     answer(
@@ -399,7 +399,7 @@ def _say_what_is_left(behind: Mapping[str, Sequence[str]], store: Path) -> None:
 
 def _left_behind(store: labelstore.Store, plan: str) -> dict[str, Sequence[str]]:
     """Label sets and masks of the plan that have not grown yet."""
-    from labelstore.labelling.new_images import uncovered, unfinished
+    from labelstore.labelling.growing import uncovered, unfinished
 
     on_plan = {row.name for row in store.catalogue.label_sets.all() if row.plan == plan}
     masks_on_plan = {row.name for row in store.catalogue.masks.all() if row.plan == plan}

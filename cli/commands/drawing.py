@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,7 @@ def show(
     from labelstore import report as pictures
     from labelstore.errors import RejectedInput, UsageError
     from labelstore.images import file_finder
-    from labelstore.store.outputs import short
+    from labelstore.store.label_outputs import short
 
     if out is not None:
         check_picture(out)
@@ -80,7 +81,7 @@ def show(
 
 
 def _crop_table(title: str, crops: Sequence[ShownCrop]) -> Table:
-    from labelstore.store.outputs import short
+    from labelstore.store.label_outputs import short
 
     return table(
         title,
@@ -134,29 +135,26 @@ def plot(
     answer({"store": store, "plot": name, "out": path}, f"wrote {path}", json=json)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """The contents of a page."""
+
+    out: Annotated[Path, option(metavar="FILE")] = Path("report.html")
+    """HTML file to write."""
+    images: Annotated[Path | None, option(metavar=IMAGES)] = None
+    """What the store was made from, for thumbnails."""
+    label_set: LabelSet = None
+    mask: Annotated[str | None, option(metavar="NAME")] = None
+    """Also show what this mask does; sets the sliders."""
+    sample: Annotated[int, option(metavar="CROPS")] = 200_000
+    """Crops behind the figures per class and the plots."""
+    all_crops: Annotated[bool, option("--all")] = False
+    """Count all crops also of a label set with more than 40 million."""
+    seed: Seed = 0
+
+
 @with_options
-def report(
-    store: Store,
-    out: Annotated[Path, option(metavar="FILE", help="HTML file to write.")] = Path("report.html"),
-    images: Annotated[
-        Path | None, option(metavar=IMAGES, help="What the store was made from, for thumbnails.")
-    ] = None,
-    label_set: LabelSet = None,
-    mask: Annotated[
-        str | None,
-        option(metavar="NAME", help="Also show what this mask does; sets the sliders."),
-    ] = None,
-    sample: Annotated[
-        int, option(metavar="CROPS", help="Crops behind the figures per class and the plots.")
-    ] = 200_000,
-    all_crops: Annotated[
-        bool, option("--all", help="Count all crops also of a label set with more than 40 million.")
-    ] = False,
-    seed: Seed = 0,
-    *,
-    blocks: BlockOptions,
-    json: Json = False,
-) -> None:
+def report(store: Store, wanted: PageOptions, blocks: BlockOptions, json: Json = False) -> None:
     """Write one HTML file with what a store holds, how sure the teacher is and what a calibration would do.
 
     It needs no server and no network. Counts are over all crops, of a very large store over a part; what is a sample
@@ -167,23 +165,23 @@ def report(
     from labelstore.report.page import COUNTED
     from labelstore.report.shell import check_page
 
-    check_page(out)
+    check_page(wanted.out)
     with labelstore.open(store, readonly=True) as opened, blocks.mapped() as map_blocks:
         page = write_page(
             opened,
-            out,
-            label_set=label_set,
-            mask=mask,
-            images=images,
-            sample=sample,
-            counted=None if all_crops else COUNTED,
-            seed=seed,
+            wanted.out,
+            label_set=wanted.label_set,
+            mask=wanted.mask,
+            images=wanted.images,
+            sample=wanted.sample,
+            counted=None if wanted.all_crops else COUNTED,
+            seed=wanted.seed,
             map_blocks=map_blocks,
         )
     if json:
         print_json(page.to_record())
         return
-    print_all(f"wrote {out}, {size(page.bytes)}: {page.crops:,} crops of {page.label_set}")
+    print_all(f"wrote {wanted.out}, {size(page.bytes)}: {page.crops:,} crops of {page.label_set}")
     if page.counted_crops < page.crops:
         say(
             f"Table 1 and thresholds are counted over {page.counted_crops:,} crops: --all counts all"

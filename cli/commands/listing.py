@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -12,36 +13,26 @@ from cli.output import print_all, print_json, say
 from cli.shared_options import DryRun, LabelSet, Seed, Store
 
 
+@dataclass(frozen=True, kw_only=True)
+class CropSelection:
+    """Columns and crops of a table."""
+
+    label_set: LabelSet = None
+    columns: Annotated[str | None, option(metavar="NAME,NAME")] = None
+    """Columns, separated by commas; --columns help lists them."""
+    where: Annotated[str | None, option(metavar="CONDITION")] = None
+    """Only crops that satisfy it: "area < 0.1 and max_probability < 0.2"."""
+    images: Annotated[str | None, option(metavar="KEY,KEY")] = None
+    """Only crops of these images: keys or row numbers."""
+    sample: Annotated[float | None, option(metavar="NUMBER|SHARE")] = None
+    """So many of them, or below 1 a share of all crops."""
+    seed: Seed = 0
+    mask: Annotated[str | None, option(metavar="NAME")] = None
+    """Mask for the column region."""
+
+
 @with_options
-def crops(
-    store: Store,
-    label_set: LabelSet = None,
-    columns: Annotated[
-        str | None,
-        option(
-            metavar="NAME,NAME", help="Columns, separated by commas; --columns help lists them."
-        ),
-    ] = None,
-    where: Annotated[
-        str | None,
-        option(
-            metavar="CONDITION",
-            help='Only crops that satisfy it: "area < 0.1 and max_probability < 0.2".',
-        ),
-    ] = None,
-    images: Annotated[
-        str | None,
-        option(metavar="KEY,KEY", help="Only crops of these images: keys or row numbers."),
-    ] = None,
-    sample: Annotated[
-        float | None,
-        option(metavar="NUMBER|SHARE", help="So many of them, or below 1 a share of all crops."),
-    ] = None,
-    seed: Seed = 0,
-    mask: Annotated[str | None, option(metavar="NAME", help="Mask for the column region.")] = None,
-    *,
-    rows: RowOptions,
-) -> None:
+def crops(store: Store, wanted: CropSelection, rows: RowOptions) -> None:
     """Print a table with one row per crop: box, flip, probabilities, entropy, the teacher's class.
 
     Only the arrays that the columns need are read, one image block at a time.
@@ -50,19 +41,22 @@ def crops(
     from labelstore.analysis.arrow_batches import crop_batches
     from labelstore.blocks.columns import COLUMNS
 
-    if columns == "help":
+    columns = None
+    if wanted.columns is not None:
+        columns = [name.strip() for name in wanted.columns.split(",")]
+    if columns == ["help"]:
         print_all(*(f"{name:<26}{column.about}" for name, column in COLUMNS.items()))
         return
     with labelstore.open(store, readonly=True) as opened:
-        labels = opened.label_set(label_set)
+        labels = opened.label_set(wanted.label_set)
         reader = crop_batches(
             labels,
-            None if columns is None else [name.strip() for name in columns.split(",")],
-            where=where,
-            images=None if images is None else _images(images),
-            sample=sample,
-            seed=seed,
-            mask=mask,
+            columns,
+            where=wanted.where,
+            images=None if wanted.images is None else _images(wanted.images),
+            sample=wanted.sample,
+            seed=wanted.seed,
+            mask=wanted.mask,
         )
         rows.write(reader, title=f"{labels.name}: crops")
 
@@ -179,7 +173,7 @@ def noise(
     import labelstore
     from labelstore.analysis.duplicates import duplicates as find_duplicates
     from labelstore.analysis.noise import label_noise
-    from labelstore.store.outputs import short
+    from labelstore.store.label_outputs import short
 
     with labelstore.open(store, readonly=True) as opened:
         if duplicates:

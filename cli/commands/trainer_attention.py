@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.field_options import option, with_options
 from cli.file_output import check_picture, write_picture
 from cli.output import answer, say
 from cli.shared_options import IMAGES, DryRun, Json, importable_here
@@ -26,6 +28,32 @@ def _importable_here(sources: list[str]) -> list[str]:
     return sources
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions:
+    """The images, the class, and the picture."""
+
+    image: Annotated[list[str], option(metavar="PATH|KEY")]
+    """Image file, or the key of one in val/ or train/ of the runs; may be repeated."""
+    out: Annotated[Path, option(metavar="FILE")] = Path("attention.png")
+    """Picture to write."""
+    class_: Annotated[
+        str | None, option("--class", metavar="NAME|N", unset="the predicted one")
+    ] = None
+    """What speaks for this class."""
+    layer: Annotated[str | None, option(metavar="NAME", unset="the last with a map")] = None
+    """Module whose map Grad-CAM takes."""
+    images: Annotated[Path | None, option(metavar=IMAGES)] = None
+    """What keys are looked up in."""
+    input_size: Annotated[int | None, option(min=1, max=4096, unset="the run's")] = None
+    """Pixels."""
+    checkpoint: Annotated[list[Path] | None, option(metavar="FILE")] = None
+    """Weights of a network that is given by name; one for each such network, in their order."""
+    of_run: OfRun = None
+    device: str = "auto"
+    """torch device."""
+
+
+@with_options
 def trainer_attention(
     runs: Annotated[
         list[str],
@@ -35,54 +63,14 @@ def trainer_attention(
             callback=_importable_here,
         ),
     ],
-    image: Annotated[
-        list[str],
-        typer.Option(
-            metavar="PATH|KEY",
-            help="Image file, or the key of one in val/ or train/ of the runs; may be repeated.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Picture to write.")] = Path(
-        "attention.png"
-    ),
-    class_: Annotated[
-        str | None,
-        typer.Option(
-            "--class",
-            metavar="NAME|N",
-            help="What speaks for this class.",
-            show_default="the predicted one",
-        ),
-    ] = None,
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Module whose map Grad-CAM takes.",
-            show_default="the last with a map",
-        ),
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(metavar=IMAGES, help="What keys are looked up in.")
-    ] = None,
-    input_size: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="Pixels.", show_default="the run's")
-    ] = None,
-    checkpoint: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Weights of a network that is given by name; one for each such network, in their order.",
-        ),
-    ] = None,
-    of_run: OfRun = None,
-    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
+    wanted: AttentionOptions,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Draw what networks look at: Grad-CAM and guided backpropagation of several runs side by side (FKD Fig. 6)."""
     from labelstore.errors import UsageError
 
+    image, out = wanted.image, wanted.out
     check_picture(out)
     if len(runs) * len(image) > MOST:
         raise UsageError(
@@ -95,14 +83,14 @@ def trainer_attention(
     from trainer.models import names_foreign_code, read_run_config
     from trainer.report import short_names
 
-    on = choose_device(device)
+    on = choose_device(wanted.device)
     # before a network is built: a wrong image is to be told at once
     configs = {run: read_run_config(Path(run)) for run in runs if Path(run).exists()}
-    folders = [images] if images else image_folders(list(configs.values()))
+    folders = [wanted.images] if wanted.images else image_folders(list(configs.values()))
     files = [find_image(each, folders) for each in image]
     pixels = [read_image(path) for path in files]
     looked: list[list[Looked]] = [[] for _ in files]
-    weights = _weights_of(runs, checkpoint or [])
+    weights = _weights_of(runs, wanted.checkpoint or [])
     # a name that comes twice is told apart by its weights
     shown_as = [Path(file or run) for run, file in zip(runs, weights, strict=True)]
     once = list(dict.fromkeys(shown_as))
@@ -111,16 +99,18 @@ def trainer_attention(
     for run, file, place in zip(runs, weights, shown_as, strict=True):
         foreign = run in configs and names_foreign_code(configs[run])
         name = names[place]
-        network, config = load_network(run, of_run=of_run if foreign else None, checkpoint=file)
-        target = None if class_ is None else _class_id(class_, config, name)
+        network, config = load_network(
+            run, of_run=wanted.of_run if foreign else None, checkpoint=file
+        )
+        target = None if wanted.class_ is None else _class_id(wanted.class_, config, name)
         for row, picture in zip(looked, pixels, strict=True):
-            size = input_size or config.input_size
+            size = wanted.input_size or config.input_size
             crop = centre_crop(
                 picture, size, config.crop_pct, config.interpolation,
                 crop_mode=config.crop_mode, mean=config.mean,
             )  # fmt: skip
             found = attend(
-                network, crop, config, layer=layer, class_id=target, device=on, name=name
+                network, crop, config, layer=wanted.layer, class_id=target, device=on, name=name
             )
             row.append(
                 Looked(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cli.field_options import with_options
+from cli.field_options import option, with_options
 from cli.output import answer, say
 from cli.progress import Progress
 from cli.shared_options import IMAGES, Json
@@ -32,59 +32,65 @@ if TYPE_CHECKING:
     from trainer.evaluation import Evaluation
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """The images, the weights, and the figures of an evaluation."""
+
+    val: Annotated[Path | None, option(metavar=IMAGES, unset="the run's own")] = None
+    """Images to evaluate on: a folder with one folder per class, a list or tar shards."""
+    data: Annotated[Path | None, option(metavar="DIR")] = None
+    """Data set: its val/ is evaluated on."""
+    checkpoint: Annotated[Path | None, option(metavar="FILE")] = None
+    """Weights for a network that is given by name."""
+    weights: WhichWeights = None
+    of_run: OfRun = None
+    settings: Annotated[list[str] | None, option("--set", metavar="KEY=VALUE")] = None
+    """A setting of the run to change: input_size, crop_pct, mean ...; may be repeated."""
+    per_class: bool = False
+    """Also the top-1 of every class."""
+    real: Annotated[Path | None, option(metavar="FILE")] = None
+    """ReaL's real.json: also the top-1 under its labels."""
+    v2: Annotated[list[Path] | None, option(metavar="DIR")] = None
+    """A folder of ImageNetV2, with class numbers as folder names; may be repeated."""
+
+    def load(self, model: str, changes: dict[str, Any]) -> tuple[nn.Module, TrainConfig]:
+        """The network, and its settings with these changes; raises as `load_network`."""
+        from labelstore.images import open_images
+        from trainer.config import TrainConfig
+
+        if self.val is not None or self.data is not None:
+            # instead of what the run was evaluated on
+            changes = {**changes, "val": self.val, "data": self.data}
+        changes |= overrides({}, self.settings or [])
+
+        def classes() -> Sequence[str]:
+            given = {name: changes.get(name) for name in ("val", "data")}
+            folder = _folder(TrainConfig.from_mapping({"labels": "ground-truth", **given}))
+            return open_images(folder, keys_only=True).classes
+
+        return load_network(
+            model,
+            of_run=self.of_run,
+            checkpoint=self.checkpoint,
+            weights=self.weights,
+            classes=classes,
+            settings=changes,
+        )
+
+
 @with_options
 def trainer_evaluate(
-    model: Network,
-    forward: ForwardOptions,
-    val: Annotated[
-        Path | None,
-        typer.Option(
-            metavar=IMAGES,
-            help="Images to evaluate on: a folder with one folder per class, a list or tar shards.",
-            show_default="the run's own",
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Data set: its val/ is evaluated on.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Weights for a network that is given by name."),
-    ] = None,
-    weights: WhichWeights = None,
-    of_run: OfRun = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A setting of the run to change: input_size, crop_pct, mean ...; may be repeated.",
-        ),
-    ] = None,
-    per_class: Annotated[
-        bool, typer.Option("--per-class", help="Also the top-1 of every class.")
-    ] = False,
-    real: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="ReaL's real.json: also the top-1 under its labels."),
-    ] = None,
-    v2: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="DIR",
-            help="A folder of ImageNetV2, with class numbers as folder names; may be repeated.",
-        ),
-    ] = None,
-    json: Json = False,
+    model: Network, forward: ForwardOptions, wanted: EvaluationOptions, json: Json = False
 ) -> None:
     """Measure the top-1 and top-5 of a model on a folder of validation images.
 
     Results of a run on its own validation images, and on ImageNetV2, go into the catalogue of its store too, where that
     can be written; a later figure of the same weights takes an earlier one's place.
     """
+    real = wanted.real
     # one folder under two names is measured once, under the first
     once: dict[Path, Path] = {}
-    for path in v2 or []:
+    for path in wanted.v2 or []:
         once.setdefault(path.resolve(), path)
     v2 = list(once.values())
     for path in ([real] if real else []) + v2:
@@ -102,9 +108,7 @@ def trainer_evaluate(
         evaluate_real,
     )
 
-    network, config = _load(
-        model, of_run, checkpoint, weights, val, data, settings or [], forward.settings()
-    )
+    network, config = wanted.load(model, forward.settings())
     on = choose_device(config.device)
     network = network.to(on)
     folder = _folder(config)
@@ -130,10 +134,10 @@ def trainer_evaluate(
         with Progress(each.name, "images") as progress:
             other = evaluate_numbered(network, each, config, device=on, report=progress)
         record["v2"].append({"folder": each, **_top(other)})
-    if not settings and weights != "ema" and (Path(model) / "config.yaml").is_file():
+    if not wanted.settings and wanted.weights != "ema" and (Path(model) / "config.yaml").is_file():
         # under other settings, and of averaged weights, it is not this run's figure
         _list_results(Path(model), folder, record)
-    if per_class:
+    if wanted.per_class:
         names = config.class_names or open_images(folder, keys_only=True).classes
         of_class = dict(zip(names, found.top1_per_class.tolist(), strict=False))
         # a network may have more outputs than these images have classes
@@ -198,39 +202,6 @@ def _is_own(val: Path, config: TrainConfig) -> bool:
     if config.val is None and config.data is None:
         return False
     return _folder(config).resolve() == val.resolve()
-
-
-def _load(
-    model: str,
-    of_run: str | None,
-    checkpoint: Path | None,
-    weights: str | None,
-    val: Path | None,
-    data: Path | None,
-    settings: list[str],
-    changes: dict[str, Any],
-) -> tuple[nn.Module, TrainConfig]:
-    from labelstore.images import open_images
-    from trainer.config import TrainConfig
-
-    if val is not None or data is not None:
-        # instead of what the run was evaluated on
-        changes = {**changes, "val": val, "data": data}
-    changes |= overrides({}, settings)
-
-    def classes() -> Sequence[str]:
-        given = {name: changes.get(name) for name in ("val", "data")}
-        folder = _folder(TrainConfig.from_mapping({"labels": "ground-truth", **given}))
-        return open_images(folder, keys_only=True).classes
-
-    return load_network(
-        model,
-        of_run=of_run,
-        checkpoint=checkpoint,
-        weights=weights,
-        classes=classes,
-        settings=changes,
-    )
 
 
 def _folder(config: TrainConfig) -> Path:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from labelstore.errors import LabelStoreError, RejectedInput
 from labelstore.images import ImageFile, check_key, file_finder
-from labelstore.images.wordnet import readable
+from labelstore.images.class_names import readable
 from trainer.attention.maps import Attention
 from trainer.config import TrainConfig, evaluation_split
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from labelstore.errors import UsageError
 from labelstore.teachers.class_map import wordnet_ids
-from labelstore.teachers.named_networks import UNFIT, build, classes_of, is_function, own_settings
+from labelstore.teachers.named_networks import build, classes_of, is_function, own_settings
 from labelstore.teachers.weights import Weights, load_weights, read_weights
 from trainer.config import TrainConfig
+from trainer.models.networks import logits_of
 
 USUAL_CLASSES = 1000
 """Asked of a function where nothing says how many outputs are wanted."""
@@ -85,15 +85,7 @@ def _names(outputs: int, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _outputs(network: nn.Module, config: TrainConfig) -> int:
-    size = config.input_size
-    try:
-        with torch.no_grad():
-            logits = network(torch.zeros(1, 3, size, size))
-    except (*UNFIT, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(
-            f"model={config.model!r} does not take {size} x {size} pixels ({reason})"
-        ) from error
+    logits = logits_of(network, config)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise UsageError(f"model={config.model!r} gives no row of logits per image: no classifier")
     return logits.shape[1]

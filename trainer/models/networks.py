@@ -144,17 +144,23 @@ def _checkpoint_gradients(model: nn.Module, config: TrainConfig) -> None:
         raise UsageError(refused) from error
 
 
-def _check_logits(model: nn.Module, config: TrainConfig) -> None:
-    training = model.training
+def logits_of(model: nn.Module, config: TrainConfig) -> object:
+    """The outputs of a network in evaluation mode for one black image; UsageError where it does not take its size."""
     size = config.input_size
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, 3, size, size))
+            return model.eval()(torch.zeros(1, 3, size, size))
     except (*UNFIT, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"model={config.model!r} does not take {size} x {size} pixels ({reason})"
         ) from error
+
+
+def _check_logits(model: nn.Module, config: TrainConfig) -> None:
+    training = model.training
+    try:
+        logits = logits_of(model, config)
     finally:
         model.train(training)
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
