@@ -355,8 +355,8 @@ def _take_in(
     json: bool,
 ) -> None:
     """Register new images, without labels."""
-    from labelstore.labelling.label_facts import recorded_images
     from labelstore.labelling.growing import add_images, plan_new_images
+    from labelstore.labelling.label_facts import recorded_images
 
     folder = recorded_images(opened) if images is None else images
     new = (plan_new_images if dry_run else add_images)(opened, folder, skip_bad=skip_bad)
