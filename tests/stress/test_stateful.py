@@ -34,7 +34,7 @@ from tests.stress.workers import NUM_CLASSES, soft_labels
 
 EXAMPLES, STEPS = 5, 16
 # the full size, in parts that can be stopped between and run side by side
-PARTS, FULL_EXAMPLES, FULL_STEPS = 10, 1000, 50
+PARTS, FULL_EXAMPLES, FULL_STEPS = 50, 1000, 50
 NUM_IMAGES, CROPS, MOST_CROPS, BLOCKS = 6, 2, 6, 3
 NAMES = ("teacher", "second")
 THRESHOLDS = RegionThresholds(low=0.2, middle=0.4, top=0.9)
@@ -43,53 +43,65 @@ LABELS = soft_labels(NUM_IMAGES, MOST_CROPS)
 POINTS = ("write", "fsync", "replace", "mkdir", "unlink", "rename", "open")
 
 
-def commit(path: Path, name: str, block: int) -> None:
+def commit(store, name: str, block: int) -> None:
     """Commit what a block has no labels for yet."""
-    with open_store(path) as store:
-        group = f"labels/{name}"
-        layout = store.group_specs(group)[1]
-        lease = store.catalogue.leases.acquire(
-            group, [block], f"{os.getpid()}", 600.0, layout.num_crop_shards
-        )
-        if lease is None:
-            return
-        there = store.catalogue.ledger.committed(group).get(block, ())
-        rows = layout.rows(block)
-        codec = store.label_set(name).codec
-        keys = [store.image_columns["key"][row] for row in rows]
-        shards = []
-        for shard in (s for s in range(layout.num_crop_shards) if s not in there):
-            part = range(shard * layout.crops_per_shard, (shard + 1) * layout.crops_per_shard)
-            dense = LABELS[rows.start : rows.stop, part.start : part.stop]
-            arrays = codec.encode(labelstore.codecs.top_k(dense, 3), NUM_CLASSES)
-            shards.append(BlockArrays(group=group, crop_shard=shard, arrays=arrays))
-            numbers = np.broadcast_to(np.array(part), (len(rows), len(part)))
-            sizes = np.broadcast_to(np.array(IMAGE_SIZE), (len(rows), 2))
-            boxes, flips = store.crop_plan().crops_of_images(keys, sizes, numbers)
-            crops = {"box": boxes, "flip": flips.astype(np.uint8)}
-            shards.append(BlockArrays(group="crops/plan", crop_shard=shard, arrays=crops))
-        facts = ImageFacts(decoded=[(row, *IMAGE_SIZE[::-1], bytes(16)) for row in rows])
-        write_block(store, lease, shards, facts=facts, num_images=len(rows))
-        store.catalogue.leases.release(lease)
+    group = f"labels/{name}"
+    layout = store.group_specs(group)[1]
+    lease = store.catalogue.leases.acquire(
+        group, [block], f"{os.getpid()}", 600.0, layout.num_crop_shards
+    )
+    if lease is None:
+        return
+    there = store.catalogue.ledger.committed(group).get(block, ())
+    rows = layout.rows(block)
+    codec = store.label_set(name).codec
+    keys = [store.image_columns["key"][row] for row in rows]
+    shards = []
+    for shard in (s for s in range(layout.num_crop_shards) if s not in there):
+        part = range(shard * layout.crops_per_shard, (shard + 1) * layout.crops_per_shard)
+        dense = LABELS[rows.start : rows.stop, part.start : part.stop]
+        arrays = codec.encode(labelstore.codecs.top_k(dense, 3), NUM_CLASSES)
+        shards.append(BlockArrays(group=group, crop_shard=shard, arrays=arrays))
+        numbers = np.broadcast_to(np.array(part), (len(rows), len(part)))
+        sizes = np.broadcast_to(np.array(IMAGE_SIZE), (len(rows), 2))
+        boxes, flips = store.crop_plan().crops_of_images(keys, sizes, numbers)
+        crops = {"box": boxes, "flip": flips.astype(np.uint8)}
+        shards.append(BlockArrays(group="crops/plan", crop_shard=shard, arrays=crops))
+    facts = ImageFacts(decoded=[(row, *IMAGE_SIZE[::-1], bytes(16)) for row in rows])
+    write_block(store, lease, shards, facts=facts, num_images=len(rows))
+    store.catalogue.leases.release(lease)
 
 
-def add(path: Path, name: str) -> None:
-    with open_store(path) as store:
-        add_label_set(store, MarginalSmoothing(k=3), NUM_CLASSES, name=name)
+def add(store, name: str) -> None:
+    add_label_set(store, MarginalSmoothing(k=3), NUM_CLASSES, name=name)
 
 
-def remove(path: Path, name: str) -> None:
-    with open_store(path) as store:
-        drop(store, "label-set", name)
+def remove(store, name: str) -> None:
+    drop(store, "label-set", name)
 
 
-def calibrate(path: Path, name: str) -> None:
-    with open_store(path) as store:
-        labelstore.calibrate(store.label_set(name), THRESHOLDS, name=f"of-{name}")
+def calibrate(store, name: str) -> None:
+    labelstore.calibrate(store.label_set(name), THRESHOLDS, name=f"of-{name}")
+
+
+def stored(store):
+    """(label set -> committed (block, crop shard), masks), as the store says."""
+    committed = {
+        name: {
+            (block, shard)
+            for block, shards in store.catalogue.ledger.committed(f"labels/{name}").items()
+            for shard in shards
+        }
+        for name in store.label_sets
+    }
+    return committed, {mask.removeprefix("of-") for mask in store.masks}
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """`self.labels`: label set -> committed (block, crop shard); `self.masks`: masks there are."""
+    """`self.labels`: label set -> committed (block, crop shard); `self.masks`: masks there are.
+
+    All is done by one handle, `self.held`, and in copies of it that a fork made, until `reopen`.
+    """
 
     empty: ClassVar[dict[str, Path]] = {}
     counts = {"sequences": 0, "steps": 0, "kills": 0}  # noqa: RUF012
@@ -118,7 +130,8 @@ class StoreMachine(RuleBasedStateMachine):
         before = (self.labels, self.masks)
         if kill is not None and killed_at(kill, POINTS, action):
             self.counts["kills"] += 1
-            found = self.stored()
+            with open_store(self.path) as store:
+                found = stored(store)
             assert found in (before, after)
             self.labels, self.masks = found
             return
@@ -126,29 +139,16 @@ class StoreMachine(RuleBasedStateMachine):
             action()
         self.labels, self.masks = after
 
-    def stored(self):
-        with open_store(self.path) as store:
-            committed = {
-                name: {
-                    (block, shard)
-                    for block, shards in store.catalogue.ledger.committed(f"labels/{name}").items()
-                    for shard in shards
-                }
-                for name in store.label_sets
-            }
-            return committed, {mask.removeprefix("of-") for mask in store.masks}
-
     # None is not to be killed; an operation makes some ten changes of files
     kills = st.integers(-4, 12).map(lambda n: None if n < 0 else n)
 
-    @rule(name=st.sampled_from(NAMES), block=st.integers(0, BLOCKS - 1), kill=kills)
-    def commit(self, name, block, kill):
-        if name not in self.labels:
-            return
+    @rule(data=st.data(), block=st.integers(0, BLOCKS - 1), kill=kills)
+    def commit(self, data, block, kill):
+        name = data.draw(st.sampled_from(sorted(self.labels)))
         new = {(block, shard) for shard in range(self.crops // 2)}
         after = {**self.labels, name: self.labels[name] | new}
         self.wait_for_leases()
-        self.outcome(lambda: commit(self.path, name, block), kill, (after, self.masks))
+        self.outcome(lambda: commit(self.held, name, block), kill, (after, self.masks))
 
     def wait_for_leases(self):
         """Leases of killed owners, as if they had run out."""
@@ -159,31 +159,40 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(kill=kills)
     def add(self, kill):
         name = next(name for name in NAMES if name not in self.labels)
-        self.outcome(lambda: add(self.path, name), kill, ({**self.labels, name: set()}, self.masks))
+        self.outcome(lambda: add(self.held, name), kill, ({**self.labels, name: set()}, self.masks))
 
-    @rule(name=st.sampled_from(NAMES), kill=kills)
-    def drop(self, name, kill):
-        if name not in self.labels or len(self.labels) == 1 or name in self.masks:
-            return
+    @precondition(lambda self: len(getattr(self, "labels", ())) > 1 and self.unmasked())
+    @rule(data=st.data(), kill=kills)
+    def drop(self, data, kill):
+        name = data.draw(st.sampled_from(self.unmasked()))
         self.wait_for_leases()
         after = {other: found for other, found in self.labels.items() if other != name}
-        self.outcome(lambda: remove(self.path, name), kill, (after, self.masks))
+        self.outcome(lambda: remove(self.held, name), kill, (after, self.masks))
 
-    @rule(name=st.sampled_from(NAMES))
-    def calibrate(self, name):
-        if not self.labels.get(name) or name in self.masks or self.crops > CROPS:
-            return
-        self.outcome(lambda: calibrate(self.path, name), None, (self.labels, {*self.masks, name}))
+    def unmasked(self):
+        return sorted(set(self.labels) - self.masks)
+
+    def to_calibrate(self):
+        """Label sets with labels that have no mask, while no crops were added."""
+        if getattr(self, "crops", MOST_CROPS) > CROPS:
+            return []
+        return [name for name in self.unmasked() if self.labels[name]]
+
+    @precondition(lambda self: self.to_calibrate())
+    @rule(data=st.data())
+    def calibrate(self, data):
+        name = data.draw(st.sampled_from(self.to_calibrate()))
+        self.outcome(lambda: calibrate(self.held, name), None, (self.labels, {*self.masks, name}))
 
     @precondition(lambda self: getattr(self, "crops", MOST_CROPS) < MOST_CROPS)
     @rule()
     def grow(self):
         self.crops += 2
-        with open_store(self.path) as store:
-            with store.catalogue.transaction() as connection:
-                store.catalogue.plans.change(connection, "plan", num_crops=self.crops)
-            store.refresh()
-            store.write_metadata()
+        store = self.held
+        with store.catalogue.transaction() as connection:
+            store.catalogue.plans.change(connection, "plan", num_crops=self.crops)
+        store.refresh()
+        store.write_metadata()
         self.counts["steps"] += 1
 
     @rule()
@@ -194,20 +203,19 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def gc(self):
-        with open_store(self.path) as store:
-            gc(store, min_age_seconds=0)
+        gc(self.held, min_age_seconds=0)
         self.counts["steps"] += 1
 
     @rule(data=st.data())
     def repair(self, data):
         """Boxes and metadata that were damaged come back; labels would need the teacher."""
-        with open_store(self.path) as store:
-            files = [
-                store.arrays.root / file.key
-                for row in store.catalogue.ledger.shards("crops/plan")
-                for file in row.files
-            ]
-            files += [store.arrays.root / key for key in store.catalogue.metadata.digests()]
+        store = self.held
+        files = [
+            store.arrays.root / file.key
+            for row in store.catalogue.ledger.shards("crops/plan")
+            for file in row.files
+        ]
+        files += [store.arrays.root / key for key in store.catalogue.metadata.digests()]
         path = data.draw(st.sampled_from(sorted(files)))
         good = path.read_bytes()
         path.write_bytes(good[: len(good) // 2])
@@ -226,8 +234,7 @@ class StoreMachine(RuleBasedStateMachine):
     def freeze(self):
         self.frozen = self.held_now()
         self.wait_for_leases()
-        with open_store(self.path) as store:
-            freeze(store, self.folder / "frozen", allow_incomplete=True)
+        freeze(self.held, self.folder / "frozen", allow_incomplete=True)
         report = verify(self.folder / "frozen", workers=1)
         assert report.is_sound, [str(problem) for problem in report.problems]
         shutil.rmtree(self.folder / "frozen")
@@ -237,17 +244,20 @@ class StoreMachine(RuleBasedStateMachine):
     def the_store_holds_what_the_model_holds(self):
         if not hasattr(self, "held"):
             return
-        assert self.stored() == (self.labels, self.masks)
-        self.held.refresh()  # a handle that was opened long ago sees it, too
-        for name, shards in self.labels.items():
-            whole = [
-                b for b in range(BLOCKS) if all((b, s) in shards for s in range(self.crops // 2))
-            ]
-            labels = self.held.label_set(name)
-            assert labels.blocks == tuple(whole)
-            for block in whole:
-                found = labels.dense(block).argmax(-1)
-                assert (found == LABELS[2 * block : 2 * block + 2, : self.crops].argmax(-1)).all()
+        # one transaction for all reads: each of its own would take longer than what it reads
+        with self.held.catalogue.reading():
+            self.held.refresh(images=False)
+            assert stored(self.held) == (self.labels, self.masks)
+            for name, shards in self.labels.items():
+                parts = {(b, s) for b in range(BLOCKS) for s in range(self.crops // 2)}
+                missing = {block for block, _ in parts - shards}
+                whole = [block for block in range(BLOCKS) if block not in missing]
+                labels = self.held.label_set(name)
+                assert labels.blocks == tuple(whole)
+                for block in whole:
+                    found = labels.dense(block).argmax(-1)
+                    right = LABELS[2 * block : 2 * block + 2, : self.crops].argmax(-1)
+                    assert (found == right).all()
 
 
 @pytest.mark.sample(1)
