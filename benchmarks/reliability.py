@@ -168,7 +168,8 @@ ROWS: dict[str, Row] = {
     ),
     "R24": Row(
         test="lying servers: S3 (endless body, no length, one byte a second, wrong range or size, 200 for 206, redirect, "
-        "cut), PostgreSQL that says nothing, or sends a row larger than any of ours: refused in bounded time and memory",
+        "cut), PostgreSQL that says nothing, or sends a row larger than any of ours, a Hub that lies on size or digest, or "
+        "never ends: refused in bounded time and memory",
         least={"cases": 30},
         zero=("wrong",),
         most={"peak_mb": 268},

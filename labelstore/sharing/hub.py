@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from labelstore.arrays.checked_files import read_limited
 from labelstore.arrays.durable import (
     TEMPORARY_SUFFIX,
     check_new_place,
@@ -24,6 +25,7 @@ from labelstore.arrays.durable import (
     storage_errors,
     write_file,
 )
+from labelstore.arrays.sharding import Damage
 from labelstore.care.freezing import READ_ONLY
 from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import (
@@ -35,8 +37,10 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.sharing.card import card
+from labelstore.sharing.hub_requests import parse_json
 from labelstore.sharing.remotes import (
     DEFAULT_REVISION,
+    MAX_FILES,
     FolderRemote,
     Remote,
     check_revision,
@@ -44,7 +48,6 @@ from labelstore.sharing.remotes import (
 )
 from labelstore.store import Store, open_store
 from labelstore.store.frozen_store import (
-    MAX_MANIFEST_BYTES,
     Manifest,
     file_digest,
     parse_manifest,
@@ -56,10 +59,11 @@ from labelstore.store.opening import ARRAY_FOLDERS, CATALOGUE_FILE, MANIFEST_FIL
 CARD_FILE = "README.md"
 BESIDE = frozenset({CARD_FILE, ".gitattributes", "LICENSE", "LICENSE.md"})
 """Files of a repository that are not the store's; they are never pulled."""
-MAX_FILES = 100_000
 MAX_FILES_PER_FOLDER = 10_000
 MAX_FILE_BYTES = 20 * 10**9
 MAX_LICENCE = 100
+MAX_SHARED_MANIFEST_BYTES = 48 << 20
+"""Of a manifest that is pulled: `MAX_FILES` files take less than half of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +207,7 @@ def pull(
             path = building / key
             with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            remote.download(commit, key, path)
+            remote.download(commit, key, due.bytes, path)
             if path.is_symlink() or not path.is_file() or file_digest(path) != due:
                 raise DamagedShard(f"{where}: {key} is not what the manifest says; pull again")
             _settle(path)
@@ -290,7 +294,7 @@ def _fetch_manifest(
     where = f"{remote.where} at {commit}"
     if MANIFEST_FILE not in listed:
         raise StoreNotFound(f"{where}: holds no frozen store (no {MANIFEST_FILE})")
-    if listed[MANIFEST_FILE] > MAX_MANIFEST_BYTES:
+    if listed[MANIFEST_FILE] > MAX_SHARED_MANIFEST_BYTES:
         raise RejectedInput(f"{where}: {MANIFEST_FILE} has {listed[MANIFEST_FILE]:,} bytes")
     if folder is not None:
         make_folders(folder)
@@ -298,11 +302,16 @@ def _fetch_manifest(
         scratch = Path(tempfile.mkdtemp(prefix=".labelstore.", suffix=TEMPORARY_SUFFIX, dir=folder))
     try:
         path = scratch / MANIFEST_FILE
-        remote.download(commit, MANIFEST_FILE, path)
-        with storage_errors(path):
-            data = path.read_bytes()
+        remote.download(commit, MANIFEST_FILE, listed[MANIFEST_FILE], path)
+        try:
+            data = read_limited(path, MAX_SHARED_MANIFEST_BYTES)
+            parse_json(data or b"")
+        except (Damage, ValueError):
+            data = None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if data is None:
+        raise DamagedShard(f"{where}: {MANIFEST_FILE} is no manifest; push the store again")
     manifest = parse_manifest(data, f"{where}: {MANIFEST_FILE}")
     _check_names(manifest, f"{where}: {MANIFEST_FILE}")
     return manifest

@@ -7,7 +7,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -20,8 +21,11 @@ from labelstore.arrays.durable import (
     write_file,
 )
 from labelstore.errors import ConflictError, DamagedShard, StorageError, StoreNotFound, UsageError
+from labelstore.sharing.hub_requests import HubReader, NotThere
 
 DEFAULT_REVISION = "main"
+MAX_FILES = 100_000
+"""Files in a repository that the Hub takes."""
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -40,8 +44,8 @@ class Remote(Protocol):
     def files(self, commit: str) -> dict[str, int]:
         """Path -> bytes of every file of a commit."""
 
-    def download(self, commit: str, path: str, target: Path) -> None:
-        """Bring one file of a commit to `target`, which does not exist."""
+    def download(self, commit: str, path: str, size: int, target: Path) -> None:
+        """Bring one file of a commit, listed with `size` bytes, to `target`, which does not exist."""
 
     def prepare(self, revision: str, *, private: bool) -> None:
         """Make the repository and the branch where they are missing."""
@@ -139,7 +143,7 @@ class FolderRemote:
                 found[path.relative_to(top).as_posix()] = path.stat().st_size
         return found
 
-    def download(self, commit: str, path: str, target: Path) -> None:
+    def download(self, commit: str, path: str, size: int, target: Path) -> None:
         """Copy one file."""
         source = self.root / "commits" / commit / path
         # what fails while both are open is the target's disk, which is full
@@ -176,9 +180,10 @@ class FolderRemote:
         name = secrets.token_hex(20)
         try:
             building.mkdir()
-            for path in sorted(set(self.files(parent)) - set(remove) - set(add) if parent else ()):
+            kept = self.files(parent) if parent else {}
+            for path in sorted(set(kept) - set(remove) - set(add)):
                 make_folders((building / path).parent)
-                self.download(str(parent), path, building / path)
+                self.download(str(parent), path, kept[path], building / path)
             for path, source in add.items():
                 target = building / path
                 make_folders(target.parent)
@@ -215,50 +220,44 @@ class HubRemote:
         self.repo = repo
         self.where = f"https://huggingface.co/datasets/{repo}"
 
-    def resolve(self, revision: str) -> str | None:
-        """Ask the Hub which commit it is."""
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
+    @cached_property
+    def _reader(self) -> HubReader:
+        # exported, but by name at run time
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        return HubReader(
+            endpoint=str(self.api.endpoint).rstrip("/"),
+            repo=self.repo,
+            headers=build_hf_headers(token=self.api.token, library_name="labelstore"),
+            where=self.where,
         )
 
+    def resolve(self, revision: str) -> str | None:
+        """Ask the Hub which commit it is."""
         try:
-            info = self.api.repo_info(self.repo, repo_type="dataset", revision=revision)
-        except GatedRepoError as error:
-            raise self._refusal(error) from None
-        except (RepositoryNotFoundError, RevisionNotFoundError):
+            commit = self._reader.commit(revision)
+        except NotThere:
             return None
-        except Exception as error:  # noqa: BLE001 - what the client raises changes with its version
-            raise self._refusal(error) from None
-        return str(info.sha)
+        if _COMMIT.fullmatch(commit) is None:
+            raise StorageError(f"{self.where}: the server names no commit: it is not the Hub")
+        return commit
 
     def files(self, commit: str) -> dict[str, int]:
         """Ask the Hub for the tree of a commit."""
-        try:
-            tree = self.api.list_repo_tree(
-                self.repo, recursive=True, revision=commit, repo_type="dataset"
-            )
-            # folders have no size
-            return {str(e.path): int(e.size) for e in tree if getattr(e, "size", None) is not None}
-        except Exception as error:  # noqa: BLE001
-            raise self._refusal(error) from None
+        with self._gone(f"commit {commit}"):
+            return self._reader.files(commit, 2 * MAX_FILES)
 
-    def download(self, commit: str, path: str, target: Path) -> None:
-        """Fetch one file beside `target`, never through the shared cache, and move it there."""
-        fetched = target.with_name(f".{secrets.token_hex(8)}.download")
+    def download(self, commit: str, path: str, size: int, target: Path) -> None:
+        """Fetch one file, never through the shared cache: no more bytes than were listed, within a deadline."""
+        with self._gone(path):
+            self._reader.download(commit, path, size, target)
+
+    @contextlib.contextmanager
+    def _gone(self, what: str) -> Iterator[None]:
         try:
-            file = self.api.hf_hub_download(
-                self.repo, path, repo_type="dataset", revision=commit, local_dir=fetched
-            )
-            with storage_errors(target):
-                Path(file).rename(target)
-        except StorageError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            raise self._refusal(error, path) from None
-        finally:
-            shutil.rmtree(fetched, ignore_errors=True)
+            yield
+        except NotThere:
+            raise StoreNotFound(f"{self.where}: {what} is not there any more; pull again") from None
 
     def prepare(self, revision: str, *, private: bool) -> None:
         """Make repository and branch."""
@@ -301,10 +300,11 @@ class HubRemote:
             raise self._refusal(error) from None
         return str(done.oid)
 
-    def _refusal(self, error: Exception, path: str | None = None) -> Exception:
+    def _refusal(self, error: Exception) -> Exception:
         what = " ".join(str(error).split())[:300] or type(error).__name__
-        where = self.where if path is None else f"{self.where}: {path}"
         # the Hub says 401 or 404 alike for what is private and what is not there
         if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-            return StoreNotFound(f"{where}: not allowed ({what}); log in with `hf auth login`")
-        return StorageError(f"{where}: the Hub refused or cannot be reached ({what}); try again")
+            return StoreNotFound(f"{self.where}: not allowed ({what}); log in with `hf auth login`")
+        return StorageError(
+            f"{self.where}: the Hub refused or cannot be reached ({what}); try again"
+        )
