@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from cli.output import visible
+from cli.shared_options import start_clock
 from cli.wording import speak_of, spoken
 
 TRACEBACK_VARIABLE = "LABELSTORE_TRACEBACK"
@@ -52,6 +53,7 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
     Without arguments, the help.
     """
     speak_of(())
+    start_clock()
     try:
         _check_utf8(arguments)
         return _call(

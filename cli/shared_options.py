@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,20 @@ Version = Annotated[
         "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
     ),
 ]
+_started = time.monotonic()
+
+
+def start_clock() -> None:
+    """A command of this process begins now."""
+    global _started
+    _started = time.monotonic()
+
+
+def started() -> float:
+    """When the command began, by `time.monotonic`: before torch and the teacher were loaded."""
+    return _started
+
+
 IMAGES = "DIR|LIST|SHARDS"
 """Values of `--images`: a folder, a list (.csv, .parquet), or tar shards; `labelstore.images` opens it."""
 Cache = Annotated[

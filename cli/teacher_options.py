@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from cli.field_options import option
 from cli.progress import progress_to_the_end, say_once
-from cli.shared_options import IMAGES, WORK, importable_here, seconds
+from cli.shared_options import IMAGES, WORK, importable_here, seconds, started
 from labelstore.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
@@ -237,7 +237,8 @@ class WorkOptions(ForwardOptions):
     skip_bad: bool = False
     """Leave out images that cannot be decoded, and record them."""
     max_time: Annotated[str | None, option(metavar="TIME")] = None
-    """Stop cleanly after 90s, 30m, 1h30m; exit code 8 if labels are missing."""
+    """Stop cleanly 90s, 30m, 1h30m after the command began, loading the teacher included; exit code 8 if labels are
+    missing."""
 
     def __post_init__(self) -> None:
         """UsageError for a time that is none, before torch is imported."""
@@ -256,6 +257,7 @@ class WorkOptions(ForwardOptions):
             "compile_teacher": self.compile_teacher,
             "skip_bad": self.skip_bad,
             "max_seconds": self.max_seconds(),
+            "started": started(),
             "note": say_once,
         }
 

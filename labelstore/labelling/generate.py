@@ -185,7 +185,7 @@ def label(
         progress(total, total)
         check_committed_files(store, blocks.group)
     else:
-        _work_through(blocks, started, progress)
+        _work_through(blocks, progress)
         store.refresh()
     seconds = time.monotonic() - started
     return GenerationReport(
@@ -199,14 +199,12 @@ def label(
     )
 
 
-def _work_through(blocks: TeacherBlocks, started: float, progress: Progress) -> None:
+def _work_through(blocks: TeacherBlocks, progress: Progress) -> None:
     """Label what is missing. IncompleteError at the deadline."""
-    most = blocks.labelling.options.max_seconds
 
     def told(done: int, total: int) -> None:
         progress(done, total)
-        late = most is not None and time.monotonic() >= started + most
-        if late and blocks.has_begun and done < total:
+        if blocks.labelling.options.is_late and blocks.has_begun and done < total:
             raise IncompleteError(
                 f"stopped after `max_seconds` with {done} of {total} crops of {blocks.row.name} labelled: "
                 "run the same command again to go on"

@@ -6,7 +6,8 @@ Where the teacher's crops are made (`crop_device`, `decode_device`) is recorded 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +45,14 @@ class GenerationOptions:
     """Threads that decode and crop."""
     skip_bad: bool = False
     max_seconds: float | None = None
+    """Stop after so many, loading the teacher and checking the images included."""
+    started: float = field(default_factory=time.monotonic, compare=False, repr=False)
+    """When `max_seconds` began, by `time.monotonic`: now, or earlier where a program has done something before."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether `max_seconds` are over."""
+        return self.max_seconds is not None and time.monotonic() >= self.started + self.max_seconds
 
     def __post_init__(self) -> None:
         """UsageError for what no labelling can have."""

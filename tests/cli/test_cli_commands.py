@@ -97,9 +97,18 @@ def test_create_dry_run_writes_nothing(labelstore, tmp_path, photographs, teache
     assert list(tmp_path.iterdir()) == []
 
 
-def test_create_stops_in_time_and_goes_on_later(labelstore, tmp_path, photographs, teacher):
+def test_create_stops_in_time_and_goes_on_later(
+    labelstore, tmp_path, photographs, teacher, monkeypatch
+):
+    """A batch queue's limit is on the whole process: what the command did before the first label counts."""
     command = create(tmp_path / "s", photographs, teacher)
-    code, _, err = labelstore(*command, "--max-time", "0s", "--batch-size", "1")
+    from cli import teacher_options
+
+    def long_ago(of=teacher_options.started):
+        return of() - 3600
+
+    monkeypatch.setattr(teacher_options, "started", long_ago)
+    code, _, err = labelstore(*command, "--max-time", "1h", "--batch-size", "1")
     assert code == 8
     assert err.splitlines()[-1].startswith("labelstore: ")
     assert labelstore(*command)[0] == 0

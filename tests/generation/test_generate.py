@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,10 @@ def test_the_same_command_resumes_without_decoding_what_is_committed(
 def test_max_time_stops_cleanly(tmp_path: Path, photographs: Path, run_folder: Path) -> None:
     with pytest.raises(IncompleteError, match="run the same command again"):
         create(tmp_path / "s", photographs, run_folder, max_seconds=0.0)
+    # what came before the labels counts: here an hour, that a program took to load the teacher
+    began = time.monotonic() - 3600
+    with pytest.raises(IncompleteError, match="max_seconds"):
+        create(tmp_path / "t", photographs, run_folder, max_seconds=3599.0, started=began)
     assert create(tmp_path / "s", photographs, run_folder).num_crops > 0
 
 
