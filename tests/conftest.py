@@ -1,5 +1,6 @@
 """What every test shares: one thread per process, no hypothesis deadlines, GPU tests only with a GPU."""
 
+import gc
 import os
 import signal
 from collections import defaultdict
@@ -11,9 +12,12 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# time depends on the machine, so no test fails for being slow
-settings.register_profile("labelstore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("labelstore")
+# time depends on the machine, so no test fails for being slow. A law gets a sample of its examples in `make test`, and
+# more in `make test-slow`, which asks for the second profile
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("sample", patient, max_examples=40)
+settings.register_profile("thorough", patient, max_examples=200)
+settings.load_profile("sample")
 
 
 # a shell lets jobs in the background ignore Ctrl-C, and so would everything that the tests start and interrupt
@@ -31,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in gpu_tests:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def mark_what_is_beyond_the_samples(items: list[pytest.Item]) -> None:
