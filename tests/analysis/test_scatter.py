@@ -21,6 +21,7 @@ def defined(dense):
     return np.array([np.trace(np.cov(image.astype(np.float64), rowvar=False)) for image in dense])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "codec",
     [

@@ -160,7 +160,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.sample(21)
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("query", HOSTILE, ids=lambda query: query[:40])
 def test_nothing_but_one_select_is_possible(store, query, tmp_path, monkeypatch):
     import pandas as pd

@@ -26,6 +26,7 @@ def finding(differences, *, paper=None, primary=False):
     return measure(claim, {"a": dict.fromkeys(b, 0.0), "b": b})
 
 
+@pytest.mark.slow
 def test_primary_claims_alone_are_rarely_found_where_nothing_is_there():
     wrong = 0
     for _ in range(400):
@@ -44,6 +45,7 @@ def test_adjusted_values_keep_their_order_and_are_never_smaller():
     assert np.all(np.asarray(holm(p)) >= benjamini_hochberg(p))
 
 
+@pytest.mark.slow
 def test_the_smallest_visible_effect_is_seen_four_times_in_five():
     effect = smallest_visible(1.0, 6)
     seen = np.mean([finding(effect + RNG.normal(size=6)).p < LEVEL for _ in range(2000)])

@@ -59,6 +59,7 @@ def check(crops, rows, columns):
 
 
 # webdataset leaves the last tar file to the garbage collector
+@pytest.mark.sample(8)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_layout_gives_back_what_it_was_given(written):
     layout, folder = written
@@ -72,6 +73,7 @@ def test_a_layout_gives_back_what_it_was_given(written):
     assert disk(layout, folder)["bytes"] > IMAGES * CROPS * 10
 
 
+@pytest.mark.sample(6)
 def test_a_layout_over_http_gives_the_same(written, tmp_path):
     layout, folder = written
     layout.prepare_remote(folder)
@@ -120,6 +122,7 @@ def test_a_measure_of_each_layout_in_use(layout, tmp_path):
     assert (found["files"] >= IMAGES) == isinstance(layout, Fkd)
 
 
+@pytest.mark.slow
 def test_passes_from_object_storage_read_little_more_than_they_hold(tmp_path):
     args = Namespace(images=2048, crops=40, passes=5, delay_ms=0, step_ms=0)
     found = remote_labels.measure(tmp_path, args)
@@ -129,6 +132,7 @@ def test_passes_from_object_storage_read_little_more_than_they_hold(tmp_path):
     assert found["requests"] > 0
 
 
+@pytest.mark.slow
 def test_the_comparison_prints_a_row_for_each_layout():
     command = "--images 64 --crops 8 --rounds 1 --kills 0 --flips 1 --json"
     layouts = ["--only", "memmap", "labelstore, float16", IN_A_PROCESS_OF_ITS_OWN]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks import random_batch
 
 
+@pytest.mark.slow
 def test_the_figures_that_were_promised(tmp_path, monkeypatch):
     monkeypatch.setattr(random_batch, "BATCHES", 2)
     result = random_batch.measure(tmp_path, 64, 8, 1)

@@ -40,6 +40,7 @@ def test_train_and_val_share_no_place_and_no_stamp_of_a_class_that_has_two():
         assert one.of("val")
 
 
+@pytest.mark.slow
 @needs_pictures
 def test_a_picture_is_a_function_of_its_arguments(tmp_path):
     pytest.importorskip("skimage")

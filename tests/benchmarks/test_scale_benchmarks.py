@@ -79,6 +79,7 @@ def test_a_verdict_says_by_how_much():
     assert verdict(by_key["random_image_ms"], 19, 10) == "**met**"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("option", ["--images", "--compared-images"])
 def test_nonsense_is_refused(option):
     done = subprocess.run(

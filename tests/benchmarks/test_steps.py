@@ -18,6 +18,7 @@ def test_steps_are_printed_timed_and_summed(capfd):
     assert float(together.split()[1]) == pytest.approx(total, abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_ends_the_rest(tmp_path, capfd):
     steps = Steps(title="tour")
     with pytest.raises(SystemExit, match=r"tour: `labelstore info` ended with 4"):

@@ -25,6 +25,7 @@ def all_regions(mask):
     return np.concatenate([mask.regions(block) for block in mask.blocks])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("backend", ["zarr", "hdf5"])
 def test_a_mask_holds_the_rules_regions_of_every_crop(make_store, p_max, backend):
     store = make_store(p_max, images_per_shard=8, crops_per_shard=5, bad={3}, backend=backend)
@@ -142,6 +143,7 @@ def test_labels_without_the_teachers_probabilities_are_refused(make_store, p_max
         calibrate(labels, name="ferkd")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "codec",
     [Full(), MarginalSmoothing(k=1), MarginalSmoothing(k=2, dtype="uint8"), MarginalRenorm(k=6)],

@@ -97,6 +97,7 @@ def test_a_rule_that_cannot_be_applied_is_refused(make_store, p_max):
         preview(labels)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("rule", ["thresholds", "shares", "conditions"])
 def test_a_mask_does_what_its_rule_said_it_would(make_store, p_max, rule):
     rules = RULES | {"conditions": RegionQuery(discard="max_probability < 0.4", harden="flip")}
@@ -106,6 +107,7 @@ def test_a_mask_does_what_its_rule_said_it_would(make_store, p_max, rule):
     assert (after.rule, after.counts) == (before.rule, before.counts)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("command", "walks"),
     [

@@ -188,6 +188,7 @@ def change(path, statement):
         connection.commit()
 
 
+@pytest.mark.slow
 def test_images_of_format_1_come_over_as_they_were(tmp_path, sqlite_path, sqlite_url, monkeypatch):
     """Whatever the first format's table can hold: several blocks, free rows, facts or none, reasons."""
     (tmp_path / "versions").mkdir()

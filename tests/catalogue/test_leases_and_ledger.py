@@ -39,6 +39,7 @@ def test_an_owner_is_not_granted_its_own_live_lease_twice(catalogue):
     assert catalogue.leases.acquire("labels/a", 1, "x", 10) is None
 
 
+@pytest.mark.sample(1)
 def test_complete_blocks_are_passed_over_a_few_at_a_time(catalogue, shard_row, monkeypatch):
     """However many are looked at together; what is found complete is told, and not looked at again."""
     for first, most in ((1, 2), (2, 5), (64, 4096)):

@@ -46,6 +46,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("kind", "row", "change"), CASES)
 def test_a_record_is_added_once_and_never_silently_replaced(catalogue, kind, row, change):
     rows = getattr(catalogue, kind)

@@ -324,6 +324,7 @@ ADVICE = {
 }  # fmt: skip
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("name", ADVICE)
 def test_advice_can_be_followed(name, world, capfd):
     advice = ADVICE[name]

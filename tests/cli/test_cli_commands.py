@@ -128,6 +128,7 @@ def test_json_is_one_object_and_text_is_not_empty(labelstore, store, arguments):
     assert "teacher" in out
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("arguments", [["info"], ["stats"], ["calibrate", "--dry-run"]])
 def test_commands_that_read_write_nothing(labelstore, store, arguments):
     before = files_of(store)
@@ -208,6 +209,7 @@ def test_no_store_and_newer_store_are_four(labelstore, tmp_path, store, command)
     assert "99" in err
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(
     ("change", "code", "says"),
     [

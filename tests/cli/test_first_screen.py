@@ -47,6 +47,7 @@ def test_every_command_names_the_nearest_of_a_mistyped_flag_and_of_its_own_name(
             assert f"'{name}'" in capsys.readouterr().err
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("words", "completed"),
     [("labelstore calib", ["calibrate"]), ("labelstore calibrate --qua", ["--quantiles"])],

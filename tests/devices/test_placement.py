@@ -92,6 +92,7 @@ def are_on_the_gpu(*tensors):
 MIXING = ("none", "selfmix", "mixup", "cutmix", "mixup-cutmix")
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("mixing", MIXING)
 @pytest.mark.parametrize(("dense", "channels_last"), [(False, True), (True, False)])
 def test_the_students_view(fake, mixing, dense, channels_last):
@@ -113,6 +114,7 @@ def test_the_students_view(fake, mixing, dense, channels_last):
             assert are_on_the_gpu(loss(logits, labels, truth))
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("kl", [False, True])
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
@@ -140,6 +142,7 @@ def test_a_label_that_stayed_on_the_cpu_raises(fake):
                 SparseSoftCrossEntropy()(logits, *labels)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("amp", "channels_last", "optimizer"),
     [("none", False, "sgd"), ("bf16", True, "adamw"), ("fp16", True, "sgd")],
@@ -168,6 +171,7 @@ def test_a_step_up_to_the_backward_pass_and_after_it(fake, amp, channels_last, o
         assert are_on_the_gpu(*model.state_dict().values(), *ema.module.state_dict().values())
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("amp", ["none", "bf16"])
 def test_an_online_teacher(fake, monkeypatch, tmp_path, amp):
     teacher = write_teacher(tmp_path / "teacher")
@@ -186,6 +190,7 @@ def test_an_online_teacher(fake, monkeypatch, tmp_path, amp):
         SparseSoftCrossEntropy()(torch.zeros(12, len(NAMES), device=CUDA), *labels)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("amp", "channels_last"), [("none", False), ("bf16", True)])
 def test_evaluation(fake, monkeypatch, amp, channels_last):
     def centre_crops(paths, size, *given, batch_size, **named):
@@ -220,6 +225,7 @@ def teacher_of(network="resnet18", **options):
     return Teacher(module=module.requires_grad_(False), row=row)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("mapped", "autocast_"), [(False, "none"), (True, "bf16")])
 @pytest.mark.parametrize("takes", ["probabilities", "all", "outputs", "map"])
 def test_labels_up_to_the_copy_back(fake, takes, mapped, autocast_):
@@ -294,6 +300,7 @@ class Values(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("network", "options"),
     [

@@ -50,6 +50,7 @@ def sets(store, names):
     return [store.label_set(name) for name in names]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "names", [("a", "b"), ("a", "b", "c"), ("a", "dense"), ("b", "b", "b", "b")]
 )

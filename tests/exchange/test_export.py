@@ -66,6 +66,7 @@ def test_fkd_files_come_back_as_they_were(made, tmp_path, there_and_back, kind):
             np.testing.assert_array_equal(again[2], theirs[2])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("name", "dtype"), [("relabel", "float32"), ("tokenlabeling", "float16")])
 def test_maps_come_back_as_they_were(made, tmp_path, there_and_back, name, dtype):
     maps = np.random.default_rng(0).normal(size=(8, 12, 5, 7)).astype("f4") * 3

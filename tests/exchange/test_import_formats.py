@@ -77,7 +77,7 @@ def expected(made, kind, k, num_classes=12):
 ZIP, LEGACY = {}, {"_use_new_zipfile_serialization": False}
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "form"),
     [
@@ -105,6 +105,7 @@ def test_fkd(made, tmp_path, store_of, kind, form):
         assert store.label_set_row().facts["imported_from"]["format"] == "fkd"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("k", [1, 2])
 def test_fkd_with_fewer_classes_and_crops(made, tmp_path, store_of, k):
     source = foreign.write_fkd(made, tmp_path / "fkd", k=3)

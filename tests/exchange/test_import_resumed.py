@@ -64,7 +64,7 @@ def run(tmp_path, source, images, **stated):
     )
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("first", "then", "words"),
     [

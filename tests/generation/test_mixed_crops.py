@@ -205,6 +205,7 @@ def test_it_depends_on_nothing_but_seed_key_and_crop(seed, rows, method):
     assert (own["mix_share"] == 1).all()
 
 
+@pytest.mark.slow
 def test_growth_further_teachers_and_damage(place, tmp_path):
     shutil.copytree(place / "cutmix", tmp_path / "s")
     shutil.copytree(place / "images", tmp_path / "images")

@@ -49,6 +49,7 @@ def boxes(path):
         )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("stored_crops", [True, False])
 def test_boxes_are_equal_for_equal_keys_and_sizes(
     tmp_path, photographs, run_folder, reference, stored_crops

@@ -69,6 +69,7 @@ def damage(store, *kinds: str) -> set[str]:
     return keys
 
 
+@pytest.mark.sample(1)
 def test_damaged_shards_come_back_bit_for_bit_and_nothing_else_is_touched(store, photographs, made):
     keys = damage(store, "labels", "crops", "masks")
     top = store.arrays.root / ("zarr.json" if store.arrays.name == "zarr" else "arrays.json")
@@ -93,6 +94,7 @@ def test_damaged_shards_come_back_bit_for_bit_and_nothing_else_is_touched(store,
     assert repair(store).shards == ()
 
 
+@pytest.mark.sample(1)
 def test_crops_masks_and_metadata_need_no_images(store, photographs):
     damage(store, "crops", "masks")
     assert len(repair(store).shards) == 2
@@ -107,6 +109,7 @@ def test_crops_masks_and_metadata_need_no_images(store, photographs):
     assert len(repair(store).shards) == 1  # the folder that was recorded with the label set
 
 
+@pytest.mark.sample(1)
 def test_other_weights_and_changed_images_are_refused(store, photographs, tmp_path):
     damage(store, "labels")
     before = files_of(store.path)
@@ -131,6 +134,7 @@ def test_a_block_that_is_leased_is_left_alone(store, photographs):
     assert files_of(store.path) == before
 
 
+@pytest.mark.sample(1)
 def test_files_that_would_not_fit_each_other_are_replaced_only_together(
     store, photographs, monkeypatch
 ):
@@ -156,6 +160,7 @@ def test_files_that_would_not_fit_each_other_are_replaced_only_together(
     assert verify(store, "deep").is_sound
 
 
+@pytest.mark.sample(1)
 def test_the_command(store, photographs, capsys):
     damage(store, "labels")
 

@@ -156,6 +156,7 @@ def test_a_worker_that_finds_another_label_set_complete_does_not_report_success(
         assert says(again) == {1}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -234,6 +235,7 @@ def test_a_missing_file_is_the_disks_fault_and_not_the_images(
     assert not store.bad.any()
 
 
+@pytest.mark.slow
 def test_an_image_that_another_worker_could_decode_meanwhile_is_not_left_out(
     store: Store, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

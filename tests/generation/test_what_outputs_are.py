@@ -33,7 +33,8 @@ from labelstore.sharing.matching import match
 from labelstore.store.label_outputs import Outputs
 from labelstore.teachers.class_map import class_map, names_from
 from labelstore.teachers.teacher import Teacher, load_teacher
-from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
+from tests.generation.conftest import CLASSES, OPTIONS, write_teacher
+from tests.trainer.small_runs import write_data
 from trainer import TrainConfig
 
 WORK = {"device": "cpu", "workers": 1}
@@ -59,10 +60,7 @@ def mapping(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_photographs(root / "train", per_class=4)
-    write_photographs(root / "val", per_class=1)
-    return root
+    return write_data(tmp_path_factory.mktemp("data"), 4, 1)
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,7 @@ def test_dropping_the_ring_ends_its_threads():
 
 def test_closing_wakes_a_waiting_consumer():
     release = threading.Event()
-    ring = BatchRing([1], lambda batch: batch, lambda *_: release.wait(10), depth=1, workers=1)
+    ring = BatchRing([1], lambda batch: batch, lambda *_: release.wait(300), depth=1, workers=1)
     raised = []
 
     def consume():
@@ -123,9 +123,9 @@ def test_closing_wakes_a_waiting_consumer():
     consumer.start()
     closer = threading.Thread(target=ring.close)
     closer.start()
-    consumer.join(10)
+    consumer.join(300)
     release.set()
-    closer.join(10)
+    closer.join(300)
     assert raised == ["this loader is closed"]
 
 

@@ -7,18 +7,9 @@ from labelstore.catalogue import Catalogue
 from labelstore.errors import LeaseLost
 from labelstore.store import Store, open_store
 from labelstore.testing.filled_store import fill_block
+from tests.catalogue.conftest import Clock
 from tests.stress.conftest import IMAGES_PER_SHARD, make_empty, told
 from tests.stress.workers import GROUP, soft_labels
-
-
-class Clock:
-    """Seconds that pass only when told to."""
-
-    def __init__(self):
-        self.seconds = 1000.0
-
-    def __call__(self):
-        return self.seconds
 
 
 def opened(path, clock) -> Store:

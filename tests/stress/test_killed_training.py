@@ -14,8 +14,9 @@ from labelstore import MarginalSmoothing
 from labelstore.arrays import durable
 from labelstore.errors import RejectedInput
 from labelstore.labelling.label_images import label_images
-from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
-from trainer import TrainConfig, between_steps
+from tests.generation.conftest import OPTIONS, write_teacher
+from tests.trainer.small_runs import small_run, write_data
+from trainer import between_steps
 from trainer.checkpoint import files
 
 POINTS = 2
@@ -23,9 +24,7 @@ POINTS = 2
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    write_photographs(root / "train", per_class=3)
-    write_photographs(root / "val", per_class=1)
+    root = write_data(tmp_path_factory.mktemp("data"), 3, 1)
     teacher = write_teacher(root.parent / "teacher")
     label_images(
         root / "store", images=root / "train", teacher=str(teacher), codec=MarginalSmoothing(k=2),
@@ -35,13 +34,10 @@ def data(tmp_path_factory):
 
 
 def config(data, output, **changes):
-    settings = {
-        "data": data, "labels": "fkd", "store": data / "store", "model": "resnet18",
-        "model_kwargs": {**OPTIONS, "drop_rate": 0.2}, "mixing": "selfmix", "input_size": 32,
-        "batch_size": 8, "crops_per_image": 2, "epochs": 6, "lr": 0.05, "device": "cpu", "workers": 1,
-        "output": output,
-    }  # fmt: skip
-    return TrainConfig(**{**settings, **changes})
+    return small_run(
+        changes, data=data, labels="fkd", store=data / "store", model_kwargs={**OPTIONS, "drop_rate": 0.2},
+        mixing="selfmix", epochs=6, output=output,
+    )  # fmt: skip
 
 
 def killed_run(wanted, at: tuple[str, int]) -> bool:

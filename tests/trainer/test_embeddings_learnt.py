@@ -14,7 +14,7 @@ import trainer
 from labelstore import Logits, ProductCodes
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.labelling.label_images import label_images
-from tests.generation.conftest import write_photographs
+from tests.trainer.small_runs import write_data
 from tests.trainer.test_supervision import config, losses
 from trainer.config import TrainConfig
 from trainer.loader.stored import StoredPasses
@@ -26,10 +26,7 @@ TEACHER = "tests.generation.test_embeddings:embedding"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_photographs(root / "train", per_class=4)
-    write_photographs(root / "val", per_class=1)
-    return root
+    return write_data(tmp_path_factory.mktemp("data"), 4, 1)
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,14 @@ import torch
 import labelstore
 import labelstore.cropping.crop_plan
 import trainer
-from labelstore import Full, MarginalSmoothing, RegionThresholds
+from labelstore import Full, RegionThresholds
 from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import ConflictError, IncompleteError, RejectedInput, UsageError
 from labelstore.labelling.growing import grow
 from labelstore.labelling.label_images import label_images
 from labelstore.teachers.teacher import load_teacher
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
+from tests.trainer.small_runs import label_twice, small_run, write_data
 from trainer import TrainConfig
 from trainer.checkpoint import read_checkpoint, save_checkpoint
 from trainer.loader import StoredPasses
@@ -36,45 +37,16 @@ M = 8
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_photographs(root / "train")
-    write_photographs(root / "val", per_class=2)
-    return root
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def store(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("store")
-    teacher = write_teacher(root / "teacher")
-    for name, codec in {"full": Full(dtype="float32"), "ms": MarginalSmoothing(k=2)}.items():
-        label_images(
-            root / "s",
-            images=data / "train",
-            teacher=str(teacher),
-            codec=codec,
-            num_crops=M,
-            images_per_shard=8,
-            name=name,
-            device="cpu",
-        )
-    return root / "s"
+    return label_twice(tmp_path_factory.mktemp("store") / "s", data / "train", M)
 
 
 def config(data: Path, **changes: object) -> TrainConfig:
-    settings: dict[str, object] = {
-        "data": data,
-        "labels": "ground-truth",
-        "model": "resnet18",
-        "model_kwargs": OPTIONS,
-        "input_size": 32,
-        "batch_size": 8,
-        "crops_per_image": 2,
-        "epochs": 4,
-        "lr": 0.05,
-        "device": "cpu",
-        "workers": 2,
-    }
-    return TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
+    return small_run(changes, data=data, labels="ground-truth", workers=2)
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -15,8 +15,8 @@ from labelstore.catalogue.records import ResultRow
 from labelstore.codecs import MarginalSmoothing
 from labelstore.errors import StorageError, UsageError
 from labelstore.testing.filled_store import filled_store
-from tests.generation.conftest import OPTIONS, write_photographs
 from tests.loader.conftest import soft_labels
+from tests.trainer.small_runs import small_run, write_data
 from trainer.checkpoint import read_checkpoint, weights_file
 from trainer.config import TrainConfig
 from trainer.run_outputs import RunRegister, TensorBoardLogger, open_loggers, run_name
@@ -24,10 +24,7 @@ from trainer.run_outputs import RunRegister, TensorBoardLogger, open_loggers, ru
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    write_photographs(root / "train", per_class=3)
-    write_photographs(root / "val", per_class=1)
-    return root
+    return write_data(tmp_path_factory.mktemp("data"), 3, 1)
 
 
 @pytest.fixture
@@ -53,20 +50,7 @@ def wandb(monkeypatch):
 
 
 def config(data, output, **changes):
-    settings = {
-        "data": data,
-        "labels": "ground-truth",
-        "model": "resnet18",
-        "model_kwargs": OPTIONS,
-        "input_size": 32,
-        "batch_size": 6,
-        "crops_per_image": 2,
-        "epochs": 4,
-        "device": "cpu",
-        "workers": 1,
-        "output": output,
-    }
-    return TrainConfig(**{**settings, **changes})
+    return small_run(changes, data=data, labels="ground-truth", batch_size=6, output=output)
 
 
 def scalars(folder):

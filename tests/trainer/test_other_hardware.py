@@ -18,7 +18,7 @@ from labelstore.devices import choose_device
 from labelstore.errors import ConflictError, UsageError
 from labelstore.labelling.label_images import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
-from trainer import TrainConfig
+from tests.trainer.small_runs import small_run
 from trainer.checkpoint import read_checkpoint
 from trainer.models import autocast, chosen_amp, create_model, load_run
 
@@ -33,12 +33,7 @@ def data(tmp_path_factory):
 
 
 def config(data, output=None, **changes):
-    settings = {
-        "data": data, "labels": "ground-truth", "model": "resnet18", "model_kwargs": OPTIONS,
-        "input_size": 32, "batch_size": 8, "crops_per_image": 2, "epochs": 4, "lr": 0.05, "device": "cpu",
-        "workers": 1, "output": output,
-    }  # fmt: skip
-    return TrainConfig(**{**settings, **changes})
+    return small_run(changes, data=data, labels="ground-truth", output=output)
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,9 @@ import torch
 import labelstore
 import trainer
 from cli import errors, trainer_app
-from labelstore import Full, MarginalSmoothing
 from labelstore.calibration import RegionQuery
 from labelstore.errors import UsageError
-from labelstore.labelling.label_images import label_images
-from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
+from tests.trainer.small_runs import label_twice, small_run, write_data
 from trainer import TrainConfig
 from trainer.phase_training import StudentView
 from trainer.phases import Phase
@@ -36,45 +34,16 @@ PHASES = "fkd:4,ground-truth:3:cutmix,fkd:2"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_photographs(root / "train")
-    write_photographs(root / "val", per_class=2)
-    return root
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def store(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("store")
-    teacher = write_teacher(root / "teacher")
-    for name, codec in {"full": Full(dtype="float32"), "ms": MarginalSmoothing(k=2)}.items():
-        label_images(
-            root / "s",
-            images=data / "train",
-            teacher=str(teacher),
-            codec=codec,
-            num_crops=M,
-            images_per_shard=8,
-            name=name,
-            device="cpu",
-        )
-    return root / "s"
+    return label_twice(tmp_path_factory.mktemp("store") / "s", data / "train", M)
 
 
 def config(data: Path, store: Path | None, **changes: object) -> TrainConfig:
-    settings: dict[str, object] = {
-        "data": data,
-        "store": store,
-        "label_set": None if store is None else "full",
-        "model": "resnet18",
-        "model_kwargs": OPTIONS,
-        "input_size": 32,
-        "batch_size": 8,
-        "crops_per_image": 2,
-        "lr": 0.05,
-        "device": "cpu",
-        "workers": 1,
-    }
-    return TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
+    return small_run(changes, data=data, store=store, label_set=None if store is None else "full")
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

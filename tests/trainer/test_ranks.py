@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 import trainer
 from labelstore.errors import RejectedInput, StorageError, UsageError
 from labelstore.images import open_images
-from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
+from tests.generation.conftest import OPTIONS, write_teacher
+from tests.trainer.small_runs import write_data
 from trainer.ranks import Ranks, join_ranks
 from trainer.sampler import Deal, PassSchedule
 
@@ -47,10 +48,7 @@ def told_by(teacher: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_photographs(root / "train")
-    write_photographs(root / "val", per_class=2)
-    return root
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from cli import errors, trainer_app
 from labelstore.codecs import LabelMap, Logits, MarginalSmoothing
 from labelstore.errors import UsageError
 from labelstore.labelling.label_images import label_images
-from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
+from tests.generation.conftest import OPTIONS, write_teacher
+from tests.trainer.small_runs import write_data
 from trainer.recipes import RECIPES, card, recipe_named
 from trainer.run_outputs import RunRegister
 
@@ -26,10 +27,7 @@ M = 8
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    write_photographs(root / "train", per_class=2)
-    write_photographs(root / "val", per_class=1)
-    return root
+    return write_data(tmp_path_factory.mktemp("data"), 2, 1)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from tensorboard.summary.writer import event_file_writer
 import trainer
 import trainer.between_steps
 from labelstore.errors import LabelStoreError, RejectedInput, StorageError, UsageError
-from tests.generation.conftest import OPTIONS, write_photographs
+from tests.generation.conftest import OPTIONS
+from tests.trainer.small_runs import small_run, write_data
 from trainer import TrainConfig
 from trainer.between_steps import BetweenSteps
 from trainer.checkpoint import RunFolder, read_checkpoint
@@ -31,10 +32,7 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    write_photographs(root / "train", per_class=4)
-    write_photographs(root / "val", per_class=1)
-    return root
+    return write_data(tmp_path_factory.mktemp("data"), 4, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -50,13 +48,10 @@ def data(pictures, tmp_path):
 
 
 def config(data, output, **changes):
-    settings = {
-        "data": data, "labels": "ground-truth", "model": "resnet18",
-        "model_kwargs": {**OPTIONS, "drop_rate": 0.2}, "mixing": "selfmix", "input_size": 32,
-        "batch_size": 8, "crops_per_image": 2, "epochs": 6, "lr": 0.05, "device": "cpu", "workers": 1,
-        "ema_decay": 0.5, "loggers": ("tensorboard",), "output": output,
-    }  # fmt: skip
-    return TrainConfig(**{**settings, **changes})
+    return small_run(
+        changes, data=data, labels="ground-truth", model_kwargs={**OPTIONS, "drop_rate": 0.2}, mixing="selfmix",
+        epochs=6, ema_decay=0.5, loggers=("tensorboard",), output=output,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

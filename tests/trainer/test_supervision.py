@@ -24,6 +24,7 @@ from labelstore.labelling.generate import generate
 from labelstore.labelling.label_images import label_images
 from labelstore.teachers.teacher import load_teacher
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
+from tests.trainer.small_runs import small_run, write_data
 from trainer import TrainConfig
 from trainer.checkpoint.files import read_checkpoint, save_checkpoint
 from trainer.losses import DistillationLoss
@@ -57,10 +58,7 @@ def projection() -> Projection:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_photographs(root / "train", per_class=4)
-    write_photographs(root / "val", per_class=1)
-    return root
+    return write_data(tmp_path_factory.mktemp("data"), 4, 1)
 
 
 @pytest.fixture(scope="module")
@@ -103,23 +101,9 @@ def own(store: Path, tmp_path: Path) -> Path:
 
 
 def config(data: Path, **changes: object) -> TrainConfig:
-    settings: dict[str, object] = {
-        "data": data,
-        "model": "resnet18",
-        "model_kwargs": OPTIONS,
-        "input_size": 32,
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.25, 0.25, 0.25),
-        "batch_size": 8,
-        "crops_per_image": 2,
-        "epochs": 4,
-        "lr": 0.05,
-        "device": "cpu",
-        "workers": 1,
-        "allow_empty_images": True,
-        "eval_every": 9,
-    }
-    return TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
+    return small_run(
+        changes, data=data, mean=(0.5,) * 3, std=(0.25,) * 3, allow_empty_images=True, eval_every=9,
+    )  # fmt: skip
 
 
 def losses(monkeypatch: pytest.MonkeyPatch, wanted: TrainConfig) -> tuple[list[float], trainer.Run]:
