@@ -85,3 +85,26 @@ def new_store(tmp_path):
     yield make
     for store in opened:
         store.close()
+
+
+def command(program: str, capsys: pytest.CaptureFixture[str]):
+    """command(*words): (exit code, stdout, stderr) of the program, in this process."""
+    from cli import errors, labelstore_app, trainer_app
+
+    commands = {"labelstore": labelstore_app, "trainer": trainer_app}[program].commands
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = errors.run(commands, program, [str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def labelstore_command(capsys):
+    return command("labelstore", capsys)
+
+
+@pytest.fixture
+def trainer_command(capsys):
+    return command("trainer", capsys)

@@ -18,7 +18,6 @@ import pytest
 from sqlalchemy import MetaData, Table, create_engine, text
 
 import labelstore
-from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing, RegionThresholds
 from labelstore.care.freezing import freeze
 from labelstore.care.migration import migrate
@@ -268,20 +267,16 @@ def test_on_a_server(postgresql_url, scripts):
 
 
 @pytest.mark.slow
-def test_the_command(older, capsys):
-    def run(*arguments):
-        code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
-        return code, *capsys.readouterr()
-
-    code, _, err = run("calibrate", older)
+def test_the_command(older, labelstore_command):
+    code, _, err = labelstore_command("calibrate", older)
     assert code == 6
     assert "labelstore migrate" in err
     assert err.count("\n") == 1
-    code, out, _ = run("migrate", older, "--dry-run")
+    code, out, _ = labelstore_command("migrate", older, "--dry-run")
     assert (code, out) == (0, f"would bring {older} up to date: revision 0003\n")
-    code, out, _ = run("migrate", older, "--json")
+    code, out, _ = labelstore_command("migrate", older, "--json")
     assert code == 0
     assert json.loads(out)["revisions"] == ["0003"]
-    code, out, _ = run("migrate", older)
+    code, out, _ = labelstore_command("migrate", older)
     assert (code, out) == (0, f"{older} is up to date: nothing to do\n")
-    assert run("migrate", older / "nowhere")[0] == 4
+    assert labelstore_command("migrate", older / "nowhere")[0] == 4

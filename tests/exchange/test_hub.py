@@ -15,7 +15,6 @@ import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 import labelstore
-from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing
 from labelstore.care.verification import verify
 from labelstore.catalogue.records import TeacherRow
@@ -72,11 +71,6 @@ def pushed(pushed_once, remote):
     root, found = pushed_once
     shutil.copytree(root, remote.root)
     return found
-
-
-def run(capsys, *arguments):
-    code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
-    return code, *capsys.readouterr()
 
 
 def tree(path):
@@ -160,12 +154,12 @@ def link(path):
     ],
 )
 @pytest.mark.parametrize("what", ["catalogue.db", "c.*"])
-def test_a_tampered_file_is_refused(tmp_path, remote, pushed, harm, what, capsys):
+def test_a_tampered_file_is_refused(tmp_path, remote, pushed, harm, what, labelstore_command):
     commit = remote.root / "commits" / pushed.commit
     path = min(commit.rglob(what))
     path.chmod(0o644)
     harm(path)
-    code, out, err = run(capsys, "pull", remote.root, tmp_path / "pulled")
+    code, out, err = labelstore_command("pull", remote.root, tmp_path / "pulled")
     assert (code, out) == (3, "")
     assert err.splitlines()[-1].startswith(f"labelstore: {remote.root}")
     assert left_in(tmp_path, "remote")
@@ -213,10 +207,10 @@ def test_an_interrupted_pull_leaves_nothing(tmp_path, remote, pushed, error):
     assert left_in(tmp_path, "remote")
 
 
-def test_what_is_not_pushed(tmp_path, remote, frozen, pushed, capsys):
+def test_what_is_not_pushed(tmp_path, remote, frozen, pushed, labelstore_command):
     before = tree(remote.root)
     with make(tmp_path / "open", frozen=False):
-        code, out, err = run(capsys, "push", tmp_path / "open", tmp_path / "new")
+        code, out, err = labelstore_command("push", tmp_path / "open", tmp_path / "new")
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert "labelstore freeze" in err
     assert not (tmp_path / "new").exists()
@@ -250,16 +244,16 @@ def test_what_is_not_pushed(tmp_path, remote, frozen, pushed, capsys):
     assert tree(remote.root) == before
 
 
-def test_dry_runs_write_nothing(tmp_path, remote, frozen, capsys):
-    code, out, _ = run(capsys, "push", frozen.path, remote.root, "--dry-run", "--json")
+def test_dry_runs_write_nothing(tmp_path, remote, frozen, labelstore_command):
+    code, out, _ = labelstore_command("push", frozen.path, remote.root, "--dry-run", "--json")
     assert (code, json.loads(out)["commit"]) == (0, None)
     assert left_in(tmp_path)
-    code, out, _ = run(capsys, "push", frozen.path, remote.root, "--json")
+    code, out, _ = labelstore_command("push", frozen.path, remote.root, "--json")
     commit = json.loads(out)["commit"]
-    code, out, _ = run(capsys, "pull", remote.root, tmp_path / "p", "--dry-run", "--json")
+    code, out, _ = labelstore_command("pull", remote.root, tmp_path / "p", "--dry-run", "--json")
     assert (code, json.loads(out)["commit"]) == (0, commit)
     assert left_in(tmp_path, "remote")
-    code, out, _ = run(capsys, "pull", remote.root, tmp_path / "p")
+    code, out, _ = labelstore_command("pull", remote.root, tmp_path / "p")
     assert code == 0
     assert commit in out
 

@@ -11,7 +11,6 @@ import torch
 
 import labelstore
 import trainer
-from cli import errors, labelstore_app
 from labelstore import CropAugmentation, CropPlan, Full, LabelMap
 from labelstore.care.auditing import audit
 from labelstore.care.repairing import repair
@@ -157,11 +156,7 @@ def test_what_comes_on_top_is_said_and_what_would_be_lost_is_refused(place, tmp_
         labelstore.export_labels(store.label_set(), target=tmp_path / "out.h5", format="hdf5")
 
 
-def test_on_the_command_line(place, tmp_path, capsys):
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
-        return code, *capsys.readouterr()
-
+def test_on_the_command_line(place, tmp_path, labelstore_command):
     create = (
         "create", tmp_path / "s", "--images", place / "images", "--teacher", place / "teacher",
         "--num-crops", 2, "--k", 2, "--device", "cpu",
@@ -172,13 +167,15 @@ def test_on_the_command_line(place, tmp_path, capsys):
         (("--rand-augment", "12"), "each is 0 to 10"),
         (("--rand-augment-ops", "3"), "need --rand-augment"),
     ):
-        code, _, err = run(*create, *wrong)
+        code, _, err = labelstore_command(*create, *wrong)
         assert code == 2, err
         assert why in err
-    code, _, err = run(*create, "--color-jitter", "0.4,0.4,0.4,0.1", "--rand-augment", 9)
+    code, _, err = labelstore_command(
+        *create, "--color-jitter", "0.4,0.4,0.4,0.1", "--rand-augment", 9
+    )
     assert code == 0, err
     with labelstore.open(tmp_path / "s") as store:
         assert store.plan().parameters["augmentation"] == BOTH.to_record()
-    out = run("info", tmp_path / "s")[1]
+    out = labelstore_command("info", tmp_path / "s")[1]
     assert "colour jitter 0.4, 0.4, 0.4, 0.1" in out
     assert "RandAugment 9" in out

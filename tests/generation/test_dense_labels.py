@@ -12,7 +12,6 @@ import timm
 import torch
 
 import labelstore
-from cli import errors, labelstore_app
 from labelstore import Full, LabelMap, Logits, MarginalSmoothing
 from labelstore.care.freezing import freeze
 from labelstore.care.leftovers import gc
@@ -327,12 +326,8 @@ def test_functions_that_give_no_network_are_refused(source, message):
 
 
 @pytest.mark.slow
-def test_the_commands_make_and_show_them(photographs, tmp_path, capsys):
+def test_the_commands_make_and_show_them(photographs, tmp_path, labelstore_command):
     run = write_teacher(tmp_path / "t")
-
-    def labelstore_command(*arguments):
-        code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
-        return code, *capsys.readouterr()
 
     create = ["create", tmp_path / "s", "--images", photographs, "--teacher", run, "--num-crops", M]
     create += ["--device", "cpu", "--workers", 1]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import labelstore
-from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing
 from labelstore.care.repairing import repair
 from labelstore.care.verification import verify
@@ -161,20 +160,16 @@ def test_files_that_would_not_fit_each_other_are_replaced_only_together(
 
 
 @pytest.mark.sample(1)
-def test_the_command(store, photographs, capsys):
+def test_the_command(store, photographs, labelstore_command):
     damage(store, "labels")
 
-    def run(*arguments):
-        code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
-        return code, *capsys.readouterr()
-
-    assert run("verify", store.path)[0] == 3
-    code, out, _ = run("repair", store.path, "--dry-run", "--json")
+    assert labelstore_command("verify", store.path)[0] == 3
+    code, out, _ = labelstore_command("repair", store.path, "--dry-run", "--json")
     assert code == 0
     assert len(json.loads(out)["shards"]) == 1
-    assert run("verify", store.path)[0] == 3
+    assert labelstore_command("verify", store.path)[0] == 3
     more = ["--device", "cpu", "--workers", "2", "--batch-size", "16"]
-    code, out, err = run("repair", store.path, "--images", photographs, *more)
+    code, out, err = labelstore_command("repair", store.path, "--images", photographs, *more)
     assert code == 0, err
     assert "as it was" in out
-    assert run("verify", store.path, "--deep")[0] == 0
+    assert labelstore_command("verify", store.path, "--deep")[0] == 0

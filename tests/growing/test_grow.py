@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import labelstore
-from cli import errors, labelstore_app
 from labelstore import MarginalRenorm, MarginalSmoothing, RegionThresholds
 from labelstore.calibration import Region, calibrate, update
 from labelstore.codecs import densify
@@ -273,53 +272,49 @@ def test_a_worker_that_began_before_the_growth_ends(tmp_path, photographs, teach
 
 
 @pytest.mark.slow
-def test_the_commands(tmp_path, photographs, teachers, capsys):
+def test_the_commands(tmp_path, photographs, teachers, labelstore_command):
     path = tmp_path / "s"
     create(path, photographs, teachers[0], BEFORE).close()
-
-    def run(*arguments):
-        code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
-        return code, *capsys.readouterr()
 
     source = ["--images", photographs]
     work = ["--device", "cpu", "--workers", "2"]
     two = ["add-teacher", path, *source, "--teacher", teachers[1], "--k", "2"]
-    code, out, _ = run(*two, "--dry-run", "--json")
+    code, out, _ = labelstore_command(*two, "--dry-run", "--json")
     assert code == 0
     assert json.loads(out)["crops"] == 9 * BEFORE
-    code, out, _ = run(*two, *work, "--json")
+    code, out, _ = labelstore_command(*two, *work, "--json")
     assert code == 0
     assert json.loads(out)["label_set"] == "two"
-    code, out, _ = run("calibrate", path, "--label-set", "one")
+    code, out, _ = labelstore_command("calibrate", path, "--label-set", "one")
     assert code == 0
 
     for words in (["grow", path], ["audit", path, "--label-set", "one"]):
-        code, _, err = run(*words, "--teacher-model", "timm:resnet18")
+        code, _, err = labelstore_command(*words, "--teacher-model", "timm:resnet18")
         assert code == 2
         assert "--teacher-model timm:resnet18 names the network of a checkpoint" in err
 
     one = ["grow", path, *source, "--teacher", teachers[0], "--num-crops"]
-    code, out, _ = run(*one, AFTER, "--dry-run")
+    code, out, _ = labelstore_command(*one, AFTER, "--dry-run")
     assert code == 0
     assert "from 6 to 12 crops" in out
-    code, _, err = run(*one, 10)
+    code, _, err = labelstore_command(*one, 10)
     assert code == 2
     assert "choose 9 or 12" in err
     assert err.count("\n") == 1
-    code, out, err = run(*one, AFTER, *work)
+    code, out, err = labelstore_command(*one, AFTER, *work)
     assert code == 0
     assert "label set one" in out
     assert "label set two lacks labels" in err
     assert "mask ferkd does not cover all crops" in err
-    code, out, _ = run("info", path, "--json")
+    code, out, _ = labelstore_command("info", path, "--json")
     assert json.loads(out)["masks"][0]["num_crops"] == BEFORE
-    code, _, err = run("calibrate", path, "--update", "--low", "0.1")
+    code, _, err = labelstore_command("calibrate", path, "--update", "--low", "0.1")
     assert code == 2
     assert "--update keeps the mask's rule" in err
-    code, _, err = run("calibrate", path, "--update", "--dry-run")
+    code, _, err = labelstore_command("calibrate", path, "--update", "--dry-run")
     assert code == 0
     assert "would cover 12 crops" in err
-    code, _, err = run("calibrate", path, "--update")
+    code, _, err = labelstore_command("calibrate", path, "--update")
     assert code == 0
     assert "covers 12 crops of each image, before 6" in err
 

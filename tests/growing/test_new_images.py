@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import labelstore
-from cli import errors, labelstore_app
 from labelstore import MarginalRenorm, MarginalSmoothing, RegionThresholds
 from labelstore.analysis.disk import storage
 from labelstore.analysis.histogram import histogram
@@ -355,40 +354,36 @@ class TestTheCatalogue:
                     catalogue.images.columns()
 
 
-def test_the_command(tmp_path, photographs, teacher, capsys):
+def test_the_command(tmp_path, photographs, teacher, labelstore_command):
     folder, bring = photographs
     path = tmp_path / "s"
     create(path, folder, teacher).close()
 
-    def run(*arguments):
-        code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
-        return code, *capsys.readouterr()
-
-    assert run("calibrate", path, "--low", "0", "--top", "1")[0] == 0
+    assert labelstore_command("calibrate", path, "--low", "0", "--top", "1")[0] == 0
     take_in = ["grow", path, "--images", folder]
-    code, out, _ = run(*take_in)
+    code, out, _ = labelstore_command(*take_in)
     assert code == 0
     assert "has all 6 images" in out
     bring()
-    code, out, _ = run(*take_in, "--dry-run", "--json")
+    code, out, _ = labelstore_command(*take_in, "--dry-run", "--json")
     assert code == 0
     assert json.loads(out)["num_new"] == 3
-    assert json.loads(run("info", path, "--json")[1])["images"] == 6
-    code, out, err = run(*take_in)
+    assert json.loads(labelstore_command("info", path, "--json")[1])["images"] == 6
+    code, out, err = labelstore_command(*take_in)
     assert code == 0
     assert "3 images joined" in out
     assert "from row 8 on: 9 in all" in out
     assert "label set one lacks labels" in err
     assert f"mask ferkd does not cover all crops: labelstore calibrate {path} --update" in err
-    assert run("verify", path)[0] == 0
-    code, out, err = run(*take_in, "--teacher", teacher, "--device", "cpu", "--json")
+    assert labelstore_command("verify", path)[0] == 0
+    code, out, err = labelstore_command(*take_in, "--teacher", teacher, "--device", "cpu", "--json")
     assert code == 0
     assert json.loads(out)["num_crops"] == 18
     assert json.loads(out)["incomplete_label_sets"] == []
-    assert run("calibrate", path, "--update")[0] == 0
-    info = json.loads(run("info", path, "--json")[1])
+    assert labelstore_command("calibrate", path, "--update")[0] == 0
+    info = json.loads(labelstore_command("info", path, "--json")[1])
     assert (info["images"], info["bad_images"]) == (9, 0)
-    code, _, err = run("grow", path, "--num-crops", "9")
+    code, _, err = labelstore_command("grow", path, "--num-crops", "9")
     assert code == 2
     assert "--num-crops needs --teacher" in err
     assert err.count("\n") == 1

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import labelstore
-from cli import errors, labelstore_app
 from labelstore import MarginalSmoothing
 from labelstore.care import freezing
 from labelstore.care.freezing import freeze
@@ -168,20 +167,18 @@ def test_a_frozen_store_is_read_where_nothing_can_be_written(open_folder):
     assert done.stdout.split() == ["6.0", "True"], done.stderr
 
 
-def test_the_command(store, tmp_path, capsys):
-    def run(*arguments):
-        code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
-        return code, *capsys.readouterr()
-
-    code, out, _ = run("freeze", store.path, tmp_path / "copy", "--dry-run", "--json")
+def test_the_command(store, tmp_path, labelstore_command):
+    code, out, _ = labelstore_command(
+        "freeze", store.path, tmp_path / "copy", "--dry-run", "--json"
+    )
     assert code == 0
     planned = json.loads(out)
     assert not (tmp_path / "copy").exists()
-    code, out, err = run("freeze", store.path, tmp_path / "copy", "--json")
+    code, out, err = labelstore_command("freeze", store.path, tmp_path / "copy", "--json")
     assert code == 0, err
     assert json.loads(out)["files"] == planned["files"]
-    code, out, err = run("calibrate", tmp_path / "copy")
+    code, out, err = labelstore_command("calibrate", tmp_path / "copy")
     assert (code, out, err.count("\n")) == (6, "", 1)
     assert "frozen" in err
-    assert run("verify", tmp_path / "copy")[0] == 0
-    assert run("gc", tmp_path / "copy")[0] == 0
+    assert labelstore_command("verify", tmp_path / "copy")[0] == 0
+    assert labelstore_command("gc", tmp_path / "copy")[0] == 0

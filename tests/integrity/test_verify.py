@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import labelstore
-from cli import errors, labelstore_app
 from labelstore.arrays.durable import StagedFiles
 from labelstore.care.verification import verify
 from labelstore.commit.lease_keeper import LeaseKeeper
@@ -151,21 +150,16 @@ def test_deep_sees_values_that_were_wrong_when_written(store, field, change, say
     assert all("images 0-7" in str(problem) for problem in problems)
 
 
-def run(capsys, *arguments):
-    code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
-    return code, *capsys.readouterr()
-
-
-def test_the_command_prints_a_line_per_problem_and_ends_with_three(store, capsys):
-    code, out, err = run(capsys, "verify", store.path)
+def test_the_command_prints_a_line_per_problem_and_ends_with_three(store, labelstore_command):
+    code, out, err = labelstore_command("verify", store.path)
     assert (code, out.count("\n")) == (0, 1), err
     assert "sound" in out
-    assert run(capsys, "verify", store.path, "--fast", "--deep")[0] == 2
+    assert labelstore_command("verify", store.path, "--fast", "--deep")[0] == 2
     for path in shard_paths(store)[:2]:
         path.unlink()
-    code, out, _ = run(capsys, "verify", store.path, "--fast")
+    code, out, _ = labelstore_command("verify", store.path, "--fast")
     assert (code, out.count("\n")) == (3, 3)
-    code, out, _ = run(capsys, "verify", store.path, "--json")
+    code, out, _ = labelstore_command("verify", store.path, "--json")
     assert (code, out.count("\n")) == (3, 1)
     record = json.loads(out)
     assert len(record["problems"]) == 2

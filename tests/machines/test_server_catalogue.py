@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import create_engine, text
 
 import labelstore
-from cli import errors, labelstore_app
 from labelstore import MarginalRenorm, RegionThresholds
 from labelstore.analysis.disk import storage
 from labelstore.blocks.block_map import block_map
@@ -37,11 +36,6 @@ def schemas(postgresql):
         names = {row[0] for row in found}
     engine.dispose()
     return names
-
-
-def run(capsys, *arguments):
-    code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
-    return code, *capsys.readouterr()
 
 
 def assert_equal(one, other):
@@ -182,29 +176,29 @@ def test_psycopg_not_installed_is_said_in_one_line(make_store, monkeypatch, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_the_commands(postgresql, tmp_path, capsys):
+def test_the_commands(postgresql, tmp_path, labelstore_command):
     photographs = write_photographs(tmp_path / "photographs", per_class=2)
     teacher = write_teacher(tmp_path / "teacher", seed=0)
     path = tmp_path / "s.labels"
     create = ["create", path, "--images", photographs, "--teacher", teacher, "--num-crops", "4"]
     create += ["--k", "2", "--device", "cpu", "--workers", "1", "--images-per-shard", "4"]
-    code, out, err = run(capsys, *create, "--catalogue", "postgresql://u:secret@h/d")
+    code, out, err = labelstore_command(*create, "--catalogue", "postgresql://u:secret@h/d")
     assert (code, out) == (2, "")
     assert "secret" not in err
-    code, out, err = run(capsys, *create, "--catalogue", postgresql)
+    code, out, err = labelstore_command(*create, "--catalogue", postgresql)
     assert code == 0, err
     assert (path / "catalogue.url").exists()
     # again: the same server is recognised, another one refused
-    assert run(capsys, *create, "--catalogue", postgresql)[0] == 0
-    assert run(capsys, *create)[0] == 0
-    code, _, err = run(capsys, *create, "--catalogue", "postgresql://elsewhere/d")
+    assert labelstore_command(*create, "--catalogue", postgresql)[0] == 0
+    assert labelstore_command(*create)[0] == 0
+    code, _, err = labelstore_command(*create, "--catalogue", "postgresql://elsewhere/d")
     assert code == 5
     assert "on another server" in err
     grow = ["grow", path, "--images", photographs, "--teacher", teacher, "--num-crops", "8"]
-    assert run(capsys, *grow, "--device", "cpu", "--workers", "1")[0] == 0
+    assert labelstore_command(*grow, "--device", "cpu", "--workers", "1")[0] == 0
     for command in ("info", "stats", "verify"):
-        assert run(capsys, command, path)[0] == 0
-    code, out, _ = run(capsys, "freeze", path, tmp_path / "frozen", "--json")
+        assert labelstore_command(command, path)[0] == 0
+    code, out, _ = labelstore_command("freeze", path, tmp_path / "frozen", "--json")
     assert code == 0
     assert json.loads(out)["frozen"]
-    assert run(capsys, "verify", tmp_path / "frozen", "--deep")[0] == 0
+    assert labelstore_command("verify", tmp_path / "frozen", "--deep")[0] == 0

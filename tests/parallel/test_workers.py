@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 import labelstore
-from cli import errors, labelstore_app
 from labelstore import MarginalRenorm, MarginalSmoothing, RegionQuantiles
 from labelstore.analysis.comparison import compare
 from labelstore.analysis.histogram import histogram
@@ -250,11 +249,7 @@ def test_dask_not_installed_is_said_in_one_line(monkeypatch):
         pass
 
 
-def test_the_commands(store_path, cluster, capsys):
-    def run(*arguments):
-        code = errors.run(labelstore_app.commands, "labelstore", [str(a) for a in arguments])
-        return code, *capsys.readouterr()
-
+def test_the_commands(store_path, cluster, labelstore_command):
     def free_port():
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", 0))
@@ -269,22 +264,22 @@ def test_the_commands(store_path, cluster, capsys):
         variants,
         ["verify", store_path],
     ):
-        code, out, err = run(*command, *dead)
+        code, out, err = labelstore_command(*command, *dead)
         assert (code, out) == (6, "")
         assert "no scheduler answers" in err
         assert err.count("\n") == 1
     assert (store_path / "catalogue.db").read_bytes() == before
 
     alive = ["--dask", cluster]
-    _, serial, _ = run("stats", store_path, "--workers", "1", "--all", "--json")
-    code, out, _ = run("stats", store_path, *alive, "--all", "--json")
+    _, serial, _ = labelstore_command("stats", store_path, "--workers", "1", "--all", "--json")
+    code, out, _ = labelstore_command("stats", store_path, *alive, "--all", "--json")
     assert code == 0
     found, wanted = (json.loads(text)["label_sets"][0] for text in (out, serial))
     assert found["histogram"] == wanted["histogram"]
     assert found["profile"].keys() == wanted["profile"].keys()
-    assert run("calibrate", store_path, *alive, "--quantiles", "0.1,0.2,0.9")[0] == 0
-    assert run("calibrate", store_path, *alive, "--update")[0] == 0
-    assert run(*variants, *alive)[0] == 0
-    code, out, _ = run("verify", store_path, "--deep", *alive)
+    assert labelstore_command("calibrate", store_path, *alive, "--quantiles", "0.1,0.2,0.9")[0] == 0
+    assert labelstore_command("calibrate", store_path, *alive, "--update")[0] == 0
+    assert labelstore_command(*variants, *alive)[0] == 0
+    code, out, _ = labelstore_command("verify", store_path, "--deep", *alive)
     assert code == 0
     assert out.endswith("sound\n")
