@@ -41,12 +41,9 @@ pinned:
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade \
 		--constraint .venv/versions.txt --output-file constraints.txt pyproject.toml
 
-# minutes; every law by a sample at least. `make test-slow` is the rest, with more examples for hypothesis' laws.
-# Python keeps what it compiled, for hundreds of processes that tests start, also where the environment says not to. Folders
-# of `make test` lie in memory where that has 4 GB to spare, as each store waits 200 times for a disk; `make test-slow` has the disk
+# minutes; every law by a sample at least. `make test-slow` is the rest, with more examples for hypothesis' laws. Python keeps
+# what it compiled, for hundreds of processes that tests start, also where the environment says not to
 test test-slow stress: export PYTHONDONTWRITEBYTECODE :=
-MEMORY = $(shell df --output=avail -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 4e6 { print "/dev/shm" }')
-test: export TMPDIR := $(or $(MEMORY),$(TMPDIR))
 
 test: $(DEV)
 	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
