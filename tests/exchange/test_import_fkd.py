@@ -296,7 +296,7 @@ def test_other_images_are_a_conflict(labels, imported, tmp_path):
         (Stated(compression="ms", num_classes=12, temperature=1.0, k=4), "choose 1 to 3"),
         (Stated(compression="full", num_classes=12), "choose ms, mr, smoothing, hard"),
         (Stated(compression="logits", num_classes=12), "choose ms, mr, smoothing, hard"),
-        (Stated(compression="ms", num_classes=12, temperature=1.0, num_crops=5), "hold 4"),
+        (Stated(compression="ms", num_classes=12, temperature=1.0, num_crops=5), "hold up to 4"),
         (
             Stated(compression="ms", num_classes=12, temperature=1.0, axis_order="rows-first"),
             "sides or swapped",
