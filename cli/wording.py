@@ -136,14 +136,6 @@ def import_facts(facts: Mapping[str, Any]) -> list[str]:
     lines = []
     if "order" in facts:
         lines.append(f"order of the images: {facts['order']}, {_why_this_order(facts)}")
-    rows, left_out = facts.get("rows"), facts.get("rows_left_out")
-    if rows and left_out:
-        line = f"left out: {left_out:,} of {rows:,} rows"
-        fewest, most = facts.get("crops_of_an_image", (0, 0))
-        if fewest != most:
-            best = facts["num_crops_that_keeps_most"]
-            line += f"; images have {fewest} to {most} crops each, num_crops {best} keeps most rows"
-        lines.append(line)
     if "teacher_values" in facts:
         values = facts["teacher_values"]
         lines.append(
