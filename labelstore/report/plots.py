@@ -14,6 +14,7 @@ import numpy as np
 from labelstore.analysis.crop_frames import crops
 from labelstore.analysis.histogram import histogram
 from labelstore.errors import UsageError, check_seed
+from labelstore.report.shown_image import figure_text
 from labelstore.store.label_outputs import short
 
 if TYPE_CHECKING:
@@ -192,8 +193,7 @@ def _classes(axes: Axes, job: _Job) -> str:
         medianprops={"color": UNSURE},
         boxprops={"color": SURE},
     )
-    # names come from folders: a dollar sign would begin a formula
-    names = [short(str(name), 40).replace("$", r"\$") for name in order]
+    names = [figure_text(short(str(name), 40)) for name in order]
     axes.set_yticks(range(1, len(names) + 1), names, fontsize=7)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel(PROBABILITY)
@@ -218,7 +218,7 @@ def _regions(axes: Axes, job: _Job) -> str:
         label = region.lower().replace("_", " ")
         axes.barh(range(len(order)), width, left=start, color=colour, label=label, height=0.8)
         start += width
-    names = [short(str(name), 40).replace("$", r"\$") for name in order]
+    names = [figure_text(short(str(name), 40)) for name in order]
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)

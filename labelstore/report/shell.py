@@ -2,6 +2,10 @@
 
 Data is JSON in a script element that no browser runs; the page's own code, allowed by its digest, writes every name as
 text. So a class, an image or a run may be called anything. `shell.js` and `shell.css` hold what pages have in common.
+
+Pages draw their charts themselves, with marks that follow sliders and arrow keys: scripts and styles are 50 kB of the
+page of a store and 37 kB of that of runs. Vega with Vega-Lite is 830 kB in each page, and a 34 MB package where it
+draws the PNG too; matplotlib draws pictures in files, photographs among them.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def draw_image(
     axes = left.subplots()
     axes.imshow(pixels)
     axes.set_axis_off()
-    axes.set_title(_plain(title), fontsize=9, loc="left")
+    axes.set_title(figure_text(title), fontsize=9, loc="left")
     for kind, colour in (("hardest", HARD), ("easiest", EASY)):
         for at, crop in enumerate(crop for crop in shown if crop.kind == kind):
             corner = (crop.left, crop.top)
@@ -146,7 +146,7 @@ def _tag(axes: Any, crop: ShownCrop, at: int, colour: str) -> None:  # noqa: ANN
     is_low, is_right = at % 2 == 1, at % 4 >= 2
     name, value = crop.classes[0]
     axes.annotate(
-        f"{crop.crop}: {_plain(short(name.split(',')[0], 24))} {value:.2f}",
+        f"{crop.crop}: {figure_text(short(name.split(',')[0], 24))} {value:.2f}",
         (crop.left + is_right * crop.width, crop.top + is_low * crop.height),
         color="white",
         fontsize=8,
@@ -162,7 +162,7 @@ def _bars(axes: Any, crop: ShownCrop, colour: str) -> None:  # noqa: ANN401 - ma
     values = [value for _, value in crop.classes]
     axes.barh(range(len(values)), values, color=colour, height=0.65, alpha=0.75)
     for at, (name, value) in enumerate(crop.classes):
-        axes.text(0.02, at, f"{_plain(short(name, 24))}  {value:.2f}", va="center", fontsize=7)
+        axes.text(0.02, at, f"{figure_text(short(name, 24))}  {value:.2f}", va="center", fontsize=7)
     axes.set_xlim(0, 1)
     axes.set_ylim(max(len(values), 5) - 0.4, -0.6)
     axes.set_yticks([])
@@ -171,6 +171,6 @@ def _bars(axes: Any, crop: ShownCrop, colour: str) -> None:  # noqa: ANN401 - ma
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _plain(text: str) -> str:
+def figure_text(text: str) -> str:
     """A dollar sign in a name begins no formula."""
     return text.replace("$", r"\$")
