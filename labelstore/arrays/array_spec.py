@@ -51,6 +51,10 @@ class ArraySpec:
     """The path without its last part: "labels/resnet50"."""
     name: str = field(init=False)
     """Last part of the path: the field name."""
+    grid: tuple[int, ...] = field(init=False)
+    """Chunks of a shard along each axis; the second entry counts the chunk columns."""
+    chunk_bytes: int = field(init=False)
+    """Bytes of one decoded chunk."""
 
     def __post_init__(self) -> None:
         group, _, name = self.path.rpartition("/")
@@ -73,9 +77,13 @@ class ArraySpec:
                 f"array {self.path}: chunk {self.chunk} must divide shard {self.shard} and have all"
                 " of its images"
             )
-        shard_bytes = self.chunk_bytes * math.prod(self.grid)
+        grid = tuple(a // b for a, b in zip(self.shard, self.chunk, strict=True))
+        object.__setattr__(self, "grid", grid)
+        chunk_bytes = math.prod(self.chunk) * np.dtype(self.dtype).itemsize
+        object.__setattr__(self, "chunk_bytes", chunk_bytes)
+        shard_bytes = chunk_bytes * math.prod(grid)
         for what, size, limit in (
-            ("chunk", self.chunk_bytes, MAX_CHUNK_BYTES),
+            ("chunk", chunk_bytes, MAX_CHUNK_BYTES),
             ("shard", shard_bytes, MAX_SHARD_BYTES),
         ):
             if size > limit:
@@ -83,11 +91,6 @@ class ArraySpec:
                     f"array {self.path}: a {what} of {size} bytes is over the limit of {limit}; "
                     "make images_per_shard or crops_per_shard smaller"
                 )
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """Chunks of a shard along each axis; the second entry counts the chunk columns."""
-        return tuple(a // b for a, b in zip(self.shard, self.chunk, strict=True))
 
     def checked_columns(self, columns: range | None) -> range:
         """The chunk columns asked for (None: all of them). UsageError beyond the shard's."""
@@ -110,11 +113,6 @@ class ArraySpec:
         if not (stored_order and self.row_axes_first):
             return np.empty(shape, self.dtype)
         return np.moveaxis(np.empty((*shape[2:], *shape[:2]), self.dtype), (-2, -1), (0, 1))
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Bytes of one decoded chunk."""
-        return math.prod(self.chunk) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import itertools
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import google_crc32c
@@ -79,6 +80,7 @@ def encode_chunk(spec: ArraySpec, chunk: NDArray[Any]) -> bytes:
     return _sealed(stored, spec.level, spec.shuffle)
 
 
+@lru_cache(maxsize=4)
 def encode_row_numbers(size: int) -> bytes:
     """The numbers 0 to size - 1 as one chunk, uint32: a coordinate array."""
     return _sealed(np.arange(size, dtype="<u4"), ROW_NUMBER_LEVEL, "shuffle")

@@ -76,7 +76,7 @@ class ZarrArrays(ArrayBackend):
         files = []
         for spec in specs:
             data, checksums = sharding.encode_shard(spec, arrays[spec.name])
-            if any(checksum is not None for checksum in checksums):
+            if set(checksums) != {None}:
                 record = ShardFile(
                     key=shard_key(spec, index),
                     size=len(data),

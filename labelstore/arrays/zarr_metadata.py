@@ -34,12 +34,9 @@ def metadata_files(
     """Key -> bytes of every metadata file that these arrays need; `attributes` are those of groups (the root: "")."""
     arrays = {spec.path: array_node(spec) for spec in specs}
     files: dict[str, bytes] = {}
-    frames: dict[int, bytes] = {}
     for path, size in _coordinates(specs).items():
         arrays[path] = _coordinate_node(path.rpartition("/")[2], size)
-        if size not in frames:
-            frames[size] = sharding.encode_row_numbers(size)
-        files[f"{path}/c.0"] = frames[size]
+        files[f"{path}/c.0"] = sharding.encode_row_numbers(size)
     groups = _groups(specs, attributes)
     texts = {path: _text(node) for path, node in arrays.items()}
     # a group that lies in another one's list has none of its own there
@@ -56,12 +53,10 @@ def metadata_files(
 
 def array_node(spec: ArraySpec) -> Json:
     """What `zarr.json` says of one array."""
-    order = sharding.axis_order(spec)
-    transpose = [{"name": "transpose", "configuration": {"order": list(order)}}]
-    inner = [
-        *(transpose if spec.row_axes_first else []),
-        *_codecs(spec.dtype, spec.level, spec.shuffle),
-    ]
+    inner = _codecs(spec.dtype, spec.level, spec.shuffle)
+    if spec.row_axes_first:
+        order = list(sharding.axis_order(spec))
+        inner.insert(0, {"name": "transpose", "configuration": {"order": order}})
     shards = {
         "chunk_shape": list(spec.chunk),
         "codecs": inner,

@@ -28,7 +28,7 @@ from labelstore.catalogue.digests import (
     verified_rows,
 )
 from labelstore.catalogue.image_blocks import counts
-from labelstore.catalogue.record_columns import all_records
+from labelstore.catalogue.record_columns import records_by_name
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow
 from labelstore.catalogue.schema import label_sets, masks, metadata_files, metadata_intents, plans
 from labelstore.errors import ConflictError, DamagedShard
@@ -52,9 +52,9 @@ def read_array_rows(conn: Connection) -> ArrayRows:
     rows = counts(conn)[1]
     return ArrayRows(
         num_rows=rows,
-        plans={row.name: row for row in all_records(conn, plans, PlanRow)},
-        label_sets={row.name: row for row in all_records(conn, label_sets, LabelSetRow)},
-        masks={row.name: row for row in all_records(conn, masks, MaskRow)},
+        plans=records_by_name(conn, plans, PlanRow),
+        label_sets=records_by_name(conn, label_sets, LabelSetRow),
+        masks=records_by_name(conn, masks, MaskRow),
         state=_state(conn, rows),
     )
 

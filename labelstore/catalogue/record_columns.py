@@ -57,6 +57,11 @@ def all_records(conn: Connection, table: Table, kind: type[R]) -> tuple[R, ...]:
     return tuple(map(partial(from_columns, kind, table), verified_rows(conn, table)))
 
 
+def records_by_name(conn: Connection, table: Table, kind: type[R]) -> dict[str, R]:
+    """`all_records` by their names."""
+    return {row.name: row for row in all_records(conn, table, kind)}  # type: ignore[attr-defined]
+
+
 def from_columns(kind: type[R], table: Table, row: Row) -> R:
     """The record of one row in column order; JSON lists come back as tuples.
 

@@ -20,17 +20,14 @@ class LeasedBlock:
     """An image block that only this process may write, until its lease is lost."""
 
     lease: Lease
+    block: int
+    """Number of the block."""
     rows: range
     """Image rows."""
     missing: Sequence[int]
     """Crop shards to make, ascending."""
     current: Callable[[], Lease]
     """The lease with its newest expiry; raises LeaseLost where another process took the block."""
-
-    @property
-    def block(self) -> int:
-        """Number of the block."""
-        return self.lease.block
 
 
 @dataclass(frozen=True, kw_only=True)

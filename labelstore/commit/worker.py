@@ -156,6 +156,7 @@ class _Worker:
                     continue
                 yield LeasedBlock(
                     lease=lease,
+                    block=lease.block,
                     rows=self._source.layout.rows(lease.block),
                     missing=missing,
                     current=partial(self._keeper.current, lease),

@@ -327,6 +327,8 @@ def _record_about_teacher(
     *,
     stated_names: bool,
 ) -> None:
+    if evaluation is None and OUTPUT_NAMES not in teacher.facts:
+        return
     held = store.teacher(name)
     facts = dict(held.facts)
     if OUTPUT_NAMES in teacher.facts and (stated_names or OUTPUT_NAMES not in facts):

@@ -113,17 +113,21 @@ class TeacherBlocks(BlockStream):
                 self.size(lease.block) - len(block.pending) * block.num_new
             )
             self._held[lease.block] = lease, block
-            wanted, number = sorted(block.pending), lease.block
-            self._hand_over_if_complete(number)
-            for image in wanted:
-                if number not in self._held:
-                    break  # lost meanwhile: its next holder labels the rest
-                yield ImageJob(
+            jobs = [
+                ImageJob(
                     image=image,
                     key=keys[image],
                     path=self.labelling.images.file(keys[image]),
                     first_crop=block.first_crop,
                 )
+                for image in sorted(block.pending)
+            ]
+            number = lease.block
+            self._hand_over_if_complete(number)
+            for job in jobs:
+                if number not in self._held:
+                    break  # lost meanwhile: its next holder labels the rest
+                yield job
 
     def _take(self, crops: LabelledCrops) -> None:
         """Put the labels of one image's crops where they belong."""
