@@ -29,15 +29,14 @@ from labelstore.catalogue.engines import sqlite_url
 from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import ConflictError, DamagedShard, IncompleteError
 from labelstore.store import Store
-from labelstore.store.frozen_store import (
-    Manifest,
-    ManifestFile,
-    file_digest,
-    read_manifest,
+from labelstore.store.frozen_store import Manifest, ManifestFile, file_digest, read_manifest
+from labelstore.store.layout import Layout, label_layout
+from labelstore.store.opening import (
+    CATALOGUE_FILE,
+    CATALOGUE_URL_FILE,
+    MANIFEST_FILE,
     refuse_remote,
 )
-from labelstore.store.layout import Layout, label_layout
-from labelstore.store.opening import CATALOGUE_FILE, CATALOGUE_URL_FILE, MANIFEST_FILE
 
 READ_ONLY = 0o444
 

@@ -20,9 +20,13 @@ from labelstore.care.build_folders import build_folders, remove_build_folder
 from labelstore.catalogue.records import Lease
 from labelstore.errors import StorageError
 from labelstore.store import Store
-from labelstore.store.frozen_store import refuse_remote
 from labelstore.store.layout import label_layout
-from labelstore.store.opening import CATALOGUE_FILE, CATALOGUE_URL_FILE, MANIFEST_FILE
+from labelstore.store.opening import (
+    CATALOGUE_FILE,
+    CATALOGUE_URL_FILE,
+    MANIFEST_FILE,
+    refuse_remote,
+)
 
 MIN_AGE_SECONDS = 3600.0
 SPOOL_FOLDER = "spool"

@@ -22,10 +22,9 @@ from labelstore.catalogue.records import ShardRow
 from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import DamagedShard, LabelStoreError, UsageError
 from labelstore.store import Store, open_store
-from labelstore.store.frozen_store import refuse_remote
 from labelstore.store.group import Group
 from labelstore.store.metadata import metadata_problems, undescribed_groups
-from labelstore.store.opening import MANIFEST_FILE
+from labelstore.store.opening import MANIFEST_FILE, refuse_remote
 
 RESTORE_CATALOGUE = "restore the catalogue from a copy"
 

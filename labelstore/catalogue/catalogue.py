@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -62,6 +61,8 @@ class Catalogue:
 
     def __init__(self, database: Database, *, uuid: str, format_version: int) -> None:
         self._database = database
+        self.transaction = database.transaction
+        self.reading = database.reading
         self.uuid = uuid
         self.format_version = format_version
         self.images = ImageTable(database)
@@ -249,14 +250,6 @@ class Catalogue:
     def readonly(self) -> bool:
         """True where every write is refused."""
         return self._database.readonly
-
-    def transaction(self) -> AbstractContextManager[Connection]:
-        """A writing transaction: commits at the end of the block, rolls back on any error."""
-        return self._database.transaction()
-
-    def reading(self) -> AbstractContextManager[Connection]:
-        """A transaction that sees one state of all tables; writers wait for its end."""
-        return self._database.reading()
 
     def together(self, work: Callable[[], T]) -> T:
         """The calls that `work` makes as one writing transaction.

@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import (
+    Row,
     delete_rows,
     digest_text,
     insert_rows,
@@ -72,18 +73,23 @@ ABSENT = ""
 """Digest of a file that is not there."""
 
 
+Known = tuple[dict[str, str], list[Row]]
+"""Recorded digests by file, and the rows of the intents."""
+
+
 def announce(
     conn: Connection,
     files: Mapping[str, tuple[str | None, str | None]],
-    acceptable: Mapping[str, frozenset[str]] | None = None,
+    known: Known | None = None,
 ) -> int:
     """Write intents to change files, key -> (old digest, new digest), None for no file; returns their token.
 
-    `acceptable` are the acceptable digests where the caller has looked already. ConflictError where the old digest is
-    none of them: the files changed meanwhile.
+    ConflictError where the old digest is neither recorded nor another intent's: the files changed
+    meanwhile.
     """
-    acceptable = acceptable_digests(conn) if acceptable is None else acceptable
-    token = 1 + max((row[0] for row in verified_rows(conn, metadata_intents)), default=0)
+    known = known or _known(conn)
+    acceptable = _acceptable(known)
+    token = 1 + max((row[0] for row in known[1]), default=0)
     for key, (old, _) in files.items():
         if (old or ABSENT) not in acceptable.get(key, frozenset({ABSENT})):
             raise ConflictError(
@@ -102,17 +108,20 @@ def announce(
 
 def mark_metadata(conn: Connection) -> None:
     """Say, where files were written before, that they have to be written again: rows changed that they follow from."""
-    recorded = verified_rows(conn, metadata_files)
-    if top := {key: (digest, digest) for key, digest in recorded if "/" not in key}:
-        announce(conn, top)
+    known = _known(conn)
+    if top := {key: (digest, digest) for key, digest in known[0].items() if "/" not in key}:
+        announce(conn, top, known)
 
 
-def acceptable_digests(conn: Connection) -> dict[str, frozenset[str]]:
+def _known(conn: Connection) -> Known:
+    recorded, intents = verified_rows(conn, metadata_files), verified_rows(conn, metadata_intents)
+    return dict(recorded), intents
+
+
+def _acceptable(known: Known) -> dict[str, frozenset[str]]:
     """Per file the digests that are acceptable: the recorded one, and both of every intent; ABSENT for no file."""
-    found: dict[str, set[str]] = {}
-    for key, digest in verified_rows(conn, metadata_files):
-        found[key] = {digest}
-    for _, key, old, new in verified_rows(conn, metadata_intents):
+    found = {key: {digest} for key, digest in known[0].items()}
+    for _, key, old, new in known[1]:
         found.setdefault(key, set()).update((old, new))
     try:
         # files of these names are written, copied and removed
@@ -160,10 +169,10 @@ class MetadataFiles:
                 raise ConflictError(
                     "what the metadata files follow from was changed by another worker: start over"
                 )
-            acceptable = acceptable_digests(conn)
-            wanted = changes(acceptable)
+            known = _known(conn)
+            wanted = changes(_acceptable(known))
             if wanted:
-                return announce(conn, wanted, acceptable)
+                return announce(conn, wanted, known)
             delete_rows(conn, metadata_intents)
             return None
 
@@ -177,7 +186,7 @@ class MetadataFiles:
         """
 
         def work(conn: Connection) -> None:
-            intents = verified_rows(conn, metadata_intents)
+            recorded, intents = _known(conn)
             newest = max((row[0] for row in intents), default=None)
             if token is not None and token != newest:
                 raise ConflictError(
@@ -185,7 +194,6 @@ class MetadataFiles:
                 )
             if publish is not None:
                 publish()
-            recorded = {row[0] for row in verified_rows(conn, metadata_files)}
             changed = {key: new for intent, key, _, new in intents if intent == newest}
             gone = [key for key, new in changed.items() if new == ABSENT]
             rows = [{"key": key, "digest": new} for key, new in changed.items() if new != ABSENT]
@@ -199,7 +207,7 @@ class MetadataFiles:
     def digests(self) -> dict[str, frozenset[str]]:
         """Per metadata file the digests that are acceptable; more than one while a change is under way."""
         with self._database.reading() as conn:
-            return acceptable_digests(conn)
+            return _acceptable(_known(conn))
 
     def pending(self) -> dict[str, str]:
         """Files of the newest unfinished change and their new digests; empty where nothing was interrupted."""

@@ -26,7 +26,7 @@ from labelstore.cropping.crop_mixing import planned_mixing
 from labelstore.devices import resize_note
 from labelstore.errors import DamagedShard, IncompleteError, RejectedInput
 from labelstore.images import ImageSource, open_images
-from labelstore.labelling.crop_batches import ImageJob, OpenedImage
+from labelstore.labelling.crop_batches import ImageJob
 from labelstore.labelling.deriving import learns
 from labelstore.labelling.generation_options import GenerationOptions, check_augmented
 from labelstore.labelling.image_check import check_images
@@ -235,12 +235,12 @@ def learnt_by(
     jobs = [ImageJob(image=i, key=keys[i], path=labelling.images.file(keys[i])) for i in images]
     note(f"learning the codebook from {len(images) * num_crops:,} crops of {len(images):,} images")
     found: list[NDArray[np.float32]] = []
-    batches = labelling.label(store, plan, jobs, num_crops=num_crops, check=_is_any)
+    batches = labelling.label(store, plan, jobs, num_crops=num_crops)
     with closing(batches):
         for batch in batches:
             for crops in batch:
                 if crops.opened.bad is None:
-                    found.append(_outputs(crops.labels))
+                    found.append(crops.labels["logits"])
                 elif not labelling.options.skip_bad:
                     raise RejectedInput(
                         f"{crops.opened.bad}: fix the file, or leave it out with `skip_bad`"
@@ -248,14 +248,6 @@ def learnt_by(
     return codec.trained(
         np.concatenate(found) if found else np.empty((0, labelling.num_classes), np.float32)
     )
-
-
-def _outputs(labels: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    return labels["logits"]
-
-
-def _is_any(opened: OpenedImage) -> None:
-    """Nothing is compared yet: the labels themselves are checked when they are made."""
 
 
 def check_committed_files(store: Store, group: str) -> None:

@@ -203,7 +203,7 @@ class Labelling:
         jobs: Iterable[ImageJob],
         *,
         num_crops: int,
-        check: Callable[[OpenedImage], None],
+        check: Callable[[OpenedImage], None] | None = None,
         most_ahead: int | None = None,
     ) -> Generator[list[LabelledCrops], None, None]:
         """The crops of a batch with their labels, while the teacher is at the next batch; arguments of

@@ -52,9 +52,8 @@ from labelstore.store.frozen_store import (
     file_digest,
     parse_manifest,
     read_manifest,
-    refuse_remote,
 )
-from labelstore.store.opening import ARRAY_FOLDERS, CATALOGUE_FILE, MANIFEST_FILE
+from labelstore.store.opening import ARRAY_FOLDERS, CATALOGUE_FILE, MANIFEST_FILE, refuse_remote
 
 CARD_FILE = "README.md"
 BESIDE = frozenset({CARD_FILE, ".gitattributes", "LICENSE", "LICENSE.md"})

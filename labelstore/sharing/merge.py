@@ -21,9 +21,8 @@ from labelstore.sharing.merge_report import MergedLabels, MergeReport
 from labelstore.sharing.merged_catalogue import add_records, check_target, num_lacking, register
 from labelstore.sharing.union import Union, chosen_stores, union_of
 from labelstore.store import Store, open_store
-from labelstore.store.frozen_store import refuse_remote, storage_url
 from labelstore.store.layout import MOST_IMAGES_PER_SHARD
-from labelstore.store.opening import ARRAY_FOLDERS, exists
+from labelstore.store.opening import ARRAY_FOLDERS, exists, refuse_remote, storage_url
 
 MOST_STORES = 1000
 

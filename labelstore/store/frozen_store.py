@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -38,7 +37,6 @@ from labelstore.errors import (
     FormatVersionError,
     StorageError,
     StoreNotFound,
-    UsageError,
 )
 from labelstore.store.layout import FORMAT_VERSION
 from labelstore.store.metadata import check_metadata
@@ -149,21 +147,6 @@ CATALOGUE_KEY = "catalogue.db"
 ARRAYS = {"arrays.zarr/zarr.json": "zarr", "arrays/arrays.json": "hdf5"}
 """The file that describes the arrays, and the backend that wrote it."""
 UPLOAD_AGAIN = "upload the file again from the frozen store"
-
-
-def storage_url(path: str | os.PathLike[str]) -> str | None:
-    """The URL, if the path is one of object storage; None for a folder. A `Path` has lost one of the two slashes."""
-    match = re.fullmatch(r"(s3|gs|az|https?):(?:/+(.*))?", str(path))
-    return None if match is None else f"{match[1]}://{match[2] or ''}"
-
-
-def refuse_remote(path: str | Path, what: str) -> None:
-    """UsageError for what cannot be done to a store in object storage."""
-    url = storage_url(path)
-    if url is not None:
-        raise UsageError(
-            f"{url}: {what}; a frozen store in object storage can be read, copy it to a disk for everything else"
-        )
 
 
 def open_remote(url: str, *, cache: Path | None = None) -> Store:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -43,7 +45,7 @@ from labelstore.errors import (
     check_utf8,
 )
 from labelstore.images import ImageSource, check_keys, open_images
-from labelstore.store.frozen_store import open_remote, refuse_remote, storage_url
+from labelstore.store.frozen_store import open_remote
 from labelstore.store.layout import FORMAT_VERSION, check_num_crops, choose_layout
 from labelstore.store.metadata import check_metadata
 from labelstore.store.store import Store
@@ -212,6 +214,21 @@ def create(
         shutil.rmtree(building, ignore_errors=True)
     # not by `open_store`: what it refuses in a stranger's store, this process has just written
     return Store(path, _catalogue(path, catalogue_url(path), readonly=False), _backend(path))
+
+
+def storage_url(path: str | os.PathLike[str]) -> str | None:
+    """The URL, if the path is one of object storage; None for a folder. A `Path` has lost one of the two slashes."""
+    match = re.fullmatch(r"(s3|gs|az|https?):(?:/+(.*))?", str(path))
+    return None if match is None else f"{match[1]}://{match[2] or ''}"
+
+
+def refuse_remote(path: str | Path, what: str) -> None:
+    """UsageError for what cannot be done to a store in object storage."""
+    url = storage_url(path)
+    if url is not None:
+        raise UsageError(
+            f"{url}: {what}; a frozen store in object storage can be read, copy it to a disk for everything else"
+        )
 
 
 def catalogue_server(path: Path) -> str | None:
