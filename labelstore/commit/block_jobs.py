@@ -59,16 +59,13 @@ class _Blocks(ABC):
     layout: Layout
     blocks: Sequence[int]
     """In the order in which they are leased."""
+    under_way: int = field(default=0, init=False)
+    """Progress in blocks that are not committed yet, in the unit of `size`."""
 
     @property
     def most_shards(self) -> int:
         """A block with as many committed crop shards is not leased."""
         return self.layout.num_crop_shards
-
-    @property
-    def under_way(self) -> int:
-        """Progress in blocks that are not committed yet, in the unit of `size`."""
-        return 0
 
     def missing(self, block: int, committed: Collection[int]) -> Sequence[int]:
         """Crop shards of a block that are to be made, where these are committed; none when it is done."""

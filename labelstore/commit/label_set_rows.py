@@ -50,7 +50,8 @@ def register(
         return row, bool(catalogue.metadata.pending())
 
     with catalogue.reading():
-        row, is_pending = store.find_label_set(new.name), bool(catalogue.metadata.pending())
+        row = store.find_label_set(new.name)
+        is_pending = row is not None and bool(catalogue.metadata.pending())
     if row is None:
         row, is_pending = catalogue.together(add)
     if row.uuid != new.uuid:

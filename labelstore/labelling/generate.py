@@ -40,6 +40,10 @@ from labelstore.teachers.teacher import Teacher, load_teacher
 from labelstore.teachers.teacher_check import TeacherCheck, TeacherEvaluation
 
 
+def no_progress(done: int, total: int) -> None:
+    """Ignore progress."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationReport:
     """What a call of `generate` found and did."""
@@ -64,7 +68,7 @@ def generate(
     images: str | Path | ImageSource | None = None,
     plan: str | None = None,
     check: TeacherCheck | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = no_progress,
     note: Callable[[str], None] = lambda message: None,
     begin: Callable[[], None] | None = None,
     **options: Any,  # noqa: ANN401 - the fields of GenerationOptions, which checks them

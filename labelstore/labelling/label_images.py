@@ -32,7 +32,13 @@ from labelstore.cropping.crop_augmentation import CropAugmentation
 from labelstore.cropping.crop_mixing import CropMixing
 from labelstore.errors import ConflictError, LabelStoreError
 from labelstore.images import ImageSource, open_images, torchvision_classes
-from labelstore.labelling.generate import GenerationReport, check_on_plan, evaluated, label
+from labelstore.labelling.generate import (
+    GenerationReport,
+    check_on_plan,
+    evaluated,
+    label,
+    no_progress,
+)
 from labelstore.labelling.generation_options import GenerationOptions, check_augmented
 from labelstore.labelling.image_check import check_images, note_ignored
 from labelstore.labelling.labelling import Labelling
@@ -65,7 +71,7 @@ def label_images(
     backend: str = "zarr",
     catalogue: str | None = None,
     check: TeacherCheck | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = no_progress,
     note: Callable[[str], None] = lambda message: None,
     **generation: Any,  # noqa: ANN401 - the fields of GenerationOptions, which checks them
 ) -> GenerationReport:
@@ -174,7 +180,7 @@ def _make(
     """The new store; None where another process was faster."""
     raw = sum(
         np.dtype(field.dtype).itemsize * math.prod(field.shape)
-        for field in (*labelling.codec.fields(labelling.num_classes), *PLAN_FIELDS)
+        for field in (*labelling.fields, *PLAN_FIELDS)
         if field.per == "crop"
     )
     crops_per_shard = choice.crops_per_shard

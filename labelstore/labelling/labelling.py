@@ -10,11 +10,12 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import LabelSetRow, PlanRow
-from labelstore.codecs.base import LabelCodec
+from labelstore.codecs.base import Field, LabelCodec
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.device_decoding import device_decoding, sample_of
 from labelstore.cropping.replay import decode
@@ -67,6 +68,8 @@ class Labelling:
     labeller: Labeller
     facts: LabelFacts
     num_classes: int
+    fields: tuple[Field, ...]
+    """The arrays of the label set."""
     options: GenerationOptions
     images: ImageSource
     decode: Callable[[bytes, str], torch.Tensor]
@@ -110,11 +113,12 @@ class Labelling:
         )
         check_crop_device(facts.crop_device, teacher.row.interpolation)
         check_decode_device(facts.decode_device, facts.crop_device)
-        num_classes = teacher.row.num_classes if facts.outputs is None else len(facts.outputs)
+        outputs = facts.outputs
+        num_classes = teacher.row.num_classes if outputs is None else len(outputs)
         classifier = teacher
         teacher, codec = with_dense_head(teacher, codec)
-        codec.fields(num_classes)  # K > C and the like
-        labeller = _labeller(teacher, codec.kept(num_classes), codec, facts, options)
+        fields = codec.fields(num_classes)  # refuses K > C and the like
+        labeller = _labeller(teacher, codec.kept(num_classes), codec, facts, options, outputs)
         return cls(
             teacher=teacher,
             classifier=classifier,
@@ -122,6 +126,7 @@ class Labelling:
             labeller=labeller,
             facts=facts,
             num_classes=num_classes,
+            fields=fields,
             options=options,
             images=images,
             decode=decode
@@ -193,7 +198,9 @@ class Labelling:
             return known
         labeller = self.labeller
         if self.teacher is not self.classifier:
-            labeller = _labeller(self.classifier, None, self.codec, self.facts, self.options)
+            labeller = _labeller(
+                self.classifier, None, self.codec, self.facts, self.options, self.facts.outputs
+            )
         return check.run(self.classifier, labeller, classes, workers=self.threads, note=note)
 
     def label(
@@ -266,6 +273,7 @@ def _labeller(
     codec: LabelCodec,
     facts: LabelFacts,
     options: GenerationOptions,
+    outputs: NDArray[np.int64] | None,
 ) -> Labeller:
     return Labeller(
         teacher,
@@ -273,7 +281,7 @@ def _labeller(
         device=options.device,
         autocast=facts.autocast,
         temperature=options.temperature,
-        class_map=facts.outputs,
+        class_map=outputs,
         compile_teacher=facts.compile,
         takes=codec.takes,
     )

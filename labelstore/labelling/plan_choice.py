@@ -7,7 +7,7 @@ boxes for equal keys and sizes, whatever else the two stores hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +47,16 @@ class PlanOptions:
     augmentation: CropAugmentation | None = None
     mixing: CropMixing | None = None
 
+    crop_plan: CropPlan = field(init=False)
+    """The function that gives boxes and flips; defaults where nothing was said."""
+
     def __post_init__(self) -> None:
         """Refuse what no plan can have, before anything is read."""
         if self.num_crops is not None:
             check_num_crops(self.num_crops)
-        self.crop_plan()
-
-    def crop_plan(self) -> CropPlan:
-        """The function that gives boxes and flips; defaults where nothing was said."""
-        names = ("seed", "scale", "ratio", "flip_prob")
-        return CropPlan(
-            **{
-                name: DEFAULTS[name] if self._said(name) is None else self._said(name)
-                for name in names
-            }
-        )
-
-    def _said(self, name: str) -> Any:  # noqa: ANN401 - a field of any type
-        return getattr(self, name)
+        said = {name: getattr(self, name) for name in ("seed", "scale", "ratio", "flip_prob")}
+        chosen = {name: DEFAULTS[name] if value is None else value for name, value in said.items()}
+        object.__setattr__(self, "crop_plan", CropPlan(**chosen))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +89,7 @@ def own_plan(options: PlanOptions) -> PlanChoice:
         )
     stored = options.stored_crops
     return PlanChoice(
-        plan=options.crop_plan(),
+        plan=options.crop_plan,
         num_crops=options.num_crops,
         stored_crops=DEFAULTS["stored_crops"] if stored is None else stored,
         images_per_shard=options.images_per_shard,

@@ -51,11 +51,6 @@ class TeacherBlocks(BlockStream):
         self._labelled: dict[int, int] = {}
         self._codec: LabelCodec | None = None
 
-    @property
-    def under_way(self) -> int:
-        """Crops with labels in blocks that are not committed yet."""
-        return sum(self._labelled.values())
-
     def size(self, block: int) -> int:
         """Crops of the block's images: rows that no image has are none to label."""
         return self.store.num_images_in(self.layout.rows(block)) * self.layout.num_crops
@@ -63,6 +58,7 @@ class TeacherBlocks(BlockStream):
     def make(self, leased: Iterator[LeasedBlock]) -> Iterator[MadeBlock | None]:
         """Label the images of leased blocks, batch by batch."""
         self._labelled.clear()
+        self.under_way = 0
         batches = self.labelling.label(
             self.store,
             self.plan,
@@ -79,9 +75,11 @@ class TeacherBlocks(BlockStream):
                     for crops in batch:
                         self._take(crops)
                     self.has_begun = True
+                    self.under_way = sum(self._labelled.values())
                     yield from self._made()
                     yield None
             self.has_begun = True
+            self.under_way = sum(self._labelled.values())
             yield from self._made()
         finally:
             for _, block in self._held.values():
@@ -91,6 +89,7 @@ class TeacherBlocks(BlockStream):
     def committed(self, made: MadeBlock) -> None:
         """What was spooled of the block is in the store now."""
         self._labelled.pop(made.leased.block, None)
+        self.under_way = sum(self._labelled.values())
         remove_spools(self._spools, made.leased.block)
 
     def _jobs(self, leased: Iterator[LeasedBlock]) -> Iterator[ImageJob]:

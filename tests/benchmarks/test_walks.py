@@ -7,7 +7,7 @@ import pytest
 from benchmarks import walks
 
 MOST_TRANSACTIONS = 25
-MOST_TURNS = 1300
+MOST_TURNS = 1010
 
 
 @pytest.fixture(scope="module")
