@@ -19,6 +19,7 @@ from cli.output import duration, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 
 class Progress:
@@ -47,6 +48,14 @@ class Progress:
         self._printed: tuple[int, int] | None = None
         self._printed_at = 0.0
         self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._above: Progress | None = None
+
+    def beside(self, title: str, unit: str) -> Progress:
+        """A second count, shown below this one while it is not complete, again and again from its beginning."""
+        other = Progress(title, unit, stream=self._stream, every=self._every, clock=self._clock)
+        other._above = self
+        return other
 
     def __enter__(self) -> Self:
         return self
@@ -67,15 +76,19 @@ class Progress:
         if not is_first_rank():
             return
         now = self._clock()
-        if self._first is None:
+        if self._first is None or done < self._latest[0]:
             self._first = (done, now)
             self._printed_at = now
-            if self._stream.isatty():
-                self._bar = _bar(self._title, self._stream)
+            if self._bar is None and self._stream.isatty():
+                # a terminal has one display at a time
+                self._bar = (self._above and self._above._bar) or _bar(self._stream)
+                self._task = self._bar.add_task(self._title, total=None, text="")
         self._latest = (done, total)
-        if self._bar is not None:
-            text = self._describe(now)
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total, text=text)
+        if self._bar is not None and self._task is not None:
+            shown = self._above is None or done < total
+            self._bar.update(
+                self._task, completed=done, total=total, text=self._describe(now), visible=shown
+            )
         elif now - self._printed_at >= self._every:
             self._print_line()
 
@@ -125,7 +138,7 @@ def describe(done: int, total: int, recent: int, seconds: float, unit: str) -> s
     return text
 
 
-def _bar(title: str, stream: TextIO) -> RichProgress:
+def _bar(stream: TextIO) -> RichProgress:
     # rich costs 0.1 s to import, and most calls run without a terminal
     from rich import progress as rich_progress
     from rich.console import Console
@@ -137,6 +150,5 @@ def _bar(title: str, stream: TextIO) -> RichProgress:
         rich_progress.TextColumn("{task.fields[text]}", markup=False),
     )
     bar = rich_progress.Progress(*columns, console=Console(file=stream))
-    bar.add_task(title, total=None, text="")
     bar.start()
     return bar

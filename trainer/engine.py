@@ -79,11 +79,13 @@ def run(
     config: TrainConfig,
     *,
     progress: Progress | None = None,
+    evaluated: Progress | None = None,
     note: Callable[[str], None] = lambda message: None,
 ) -> Run:
     """Train one student as `config` says and leave a run folder (`config.output`).
 
-    `progress` is called with steps taken and steps in all, `note` with a line per pass, both on rank 0 only.
+    `progress` is called with steps taken and steps in all, `evaluated` with images and images in all of each
+    evaluation (of rank 0's share), `note` with a line per pass; all on rank 0 only.
     UsageError and RejectedInput as the config's fields and the data call for; IncompleteError for an unfinished
     store without `allow_incomplete`; LabelStoreError for a loss that is not finite, or another rank that ended.
     """
@@ -103,7 +105,7 @@ def run(
         config = data.config
         device = choose_device(config.device, ranks.local_rank if ranks.world_size > 1 else None)
         if not ranks.is_first:
-            progress, note = None, lambda message: None
+            progress, evaluated, note = None, None, lambda message: None
         if (val := data.val) is not None:
             ranks.on_first(lambda: check_evaluable(val, config))
         model = create_model(config, tell).to(device)
@@ -142,6 +144,7 @@ def run(
         check_single_crops(model, loader.deal, config)
         outputs, checkpoint, config = open_outputs(config, ranks, note)
         opened.callback(outputs.close)
+        outputs = dataclasses.replace(outputs, evaluated=evaluated)
         if checkpoint is None:
             for line in early:
                 outputs.log(line)

@@ -60,9 +60,9 @@ def report_pass(
     found = averaged = None
     if _is_evaluated(config, data, pass_index):
         try:
-            found = _evaluate(state.model, data, config, state)
+            found = _evaluate(state.model, data, config, state, outputs)
             if state.ema is not None:
-                averaged = _evaluate(state.ema.module, data, config, state)
+                averaged = _evaluate(state.ema.module, data, config, state, outputs)
         except (Exception, SystemExit):
             if outputs.folder is not None:
                 note(f"epoch {epoch} is saved, but not evaluated: `resume` makes up for it")
@@ -118,7 +118,7 @@ def _is_evaluated(config: TrainConfig, data: TrainingData, pass_index: int) -> b
 
 
 def _evaluate(
-    model: nn.Module, data: TrainingData, config: TrainConfig, state: RunState
+    model: nn.Module, data: TrainingData, config: TrainConfig, state: RunState, outputs: Outputs
 ) -> Evaluation:
     """Every rank looks at its share of the images; all get the sum."""
     assert data.val is not None
@@ -128,7 +128,13 @@ def _evaluate(
     val, config = data.val, dataclasses.replace(config, amp=state.amp)
     found = ranks.from_each(
         lambda: evaluate(
-            model, val, config, device=device, rank=ranks.rank, world_size=ranks.world_size
+            model,
+            val,
+            config,
+            device=device,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            report=outputs.evaluated,
         )
     )
     return reduce(add, found)

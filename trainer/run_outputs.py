@@ -32,6 +32,8 @@ class Outputs:
     folder: RunFolder | None = None
     loggers: Sequence[Logger] = ()
     register: RunRegister | None = None
+    evaluated: Callable[[int, int], None] | None = None
+    """Told of the images done and in all, during an evaluation."""
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep a checkpoint to go on from."""

@@ -82,7 +82,8 @@ def trainer_run(
     import trainer
 
     with Progress("training", "steps") as progress:
-        run = trainer.run(wanted, progress=progress, note=say)
+        evaluated = progress.beside("evaluation", "images")
+        run = trainer.run(wanted, progress=progress, evaluated=evaluated, note=say)
     from trainer.ranks import is_first_process
 
     if not is_first_process():

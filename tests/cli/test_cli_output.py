@@ -47,6 +47,32 @@ def test_nothing_is_printed_twice_and_nothing_for_nothing():
     assert stream.getvalue().count("\n") == 1
 
 
+def test_a_second_count_begins_again_beside_the_first():
+    """An evaluation after each pass: its own rate, on the same bar of a terminal, gone when it is complete."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream, clock = io.StringIO(), Clock()
+    with Progress("training", "steps", stream=stream, clock=clock) as progress:
+        evaluated = progress.beside("evaluation", "images")
+        for began in (0.0, 100.0):
+            for second in (0, 11, 22):
+                clock.now = began + second
+                evaluated(10 + second, 40)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "evaluation: 21 of 40 images (52 %), 1 images/s, 19 s left"
+    assert lines[2] == lines[0]
+    with Progress("training", "steps", stream=Terminal(), clock=clock) as progress:
+        progress(3, 3)
+        evaluated = progress.beside("evaluation", "images")
+        for done in (10, 40):
+            evaluated(done, 40)
+            shown = [task.description for task in progress._bar.tasks if task.visible]
+            assert shown == (["training", "evaluation"] if done < 40 else ["training"])
+
+
 def test_the_last_line_is_shown_when_work_is_cut_short():
     stream = io.StringIO()
     try:

@@ -266,7 +266,11 @@ def test_accumulation_sees_the_same_crops(data: Path) -> None:
         "model_kwargs": {"img_size": 32, "depth": 1, "embed_dim": 12, "num_heads": 3},
         "epochs": 2,
     }
-    one = trainer.run(config(data, **options))
+    seen: list[tuple[int, int]] = []
+    one = trainer.run(config(data, **options), evaluated=lambda *counts: seen.append(counts))
+    # every evaluation is told of, up to its last image
+    assert seen
+    assert seen[-1][0] == seen[-1][1]
     two = trainer.run(config(data, **options, accumulation_steps=2))
     assert two.train_loss == pytest.approx(one.train_loss, rel=1e-5)
     for name, tensor in weights(one.model).items():

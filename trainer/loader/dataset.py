@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 
 from labelstore.errors import UsageError
 from labelstore.images import ImageSource
+from labelstore.scratch.folders import storage_errors
 from trainer.loader.crop_pixels import CropPixels
 from trainer.loader.image_files import path_by_key
 from trainer.loader.pass_labels import PassLabels
@@ -169,7 +170,9 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         self._pass = self._map_pass("r")
 
     def _map_pass(self, mode: Literal["r", "r+"]) -> NDArray[np.int64]:
-        mapped: NDArray[np.int64] = np.load(self._planes.path / PASS_FILE, mmap_mode=mode)
+        path = self._planes.path / PASS_FILE
+        with storage_errors(path):
+            mapped: NDArray[np.int64] = np.load(path, mmap_mode=mode)
         return mapped
 
     def _pass_labels(self) -> PassLabels:

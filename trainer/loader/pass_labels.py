@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.codecs.base import SparseLabels
+from labelstore.scratch.folders import storage_errors
 from trainer.loader.planes import Records, as_bytes, labels_of
 from trainer.loader.tails import TailFiles
 
@@ -36,10 +37,8 @@ class PassLabels:
         return {**kept, "planes": planes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        planes = (
-            np.load(p, mmap_mode="r") if isinstance(p, (str, Path)) else p for p in state["planes"]
-        )
-        self.__dict__.update(state, planes=tuple(planes))
+        planes = tuple(_mapped(p) if isinstance(p, (str, Path)) else p for p in state["planes"])
+        self.__dict__.update(state, planes=planes)
 
     @property
     def crops_per_image(self) -> int:
@@ -107,6 +106,13 @@ class PassLabels:
     def _field(self, name: str) -> NDArray[Any]:
         chosen = slice(None) if self.rows is None else self.rows
         return np.stack([plane[name][chosen] for plane in self.planes], axis=1)
+
+
+def _mapped(path: str | Path) -> Records:
+    """A plane, mapped by another process; StorageError where its file is gone."""
+    with storage_errors(Path(path)):
+        mapped: Records = np.load(path, mmap_mode="r")
+    return mapped
 
 
 def _check_inside(indices: NDArray[np.intp], count: int) -> None:

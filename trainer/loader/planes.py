@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from labelstore.codecs.base import SparseLabels
 from labelstore.errors import RejectedInput
+from labelstore.scratch.folders import storage_errors
 from labelstore.scratch.npy_writer import NpyWriter
 from labelstore.store.layout import MIX_FIELDS
 
@@ -101,11 +102,13 @@ class PlaneFolder:
         return self.file(position).exists()
 
     def plane(self, position: int) -> Records:
-        """(num_images,) records, mapped read-only; FileNotFoundError where there is none yet."""
+        """(num_images,) records, mapped read-only; StorageError where there is none, or none any more."""
         found = self._open.get(position)
         if found is None:
             path = self.file(position)
-            found = np.load(path, mmap_mode="r")
+            # checked a moment ago, but a scratch folder may be cleared while a run reads it
+            with storage_errors(path):
+                found = np.load(path, mmap_mode="r")
             if found.shape != (self.num_images,) or found.dtype != self.dtype:
                 raise RejectedInput(
                     f"{path} holds {found.shape} of {found.dtype.itemsize} bytes, wanted "
