@@ -46,10 +46,10 @@ pinned:
 test test-slow stress: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(DEV)
-	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
 
 test-slow: $(DEV)
-	$(BIN)/python -m pytest --numprocesses 2 -m 'slow or hypothesis' --hypothesis-profile=thorough
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'slow or hypothesis' --hypothesis-profile=thorough
 
 test-all: test test-slow
 

@@ -3,10 +3,14 @@
 import gc
 import os
 import signal
+import sqlite3
 from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, settings
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
 # before the first import of torch or NumPy: test processes run side by side on few cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +22,29 @@ patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("sample", patient, max_examples=40)
 settings.register_profile("thorough", patient, max_examples=200)
 settings.load_profile("sample")
+
+# A kill loses nothing that was written, synced or not, and a store syncs 60 times for each image block: in the tests' own
+# process nothing waits for the disk. What a power cut could lose is tested on the calls of other processes, which do sync
+DISK = SimpleNamespace(waits=False, fsync=os.fsync)
+
+
+def fsync(descriptor: int) -> None:
+    (DISK.fsync if DISK.waits else os.fstat)(descriptor)
+
+
+os.fsync = fsync
+
+
+@event.listens_for(Pool, "connect")
+def sqlite_waits_not_either(connection: object, _: object) -> None:
+    if isinstance(connection, sqlite3.Connection) and not DISK.waits:
+        connection.execute("PRAGMA synchronous=OFF").close()
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and catalogues wait for the disk, as outside of tests."""
+    monkeypatch.setattr(DISK, "waits", True)
 
 
 # a shell lets jobs in the background ignore Ctrl-C, and so would everything that the tests start and interrupt

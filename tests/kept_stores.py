@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import os
 import pickle
 import shutil
 import tempfile
@@ -34,10 +33,8 @@ def kept_store(path: Path, soft_labels: Any, codec: Any, **options: Any) -> labe
 
 
 def _folder() -> Path:
-    """Of this process, as long as it runs: in memory where there is room, as building a store waits 200 times for a disk."""
+    """Of this process, as long as it runs."""
     if not hasattr(_folder, "path"):
-        memory = Path("/dev/shm")
-        roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1e9
-        _folder.path = Path(tempfile.mkdtemp(prefix="kept-stores", dir=memory if roomy else None))
+        _folder.path = Path(tempfile.mkdtemp(prefix="kept-stores"))
         atexit.register(shutil.rmtree, _folder.path, ignore_errors=True)
     return _folder.path

@@ -125,7 +125,7 @@ def test_an_unreachable_server_is_a_storage_error(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_sqlite_runs_with_the_settings_that_lose_no_update(sqlite_url):
+def test_sqlite_runs_with_the_settings_that_lose_no_update(sqlite_url, synced):
     wanted = {
         "journal_mode": "delete", "synchronous": 3, "busy_timeout": 60000, "foreign_keys": 1,
         "trusted_schema": 0, "cell_size_check": 1,

@@ -41,6 +41,7 @@ print(json.dumps([code, peak() - before, problems]))
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("table", CELLS)
 def test_an_oversized_row_is_refused_in_bounded_memory(make_store, postgresql, table, matrix):
     """R24: the server is honest, the row is not."""

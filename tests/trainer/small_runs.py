@@ -32,6 +32,6 @@ def small_run(settings: dict[str, object], **more: object) -> TrainConfig:
     """A student of some thousand weights; 4 images in a step, and two crops of each."""
     small = {
         "model": "resnet18", "model_kwargs": OPTIONS, "input_size": 32, "batch_size": 8, "crops_per_image": 2,
-        "epochs": 4, "lr": 0.05, "device": "cpu", "workers": 1,
+        "lr": 0.05, "device": "cpu", "workers": 1,
     }  # fmt: skip
     return TrainConfig(**{**small, **more, **settings})

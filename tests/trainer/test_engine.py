@@ -46,7 +46,7 @@ def store(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(data: Path, **changes: object) -> TrainConfig:
-    return small_run(changes, data=data, labels="ground-truth", workers=2)
+    return small_run(changes, data=data, labels="ground-truth", epochs=4, workers=2)
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -50,7 +50,9 @@ def wandb(monkeypatch):
 
 
 def config(data, output, **changes):
-    return small_run(changes, data=data, labels="ground-truth", batch_size=6, output=output)
+    return small_run(
+        changes, data=data, labels="ground-truth", batch_size=6, epochs=4, output=output
+    )
 
 
 def scalars(folder):

@@ -33,7 +33,7 @@ def data(tmp_path_factory):
 
 
 def config(data, output=None, **changes):
-    return small_run(changes, data=data, labels="ground-truth", output=output)
+    return small_run(changes, data=data, labels="ground-truth", epochs=4, output=output)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def own(store: Path, tmp_path: Path) -> Path:
 
 def config(data: Path, **changes: object) -> TrainConfig:
     return small_run(
-        changes, data=data, mean=(0.5,) * 3, std=(0.25,) * 3, allow_empty_images=True, eval_every=9,
+        changes, data=data, epochs=4, mean=(0.5,) * 3, std=(0.25,) * 3, allow_empty_images=True, eval_every=9,
     )  # fmt: skip
 
 
