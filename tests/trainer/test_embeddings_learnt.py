@@ -62,6 +62,7 @@ def test_passes_hold_the_outputs_themselves(store, label_set):
             assert not found.labels.rest.any()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("distance", ["cosine", "mse"])
 @pytest.mark.parametrize("label_set", ["eight", "codes"])
 def test_a_student_comes_nearer_and_its_network_is_kept(

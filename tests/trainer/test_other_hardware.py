@@ -193,6 +193,7 @@ VIT = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("network", [VIT, {"model_kwargs": {**OPTIONS, "drop_rate": 0.2}}])
 def test_gradient_checkpointing_changes_memory_and_nothing_else(data, network, monkeypatch):
     """Batch norm sees the crops twice, and counts them once."""

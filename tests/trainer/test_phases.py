@@ -62,6 +62,7 @@ def whole(data: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return trainer.run(config(data, store, phases=PHASES, label_smoothing=0.2, output=output))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("stop_at", [4, 12, 15, 19, 21, 24])
 def test_stopped_in_any_phase_or_between_two_a_run_goes_on_bit_equal(
     data: Path, store: Path, tmp_path: Path, whole: trainer.Run, stop_at: int
@@ -108,6 +109,7 @@ def test_summary_report_and_page_say_which_phase_an_epoch_was_in(whole: trainer.
     assert "phase 2 (ground-truth)" in (folder / "log.txt").read_text()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("labels", ["fkd", "ground-truth"])
 def test_one_phase_is_a_run_without_phases(data: Path, store: Path, labels: str) -> None:
     kept = store if labels == "fkd" else None
