@@ -1,9 +1,10 @@
 """This store beside what labels are kept in elsewhere: the same labels, every layout at what its authors recommend.
 
     python -m benchmarks.compare [--images 8192] [--crops 200] [--rounds 5] [--only NAME ...] [--kills 5] [--flips 100]
-                                 [--report] [--json]
+                                 [--teacher FOLDER] [--report] [--resume] [--json]
 
-The labels are the label model's (`benchmarks/label_model.py`), K = 5, and each layout holds ids, probabilities, boxes
+The labels are the label model's (`benchmarks/label_model.py`) or, with `--teacher`, those of a real ImageNet teacher
+(`benchmarks/real_labels.py`; its weights and its labels are kept in FOLDER), K = 5. Each layout holds ids, probabilities, boxes
 and flips; the store also keeps the tail. What is measured, per layout:
 
 - bytes per crop, everything on disk included; files, and how many there would be for ImageNet's 1,281,167 images;
@@ -39,13 +40,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import label_model
+from benchmarks.label_model import ModelLabels
 from benchmarks.layouts import LAYOUTS, check, disk
 from benchmarks.layouts.base import Layout, Reader
 from benchmarks.layouts.harm import flipped, lost_by_kills
 from benchmarks.layouts.served import served
 from benchmarks.machine import commit, processor
 
-REPORT = Path(__file__).parent / "reports" / "compare"
+REPORTS = Path(__file__).parent / "reports"
 IMAGENET = 1_281_167
 IMAGES, CROPS = 256, 4
 """Of a random batch."""
@@ -65,9 +67,16 @@ def main() -> None:
     options.add_argument("--only", nargs="*", default=[], help="parts of layouts' names")
     options.add_argument("--kills", type=int, default=5)
     options.add_argument("--flips", type=int, default=100)
-    options.add_argument("--report", action="store_true", help=f"write {REPORT}.md and .json")
+    options.add_argument(
+        "--teacher", type=Path, help="a real teacher's labels, kept in this folder"
+    )
+    options.add_argument("--report", action="store_true", help="write benchmarks/reports/")
+    options.add_argument(
+        "--resume", action="store_true", help="kills and flipped bits that the report lacks, alone"
+    )
     options.add_argument("--json", action="store_true")
     args = options.parse_args()
+    report = REPORTS / ("compare_teacher" if args.teacher else "compare")
     chosen = [
         layout
         for layout in LAYOUTS
@@ -79,29 +88,31 @@ def main() -> None:
             f"--images and --rounds at least 1, --crops at least {CROPS}, --only of {names}"
         )
     with tempfile.TemporaryDirectory() as folder:
-        result = compare(chosen, Path(folder), args.images, args.crops, args.rounds)
-        for row, layout in zip(result["layouts"], chosen, strict=True):
+        if args.resume:
+            result = json.loads(report.with_suffix(".json").read_text())
+        else:
+            result = compare(chosen, Path(folder), args)
+        rows = {row["layout"]: row for row in result["layouts"]}
+        for layout in chosen:
             if args.report:
-                keep(
-                    result
-                )  # the rest takes long: a run that is stopped leaves what it has measured
-            row |= harmed(layout, Path(folder) / "harm", args.kills, args.flips)
-    if args.report:
-        keep(result)
+                keep(result, report)  # as far as it is known: a run that is stopped can be resumed
+            if layout.name in rows and "flips" not in rows[layout.name] and not args.teacher:
+                rows[layout.name] |= harmed(layout, Path(folder) / "harm", args.kills, args.flips)
+    if args.report or args.resume:
+        keep(result, report)
     print(json.dumps(result, separators=(",", ":")) if args.json else page(result))
 
 
-def keep(result: dict[str, Any]) -> None:
+def keep(result: dict[str, Any], report: Path) -> None:
     """Write the report as far as it is known."""
-    REPORT.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    REPORT.with_suffix(".md").write_text(page(result))
+    report.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    report.with_suffix(".md").write_text(page(result))
 
 
-def compare(
-    layouts: list[Layout], folder: Path, images: int, crops: int, rounds: int
-) -> dict[str, Any]:
+def compare(layouts: list[Layout], folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Write all layouts, then read them in interleaved rounds; a row of figures for each."""
-    parts = list(label_model.parts(images, crops, PART))
+    images, crops, rounds = args.images, args.crops, args.rounds
+    name, parts = label_parts(args.teacher, images, crops)
     rows, readers = [], []
     for number, layout in enumerate(layouts):
         said(f"writing {layout.name}")
@@ -156,7 +167,7 @@ def compare(
         "images": images,
         "crops": crops,
         "batch": [IMAGES, CROPS],
-        "label_model": label_model.NAME,
+        "labels": name,
         "rounds": rounds,
         "request_ms": round(1e3 * DELAY_S),
         "processor": processor(),
@@ -166,6 +177,25 @@ def compare(
         "labelstore_commit": commit(),
         "date": date.today().isoformat(),
     }
+
+
+def label_parts(
+    teacher: Path | None, images: int, crops: int
+) -> tuple[str, list[tuple[range, ModelLabels]]]:
+    """What the labels are called, and the labels in the parts that writers are handed."""
+    if teacher is None:
+        return f"label model {label_model.NAME}", list(label_model.parts(images, crops, PART))
+    from benchmarks import real_labels
+
+    found = vars(real_labels.as_model(teacher, images, crops))
+    rows = [range(first, min(first + PART, images)) for first in range(0, images, PART)]
+    return f"labels of {real_labels.TEACHER} on pictures of photographed objects", [
+        (
+            part,
+            ModelLabels(**{name: values[part.start : part.stop] for name, values in found.items()}),
+        )
+        for part in rows
+    ]
 
 
 def harmed(layout: Layout, folder: Path, kills: int, flips: int) -> dict[str, Any]:
@@ -309,7 +339,7 @@ def page(result: dict[str, Any]) -> str:
         f"{result['cpus']} CPUs, Python {result['python']}; load average {result['load_average']}: other work shared the machine, so",
         f"rates are per CPU second, medians of {result['rounds']} interleaved rounds.",
         "",
-        f"Label model {result['label_model']}, {result['images']:,} images x {result['crops']} crops, K = 5; a random batch is {batch}",
+        f"{result['labels'].capitalize()}, {result['images']:,} images x {result['crops']} crops, K = 5; a random batch is {batch}",
         f"crops; HTTP from this machine with {result['request_ms']} ms for each request. What each column is:",
         "[benchmarks/compare.py](../compare.py).",
         f"Bits were flipped {result['layouts'][0].get('flips', 0)} times per layout; - is what was not measured.",

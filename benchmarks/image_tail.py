@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.divergence import kl, softmax
 from benchmarks.machine import processor
 from benchmarks.real_tail import TASKS, random_crops, train
 from labelstore.codecs import MarginalSmoothing, TopK, choose_class_ids, top_k
@@ -95,20 +96,6 @@ def trained_logits(name: str, steps: int, num_images: int, num_crops: int) -> ND
             model(random_crops(pictures, rng, task.least_area)).numpy() for _ in range(num_crops)
         ]
     return np.stack(crops, axis=1)
-
-
-def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
-    scaled = logits.astype(np.float64) / temperature
-    probs = np.exp(scaled - scaled.max(-1, keepdims=True))
-    softened: NDArray[np.float64] = probs / probs.sum(-1, keepdims=True)
-    return softened
-
-
-def kl(true: NDArray[np.float64], found: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n, m) nats."""
-    logs = np.log(np.maximum(true, 1e-300)) - np.log(np.maximum(found, 1e-30))
-    divergence: NDArray[np.float64] = (true * logs).sum(-1)
-    return divergence
 
 
 def bytes_per_crop(codec: MarginalSmoothing, labels: TopK, unused: Any = None) -> float:

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.image_tail import CLASSES, kl, softmax, teacher_logits
+from benchmarks.divergence import kl, softmax
+from benchmarks.image_tail import CLASSES, teacher_logits
 from benchmarks.machine import processor
 from labelstore.codecs import MarginalSmoothing, choose_class_ids, top_k
 from labelstore.codecs.codec_traits import stored_bytes

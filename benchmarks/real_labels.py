@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks import image_tail, real_tail
+from benchmarks.divergence import softmax
+from benchmarks.label_model import ModelLabels
 from benchmarks.machine import processor
 from benchmarks.papers.real import stamps
 from benchmarks.real_teacher import weights
@@ -27,9 +30,12 @@ from labelstore.analysis.histogram import PAPER_RATIOS, TABLE_1_EDGES
 from labelstore.codecs import MarginalSmoothing, top_k
 from labelstore.codecs.codec_traits import field_bytes
 from labelstore.cropping.crop_plan import CropPlan
+from labelstore.images.class_names import wordnet_ids
 from labelstore.store.layout import BOX, FLIP
 
 TEACHER = "tf_efficientnet_lite0"
+PICTURES = 32
+"""Labelled at once."""
 REPORT = Path(__file__).parent / "reports" / "real_labels.json"
 AT_200 = {
     "MS, K = 5, float16": MarginalSmoothing(k=5, dtype="float16"),
@@ -38,22 +44,58 @@ AT_200 = {
 }
 
 
-def run(folder: Path, num_images: int, num_crops: int) -> dict[str, Any]:
-    """All facts, as JSON values."""
+Labelled = tuple[NDArray[np.float32], NDArray[np.uint16], NDArray[np.bool_], NDArray[np.uint16]]
+"""Outputs (n, m, 1000), boxes (n, m, 4), flips (n, m), height and width of the images (n, 2)."""
+
+
+def labelled(folder: Path, images: range, num_crops: int) -> Labelled:
+    """What the teacher says of seeded random crops of these pictures, and the crops."""
     pictures = {
-        f"{number:07d}.jpg": stamps.picture(0, "anywhere", "train", number)
-        for number in range(num_images)
+        f"{number:07d}.jpg": stamps.picture(0, "anywhere", "train", number) for number in images
     }
     logits = image_tail.teacher_logits(
         TEACHER, weights(TEACHER, folder / "weights"), num_crops, pictures
     )
-    labels = top_k(image_tail.softmax(logits).astype(np.float32), real_tail.K)
+    size = np.array([(picture.height, picture.width) for picture in pictures.values()], np.uint16)
     plan = CropPlan(seed=0)
     drawn = [
-        plan.crops(key, picture.height, picture.width, np.arange(num_crops))
-        for key, picture in pictures.items()
+        plan.crops(key, int(height), int(width), np.arange(num_crops))
+        for key, (height, width) in zip(pictures, size, strict=True)
     ]
     boxes, flips = (np.stack([crop[part] for crop in drawn]) for part in (0, 1))
+    return logits, boxes, flips, size
+
+
+def as_model(folder: Path, num_images: int, num_crops: int) -> ModelLabels:
+    """The same in the form of the label model's labels; kept in a file of `folder`, since they take minutes."""
+    path = folder / f"{TEACHER}-{num_images}x{num_crops}.npz"
+    if not path.exists():
+        truth = [wordnet_ids("imagenet-1k").index(one.synset) for one in stamps.stamp_classes()]
+        parts = []
+        for first in range(0, num_images, PICTURES):
+            images = range(first, min(first + PICTURES, num_images))
+            logits, boxes, flips, size = labelled(folder, images, num_crops)
+            kept = top_k(softmax(logits).astype(np.float32), real_tail.K)
+            parts.append(
+                {
+                    "class_ids": kept.class_ids.astype(np.uint16),
+                    "probs": kept.probs,
+                    "tail": kept.tail,
+                    "box": boxes,
+                    "flip": flips,
+                    "size": size,
+                    "ground_truth": np.array([truth[number % len(truth)] for number in images]),
+                }
+            )
+        np.savez(path, **{name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
+    with np.load(path) as found:
+        return ModelLabels(**found)
+
+
+def run(folder: Path, num_images: int, num_crops: int) -> dict[str, Any]:
+    """All facts, as JSON values."""
+    logits, boxes, flips, _ = labelled(folder, range(num_images), num_crops)
+    labels = top_k(softmax(logits).astype(np.float32), real_tail.K)
     crops = num_images * num_crops
     return {
         "teacher": TEACHER,
@@ -65,7 +107,7 @@ def run(folder: Path, num_images: int, num_crops: int) -> dict[str, Any]:
         "bytes_per_crop_at_200": {
             name: image_tail.bytes_per_crop(
                 codec,
-                top_k(image_tail.softmax(logits).astype(np.float32), codec.kept(real_tail.CLASSES)),
+                top_k(softmax(logits).astype(np.float32), codec.kept(real_tail.CLASSES)),
             )
             for name, codec in AT_200.items()
         },

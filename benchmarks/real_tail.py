@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import label_model
+from benchmarks.divergence import kl, softmax
 from benchmarks.machine import processor
 from labelstore.analysis.histogram import TABLE_1_EDGES
 from labelstore.codecs import MarginalSmoothing, TopK, choose_class_ids, top_k
@@ -249,24 +250,16 @@ def divergences(labels: TopK, logits: NDArray[np.float32]) -> dict[str, dict[str
     )
     found: dict[str, dict[str, float]] = {}
     for temperature in TEMPERATURES:
-        scaled = logits.astype(np.float64) / temperature
-        scaled -= scaled.max(-1, keepdims=True)
-        true = np.exp(scaled)
-        true /= true.sum(-1, keepdims=True)
+        true = softmax(logits, temperature)
         row = {}
         for dtype in DTYPES:
             codec = MarginalSmoothing(k=K, dtype=dtype)
             arrays = codec.encode(some, CLASSES)
-            row[dtype] = _kl(true, codec.recover(arrays, CLASSES, temperature))
+            row[dtype] = float(kl(true, codec.recover(arrays, CLASSES, temperature)).mean())
             if dtype == "float32":
-                row["reused"] = _kl(true, codec.recover(arrays, CLASSES))
+                row["reused"] = float(kl(true, codec.recover(arrays, CLASSES)).mean())
         found[f"{temperature:g}"] = row
     return found
-
-
-def _kl(true: NDArray[np.float64], found: NDArray[np.float32]) -> float:
-    logs = np.log(np.maximum(true, 1e-300)) - np.log(np.maximum(found, 1e-30))
-    return float((true * logs).sum(-1).mean())
 
 
 def run(num_images: int, num_crops: int, steps: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 The store of the label model is frozen, and served over HTTP on this machine with a delay for each request. A run draws
 m = 4 crops of each image per pass; a chunk column serves several passes. `laid_out_s` is the time to lay out all passes
 one after another; `run_s` is a run's, whose training is a sleep and whose next pass is prepared in the background, as
-`trainer run` does. `read_vs_due` compares the bytes read with those of the chunks that the passes are made of.
+`trainer run` does. `random_batch_s` is one batch of 256 random images x 4 random crops, nothing read before. `read_vs_due` compares the bytes read with those of the chunks that the passes are made of.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import labelstore
 from benchmarks import label_model
+from benchmarks.compare import drawn
 from benchmarks.layouts.ours import Ours
 from benchmarks.layouts.served import served
 from benchmarks.scale_store import STORED
@@ -63,6 +64,16 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         remote = passes(store.label_set(), args, folder)
         # both ways of running read everything once
         requests, read = server.requests / 2, server.bytes / 2
+    with (
+        served(folder, args.delay_ms / 1000) as server,
+        labelstore.open(f"{server.url}/{STORED}", cache=folder / "cache") as store,
+    ):
+        labels = store.label_set()
+        server.reset()
+        begun = time.perf_counter()
+        labels.batch(*drawn(args.images, args.crops, 1)[0])
+        batch_s, batch_requests = time.perf_counter() - begun, server.requests
+        at_once = server.most_under_way
     return {
         "images": args.images,
         "crops": args.crops,
@@ -76,6 +87,9 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "requests": round(requests),
         "read_mb": round(read / 1e6, 2),
         "read_vs_due": round(read / due, 3),
+        "random_batch_s": round(batch_s, 2),
+        "random_batch_requests": batch_requests,
+        "random_batch_requests_at_once": at_once,
         "load_average": round(os.getloadavg()[0], 1),
     }
 

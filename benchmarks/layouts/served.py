@@ -21,6 +21,9 @@ class Served:
     url: str
     requests: int = 0
     bytes: int = 0
+    under_way: int = 0
+    most_under_way: int = 0
+    """Requests that waited for their answers at the same time."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, size: int) -> None:
@@ -29,10 +32,16 @@ class Served:
             self.requests += 1
             self.bytes += size
 
+    def begin(self, step: int) -> None:
+        """One more request that waits, or one fewer."""
+        with self.lock:
+            self.under_way += step
+            self.most_under_way = max(self.most_under_way, self.under_way)
+
     def reset(self) -> None:
         """Begin to count from nothing."""
         with self.lock:
-            self.requests = self.bytes = 0
+            self.requests = self.bytes = self.most_under_way = 0
 
 
 @contextmanager
@@ -49,7 +58,9 @@ def served(folder: Path, delay_s: float) -> Iterator[Served]:
             self._answer(with_body=True)
 
         def _answer(self, *, with_body: bool) -> None:
+            running.begin(1)
             time.sleep(delay_s)
+            running.begin(-1)
             path = folder / unquote(self.path).lstrip("/")
             if not path.is_file():
                 running.count(0)

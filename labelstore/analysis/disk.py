@@ -106,13 +106,16 @@ def storage(store: Store, *, scale: str | tuple[int, int] | None = None) -> Stor
     crops: dict[str, int] = {}
     total = 0
     for group in store.group_names():
-        if group.startswith("labels/") and _is_undecided(store, group):
-            continue
+        kind, _, name = group.partition("/")
+        row = store.label_set_row(name) if kind == "labels" else None
+        if row is not None and not row.is_settled:
+            continue  # the form of its class ids is chosen with the first shard, so it has no arrays yet
         specs, layout = store.group_specs(group)
-        rows = store.catalogue.ledger.shards(group)
+        rows = store.group(group).rows()
         # a map serves all crops of its image
-        together = own[1] if _is_map(store, group) else layout.crops_per_shard
-        crops[group] = sum(store.num_images_in(layout.rows(row.block)) for row in rows) * together
+        is_whole = row is not None and is_map(row.codec)
+        together = own[1] if is_whole else layout.crops_per_shard
+        crops[group] = sum(store.num_images_in(layout.rows(r.block)) for r in rows) * together
         found = _group_arrays(group, specs, together, rows, crops[group], wanted)
         arrays += found
         size = sum(entry.disk_bytes for entry in found)
@@ -211,17 +214,6 @@ def _label_sets(
             total_per_crop=None if labels is None or boxes is None else labels + boxes,
             fkd=fkd,
         )
-
-
-def _is_map(store: Store, group: str) -> bool:
-    return group.startswith("labels/") and is_map(
-        store.label_set_row(group.partition("/")[2]).codec
-    )
-
-
-def _is_undecided(store: Store, group: str) -> bool:
-    # the form of its class ids is chosen with the first shard, so it has no arrays yet
-    return not store.label_set_row(group.partition("/")[2]).is_settled
 
 
 def _num_classes(store: Store) -> int:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 TABLE_1_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
 """Bins are closed below and open above; the last one holds 1.0 too."""
-PIECE = 1 << 16
-"""Crops that are compared at once, so that they stay in the cache."""
 PAPER_RATIOS = (
     0.0043, 0.0089, 0.0129, 0.0203, 0.0366, 0.0435, 0.0504, 0.0776, 0.0814, 0.2873, 0.3734, 0.0033,
 )  # fmt: skip
@@ -114,13 +112,10 @@ def _count_block(
     """Crops below each inner edge, labelled crops, missing crops: a tenth of the time of counts by class and image."""
     below = np.zeros(len(inner) + 2, np.int64)
     for probability in block_slabs(labels, criterion, block):
-        flat = probability.reshape(-1)
-        for start in range(0, flat.size, PIECE):
-            piece = flat[start : start + PIECE]
-            for i, edge in enumerate(inner):
-                below[i] += np.count_nonzero(piece < edge)
-            below[-2] += piece.size - np.count_nonzero(np.isnan(piece))
-        below[-1] += flat.size
+        for i, edge in enumerate(inner):
+            below[i] += np.count_nonzero(probability < edge)
+        below[-2] += probability.size - np.count_nonzero(np.isnan(probability))
+        below[-1] += probability.size
     below[-1] -= below[-2]
     return below
 

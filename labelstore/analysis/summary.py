@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from labelstore.blocks.block_sample import at_most
 from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
+from labelstore.calibration.probability import block_slabs
 from labelstore.codecs import in_short
 
 if TYPE_CHECKING:
@@ -96,12 +96,11 @@ def summary(
 def _sums(labels: LabelSet, with_truth: bool, block: int) -> NDArray[np.float64]:
     """Labelled crops, and over them: largest probability, ground truth's probability, crops above 0.999."""
     sums = np.zeros(4)
-    for columns in slabs(labels):
-        largest = labels.max_probability(block, columns)
+    for largest in block_slabs(labels, "max_probability", block):
         sums[0] += np.count_nonzero(~np.isnan(largest))
         sums[1] += np.nansum(largest, dtype=np.float64)
         sums[3] += np.count_nonzero(largest > np.float32(0.999))
-        if with_truth:
-            truth = labels.ground_truth_probability(block, columns)
+    if with_truth:
+        for truth in block_slabs(labels, "ground_truth_probability", block):
             sums[2] += np.nansum(truth, dtype=np.float64)
     return sums

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +136,44 @@ class ArrayBackend(ABC):
             self._refuse(key, spec, index, "the ledger names the shard but not this file")
         out.fill(spec.fill)
         return out
+
+    def columns(
+        self,
+        spec: ArraySpec,
+        index: tuple[int, int],
+        files: Sequence[ShardFile],
+        columns: range | None = None,
+    ) -> Iterator[NDArray[Any]]:
+        """`read` of one chunk column after the other, axes in memory as on disk.
+
+        Memory is used again: an array holds its column until the next one is asked for.
+        """
+        columns = spec.checked_columns(columns)
+        key = self.file_key(spec, index)
+        record = next((file for file in files if file.key == key), None)
+        recorded = () if record is None else record.chunks.get(spec.path, ())
+        if (
+            record is None
+            or None in recorded
+            or not len(recorded) == spec.grid[1] == math.prod(spec.grid)
+        ):
+            # chunks that are left out, or several in a column
+            for column in columns:
+                one = range(column, column + 1)
+                yield self.read(spec, index, files, one, stored_order=True)
+            return
+        first = self._first_chunk(spec, record)
+        total = sum(map(len, record.chunks.values()))
+        wanted = {first + column: recorded[column] for column in columns}
+        out = spec.empty_columns(range(1), stored_order=True)
+        try:
+            with self._opened(record) as file:
+                for _, chunk in read_chunks(file, record, wanted, total, self._checksum):
+                    assert chunk is not None
+                    self._decode(spec, chunk, out)
+                    yield out
+        except Damage as damage:
+            self._refuse(key, spec, index, damage)
 
     def verify(
         self,

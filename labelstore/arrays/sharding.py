@@ -102,8 +102,9 @@ def decode_chunk(spec: ArraySpec, data: NDArray[np.uint8], out: NDArray[Any]) ->
     frame = data[:-CRC_BYTES]
     _check_frame(frame, spec.chunk_bytes)
     order = axis_order(spec)
-    in_place = not spec.row_axes_first and out.flags.c_contiguous
-    target = out if in_place else _between(spec, order)
+    as_stored = out.transpose(order)
+    in_place = as_stored.flags.c_contiguous
+    target = as_stored if in_place else _between(spec, order)
     try:
         blosc.decompress(frame, target)
     except (RuntimeError, ValueError) as error:
@@ -219,10 +220,9 @@ def chunk_numbers(spec: ArraySpec, columns: range) -> Iterator[tuple[int, tuple[
 
     The result is a shard with only these columns, side by side.
     """
-    others = [range(count) for count in spec.grid[2:]]
+    others = list(itertools.product(*(range(count) for count in spec.grid[2:])))
     for place, column in enumerate(columns):
-        for rest in itertools.product(*others):
-            number = int(np.ravel_multi_index((0, column, *rest), spec.grid))
+        for number, rest in enumerate(others, column * len(others)):
             yield number, _slices(spec, (0, place, *rest))
 
 

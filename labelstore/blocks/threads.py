@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import TypeVar
+
+from labelstore.blocks.windows import in_order
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,16 +22,11 @@ def map_in_threads(
 
     After an error, or when the iterator is dropped, no further item is begun.
     """
-    waiting = iter(items)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="blocks")
     try:
-        running: list[Future[R]] = [
-            pool.submit(function, item) for item in islice(waiting, 2 * threads)
-        ]
-        while running:
-            result = running.pop(0).result()
-            running += [pool.submit(function, item) for item in islice(waiting, 1)]
-            yield result
+        yield from in_order(
+            lambda item: pool.submit(function, item), Future.result, items, 2 * threads
+        )
     finally:
         # an executor left to itself would first work through all that was submitted
         pool.shutdown(wait=True, cancel_futures=True)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.probability import check_unmixed
 from labelstore.calibration.queries import rule_from_record
@@ -223,8 +222,7 @@ class _Calibrating(BlockSource):
     def _codes(self, block: int) -> NDArray[np.uint8]:
         codes = np.empty((len(self.layout.rows(block)), self.layout.num_crops), np.uint8)
         start = 0
-        for columns in slabs(self.labels):
-            found = self.rule.block_regions(self.labels, block, columns)
+        for found in self.rule.slabs(self.labels, block):
             codes[:, start : start + found.shape[1]] = found
             start += found.shape[1]
         return codes

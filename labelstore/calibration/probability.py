@@ -32,11 +32,14 @@ def probabilities(
 
 
 def block_slabs(
-    labels: LabelSet, criterion: Criterion, block: int
+    labels: LabelSet, criterion: Criterion, block: int, columns: range | None = None
 ) -> Iterator[NDArray[np.float32]]:
     """The same, a bounded number of crops at a time, in the order of crops."""
-    for columns in slabs(labels):
-        yield probabilities(labels, criterion, block, columns)
+    if criterion == "max_probability":
+        yield from labels.max_probabilities(block, columns)
+        return
+    for part in slabs(labels, columns):
+        yield probabilities(labels, criterion, block, part)
 
 
 def check_calibratable(labels: LabelSet, criterion: Criterion, *, calibrates: bool) -> None:

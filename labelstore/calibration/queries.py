@@ -6,7 +6,7 @@ crop that satisfies both conditions is discarded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from labelstore.blocks.columns import COLUMNS, OF_GROUND_TRUTH
 from labelstore.blocks.condition import Condition
 from labelstore.blocks.crop_slab import CropSlab
+from labelstore.blocks.slabs import slabs
 from labelstore.calibration.probability import check_calibratable, check_ground_truth
 from labelstore.calibration.regions import BESIDE_THE_RULE, RegionThresholds, check_epsilon
 from labelstore.errors import UsageError
@@ -79,6 +80,10 @@ class RegionQuery:
                 codes[Condition.parse(text).holds(slab)] = region
         codes[~slab.present] = Region.MISSING
         return codes
+
+    def slabs(self, labels: LabelSet, block: int) -> Iterator[NDArray[np.uint8]]:
+        """`block_regions` a bounded number of crops at a time, in the order of crops."""
+        return (self.block_regions(labels, block, columns) for columns in slabs(labels))
 
     def check(self, labels: LabelSet) -> None:
         """UsageError where these labels cannot be judged by the conditions."""

@@ -12,6 +12,7 @@ Eq. 4 leaves p = low open; here it is hard.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -23,6 +24,7 @@ from labelstore.blocks.threads import map_in_threads
 from labelstore.calibration.probability import (
     CRITERIA,
     Criterion,
+    block_slabs,
     check_calibratable,
     probabilities,
 )
@@ -45,6 +47,9 @@ class Rule(Protocol):
         self, labels: LabelSet, block: int, columns: range | None = None
     ) -> NDArray[np.uint8]:
         """Region codes (n, m) of the crops of one image block; MISSING where there is no label."""
+
+    def slabs(self, labels: LabelSet, block: int) -> Iterator[NDArray[np.uint8]]:
+        """`block_regions` a bounded number of crops at a time, in the order of crops."""
 
     def check(self, labels: LabelSet) -> None:
         """UsageError where these labels cannot be judged by it."""
@@ -107,6 +112,10 @@ class RegionThresholds:
     ) -> NDArray[np.uint8]:
         """Region codes (n, m) of the crops of one image block; MISSING where there is no label."""
         return self.regions(probabilities(labels, self.criterion, block, columns))
+
+    def slabs(self, labels: LabelSet, block: int) -> Iterator[NDArray[np.uint8]]:
+        """`block_regions` a bounded number of crops at a time, in the order of crops."""
+        return map(self.regions, block_slabs(labels, self.criterion, block))
 
     def check(self, labels: LabelSet) -> None:
         """UsageError where these labels cannot be judged by it, be calibrated, or where nothing would be left."""

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.slabs import slabs
 from labelstore.blocks.threads import map_in_threads
-from labelstore.calibration.probability import Criterion, probabilities
+from labelstore.calibration.probability import Criterion, block_slabs
 from labelstore.calibration.quantiles import BUCKETS, INFINITY_BUCKET, LOW_BITS, bits_of
 from labelstore.calibration.regions import RegionThresholds
 
@@ -154,8 +153,7 @@ def _count_block(
     # rows that no image has are missing nowhere
     is_image = ~labels.store.free[rows.start : rows.stop]
     crops = 0
-    for columns in slabs(labels, wanted):
-        probability = probabilities(labels, criterion, block, columns)
+    for probability in block_slabs(labels, criterion, block, wanted):
         crops += int(np.count_nonzero(is_image)) * probability.shape[1]
         own_below, own_above, own_labelled = compared(probability, values)
         below += own_below

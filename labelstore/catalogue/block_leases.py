@@ -11,11 +11,11 @@ been set back since: such a lease is void, so that no worker waits for it, and i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, Table, func, select, tuple_
 
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import insert_rows, update_rows, verified_rows
@@ -26,6 +26,7 @@ from labelstore.errors import ConflictError, LeaseLost, UsageError
 
 LONGEST_SECONDS = 600.0
 """Five times the leases that `LeaseKeeper` takes, for clocks of machines that differ by minutes."""
+_HELD = (leases.c.group_name, leases.c.block, leases.c.owner, leases.c.fence, leases.c.expires)
 FIRST_LOOK, MOST_LOOK = 64, 4096
 """Blocks that are looked at together for one that is not complete: few at first, more where all of them are."""
 
@@ -129,8 +130,8 @@ class Leases:
         def work(conn: Connection) -> list[Lease | LeaseLost]:
             now = self._database.now(conn)
             renewed = [
-                replace(lease, expires=now + ttl_s) if isinstance(lease, Lease) else lease
-                for lease in (_checked(conn, lease, check_lease, now=now) for lease in held)
+                lost or replace(lease, expires=now + ttl_s)
+                for lease, lost in zip(held, lost_leases(conn, held, now=now), strict=True)
             ]
             update_rows(
                 conn,
@@ -151,14 +152,14 @@ class Leases:
         def work(conn: Connection) -> None:
             now = self._database.now(conn)
             # also of a group that is gone: its next creator need not wait for the lease to expire
-            found = [_checked(conn, lease, _check_held, now=now) for lease in held]
+            found = _given_up(conn, held, now=now)
             update_rows(
                 conn,
                 leases,
                 [
                     {"group_name": lease.group, "block": lease.block, "owner": "", "expires": 0.0}
-                    for lease in found
-                    if isinstance(lease, Lease)
+                    for lease, lost in zip(held, found, strict=True)
+                    if lost is None
                 ],
             )
 
@@ -188,18 +189,27 @@ class Leases:
 
 
 def check_lease(conn: Connection, lease: Lease, *, now: float) -> None:
-    """LeaseLost unless the lease is still its owner's, with its fencing number, has not expired, and its group is
-    there.
+    """The LeaseLost of `lost_leases`, raised."""
+    (lost,) = lost_leases(conn, [lease], now=now)
+    if lost is not None:
+        raise lost
+
+
+def lost_leases(conn: Connection, held: Sequence[Lease], *, now: float) -> list[LeaseLost | None]:
+    """None for each lease that is its owner's, with its fencing number, has not expired, and whose group is there.
 
     The group must be the one that it was granted for, not another that got its name.
     """
-    _check_held(conn, lease, now=now)
-    now_is = identity(conn, lease.group)
-    if now_is != lease.identity:
-        raise LeaseLost(
-            f"{lease.group} was {'created again' if now_is else 'dropped'} after block {lease.block} of it was leased: "
-            "nothing was committed"
+    now_are = {group: identity(conn, group) for group in {lease.group for lease in held}}
+    return [
+        lost
+        if lost is not None or now_are[lease.group] == lease.identity
+        else LeaseLost(
+            f"{lease.group} was {'created again' if now_are[lease.group] else 'dropped'} after block {lease.block} of "
+            "it was leased: nothing was committed"
         )
+        for lease, lost in zip(held, _given_up(conn, held, now=now), strict=True)
+    ]
 
 
 def live_leases(conn: Connection, group: str | None, *, now: float) -> list[Lease]:
@@ -276,35 +286,31 @@ def _row(lease: Lease) -> dict[str, object]:
     }
 
 
-def _check_held(conn: Connection, lease: Lease, *, now: float) -> None:
-    found = conn.execute(
-        select(leases.c.owner, leases.c.fence, leases.c.expires).where(
-            leases.c.group_name == lease.group, leases.c.block == lease.block
-        )
-    ).one_or_none()
+def _given_up(conn: Connection, held: Sequence[Lease], *, now: float) -> list[LeaseLost | None]:
+    """Per lease why it is its owner's no more, whatever became of its group."""
+    found: dict[tuple[str, int], tuple[str, int, float]] = {}
+    for start in range(0, len(held), MOST_LOOK):
+        keys = [(lease.group, lease.block) for lease in held[start : start + MOST_LOOK]]
+        query = select(*_HELD).where(tuple_(*_HELD[:2]).in_(keys))
+        found |= {(row[0], row[1]): (row[2], row[3], row[4]) for row in conn.execute(query)}
+    return [_lost(lease, found.get((lease.group, lease.block)), now=now) for lease in held]
+
+
+def _lost(lease: Lease, found: tuple[str, int, float] | None, *, now: float) -> LeaseLost | None:
     what = f"lease on block {lease.block} of {lease.group}"
     if found is None:
-        raise LeaseLost(f"{what} was never granted: acquire one first; nothing was committed")
+        return LeaseLost(f"{what} was never granted: acquire one first; nothing was committed")
     owner, fence, expires = found
     if owner != lease.owner or fence != lease.fence:
         by = f"taken over by {owner}" if owner and fence != lease.fence else "given up"
-        raise LeaseLost(
+        return LeaseLost(
             f"{what} (fence {lease.fence}) was {by}: acquire another block; nothing was committed"
         )
     if expires <= now:
-        raise LeaseLost(
+        return LeaseLost(
             f"{what} expired {now - expires:.1f} s ago: acquire it again; nothing was committed"
         )
-
-
-def _checked(
-    conn: Connection, lease: Lease, check: Callable[..., None], *, now: float
-) -> Lease | LeaseLost:
-    try:
-        check(conn, lease, now=now)
-    except LeaseLost as lost:
-        return lost
-    return lease
+    return None
 
 
 def named(group: str) -> tuple[Table, str]:

@@ -27,6 +27,7 @@ from sqlalchemy import (
     delete,
     insert,
     select,
+    tuple_,
     update,
 )
 
@@ -192,9 +193,9 @@ def num_rows(conn: Connection, table: Table) -> int:
     return recorded[0] if recorded else 0
 
 
-def digest_text(conn: Connection, *tables: Table) -> str:
-    """Rows and digests of tables as written down, in one hexadecimal text, without reading the rows."""
-    recorded = (_recorded(conn, table, None) or (0, 0) for table in tables)
+def digest_text(conn: Connection, *tables: Table, scope: str | None = None) -> str:
+    """Rows and digests of tables, or of one of their scopes, as written down, in one hexadecimal text; reads no row."""
+    recorded = (_recorded(conn, table, scope) or (0, 0) for table in tables)
     return " ".join(f"{count:x}-{total:032x}" for count, total in recorded)
 
 
@@ -234,15 +235,8 @@ def _rows_by_key(conn: Connection, table: Table, keys: Sequence[Row]) -> list[Ro
     positions = [list(table.columns).index(column) for column in columns]
     found: dict[Row, Row] = {}
     for start in range(0, len(keys), 500):
-        part = keys[start : start + 500]
-        if len(columns) == 1:
-            where: ColumnElement[bool] = columns[0].in_([key[0] for key in part])
-            rows = [tuple(row) for row in conn.execute(select(table).where(where))]
-        else:
-            rows = []
-            for key in part:
-                where = and_(*(column == value for column, value in zip(columns, key, strict=True)))
-                rows += [tuple(row) for row in conn.execute(select(table).where(where))]
+        where = tuple_(*columns).in_(keys[start : start + 500])
+        rows = [tuple(row) for row in conn.execute(select(table).where(where))]
         found |= {tuple(row[position] for position in positions): row for row in rows}
     if missing := [key for key in keys if key not in found]:
         raise DamagedShard(

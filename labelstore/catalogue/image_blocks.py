@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,15 +117,21 @@ def pack_bad(reasons: NDArray[Any]) -> str | None:
     return json_text(given) if given else None
 
 
-def unpack(row: Row) -> Columns:
-    """Inverse of `pack`: columns over the block's rows; DamagedShard for a row that it did not write."""
+def unpack(row: Row, *, keys: bool = True) -> Columns:
+    """Inverse of `pack`: columns over the block's rows; DamagedShard for a row that it did not write.
+
+    Without `keys`, which are most of the work, the column `key` is left blank where no row is free.
+    """
     check_types(image_blocks, row)
     values = dict(zip(NAMES, row, strict=True))
     _, num_rows, num_images = checked_head(row[:4])
     columns = blank_columns(num_rows)
     try:
-        columns["key"][:] = unpack_keys(values["key"], num_rows)
-        columns["free"] = columns["key"] == ""
+        if keys or num_images < num_rows:
+            columns["key"][:] = checked_keys(values["key"], num_rows)
+            columns["free"] = columns["key"] == ""
+        else:
+            columns["free"][:] = False
         if columns["free"].sum() != num_rows - num_images or columns["free"][-1]:
             raise ValueError("free rows")
         for name, kind in REGISTERED.items():
@@ -135,7 +141,6 @@ def unpack(row: Row) -> Columns:
             columns["bad"][range(num_rows)[int(at)]] = str(why)
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
         raise damaged(f"holds what nobody wrote there (block {values['block']})") from None
-    check_keys(columns["key"][~columns["free"]].tolist())
     return columns
 
 
@@ -144,6 +149,13 @@ def unpack_keys(packed: bytes, num_rows: int) -> list[str]:
     keys = _inflated(packed, num_rows * (MAX_KEY_BYTES + 1)).decode().split("\n")
     if len(keys) != num_rows:
         raise ValueError(len(keys))
+    return keys
+
+
+def checked_keys(packed: bytes, num_rows: int) -> list[str]:
+    """`unpack_keys`; RejectedInput for keys that are no paths below an image folder."""
+    keys = unpack_keys(packed, num_rows)
+    check_keys(list(filter(None, keys)))
     return keys
 
 
@@ -183,6 +195,7 @@ MAX_FREE_ROWS = 1 << 22
 """Most rows without an image that a catalogue may have: every row takes memory."""
 NO_IMAGE = "no image has this row"
 """What the column `bad` says of such a row."""
+_KEY = NAMES.index("key")
 HEAD = (
     image_blocks.c.block,
     image_blocks.c.num_rows,
@@ -209,24 +222,65 @@ def counts(conn: Connection) -> tuple[int, int]:
     return count, end
 
 
-def image_columns(conn: Connection) -> dict[str, NDArray[Any]]:
+class ImageColumns(Mapping[str, NDArray[Any]]):
+    """Columns over image rows. `keys` gives the column `key`: it is called once, and not before that is asked for."""
+
+    def __init__(
+        self, columns: Mapping[str, NDArray[Any]], keys: Callable[[], NDArray[Any]]
+    ) -> None:
+        self._columns = dict(columns)
+        self._keys = keys
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name == "key" and name not in self._columns:
+            self._columns[name] = self._keys()
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(("key", *self._columns)))
+
+    def __len__(self) -> int:
+        return len(self._columns | {"key": None})
+
+    def first(self, num_rows: int) -> ImageColumns:
+        """The columns of the first rows."""
+        columns = {name: column[:num_rows] for name, column in self._columns.items()}
+        return ImageColumns(columns, lambda: self["key"][:num_rows])
+
+
+def is_given(reasons: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a column of objects, such as `bad`, is not None."""
+    given: NDArray[np.bool_] = reasons != np.array(None, object)
+    return given
+
+
+def image_columns(conn: Connection) -> ImageColumns:
     """The images as columns over image rows, checked against the table's digest.
 
     `key` and `bad` object (N,), `class_id` int32, `width` and `height` int32 with -1 where unknown,
     `digest` uint8 (N, 16) with `has_digest` bool, `size` and `mtime_ns` int64 with -1 where
     unknown. `free` is True for rows that no image has (see `ImageTable.append`): their key is empty, their
-    class -1, and `bad` says so.
+    class -1, and `bad` says so. Keys are unpacked when they are asked for: what is no key is an error then.
     """
     _, total = counts(conn)
     columns = blank_columns(total)
+    blank = columns.pop("key")
+    packed: dict[int, tuple[bytes, int]] = {}
     for part in verified_batches(conn, image_blocks):
         for row in part:
-            found = unpack(row)
-            first = row[0] * BLOCK_ROWS
-            for name, values in found.items():
-                columns[name][first : first + len(values)] = values
+            found = unpack(row, keys=False)
+            first, count = row[0] * BLOCK_ROWS, row[1]
+            packed[first] = row[_KEY], count
+            for name in columns:
+                columns[name][first : first + count] = found[name]
     columns["bad"][columns["free"]] = NO_IMAGE
-    return columns
+
+    def keys() -> NDArray[Any]:
+        for first, (one, count) in packed.items():
+            blank[first : first + count] = _keys(one, first // BLOCK_ROWS, count, checked_keys)
+        return blank
+
+    return ImageColumns(columns, keys)
 
 
 def block_columns(conn: Connection, block: int) -> Columns | None:
@@ -252,16 +306,18 @@ def rows_by_key(conn: Connection, keys: Sequence[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for block, count in blocks:
         packed = select(image_blocks.c.key).where(image_blocks.c.block == block)
-        for at, key in enumerate(_keys(conn.execute(packed).scalar(), block, count)):
+        for at, key in enumerate(_keys(conn.execute(packed).scalar(), block, count, unpack_keys)):
             if key in known:
                 found[key] = block * BLOCK_ROWS + at
     return found
 
 
-def _keys(packed: object, block: int, count: int) -> list[str]:
+def _keys(
+    packed: object, block: int, count: int, unpacking: Callable[[bytes, int], list[str]]
+) -> list[str]:
     try:
         if isinstance(packed, bytes):
-            return unpack_keys(packed, count)
+            return unpacking(packed, count)
     except ValueError:
         pass
     raise damaged(f"holds what nobody wrote there (block {block})")

@@ -16,6 +16,7 @@ from labelstore.catalogue.image_blocks import (
     DIGEST_BYTES,
     MAX_FREE_ROWS,
     Columns,
+    ImageColumns,
     blank_columns,
     block_columns,
     counts,
@@ -219,7 +220,7 @@ class ImageTable:
         with self._database.reading() as conn:
             return digest_text(conn, image_blocks)
 
-    def columns(self) -> dict[str, NDArray[Any]]:
+    def columns(self) -> ImageColumns:
         """The images as NumPy columns over rows: see `image_columns`."""
         with self._database.reading() as conn:
             return image_columns(conn)

@@ -13,15 +13,23 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, tuple_
 
-from labelstore.catalogue.block_leases import check_lease, identity, live_leases, named
+from labelstore.catalogue.block_leases import (
+    MOST_LOOK,
+    identity,
+    live_leases,
+    lost_leases,
+    named,
+)
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import (
     Row,
     check_num_rows,
     delete_rows,
+    digest_text,
     insert_rows,
     update_rows,
     verified_rows,
@@ -82,18 +90,27 @@ class Ledger:
         exists is a ConflictError. `replace_rows`, for `repair` only: all rows exist, and get new bytes since their
         files no longer match them.
         """
+        for lease, rows in blocks:
+            _check_covered(lease, rows)
         published: set[int] = set()
 
         def work(conn: Connection) -> list[LeaseLost | ConflictError | None]:
             now = self._database.now(conn)
             outcomes: list[LeaseLost | ConflictError | None] = []
+            outcomes += lost_leases(conn, [lease for lease, _ in blocks], now=now)
+            there = (
+                {}
+                if replace_rows
+                else _committed_rows(conn, [row for _, rows in blocks for row in rows])
+            )
             admitted: dict[int, list[ShardRow]] = {}
-            for number, (lease, rows) in enumerate(blocks):
+            for number, (_, rows) in enumerate(blocks):
+                if outcomes[number] is not None:
+                    continue
                 try:
-                    admitted[number] = _admitted(conn, lease, rows, now=now, there=replace_rows)
-                    outcomes.append(None)
-                except (LeaseLost, ConflictError) as refused:
-                    outcomes.append(refused)
+                    admitted[number] = [row for row in rows if not _is_committed(row, there)]
+                except ConflictError as refused:
+                    outcomes[number] = refused
             new = [number for number in admitted if number not in published]
             publish(new)
             published.update(new)
@@ -125,6 +142,11 @@ class Ledger:
         """A group's committed shards by (block, crop shard), checked against their digest."""
         with self._database.reading() as conn:
             return [shard_of(row) for row in verified_rows(conn, shards, group)]
+
+    def digest(self, group: str) -> str:
+        """Hexadecimal digest of a group's rows as it is written down: another one after any commit."""
+        with self._database.reading() as conn:
+            return digest_text(conn, shards, scope=group)
 
     def labelling(self, group: str) -> list[tuple[float, str]]:
         """Per committed shard of a group the seconds and the device it took; the lists of files stay packed."""
@@ -188,13 +210,11 @@ def labelled_elsewhere(conn: Connection, group: str, image: int) -> str | None:
     return None
 
 
-def _admitted(
-    conn: Connection, lease: Lease, rows: Sequence[ShardRow], *, now: float, there: bool
-) -> list[ShardRow]:
-    """The rows of one block that are to be written; LeaseLost or ConflictError where it may not be.
+_KEY = (shards.c.group_name, shards.c.block, shards.c.crop_shard)
+_Committed: TypeAlias = dict[tuple[str, int, int], tuple[bytes, int]]
 
-    LeaseLost also where the label set or mask was dropped since the lease was granted, or created again.
-    """
+
+def _check_covered(lease: Lease, rows: Sequence[ShardRow]) -> None:
     for row in rows:
         if row.block != lease.block or not (
             row.group == lease.group or row.group.startswith("crops/")
@@ -203,18 +223,20 @@ def _admitted(
                 f"shard {row.crop_shard} of block {row.block} of {row.group} is not covered by the lease "
                 f"on block {lease.block} of {lease.group}"
             )
-    check_lease(conn, lease, now=now)
-    return [row for row in rows if there or not _is_committed(conn, row)]
 
 
-def _is_committed(conn: Connection, row: ShardRow) -> bool:
-    there = conn.execute(
-        select(shards.c.files, shards.c.fence).where(
-            shards.c.group_name == row.group,
-            shards.c.block == row.block,
-            shards.c.crop_shard == row.crop_shard,
-        )
-    ).one_or_none()
+def _committed_rows(conn: Connection, rows: Sequence[ShardRow]) -> _Committed:
+    """(group, block, crop shard) -> files and fencing number of those that are committed already."""
+    found: _Committed = {}
+    for start in range(0, len(rows), MOST_LOOK):
+        keys = [(row.group, row.block, row.crop_shard) for row in rows[start : start + MOST_LOOK]]
+        query = select(*_KEY, shards.c.files, shards.c.fence).where(tuple_(*_KEY).in_(keys))
+        found |= {(row[0], row[1], row[2]): (row[3], row[4]) for row in conn.execute(query)}
+    return found
+
+
+def _is_committed(row: ShardRow, committed: _Committed) -> bool:
+    there = committed.get((row.group, row.block, row.crop_shard))
     if there is None:
         return False
     what = f"shard {row.crop_shard} of block {row.block} of {row.group}"

@@ -118,12 +118,11 @@ class FloatProbs:
         first = float32_of(np.ascontiguousarray(stored[..., 0]))
         code = arrays["tail_code"].ravel()
         rows = np.flatnonzero(code != AS_SUM)
-        # rank by rank: nothing is moved twice where axes lie as on disk
-        by_rank = np.empty((stored.shape[-1], len(rows)), stored.dtype)
-        for rank, taken in enumerate(by_rank):
-            stored[..., rank].reshape(-1).take(rows, out=taken, mode="clip")
-        scaled, _ = _scaled(float32_of(by_rank).T, code[rows], outcomes)
-        first.ravel()[rows] = scaled[:, 0]
+        # nothing is moved twice where axes lie as on disk
+        by_rank = np.moveaxis(stored, -1, 0).reshape(stored.shape[-1], -1)
+        coded = float32_of(by_rank.take(rows, axis=1, mode="clip")).T
+        factor = _factor(coded, _TAILS.take(code[rows], mode="clip"), outcomes)
+        first.ravel()[rows] = coded[:, 0] * factor
         return first
 
     def _stored(self, probability: NDArray[Any]) -> Float:
@@ -162,13 +161,19 @@ def _tail_code(tail: Float, by_sum: Float, most: Float) -> NDArray[np.uint8]:
 
 def _scaled(probs: Float, code: NDArray[np.uint8], outcomes: int) -> tuple[Float, Float]:
     """Probabilities (r, K), in place, and tails (r,) of rows whose tail has a code of its own."""
-    others = np.float32(outcomes - probs.shape[-1])
     tail = _TAILS.take(code, mode="clip")
+    factor = _factor(probs, tail, outcomes)
+    most = probs[:, -1] * np.float32(outcomes - probs.shape[-1])
+    scale_rows(probs, factor)
+    return probs, np.minimum(tail, most * factor)
+
+
+def _factor(probs: Float, tail: Float, outcomes: int) -> Float:
+    """What rows (r, K) with tails (r,) are scaled by; what float16 has lost is put back in place first."""
+    others = np.float32(outcomes - probs.shape[-1])
     lost = probs == 0
     if lost.any():
         np.copyto(probs, np.sqrt(tail / others * SMALLEST)[:, None], where=lost)
     total = row_sum(probs)
-    most = probs[:, -1] * others
-    factor = np.maximum((1 - tail) / total, 1 / (total + most))
-    scale_rows(probs, factor)
-    return probs, np.minimum(tail, most * factor)
+    factor: Float = np.maximum((1 - tail) / total, 1 / (total + probs[:, -1] * others))
+    return factor

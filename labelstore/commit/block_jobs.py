@@ -86,6 +86,7 @@ class _Blocks(ABC):
             num_images=made.num_images,
             seconds=made.seconds,
             device=made.device,
+            known=self.__dict__.setdefault("_known_specs", {}),
         )
 
     def committed(self, made: MadeBlock) -> None:  # noqa: B027 - most jobs have nothing to do then

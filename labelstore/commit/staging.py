@@ -20,6 +20,7 @@ from labelstore.errors import ConflictError, LeaseLost
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from labelstore.arrays.array_spec import ArraySpec
     from labelstore.store.store import Store
 
 
@@ -90,17 +91,22 @@ def stage_block(
     num_images: int,
     seconds: float = 0.0,
     device: str = "",
+    known: dict[str, Sequence[ArraySpec]] | None = None,
 ) -> StagedBlock:
     """Everything of `write_block` but the commit: encoded, written and fsynced under temporary names.
 
-    LeaseLost if the lease is lost already; the commit looks again.
+    LeaseLost if the lease is lost already; the commit looks again. A job of many blocks gives the same `known` with
+    each: arrays of groups as they were when the first was staged. Where a group was dropped since, or another got its
+    name, the commit refuses the lease.
     """
     rows: list[ShardRow] = []
     own = sum(shard.group == lease.group for shard in shards)  # they share the seconds
-    with store.catalogue.reading():
-        # arrays are of the group that was leased, and not of another that got its name
-        store.catalogue.leases.check(lease)
-        specs_of = {group: store.group_specs(group)[0] for group in {s.group for s in shards}}
+    specs_of = {} if known is None else known
+    if new := {shard.group for shard in shards} - specs_of.keys():
+        with store.catalogue.reading():
+            # arrays are of the group that was leased, and not of another that got its name
+            store.catalogue.leases.check(lease)
+            specs_of |= {group: store.group_specs(group)[0] for group in new}
     staged = StagedFiles()
     try:
         for shard in shards:

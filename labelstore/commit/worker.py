@@ -80,6 +80,7 @@ class _Worker:
         self._cannot: set[int] = set()
         """Blocks that cannot be made."""
         self._sizes = {block: source.size(block) for block in source.blocks}
+        self._total, self._done_size = sum(self._sizes.values()), 0
         self._results: list[Any] = []
         self._staged: list[Staged] = []
         self._jobs: list[Future[list[MadeBlock] | None]] = []
@@ -138,6 +139,7 @@ class _Worker:
         rest = [block for block in source.blocks if block not in self._cannot]
         found = [block for block in rest if source.missing(block, committed.get(block, ()))]
         self._done = set(rest).difference(found)
+        self._done_size = sum(self._sizes[block] for block in self._done | self._cannot)
         self._tell()
         return found
 
@@ -188,12 +190,11 @@ class _Worker:
             return
         self._keeper.forget(made.leased.block)
         self._cannot.add(made.leased.block)
+        self._done_size += self._sizes[made.leased.block]
         self._results.append(made.result)
 
     def _tell(self) -> None:
-        total = sum(self._sizes.values())
-        done = sum(self._sizes[block] for block in self._done | self._cannot)
-        self._progress(min(done + self._source.under_way, total), total)
+        self._progress(min(self._done_size + self._source.under_way, self._total), self._total)
 
     # -- staging and committing --------------------------------------------------------------------
 
@@ -241,6 +242,7 @@ class _Worker:
             return
         for made in committed:
             self._done.add(made.leased.block)
+            self._done_size += self._sizes[made.leased.block]
             self._results.append(made.result)
             self._source.committed(made)
         if isinstance(self._source, BlockStream):

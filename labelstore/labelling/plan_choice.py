@@ -158,7 +158,7 @@ def _refuse_other_options(path: Path, options: PlanOptions, plan: CropPlan, row:
 
 
 def _check_images(
-    path: Path, columns: dict[str, Any], folder: ImageSource, note: Callable[[str], None]
+    path: Path, columns: Mapping[str, Any], folder: ImageSource, note: Callable[[str], None]
 ) -> None:
     row_of = {key: row for row, key in enumerate(columns["key"]) if key}
     common = [key for key in folder.keys if key in row_of]

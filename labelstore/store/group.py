@@ -49,15 +49,23 @@ class Group:
 
     def refresh(self) -> None:
         """Read the ledger again: other workers may have committed since."""
-        rows = {
-            (row.block, row.crop_shard): row for row in self._catalogue.ledger.shards(self.name)
-        }
+        with self._catalogue.reading():
+            digest = self._catalogue.ledger.digest(self.name)
+            rows = {
+                (row.block, row.crop_shard): row for row in self._catalogue.ledger.shards(self.name)
+            }
         # after the rows: they are then of the group that the arrays are known of
         if self._catalogue.groups.identity(self.name) != self.identity:
             raise ConflictError(
                 f"{self.name} was dropped since it was opened here, or created again: open the store again"
             )
-        self._shards = rows
+        self._shards, self._digest = rows, digest
+
+    def rows(self) -> Sequence[ShardRow]:
+        """The ledger's rows as they are now, by (block, crop shard); read again only where something was committed."""
+        if self._catalogue.ledger.digest(self.name) != self._digest:
+            self.refresh()
+        return list(self._shards.values())
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -133,6 +141,34 @@ class Group:
                     raise
                 part = self._read(row, inside, names, stored_order=stored_order)
             yield part
+
+    def columns(
+        self, block: int, columns: range | None, fields: Sequence[str]
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """The asked per-crop fields one chunk column after the other, axes in memory as on disk.
+
+        Memory is used again: arrays hold their column until the next one is asked for.
+        """
+        height = len(self.layout.rows(block))
+        for crop_shard, inside in self.layout.split(columns):
+            row, done = self.shard(block, crop_shard), inside.start
+            index = (block, crop_shard)
+            try:
+                for arrays in zip(
+                    *(
+                        self._arrays.columns(self.specs[name], index, row.files, inside)
+                        for name in fields
+                    ),
+                    strict=True,
+                ):
+                    done += 1
+                    yield {name: array[:height] for name, array in zip(fields, arrays, strict=True)}
+            except DamagedShard:
+                # `parts` looks whether it was repaired meanwhile, and says what is wrong
+                first = crop_shard * self.layout.columns_per_shard
+                for column in range(first + done, first + inside.stop):
+                    one = range(column, column + 1)
+                    yield from self.parts(block, one, fields, stored_order=True)
 
     def read(self, block: int, columns: range | None, field: str) -> NDArray[Any]:
         """One per-crop field of one image block: (images, crops, ...)."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.arrays.reading_threads import REMOTE_THREADS, for_each
 from labelstore.codecs import LabelMap, SparseLabels, id_dtype, relative_temperature, widen
 from labelstore.errors import UsageError
 from labelstore.store.chosen_images import crop_numbers
@@ -278,10 +279,16 @@ class ChunkSource:
         raw = opaque(out)
         order = np.argsort(cells, kind="stable")
         starts = np.flatnonzero(np.diff(cells[order], prepend=-1))
-        for here in np.split(order, starts)[1:]:
-            cell = int(cells[here[0]])
-            held = self._cache.get((kind, cell), lambda cell=cell: opaque(load(cell)).reshape(-1))  # type: ignore[misc]
+        places_of = {int(cells[here[0]]): here for here in np.split(order, starts)[1:]}
+
+        def take(cell: int) -> None:
+            here = places_of[cell]
+            held = self._cache.get((kind, cell), lambda: opaque(load(cell)).reshape(-1))
             raw[here] = held.take(places[here], mode="clip")
+
+        # chunks of a disk wait for a core, those of object storage for their requests
+        threads = REMOTE_THREADS if self.labels.store.is_remote else 1
+        for_each(take, places_of, threads=min(threads, len(places_of)))
         return out
 
 

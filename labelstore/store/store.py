@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from labelstore.arrays.array_spec import ArraySpec
 from labelstore.arrays.backend import ArrayBackend
 from labelstore.catalogue import Catalogue
+from labelstore.catalogue.image_blocks import ImageColumns, is_given
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherRow
 from labelstore.cropping.crop_plan import CropPlan, PlannedCrops, is_imported
 from labelstore.errors import ConflictError, NotGenerated, UsageError
@@ -100,16 +101,20 @@ class Store:
         self.catalogue.close()
 
     @property
+    def is_remote(self) -> bool:
+        """Whether its arrays lie in object storage."""
+        return isinstance(self.location, str)
+
+    @property
     def uuid(self) -> str:
         """Identity of the store."""
         return self.catalogue.uuid
 
     @cached_property
-    def image_columns(self) -> dict[str, NDArray[Any]]:
+    def image_columns(self) -> ImageColumns:
         """The images table as columns, one entry per image row: key, class_id, width, height, digest, bad, ..."""
-        rows = self.num_rows
         # what was added since belongs to the next refresh: rows are never renumbered
-        return {name: column[:rows] for name, column in image_columns(self.catalogue).items()}
+        return image_columns(self.catalogue).first(self.num_rows)
 
     @cached_property
     def row_of_key(self) -> dict[str, int]:
@@ -119,7 +124,7 @@ class Store:
     @cached_property
     def bad(self) -> NDArray[np.bool_]:
         """(rows,) True for images that were left out because they cannot be used, and for free rows."""
-        return np.array([reason is not None for reason in self.image_columns["bad"]], bool)
+        return is_given(self.image_columns["bad"])
 
     def refresh(self, *, images: bool = True) -> None:
         """Forget what was read: other workers may have committed since.

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from labelstore.arrays.durable import make_folders, write_file
 from labelstore.catalogue import Catalogue
+from labelstore.catalogue.image_blocks import ImageColumns, is_given
 from labelstore.errors import RejectedInput, StorageError
 from labelstore.images import check_keys
 
@@ -57,7 +59,7 @@ _SEPARATOR = "\n"
 
 def image_columns(
     catalogue: Catalogue, *, min_rows: int = MIN_ROWS, cache: Path | None = None
-) -> dict[str, NDArray[Any]]:
+) -> ImageColumns:
     """`ImageTable.columns`, from the cache where the same table was read before."""
     with catalogue.reading():
         if catalogue.images.num_images() < min_rows:
@@ -65,7 +67,7 @@ def image_columns(
     digest = catalogue.images.digest()
     folder = (cache or default_cache()) / "images"
     path = folder / f"{catalogue.uuid}-{digest}.npz"
-    kept = _read(path)
+    kept = _read(path, lambda: catalogue.images.columns()["key"])
     if kept is not None:
         return kept
     columns = catalogue.images.columns()
@@ -75,12 +77,11 @@ def image_columns(
     return columns
 
 
-def _is_settled(columns: dict[str, NDArray[Any]]) -> bool:
-    left_out = np.array([reason is not None for reason in columns["bad"]], bool)
-    return bool((columns["has_digest"] | left_out).all())
+def _is_settled(columns: ImageColumns) -> bool:
+    return bool((columns["has_digest"] | is_given(columns["bad"])).all())
 
 
-def _write(path: Path, columns: dict[str, NDArray[Any]], uuid: str) -> None:
+def _write(path: Path, columns: ImageColumns, uuid: str) -> None:
     keys = _SEPARATOR.join(columns["key"])
     if keys.count(_SEPARATOR) != max(0, len(columns["key"]) - 1):
         return
@@ -102,14 +103,14 @@ def _write(path: Path, columns: dict[str, NDArray[Any]], uuid: str) -> None:
                 older.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]] | None:
-    """The columns of a file, None where it is not there or not what `_write` wrote."""
+def _read(path: Path, keys: Callable[[], NDArray[Any]]) -> ImageColumns | None:
+    """The columns of a file, None where it is not there or not what `_write` wrote; `keys` gives those of the table."""
     try:
         data = memoryview(path.read_bytes())
         if _digest(data[DIGEST_BYTES:]) != data[:DIGEST_BYTES]:
             return None
         with np.load(io.BytesIO(data[DIGEST_BYTES:]), allow_pickle=False) as file:
-            return _columns({name: file[name] for name in file.files})
+            return _columns({name: file[name] for name in file.files}, keys)
     except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile, RejectedInput):
         return None
 
@@ -118,18 +119,28 @@ def _digest(data: memoryview) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-def _columns(found: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _columns(
+    found: dict[str, NDArray[Any]], table_keys: Callable[[], NDArray[Any]]
+) -> ImageColumns:
     if int(found["format"]) != FORMAT:
         raise ValueError(found["format"])
     columns = {name: found[name] for name in _PLAIN}
-    keys = found["keys"].tobytes().decode().split(_SEPARATOR)
-    total = len(keys)
+    total = len(columns["free"])
     for name, dtype in _PLAIN.items():
         shape = (total, 16) if name == "digest" else (total,)
         if columns[name].shape != shape or columns[name].dtype.str != dtype:
             raise ValueError(name)
-    columns["key"] = np.array(keys, dtype=object)
-    check_keys(columns["key"][~columns["free"]].tolist())
     columns["bad"] = np.full(total, None, dtype=object)
     columns["bad"][found["bad_rows"]] = json.loads(found["bad"].tobytes())
-    return columns
+
+    def keys() -> NDArray[Any]:
+        split = np.array(found["keys"].tobytes().decode().split(_SEPARATOR), dtype=object)
+        try:
+            if len(split) != total or ((split == "") != columns["free"]).any():
+                raise ValueError(len(split))
+            check_keys(split[~columns["free"]].tolist())
+        except (ValueError, RejectedInput):
+            return table_keys()
+        return split
+
+    return ImageColumns(columns, keys)

@@ -173,6 +173,10 @@ class ArrayBackendTests:
                     return
                 np.testing.assert_array_equal(backend.read(spec, (2, 1), files), expected)
                 part = backend.read(spec, (2, 1), files, columns)
+                for column, due in zip(
+                    backend.columns(spec, (2, 1), files, columns), wanted, strict=True
+                ):
+                    np.testing.assert_array_equal(column, due)
             np.testing.assert_array_equal(part, np.concatenate(wanted, axis=1))
             assert part.dtype == np.dtype(spec.dtype)
             assert part.flags.c_contiguous

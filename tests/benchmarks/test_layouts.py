@@ -147,3 +147,20 @@ def test_the_comparison_prints_a_row_for_each_layout():
     flat = ["labelstore, float16, unpacked", "np.memmap of records"]
     assert names == ["labelstore, float16", *flat, IN_A_PROCESS_OF_ITS_OWN]
     assert all(shown(row) for row in found["layouts"] for shown in COLUMNS.values())
+
+
+def test_chunks_of_a_random_batch_are_fetched_side_by_side_and_are_the_same(tmp_path):
+    ours = LAYOUTS[0]
+    ours.write(tmp_path, PARTS, IMAGES)
+    ours.prepare_remote(tmp_path)
+    asked = np.arange(IMAGES), np.broadcast_to(np.arange(CROPS), (IMAGES, CROPS))
+    local = ours.reader(tmp_path)
+    with served(tmp_path, 0.2) as server:
+        remote = ours.remote_reader(server.url, tmp_path / "cache", IMAGES)
+        server.reset()
+        for here, there in zip(local.batch(*asked), remote.batch(*asked), strict=True):
+            np.testing.assert_array_equal(here, there)
+        # two image blocks of one chunk column each
+        assert server.most_under_way == len(PARTS)
+        remote.close()
+    local.close()

@@ -70,13 +70,13 @@ def test_the_scale_run_ends_with_every_promised_figure(tmp_path, capsys, monkeyp
 
 def test_a_verdict_says_by_how_much():
     by_key = {target.key: target for target in TARGETS}
-    assert verdict(by_key["pass_ratio_vs_fkd"], 200, 10) == "**met**"
-    assert "2.00 times" in verdict(by_key["pass_ratio_vs_fkd"], 50, 10)
-    assert verdict(by_key["pass_seconds"], 1.2, 1_281_167) == "**met**"
-    assert verdict(by_key["pass_seconds"], 1.2, 640_000) != "**met**", (
+    assert verdict(by_key["pass_ratio_vs_fkd"], 200, 10, 200) == "**met**"
+    assert "2.00 times" in verdict(by_key["pass_ratio_vs_fkd"], 50, 10, 200)
+    assert verdict(by_key["pass_seconds"], 1.2, 1_281_167, 200) == "**met**"
+    assert verdict(by_key["pass_seconds"], 1.2, 640_000, 200) != "**met**", (
         "half the images, half the time"
     )
-    assert verdict(by_key["random_image_ms"], 19, 10) == "**met**"
+    assert verdict(by_key["random_image_ms"], 19, 10, 200) == "**met**"
 
 
 @pytest.mark.sample(1)

@@ -122,7 +122,8 @@ def test_labels_are_decoded_once_for_a_mask(make_store, p_max, monkeypatch, caps
     """Quantiles take two walks more; what a mask does is counted from its codes."""
     path = make_store(p_max, images_per_shard=8).path
     decoded = []
-    for name in ("max_probability", "ground_truth_probability", "sparse", "dense"):
+    names = ("max_probability", "max_probabilities", "ground_truth_probability", "sparse", "dense")
+    for name in names:
         own = getattr(LabelSet, name)
 
         def counting(labels, block, columns=None, *rest, own=own):

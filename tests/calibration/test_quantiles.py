@@ -18,20 +18,12 @@ from labelstore.errors import NotGenerated, UsageError
 shares = st.sampled_from([0.0, 0.001, 0.05, 0.07, 0.15, 0.5, 0.9, 0.95, 1.0])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _in_memory():
-    """Slabs of the fake label sets below: whole blocks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelstore.calibration.probability.slabs", lambda labels: (None,))
-        yield
-
-
 def label_set(values, num_blocks):
     parts = np.array_split(np.asarray(values, np.float32), num_blocks)
     return SimpleNamespace(
         name="fake",
         blocks=tuple(range(num_blocks)),
-        max_probability=lambda block, columns: parts[block][None],
+        max_probabilities=lambda block, columns: iter([parts[block][None]]),
     )
 
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from labelstore.arrays.reading_threads import Stopped, for_each
 from trainer.loader.ring import BatchRing
-from trainer.loader.threads import Stopped, for_each
 
 
 def our_threads():

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.arrays.reading_threads import for_each
 from labelstore.calibration import Region
 from labelstore.cropping.crop_plan import CropPlan, image_streams
 from labelstore.errors import RejectedInput, UsageError
@@ -20,7 +21,6 @@ from labelstore.images import ImageSource, image_size
 from trainer.label_tensors import ground_truth_labels
 from trainer.loader.planes import PlaneWriter, Records, make_records, record_dtype
 from trainer.loader.source import DrawCounts, ImageTable, PlaneSource
-from trainer.loader.threads import for_each
 from trainer.sampler import PassSchedule
 
 IMAGES_TOGETHER = 4096

@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.arrays.reading_threads import Stopped
 from labelstore.calibration import too_many_left_out
 from labelstore.cropping.crop_augmentation import PlannedAugmentation
 from labelstore.errors import IncompleteError, LabelStoreError, RejectedInput
@@ -28,7 +29,6 @@ from trainer.loader.pass_labels import PassLabels
 from trainer.loader.planes import PlaneFolder
 from trainer.loader.recorded_mixes import Partners
 from trainer.loader.tails import TailFiles
-from trainer.loader.threads import Stopped
 from trainer.sampler import U64, PassSchedule
 
 ATTACH_TIMEOUT_S = 3600.0

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.arrays.reading_threads import REMOTE_THREADS, for_each
 from labelstore.blocks.slabs import slabs
 from labelstore.calibration import Region
 from labelstore.calibration.ensembles import Ensemble, ensemble
@@ -46,7 +47,6 @@ from trainer.loader.reach import as_far_as_labelled, check_complete, check_mixed
 from trainer.loader.recorded_mixes import Partners, recorded_mixes
 from trainer.loader.source import DrawCounts, ImageTable, PlaneSource, check_left_out
 from trainer.loader.tails import TailFiles, tail_dtype
-from trainer.loader.threads import for_each
 from trainer.sampler import DrawingOrder, PassSchedule
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 DRAWING_ORDER = 2
 """Version of the drawing order; in version 1 an image could show one crop twice in a batch. A draw file is of one
 version."""
-REMOTE_THREADS = 32
-"""Image blocks of a store in object storage that are read at a time: each waits for its requests, not for a core."""
 EVERYTHING = (0.0, 1.0)
 """The probability range that leaves no crop out."""
 
@@ -110,7 +108,7 @@ class StoredPasses(PlaneSource):
         together = labels if isinstance(labels, Ensemble) else ensemble([labels], [mask])
         check_complete(together, allow_incomplete=allow_incomplete)
         self.labels = as_far_as_labelled(together)
-        remote = any(isinstance(m.labels.store.location, str) for m in self.labels.members)
+        remote = any(m.labels.store.is_remote for m in self.labels.members)
         self.schedule, self.threads = schedule, max(threads, REMOTE_THREADS) if remote else threads
         self.crop_order = _checked_order(order)
         self.probability_range = _checked_range(probability_range)

@@ -8,6 +8,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+REMOTE_THREADS = 32
+"""Reads from object storage that are under way at a time: each waits for its requests, not for a core."""
+
 
 class Stopped(Exception):
     """The work was called off before it was done."""
