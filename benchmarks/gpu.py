@@ -57,12 +57,12 @@ from labelstore import CropPlan, MarginalSmoothing
 from labelstore.cropping.device_decoding import (
     MOST_TOGETHER,
     DeviceDecoding,
+    crops_on_device,
     decoders_for,
     device_decoding,
     measured,
     sample_of,
 )
-from labelstore.cropping.device_pixels import crops_on_device
 from labelstore.cropping.replay import decode, read_image, replay_many
 from labelstore.devices import backend_of, choose_device, device_name
 from labelstore.errors import UsageError

@@ -20,8 +20,7 @@ from pathlib import Path
 import labelstore
 from benchmarks import label_model
 from benchmarks.scale_store import STORED, build
-from labelstore.blocks.crop_slab import CropSlab
-from labelstore.blocks.slabs import slabs
+from labelstore.blocks.crop_slab import CropSlab, slabs
 
 QUERIES = {
     "group_by_class": (

@@ -16,7 +16,7 @@ import typer
 from cli.field_options import option
 
 if TYPE_CHECKING:
-    from labelstore.blocks.shipping import MapBlocks
+    from labelstore.blocks.block_map import MapBlocks
 
 WORK = "How it works"
 """Heading of the options of a command that change how it works and not what it does."""

@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labelstore.analysis.crop_frames import crop_frames, crops
+    from labelstore.analysis.arrow_batches import crop_frames, crops
     from labelstore.analysis.sql import sql
     from labelstore.calibration import (
         Region,
@@ -62,8 +62,8 @@ _HOMES = {
     "grow": ("labelstore.labelling.growing", "grow"),
     "derive": ("labelstore.labelling.deriving", "derive"),
     "calibrate": ("labelstore.calibration", "calibrate"),
-    "crops": ("labelstore.analysis.crop_frames", "crops"),
-    "crop_frames": ("labelstore.analysis.crop_frames", "crop_frames"),
+    "crops": ("labelstore.analysis.arrow_batches", "crops"),
+    "crop_frames": ("labelstore.analysis.arrow_batches", "crop_frames"),
     "sql": ("labelstore.analysis.sql", "sql"),
     "verify": ("labelstore.care.verification", "verify"),
     "repair": ("labelstore.care.repairing", "repair"),

@@ -1,5 +1,7 @@
 """The direction of imports (contracts in pyproject.toml), and what a light import must not load."""
 
+import ast
+import graphlib
 import subprocess
 import sys
 import tomllib
@@ -31,6 +33,31 @@ def test_import_contracts_hold():
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def imports_of(file: Path, modules: set[str]) -> set[str]:
+    """Modules of ours that are imported with this one: not inside functions, not for type checkers."""
+    statements, found = ast.parse(file.read_text()).body, set()
+    while statements:
+        statement = statements.pop()
+        if isinstance(statement, ast.ImportFrom):
+            names = {f"{statement.module}.{alias.name}" for alias in statement.names}
+            found |= names & modules or {statement.module}
+        elif isinstance(statement, ast.Import):
+            found |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.Try | ast.If) and "TYPE_CHECKING" not in ast.dump(statement):
+            statements += [*statement.body, *statement.orelse]
+    return found & modules
+
+
+def test_no_modules_import_each_other():
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for package in ("labelstore", "trainer", "cli")
+        for file in (ROOT / package).rglob("*.py")
+    }
+    graph = {module: imports_of(file, set(files)) - {module} for module, file in files.items()}
+    assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
 def test_every_package_is_under_contract():

@@ -13,7 +13,7 @@ from cli.progress import Progress
 from cli.shared_options import DryRun, Json, Store
 
 if TYPE_CHECKING:
-    from labelstore.sharing.merge_report import MergedLabels
+    from labelstore.sharing.merge import MergedLabels
 
 Repo = Annotated[
     str,

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.analysis.walk import CropQuery, join, read
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.threads import map_in_threads
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.calibration import (
     Choice,
     Criterion,
@@ -24,7 +23,7 @@ from labelstore.calibration import (
     RegionThresholds,
     count_rules,
 )
-from labelstore.calibration.probability import check_calibratable, probabilities
+from labelstore.calibration.quantiles import check_calibratable, probabilities
 from labelstore.errors import UsageError, check_seed
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def example_crops(
     """
     import pandas as pd
 
-    from labelstore.analysis.crop_frames import crop_frame
+    from labelstore.analysis.arrow_batches import crop_frame
 
     columns = ("image", "key", "class", "crop", "top", "left", "height", "width")
     check_seed(seed)

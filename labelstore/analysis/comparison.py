@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.blocks.block_sample import at_most, share_of_blocks
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.slabs import slabs
-from labelstore.blocks.threads import map_in_threads
+from labelstore.blocks.crop_slab import slabs
 from labelstore.codecs import SparseLabels, densify, over_union
 from labelstore.errors import UsageError
 from labelstore.store.label_outputs import check_same_outputs, common_temperature

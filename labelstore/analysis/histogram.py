@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.threads import map_in_threads
-from labelstore.calibration.probability import CRITERIA, Criterion, block_slabs
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
+from labelstore.calibration.quantiles import CRITERIA, Criterion, block_slabs
 from labelstore.calibration.threshold_counts import ThresholdCounts
 from labelstore.errors import UsageError
 

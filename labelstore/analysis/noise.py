@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.crop_slab import CropSlab, names_of
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.slabs import slabs
-from labelstore.blocks.threads import map_in_threads
-from labelstore.calibration.probability import check_calibratable, check_ground_truth
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
+from labelstore.blocks.crop_slab import CropSlab, names_of, slabs
+from labelstore.calibration.quantiles import check_calibratable, check_ground_truth
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:

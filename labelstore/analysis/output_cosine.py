@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.slabs import slabs
-from labelstore.blocks.threads import map_in_threads
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
+from labelstore.blocks.crop_slab import slabs
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.blocks.block_sample import share_of_blocks
 from labelstore.blocks.columns import OF_GROUND_TRUTH
-from labelstore.blocks.crop_slab import CropSlab
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.slabs import slabs
-from labelstore.blocks.threads import map_in_threads
+from labelstore.blocks.crop_slab import CropSlab, slabs
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 
 from labelstore.analysis.codec_sizes import codec_table
 from labelstore.analysis.disk import storage
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.slabs import slabs
-from labelstore.blocks.threads import map_in_threads
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
+from labelstore.blocks.crop_slab import slabs
 from labelstore.codecs import is_map
 from labelstore.codecs.base import SparseLabels
 from labelstore.errors import UsageError

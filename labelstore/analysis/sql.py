@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from labelstore.analysis.arrow_batches import ArrowBatches
-from labelstore.analysis.sql_views import View, views
+from labelstore.analysis.sql_tables import View, views
 from labelstore.errors import LabelStoreError, UsageError
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.blocks.block_sample import at_most
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.threads import map_in_threads
-from labelstore.calibration.probability import block_slabs
+from labelstore.calibration.quantiles import block_slabs
 from labelstore.codecs import in_short
 
 if TYPE_CHECKING:

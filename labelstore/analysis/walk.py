@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.columns import COLUMNS, DTYPES, OF_GROUND_TRUTH, USUAL, check_columns
+from labelstore.blocks.columns import COLUMNS, DTYPES, OF_GROUND_TRUTH, USUAL, Text, check_columns
 from labelstore.blocks.condition import Condition
-from labelstore.blocks.crop_slab import CropSlab, names_of
-from labelstore.blocks.slabs import slabs
-from labelstore.blocks.text_column import Text
+from labelstore.blocks.crop_slab import CropSlab, names_of, slabs
 from labelstore.errors import UsageError, check_seed
 
 if TYPE_CHECKING:

@@ -6,11 +6,19 @@ with block_map(dask="tcp://10.0.0.1:8786") as map_blocks:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import pickle
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias, TypeVar, cast
 
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.errors import UsageError
+from labelstore.blocks.crop_slab import in_order
+from labelstore.errors import LabelStoreError, UsageError
 
 MAX_WORKERS = 1024
 
@@ -36,7 +44,7 @@ def block_map(*, workers: int | None = None, dask: str | None = None) -> Iterato
         with DaskMap(dask) as cluster:
             yield cluster
     elif workers is None:
-        from labelstore.blocks.threads import map_in_threads
+        from labelstore.blocks.block_map import map_in_threads
 
         yield map_in_threads
     elif workers == 1:
@@ -46,3 +54,78 @@ def block_map(*, workers: int | None = None, dask: str | None = None) -> Iterato
 
         with ProcessMap(workers) as pool:
             yield pool
+
+
+MapBlocks: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""`map`, or something that works on several items at once and yields results in their order."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_opening = threading.Lock()
+
+
+class BlockMap(ABC):
+    """A `map` on other processes."""
+
+    @property
+    @abstractmethod
+    def processes(self) -> int:
+        """How many items are worked on at once."""
+
+    @abstractmethod
+    def __call__(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Results in the order of `items`; function, items and results can be pickled."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A function on its way to the workers."""
+
+    sender: str
+    """Name of the machine that sends it."""
+    data: bytes
+
+
+def packed(function: Callable[[T], R]) -> Parcel:
+    """The function, ready to travel."""
+    return Parcel(socket.gethostname(), pickle.dumps(function, pickle.HIGHEST_PROTOCOL))
+
+
+def call(parcel: Parcel, item: T) -> Any:  # noqa: ANN401 - whatever the function returns
+    """In the worker: the function's value for one item."""
+    with _opening:  # threads of one worker share a store
+        function = _unpacked(parcel)
+    return function(item)
+
+
+@lru_cache(maxsize=2)
+def _unpacked(parcel: Parcel) -> Callable[[Any], Any]:
+    try:
+        function = pickle.loads(parcel.data)
+    except LabelStoreError as error:
+        if parcel.sender == socket.gethostname():
+            raise
+        raise type(error)(f"{error} (on worker machine {socket.gethostname()})") from None
+    return cast("Callable[[Any], Any]", function)
+
+
+THREADS = 2
+"""Each holds one image block in memory."""
+
+
+def map_in_threads(
+    function: Callable[[T], R], items: Iterable[T], *, threads: int = THREADS
+) -> Iterator[R]:
+    """`map`, with the next few items under way while a result is used; results keep the order of items.
+
+    After an error, or when the iterator is dropped, no further item is begun.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="blocks")
+    try:
+        yield from in_order(
+            lambda item: pool.submit(function, item), Future.result, items, 2 * threads
+        )
+    finally:
+        # an executor left to itself would first work through all that was submitted
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.columns import COLUMNS
-from labelstore.blocks.text_column import Text
+from labelstore.blocks.columns import COLUMNS, Text
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:

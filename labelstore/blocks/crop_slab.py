@@ -9,20 +9,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.columns import COLUMNS
+from labelstore.blocks.columns import COLUMNS, Text
 from labelstore.blocks.label_measures import (
     dense_entropy,
     ranked_above,
     sparse_entropy,
     sparse_probability_of,
 )
-from labelstore.blocks.text_column import Text
 from labelstore.codecs.base import SparseLabels
 from labelstore.codecs.class_ids import decode_ids, id_fields
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Mask
+
+
+from math import prod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from labelstore.store.label_set import LabelSet
+
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
 
 REGION_NAMES = np.array(["TOO_HARD", "HARD", "IMPORTANT", "TOO_EASY"], object)
 """Names by region code."""
@@ -280,3 +292,48 @@ _TEXT: dict[str, Callable[[CropSlab], Text]] = {
     "top1_name": lambda slab: slab._top1("top1_name"),
     "region": CropSlab._region,
 }
+
+
+SLAB_VALUES = 1 << 23
+"""Values decoded at once: 32 MB as float32, with copies about 200 MB."""
+
+
+def slabs(labels: LabelSet, columns: range | None = None) -> tuple[range | None, ...]:
+    """The chunk columns to ask for in turn: (None,) where a whole block fits, else ranges of them.
+
+    Every block of a label set is walked the same way. Wide labels (`full`, C = 1000) come one chunk
+    column at a time, or a few. With `columns`, only these are asked for.
+    """
+    layout = labels.layout
+    fields = labels.codec.fields(labels.num_classes)
+    if labels.codec.takes == "map":
+        # a crop's label may list every class of the map
+        width = min(max(prod(field.shape) for field in fields), labels.num_classes)
+    else:
+        width = max(prod(field.shape) for field in fields if field.per == "crop")
+        # with an image's tail a recovered label lists more than a crop stores
+        width = max(width, labels.codec.kept(labels.num_classes) or 0)
+    column = layout.images_per_shard * layout.crops_per_chunk * width
+    together = max(1, SLAB_VALUES // column)
+    if columns is None and together >= layout.num_columns:
+        return (None,)
+    wanted = range(layout.num_columns) if columns is None else columns
+    return tuple(wanted[at : at + together] for at in range(0, len(wanted), together))
+
+
+T = TypeVar("T")
+
+
+def in_order(
+    submit: Callable[[T], Any], result: Callable[[Any], Any], items: Iterable[T], window: int
+) -> Iterator[Any]:
+    """`result(submit(item))` for every item, `window` of them submitted ahead.
+
+    When the iterator is dropped, the last futures stay: the caller cancels them.
+    """
+    waiting = iter(items)
+    running = deque(submit(item) for item in islice(waiting, window))
+    while running:
+        found = result(running.popleft())
+        running.extend(submit(item) for item in islice(waiting, 1))
+        yield found

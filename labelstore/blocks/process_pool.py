@@ -13,8 +13,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from labelstore.blocks.shipping import BlockMap, call, packed
-from labelstore.blocks.windows import in_order
+from labelstore.blocks.block_map import BlockMap, call, packed
+from labelstore.blocks.crop_slab import in_order
 from labelstore.errors import IncompleteError
 
 T = TypeVar("T")

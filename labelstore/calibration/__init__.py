@@ -10,8 +10,7 @@ from labelstore.calibration.choices import (
     usual_choices,
 )
 from labelstore.calibration.masking import calibrate, check_update, update
-from labelstore.calibration.probability import Criterion
-from labelstore.calibration.quantiles import exact_quantiles
+from labelstore.calibration.quantiles import Criterion, exact_quantiles
 from labelstore.calibration.queries import RegionQuery, rule_from_record
 from labelstore.calibration.regions import (
     RegionQuantiles,

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.threads import map_in_threads
-from labelstore.calibration.probability import check_unmixed
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
+from labelstore.calibration.quantiles import check_unmixed
 from labelstore.calibration.queries import rule_from_record
 from labelstore.calibration.regions import RegionQuantiles, RegionThresholds, Rule
 from labelstore.catalogue.block_leases import mask_identity

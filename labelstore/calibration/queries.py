@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from labelstore.blocks.columns import COLUMNS, OF_GROUND_TRUTH
 from labelstore.blocks.condition import Condition
-from labelstore.blocks.crop_slab import CropSlab
-from labelstore.blocks.slabs import slabs
-from labelstore.calibration.probability import check_calibratable, check_ground_truth
+from labelstore.blocks.crop_slab import CropSlab, slabs
+from labelstore.calibration.quantiles import check_calibratable, check_ground_truth
 from labelstore.calibration.regions import BESIDE_THE_RULE, RegionThresholds, check_epsilon
 from labelstore.errors import UsageError
 from labelstore.store.region_mask import Region

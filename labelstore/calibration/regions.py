@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.threads import map_in_threads
-from labelstore.calibration.probability import (
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
+from labelstore.calibration.quantiles import (
     CRITERIA,
     Criterion,
     block_slabs,
     check_calibratable,
+    exact_quantiles,
     probabilities,
 )
-from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.errors import UsageError
 from labelstore.store.region_mask import Region
 

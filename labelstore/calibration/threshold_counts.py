@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.threads import map_in_threads
-from labelstore.calibration.probability import Criterion, block_slabs
-from labelstore.calibration.quantiles import BUCKETS, INFINITY_BUCKET, LOW_BITS, bits_of
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
+from labelstore.calibration.quantiles import (
+    BUCKETS,
+    INFINITY_BUCKET,
+    LOW_BITS,
+    Criterion,
+    bits_of,
+    block_slabs,
+)
 from labelstore.calibration.regions import RegionThresholds
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from labelstore.codecs.codec_traits import tolerance_of
 from labelstore.codecs.topk import first_classes
 from labelstore.commit.lease_keeper import Progress
 from labelstore.cropping.crop_augmentation import Operations, planned_augmentation
-from labelstore.cropping.device_pixels import crops_on_device
+from labelstore.cropping.device_decoding import crops_on_device
 from labelstore.cropping.replay import replay
 from labelstore.errors import NotGenerated, UsageError, check_seed
 from labelstore.images import ImageSource, open_images

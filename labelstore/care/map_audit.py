@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from labelstore.care.relabelling import Relabeller
 from labelstore.codecs.base import LabelCodec, MapTopK
-from labelstore.cropping.device_pixels import crops_on_device
+from labelstore.cropping.device_decoding import crops_on_device
 from labelstore.cropping.replay import replay
 from labelstore.errors import RejectedInput
 from labelstore.images import digest

@@ -12,8 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
-from labelstore.blocks.block_map import MAX_WORKERS
-from labelstore.blocks.shipping import BlockMap, MapBlocks
+from labelstore.blocks.block_map import MAX_WORKERS, BlockMap, MapBlocks
 from labelstore.care.frozen_files import manifest_problems
 from labelstore.care.leftovers import leftovers
 from labelstore.care.values import value_problems

@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.threads import map_in_threads
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.catalogue.records import Lease
 from labelstore.commit.staging import BlockArrays, ImageFacts, StagedBlock, stage_block
 from labelstore.store import Store

@@ -16,8 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from labelstore.blocks.shipping import BlockMap
-from labelstore.blocks.threads import map_in_threads
+from labelstore.blocks.block_map import BlockMap, map_in_threads
 from labelstore.commit.block_jobs import BlockSource, BlockStream, LeasedBlock, MadeBlock
 from labelstore.commit.lease_keeper import LEASE_SECONDS, LeaseKeeper, Patience, Progress
 from labelstore.commit.staging import StagedBlock, commit_blocks

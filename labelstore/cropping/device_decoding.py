@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from labelstore.cropping.crop_plan import CropPlan
-from labelstore.cropping.device_pixels import DEVICE_INTERPOLATIONS, crops_on_device
 from labelstore.cropping.replay import decode, replay_many
+from labelstore.devices import resized
 from labelstore.errors import RejectedInput, StorageError, UsageError
 from labelstore.images import ImageSource, jpeg_frame, sniff
 
@@ -310,3 +311,41 @@ def device_decoding(
 
 def _num_small(gaps: Mapping[str, Gap]) -> int:
     return sum(gap.images for gap in gaps.values() if gap.is_small)
+
+
+DEVICE_INTERPOLATIONS = ("bilinear", "bicubic")
+"""Interpolations that torch has with antialiasing for floats."""
+
+
+@torch.inference_mode()
+def crops_on_device(
+    image: torch.Tensor,
+    boxes: NDArray[np.integer[Any]],
+    flips: NDArray[np.bool_],
+    interpolation: str,
+    out: torch.Tensor,
+) -> None:
+    """Write m crops of a uint8 image (3, H, W) into `out`, uint8 (m, 3, S, S), both on one device; boxes (m, 4).
+
+    RejectedInput where a box leaves the image.
+    """
+    size = (int(out.shape[-2]), int(out.shape[-1]))
+    pixels = image.float()
+    for (top, left, height, width), flip, target in zip(
+        boxes.tolist(), flips.tolist(), out, strict=True
+    ):
+        if top + height > image.shape[1] or left + width > image.shape[2] or not height * width:
+            raise RejectedInput(
+                f"box (top {top}, left {left}, height {height}, width {width}) leaves an image of "
+                f"{image.shape[1]} x {image.shape[2]} pixels: the crops belong to another copy of it"
+            )
+        crop = pixels[None, :, top : top + height, left : left + width]
+        # columns, then rows, rounded in between, as `replay` does it: overshoot of a bicubic is cut twice
+        narrow = _resized(crop, (height, size[1]), interpolation)
+        whole = _resized(narrow, size, interpolation)
+        target.copy_((whole.flip(3) if flip else whole)[0])
+
+
+def _resized(pixels: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
+    """Whole numbers 0 to 255, as float32."""
+    return resized(pixels, size, interpolation).round_().clamp_(0, 255)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from labelstore.arrays.durable import check_new_place
-from labelstore.blocks.shipping import MapBlocks
+from labelstore.blocks.block_map import MapBlocks
 from labelstore.catalogue.records import LabelSetRow
 from labelstore.commit.lease_keeper import Progress
 from labelstore.commit.worker import work_through

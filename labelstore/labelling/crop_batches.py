@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from labelstore.cropping.crop_augmentation import PlannedAugmentation
-from labelstore.cropping.device_pixels import crops_on_device
+from labelstore.cropping.device_decoding import crops_on_device
 from labelstore.cropping.replay import decode, replay_many
 from labelstore.errors import RejectedInput, StorageError
 from labelstore.images import ImageFile, digest

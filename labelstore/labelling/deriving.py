@@ -9,10 +9,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.blocks.block_sample import at_most
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.slabs import slabs
-from labelstore.blocks.threads import map_in_threads
+from labelstore.blocks.crop_slab import slabs
 from labelstore.catalogue.records import DERIVED, LabelSetRow
 from labelstore.codecs import (
     CODECS,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from labelstore.codecs.base import LabelCodec
-from labelstore.cropping.device_pixels import DEVICE_INTERPOLATIONS
+from labelstore.cropping.device_decoding import DEVICE_INTERPOLATIONS
 from labelstore.errors import UsageError
 from labelstore.teachers.class_map import LabelClasses
 from labelstore.teachers.labeller import Autocast, check_temperature

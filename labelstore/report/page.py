@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.threads import map_in_threads
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.cropping.pictures import to_rgb
 from labelstore.errors import UsageError, check_seed
 from labelstore.images import ImageFile, digest, file_finder, open_picture

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labelstore.analysis.arrow_batches import crops
 from labelstore.analysis.codec_sizes import RELABEL_PAPER, codec_table
 from labelstore.analysis.comparison import compare_all
-from labelstore.analysis.crop_frames import crops
 from labelstore.analysis.fkd_files import FKD_TABLE_2
 from labelstore.analysis.histogram import histogram
 from labelstore.analysis.noise import label_noise
 from labelstore.analysis.summary import summary
 from labelstore.analysis.teacher_time import cost
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.blocks.block_sample import at_most
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.threads import map_in_threads
 from labelstore.errors import IncompleteError, NotGenerated, RejectedInput, UsageError
 from labelstore.report import threshold_data
 from labelstore.store.label_outputs import OUTPUT_NAMES

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.analysis.crop_frames import crops
+from labelstore.analysis.arrow_batches import crops
 from labelstore.analysis.histogram import histogram
 from labelstore.errors import UsageError, check_seed
 from labelstore.report.shown_image import figure_text

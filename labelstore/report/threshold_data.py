@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.analysis.histogram import bins_of
-from labelstore.blocks.shipping import MapBlocks
-from labelstore.blocks.threads import map_in_threads
+from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.calibration import (
     Choice,
     Preview,
@@ -26,7 +25,7 @@ from labelstore.calibration import (
     rule_from_record,
     usual_choices,
 )
-from labelstore.calibration.probability import check_calibratable
+from labelstore.calibration.quantiles import check_calibratable
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

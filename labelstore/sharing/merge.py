@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from labelstore.errors import ConflictError, UsageError
 from labelstore.sharing.agreement import agreement_of
 from labelstore.sharing.copying import Copying
 from labelstore.sharing.matching import match
-from labelstore.sharing.merge_report import MergedLabels, MergeReport
 from labelstore.sharing.merged_catalogue import add_records, check_target, num_lacking, register
 from labelstore.sharing.union import Union, chosen_stores, union_of
 from labelstore.store import Store, open_store
@@ -157,3 +157,47 @@ def _being_written(store: Store) -> str:
         f"{store.location} is being written: what it has committed is merged; "
         "run the same command again for the rest"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergedLabels:
+    """One label set of the merged store."""
+
+    name: str
+    from_stores: tuple[int, ...]
+    """Images that come from each store, in the order in which the stores were given."""
+    lacking: int
+    """Images without labels for some crop: no store has them."""
+    compared: int
+    """Crops that two stores have and that were compared."""
+    largest_difference: float
+    """Largest difference of a probability among these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeReport:
+    """What a merge did, or would do."""
+
+    path: Path
+    stores: tuple[str, ...]
+    num_images: int
+    """N of the merged store."""
+    overlapping: int
+    """Images that more than one store has."""
+    num_bad: int
+    """Images that are left out: no store could use them."""
+    label_sets: tuple[MergedLabels, ...]
+    masks: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What a reader should know, a line each: masks that were dropped, stores that are being written."""
+    shards: int
+    """Shards that the stores have labels for."""
+    already: int
+    """Those that an earlier call had committed."""
+    dry_run: bool
+    seconds: float
+
+    @property
+    def is_complete(self) -> bool:
+        """True where every image has every label."""
+        return not any(labels.lacking for labels in self.label_sets)

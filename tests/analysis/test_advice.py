@@ -68,7 +68,7 @@ def test_the_classes_hit_hardest_come_first(make_store):
 
 def test_slabs_make_no_difference(store, monkeypatch):
     whole = advise(store.label_set(), **GRID)
-    monkeypatch.setattr("labelstore.blocks.slabs.SLAB_VALUES", 1)
+    monkeypatch.setattr("labelstore.blocks.crop_slab.SLAB_VALUES", 1)
     parts = advise(store.label_set(), **GRID)
     assert [c.counts for c in parts.choices] == [c.counts for c in whole.choices]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelstore.analysis.crop_frames import crops
+from labelstore.analysis.arrow_batches import crops
 from labelstore.blocks.columns import COLUMNS
 from labelstore.blocks.condition import Condition
 from labelstore.blocks.crop_slab import CropSlab

@@ -99,7 +99,7 @@ def test_images_conditions_and_blocks_choose_rows(store, table):
 def test_several_slabs_of_a_block_come_in_order(store, monkeypatch):
     labels = store.label_set()
     whole = labelstore.crops(labels)
-    monkeypatch.setattr("labelstore.blocks.slabs.SLAB_VALUES", 1)
+    monkeypatch.setattr("labelstore.blocks.crop_slab.SLAB_VALUES", 1)
     pd.testing.assert_frame_equal(labelstore.crops(labels), whole)
 
 

@@ -56,7 +56,7 @@ def test_a_rule_and_its_record_are_one(make_store):
 def test_slabs_make_no_difference(make_store, monkeypatch):
     labels = make_store(soft_labels()).label_set()
     whole = codes_of(labelstore.calibrate(labels, SMALL, name="whole"))
-    monkeypatch.setattr("labelstore.blocks.slabs.SLAB_VALUES", 1)
+    monkeypatch.setattr("labelstore.blocks.crop_slab.SLAB_VALUES", 1)
     assert (codes_of(labelstore.calibrate(labels, SMALL, name="parts")) == whole).all()
 
 

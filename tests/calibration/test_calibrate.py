@@ -46,7 +46,7 @@ def test_wide_labels_are_walked_by_column_with_the_same_mask(make_store, p_max, 
     p_max = np.tile(p_max, (1, 4))  # 40 crops: two chunk columns
     store = make_store(p_max, codec=full, images_per_shard=8)
     whole = calibrate(store.label_set(), RULE, name="whole")
-    monkeypatch.setattr("labelstore.blocks.slabs.SLAB_VALUES", 1)
+    monkeypatch.setattr("labelstore.blocks.crop_slab.SLAB_VALUES", 1)
     shapes = []
     regions = RegionThresholds.regions
     monkeypatch.setattr(

@@ -23,8 +23,7 @@ import trainer.online_teacher
 from labelstore import CropPlan
 from labelstore.catalogue.records import TeacherRow
 from labelstore.codecs import LabelMap
-from labelstore.cropping.device_decoding import DeviceDecoding
-from labelstore.cropping.device_pixels import crops_on_device
+from labelstore.cropping.device_decoding import DeviceDecoding, crops_on_device
 from labelstore.teachers.dense_head import with_dense_head
 from labelstore.teachers.labeller import Labeller
 from labelstore.teachers.teacher import Teacher, load_teacher

@@ -10,7 +10,7 @@ import torch
 import labelstore
 from labelstore import CropPlan, MarginalSmoothing
 from labelstore.care.auditing import audit
-from labelstore.cropping.device_pixels import crops_on_device
+from labelstore.cropping.device_decoding import crops_on_device
 from labelstore.cropping.replay import read_image, replay_many
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.labelling.generation_options import check_crop_device

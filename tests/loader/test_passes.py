@@ -138,7 +138,7 @@ def test_masks_are_read_in_slabs_where_labels_are_wide(labels, mask, scratch, mo
     options = {"mask": mask}
     with passes(labels, scratch=scratch, **options) as source:
         whole = source.pass_labels(4).take()
-    monkeypatch.setattr("labelstore.blocks.slabs.SLAB_VALUES", 8 * 20 * 3)
+    monkeypatch.setattr("labelstore.blocks.crop_slab.SLAB_VALUES", 8 * 20 * 3)
     with passes(labels, scratch=scratch, **options) as source:
         assert source.pass_labels(4).take().tobytes() == whole.tobytes()
 

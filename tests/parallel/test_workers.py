@@ -22,8 +22,7 @@ from labelstore import MarginalRenorm, MarginalSmoothing, RegionQuantiles
 from labelstore.analysis.comparison import compare
 from labelstore.analysis.histogram import histogram
 from labelstore.analysis.summary import summary
-from labelstore.blocks.block_map import block_map
-from labelstore.blocks.shipping import call, packed
+from labelstore.blocks.block_map import block_map, call, packed
 from labelstore.calibration import preview
 from labelstore.care.verification import verify
 from labelstore.errors import ConflictError, DamagedShard, IncompleteError, StorageError, UsageError

@@ -70,7 +70,7 @@ def test_other_edges_and_the_ground_truths_probability(make_store, like_the_pape
 def test_blocks_may_be_spread_and_pieces_may_be_small(make_store, like_the_paper, monkeypatch):
     labels = make_store(like_the_paper, images_per_shard=8).label_set()
     whole = histogram(labels)
-    monkeypatch.setattr("labelstore.blocks.slabs.SLAB_VALUES", 1)
+    monkeypatch.setattr("labelstore.blocks.crop_slab.SLAB_VALUES", 1)
     with ThreadPoolExecutor(2) as pool:
         assert histogram(labels, map_blocks=pool.map) == whole
 

@@ -54,7 +54,7 @@ def test_measures_are_those_of_the_table(store, monkeypatch):
     assert sum(row.crops for row in found.classes) == found.crops
     assert json.dumps(found.to_record())
     assert "classes" not in found.to_record(per_class=False)
-    monkeypatch.setattr("labelstore.blocks.slabs.SLAB_VALUES", 1)
+    monkeypatch.setattr("labelstore.blocks.crop_slab.SLAB_VALUES", 1)
     parts = profile(labels, map_blocks=map)
     assert parts.crops == found.crops
     for one, other in zip(parts.measures, found.measures, strict=True):

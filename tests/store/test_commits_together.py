@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import labelstore
 from labelstore import MarginalSmoothing
-from labelstore.blocks.threads import map_in_threads
+from labelstore.blocks.block_map import map_in_threads
 from labelstore.calibration import RegionThresholds, calibrate
 from labelstore.care.verification import verify
 from labelstore.commit import staging as writing

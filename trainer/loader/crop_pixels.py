@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labelstore.cropping.crop_augmentation import PlannedAugmentation
-from labelstore.cropping.device_decoding import DeviceDecoding
-from labelstore.cropping.device_pixels import crops_on_device
+from labelstore.cropping.device_decoding import DeviceDecoding, crops_on_device
 from labelstore.cropping.replay import decode, replay_many
 from labelstore.images import ImageFile
 from trainer.loader.image_files import load_image, named_errors

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.arrays.reading_threads import REMOTE_THREADS, for_each
-from labelstore.blocks.slabs import slabs
+from labelstore.blocks.crop_slab import slabs
 from labelstore.calibration import Region
 from labelstore.calibration.ensembles import Ensemble, ensemble
 from labelstore.codecs import SparseLabels, relative_temperature, widen
@@ -43,9 +43,9 @@ from trainer.loader.planes import (
     make_records,
     record_dtype,
 )
-from trainer.loader.reach import as_far_as_labelled, check_complete, check_mixed
 from trainer.loader.recorded_mixes import Partners, recorded_mixes
 from trainer.loader.source import DrawCounts, ImageTable, PlaneSource, check_left_out
+from trainer.loader.supervision import as_far_as_labelled, check_complete, check_mixed
 from trainer.loader.tails import TailFiles, tail_dtype
 from trainer.sampler import DrawingOrder, PassSchedule
 

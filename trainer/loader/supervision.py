@@ -4,9 +4,10 @@ asks."""
 from __future__ import annotations
 
 from labelstore.calibration.ensembles import Ensemble, ensemble
-from labelstore.errors import RejectedInput, UsageError
+from labelstore.errors import IncompleteError, NotGenerated, RejectedInput, UsageError
 from labelstore.store import LabelSet, Store
 from labelstore.store.label_outputs import refusal_of
+from labelstore.store.label_set import what_is_missing
 from trainer.config import TrainConfig
 from trainer.config_checks import split_names
 from trainer.phases import WITHOUT_CLASSES
@@ -72,3 +73,44 @@ def _check_kind(labels: LabelSet, config: TrainConfig) -> None:
         raise RejectedInput(f"labels={kind!r}: {refusal_of(labels)}{ssl}")
     if kind == "ssl" and config.ground_truth_weight:
         _ = labels.true_output
+
+
+def check_mixed(labels: Ensemble) -> None:
+    """UsageError for a mask of crops that were mixed with other images, which older versions could make."""
+    if labels.plan.parameters.get("mixed") and labels.has_masks:
+        raise UsageError(
+            f"label set {labels.name} is of crops that were mixed with other images, a mask calibrates by one image's "
+            "class: train on these labels without a mask"
+        )
+
+
+def as_far_as_labelled(labels: Ensemble) -> Ensemble:
+    """The first crops, which every label set has of each image that it covers; all M where none is unfinished."""
+    covered = labels.covered_crops
+    for member in labels.members:
+        if not member.labels.covered_crops:
+            raise NotGenerated(what_is_missing(member.labels))
+    return labels if covered == labels.num_crops else labels.first_crops(covered)
+
+
+def check_complete(labels: Ensemble, *, allow_incomplete: bool) -> None:
+    """IncompleteError for an unfinished label set or mask, unless that is allowed."""
+    if allow_incomplete:
+        return
+    for member in labels.members:
+        one, mask = member.labels, member.mask
+        if not one.is_complete:
+            raise IncompleteError(
+                f"{what_is_missing(one)}, or train on what is there with `allow_incomplete`"
+            )
+        if mask is not None and mask.num_crops < one.num_crops:
+            raise IncompleteError(
+                f"mask {mask.name} covers {mask.num_crops} of {one.num_crops} crops: run "
+                f"`labelstore.calibration.update(labelstore.open({str(one.store.path)!r}), name={mask.name!r})`, "
+                "or train on these with `allow_incomplete`"
+            )
+        if mask is not None and not mask.is_complete:
+            raise IncompleteError(
+                f"mask {mask.name} does not cover all images: run `labelstore.calibration.update`, or train on "
+                "what is there with `allow_incomplete`"
+            )
