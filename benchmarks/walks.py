@@ -170,17 +170,24 @@ def decodes(label_set: str) -> Iterator[Counter[tuple[Any, ...]]]:
     """How often each chunk column of each field of a label set's shards is read and decoded."""
     found: Counter[tuple[Any, ...]] = Counter()
     read: Callable[..., dict[str, NDArray[Any]]] = Group._read
+    each: Callable[..., Iterator[dict[str, NDArray[Any]]]] = Group.columns
 
     def counted(self: Group, row: Any, columns: range, fields: Any, **options: Any) -> Any:
         if self.name == f"labels/{label_set}":
             found.update((row.block, row.crop_shard, c, f) for c in columns for f in fields)
         return read(self, row, columns, fields, **options)
 
-    Group._read = counted  # type: ignore[method-assign]
+    def counted_each(self: Group, block: int, columns: range | None, fields: Any) -> Any:
+        if self.name == f"labels/{label_set}":
+            for shard, inside in self.layout.split(columns):
+                found.update((block, shard, c, f) for c in inside for f in fields)
+        return each(self, block, columns, fields)
+
+    Group._read, Group.columns = counted, counted_each  # type: ignore[method-assign]
     try:
         yield found
     finally:
-        Group._read = read  # type: ignore[method-assign]
+        Group._read, Group.columns = read, each  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import walks
 
 MOST_TRANSACTIONS = 25
-MOST_TURNS = 1010
+MOST_TURNS = 1000
 
 
 @pytest.fixture(scope="module")

@@ -134,4 +134,4 @@ def test_a_full_disk_names_its_own_side_and_leaves_nothing(frozen, tmp_path, mon
     assert commit is not None
     monkeypatch.setattr("shutil.copyfileobj", full)
     with pytest.raises(StorageError, match=str(tmp_path / "here")):
-        remote.download(commit, "README.md", tmp_path / "here")
+        remote.download(commit, "README.md", 1, tmp_path / "here")

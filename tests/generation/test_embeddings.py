@@ -34,11 +34,11 @@ D = 24
 
 
 class Embedding(torch.nn.Module):
-    """A network whose outputs are a point in space."""
+    """A network whose outputs are a point in space; in double precision, so that they do not depend on the batch."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = timm.create_model("resnet18", num_classes=D, **OPTIONS)
+        self.backbone = timm.create_model("resnet18", num_classes=D, **OPTIONS).double()
         self.pretrained_cfg = {
             "input_size": (3, 32, 32),
             "mean": (0.5, 0.5, 0.5),
@@ -48,7 +48,7 @@ class Embedding(torch.nn.Module):
         }
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return 3 * self.backbone(pixels)
+        return 3 * self.backbone(pixels.double()).float()
 
 
 def embedding() -> Embedding:

@@ -114,7 +114,7 @@ def test_seconds_of_a_stopped_worker_are_not_forgotten(made, tmp_path):
     clock = iter(range(10**6))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "labelstore.labelling.teacher_blocks.time",
+            "labelstore.labelling.labelling.time",
             type("Clock", (), {"perf_counter": staticmethod(lambda: float(next(clock)))}),
         )
         with teacher_stops(after_crops=3 * M):
