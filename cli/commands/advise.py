@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from labelstore.analysis.advice import Advice
     from labelstore.analysis.scatter import Scatter
+    from labelstore.calibration.choices import Choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,34 +173,28 @@ def _figures(advised: Advice, hardest: int) -> pd.DataFrame:
 
 
 def _words(advised: Advice, hardest: int) -> pd.DataFrame:
-    """The same to be read: shares in percent, and how much of the classes hit hardest is lost."""
+    """The same to be read, in 80 columns: shares in percent, and how much of the classes hit hardest is lost."""
     import pandas as pd
 
     from labelstore.store.label_outputs import short
 
-    regions = {
-        "too hard": "too_hard",
-        "too easy": "too_easy",
-        "calibrated": "hard",
-        "kept": "important",
-        "usable": "usable",
-    }
+    def title(choice: Choice) -> str:
+        rule = choice.rule.describe()
+        return rule if choice.title.endswith(rule) else f"{choice.title}\n{rule}"
+
     return pd.DataFrame(
         {
-            "choice": choice.title,
-            "low / middle / top": choice.rule.describe(),
-            **{
-                title: percent(choice.counts.share(getattr(choice.counts, name)))
-                for title, name in regions.items()
-            },
-            "usable crops": choice.counts.usable,
-            "images left out": choice.counts.images_without_crop,
-            "hit hardest": ", ".join(
-                f"{short(effect.title, 24)} {effect.discarded_share + effect.calibrated_share:.0%}"
+            "choice": title(choice),
+            "discarded": percent(counts.share(counts.too_hard + counts.too_easy)),
+            "calibrated": percent(counts.share(counts.hard)),
+            "no crop": f"{counts.images_without_crop:,}",
+            "hit hardest": "\n".join(
+                f"{short(effect.title, 9)} {effect.discarded_share + effect.calibrated_share:.0%}"
                 for effect in advised.hit_hardest(choice, hardest)
             ),
         }
         for choice in advised.choices
+        for counts in (choice.counts,)
     )
 
 
@@ -239,7 +234,7 @@ def _advise_budget(
             {
                 "form": each.form,
                 "bytes are": each.basis,
-                "bytes per crop": f"{each.bytes_per_crop:.1f}",
+                "B per crop": f"{each.bytes_per_crop:.1f}",
                 "crops per image": each.num_crops,
                 "drift": "-" if each.drift is None else f"{each.drift:.3g}",
             }
