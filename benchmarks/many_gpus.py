@@ -148,7 +148,8 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     lines.append("|" + "---|" * (len(CLUSTER_COLUMNS) + 1))
     for name, found in record["clusters"].items():
         cells = " | ".join(
-            f"{found[key]:,.4g}" if key in found else "not measured" for key in CLUSTER_COLUMNS
+            "not measured" if found.get(key) is None else f"{found[key]:,.4g}"
+            for key in CLUSTER_COLUMNS
         )
         lines.append(f"| {name} | {cells} |")
     if not any(name.startswith("200 workers") for name in record["clusters"]):
@@ -160,6 +161,7 @@ ALONE = "1 worker, 30 blocks of 0 s"
 """Whose figures are a block's, without those of workers that wait."""
 CLUSTER_COLUMNS = {
     "commits_per_s": "commits/s",
+    "demanded_per_s": "commits/s that sleeping alone allows",
     "lease_cpu_ms": "lease, ms of CPU",
     "commit_cpu_ms": "commit, ms of CPU",
     "server_cpu_ms": "server, ms of CPU per block",
