@@ -192,10 +192,15 @@ class Stage:
             workers=1,
         )
 
-    def _phase(self, share: str) -> str:
-        """ "fkd:25" as the phase of a run: a quarter of its epochs."""
+    def _phase(self, share: str | dict[str, Any]) -> str | dict[str, Any]:
+        """A phase whose length is a share in percent ("fkd:25" or `epochs` of settings), as epochs of the run."""
+        if isinstance(share, dict):
+            return share | {"epochs": self._epochs(share["epochs"])}
         labels, percent, *mixing = share.split(":")
-        return ":".join([labels, str(self.setting.epochs * int(percent) // 100), *mixing])
+        return ":".join([labels, str(self._epochs(int(percent))), *mixing])
+
+    def _epochs(self, percent: int) -> int:
+        return self.setting.epochs * percent // 100
 
     def _trained(self, name: str, **given: Any) -> Path:
         folder = self.folder / name

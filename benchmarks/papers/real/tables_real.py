@@ -124,9 +124,9 @@ CONTEXT = Table(
 )  # fmt: skip
 
 HALD = (
-    {"labels": "fkd", "epochs": 4},
-    {"labels": "fkd", "epochs": 8, "mixing": "cutmix", "ground_truth_weight": 1.0},
-    {"labels": "fkd", "epochs": 4},
+    {"labels": "fkd", "epochs": 25},
+    {"labels": "fkd", "epochs": 50, "mixing": "cutmix", "ground_truth_weight": 1.0},
+    {"labels": "fkd", "epochs": 25},
 )
 PHASES = Table(
     name="real-phases",
