@@ -271,14 +271,19 @@ PAIRS = [
 
 def markdown(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    others = (
+        f"; `numbers` and `places` are trained here on real\npictures ({result['steps']} steps, see `benchmarks.real_tail`) "
+        "and asked about pictures that they were not trained on"
+        if result["steps"]
+        else ""
+    )
     parts = [
         f"""# What a byte of a label is worth
 
 `python -m benchmarks.image_tail --weights WEIGHTS --architecture {result["architecture"]} --crops {result["crops"]} --steps {result["steps"]}`, {result["date"]},
 {result["processor"]}; {versions}.
 
-{result["architecture"]} is an ImageNet-1K teacher on the photographs that scikit-image and scikit-learn ship; `numbers` and `places` are trained here on real
-pictures ({result["steps"]} steps, see `benchmarks.real_tail`) and asked about pictures that they were not trained on. Labels alone, 8 bits where nothing else is said, one
+{result["architecture"]} is an ImageNet-1K teacher on the photographs that scikit-image and scikit-learn ship{others}. Labels alone, 8 bits where nothing else is said, one
 shard; an image's tables are divided among {CROPS_PER_IMAGE} crops. KL in nats from softmax(logits / T).
 """
     ]
