@@ -171,7 +171,7 @@ def noise(
 ) -> None:
     """List images whose ground truth the teacher contradicts with confidence, the worst first."""
     import labelstore
-    from labelstore.analysis.disk import duplicates as find_duplicates
+    from labelstore.analysis.noise import duplicates as find_duplicates
     from labelstore.analysis.noise import label_noise
     from labelstore.store.label_outputs import short
 

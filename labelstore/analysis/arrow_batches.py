@@ -1,4 +1,4 @@
-"""Crops as Arrow record batches, one per slab of an image block, decoded when they are pulled."""
+"""Crops as Arrow record batches, decoded slab by slab when they are pulled, and as DataFrames."""
 
 from __future__ import annotations
 
@@ -7,24 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.analysis.walk import Columns, CropQuery, draw, read, walk
+from labelstore.analysis.walk import Columns, CropQuery, draw, empty, join_values, read, walk
 from labelstore.blocks.columns import COLUMNS, Text
 from labelstore.blocks.crop_slab import names_of, slabs
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from labelstore.store import LabelSet
-    from labelstore.store.label_set import Images
-
-
-from typing import TYPE_CHECKING
-
-from labelstore.analysis.walk import empty, join_values
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
     from labelstore.store import LabelSet
     from labelstore.store.label_set import Images

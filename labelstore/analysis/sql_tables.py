@@ -1,30 +1,19 @@
-"""The catalogue's tables as Arrow tables, for SQL; JSON columns are JSON text."""
+"""What SQL sees of a store: the catalogue's tables (JSON columns are JSON text), and views of the crops."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.store.label_outputs import titles_of_store
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from labelstore.store import Store
-
-
-import re
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from labelstore.analysis.arrow_batches import ArrowBatches, arrow_type
 from labelstore.analysis.walk import CropQuery
 from labelstore.blocks.columns import COLUMNS, OF_GROUND_TRUTH
+from labelstore.store.label_outputs import titles_of_store
 
 if TYPE_CHECKING:
     import pyarrow as pa

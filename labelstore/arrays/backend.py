@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,13 +162,10 @@ class ArrayBackend(ABC):
                 one = range(column, column + 1)
                 yield self.read(spec, index, files, one, stored_order=True)
             return
-        first = self._first_chunk(spec, record)
-        total = sum(map(len, record.chunks.values()))
-        wanted = {first + column: recorded[column] for column in columns}
         out = spec.empty_columns(range(1), stored_order=True)
         try:
             with self._opened(record) as file:
-                for _, chunk in read_chunks(file, record, wanted, total, self._checksum):
+                for _, chunk in self._chunks(spec, record, file, columns):
                     assert chunk is not None
                     self._decode(spec, chunk, out)
                     yield out
@@ -233,15 +230,22 @@ class ArrayBackend(ABC):
         num_chunks = math.prod(spec.grid)
         if len(recorded) != num_chunks:
             raise Damage(f"has {len(recorded)} chunks in the ledger where {num_chunks} are due")
-        first = self._first_chunk(spec, record)
-        total = sum(map(len, record.chunks.values()))
-        places = {first + number: place for number, place in chunk_numbers(spec, columns)}
-        wanted = {number: recorded[number - first] for number in places}
-        for number, chunk in read_chunks(file, record, wanted, total, self._checksum):
+        places = dict(chunk_numbers(spec, columns))
+        for number, chunk in self._chunks(spec, record, file, places):
             if chunk is None:
                 out[places[number]] = spec.fill
             else:
                 self._decode(spec, chunk, out[places[number]])
+
+    def _chunks(
+        self, spec: ArraySpec, record: ShardFile, file: int | BucketFile, numbers: Iterable[int]
+    ) -> Iterator[tuple[int, NDArray[np.uint8] | None]]:
+        """Numbers and checked bytes of some of an array's chunks, None for one that is left out."""
+        recorded, first = record.chunks[spec.path], self._first_chunk(spec, record)
+        total = sum(map(len, record.chunks.values()))
+        wanted = {first + number: recorded[number] for number in numbers}
+        for number, chunk in read_chunks(file, record, wanted, total, self._checksum):
+            yield number - first, chunk
 
     def _refuse(self, key: str, spec: ArraySpec, index: tuple[int, int], what: object) -> NoReturn:
         """Raise the DamagedShard for a file, with what repairs it."""

@@ -1,10 +1,13 @@
-"""Columns of the crops of one image block, computed from as few arrays as the asked ones need."""
+"""Columns of the crops of one image block, computed from as few arrays as the asked ones need, a slab at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from math import prod
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +26,6 @@ from labelstore.errors import UsageError
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Mask
 
-
-from math import prod
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from labelstore.store.label_set import LabelSet
-
-
-from collections import deque
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import TypeVar
 
 REGION_NAMES = np.array(["TOO_HARD", "HARD", "IMPORTANT", "TOO_EASY"], object)
 """Names by region code."""

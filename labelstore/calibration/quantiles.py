@@ -1,4 +1,4 @@
-"""Exact quantiles of the probabilities of all crops in bounded memory.
+"""The probability that a criterion judges crops by, and its exact quantiles over all crops in bounded memory.
 
 A float32 in [0, 1] orders as its bits do. The first walk counts the upper 18 bits, which finds the
 bucket of every wanted rank; the second counts the lower 13 bits inside these buckets. Labels stored in
@@ -7,28 +7,19 @@ bucket of every wanted rank; the second counts the lower 13 bits inside these bu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.errors import NotGenerated, UsageError
-
-if TYPE_CHECKING:
-    from labelstore.store import LabelSet
-
-
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
-
 from labelstore.blocks.crop_slab import slabs
 from labelstore.codecs import keeps_max_probability
-from labelstore.errors import RejectedInput
+from labelstore.errors import NotGenerated, RejectedInput, UsageError
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

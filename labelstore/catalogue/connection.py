@@ -286,7 +286,7 @@ class Database:
                         "%s: waiting for other writers (%d more minutes at most)",
                         self.name, _BUSY_ATTEMPTS - waited,
                     )  # fmt: skip
-                elif is_serialization_failure(error) and attempt < _ATTEMPTS:
+                elif is_serialization_failure(error) and attempt + 1 < _ATTEMPTS:
                     time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
                     attempt += 1
                 else:

@@ -63,8 +63,10 @@ class Labeller:
         mean = torch.tensor(teacher.row.mean).view(1, 3, 1, 1) * 255
         self._scale, self._shift = (1 / std).to(self._device), (-mean / std).to(self._device)
         self._ready: torch.Tensor | None = None
-        self._in_channels_last: bool | None = None if self._device.type == "cpu" else False
-        """Whether the network is called in channels_last; None until a first batch shows that it can be."""
+        self._layout = torch.contiguous_format
+        """Of crops on the CPU."""
+        self._chooses_layout = self._device.type == "cpu"
+        """Until the first batch."""
         self._columns = None if class_map is None else torch.from_numpy(class_map).to(self._device)
 
     @property
@@ -82,35 +84,30 @@ class Labeller:
         if self._device.type != "cpu":
             return moved(pixels, self._device).float() * self._scale + self._shift
         # new memory for every batch costs six times as much as the arithmetic; crop by crop, it stays in the cache
-        if self._ready is None or self._ready.shape[1:] != pixels.shape[1:]:
-            self._ready = torch.empty(0, *pixels.shape[1:])
-        if len(self._ready) < len(pixels):
-            self._ready = torch.empty(pixels.shape, memory_format=torch.channels_last)
-        crops = self._ready[: len(pixels)]
+        ready = self._ready
+        if ready is None or ready.shape[1:] != pixels.shape[1:] or len(ready) < len(pixels):
+            ready = self._ready = torch.empty(pixels.shape, memory_format=self._layout)
+        crops = ready[: len(pixels)]
         for start in range(len(pixels)):
             one = slice(start, start + 1)
             crops[one].copy_(pixels[one]).mul_(self._scale).add_(self._shift)
         return crops
 
-    def _forward(self, crops: torch.Tensor) -> torch.Tensor:
+    def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """The network's outputs; on the CPU in channels_last, in which convolutions take less time, if it runs so."""
-        if self._in_channels_last is None:
-            self._keep_weights(torch.channels_last)
+        if self._chooses_layout:
+            self._chooses_layout = False
+            self._set_layout(torch.channels_last)
             try:
-                outputs: torch.Tensor = self._call(crops)
+                return cast("torch.Tensor", self._call(self._normalised(pixels)))
             except RuntimeError:
                 # a `view` that counts on the usual order; any other error comes again in that order
-                self._keep_weights(torch.contiguous_format)
-                self._in_channels_last = False
-            else:
-                self._in_channels_last = True
-                return outputs
-        if self._device.type == "cpu" and not self._in_channels_last:
-            crops = crops.contiguous()
-        return cast("torch.Tensor", self._call(crops))
+                self._set_layout(torch.contiguous_format)
+        return cast("torch.Tensor", self._call(self._normalised(pixels)))
 
     @torch.inference_mode(False)
-    def _keep_weights(self, layout: torch.memory_format) -> None:
+    def _set_layout(self, layout: torch.memory_format) -> None:
+        self._layout, self._ready = layout, None
         self._module.to(memory_format=layout)
 
     @torch.inference_mode()
@@ -119,14 +116,13 @@ class Labeller:
 
         A dense head gives maps, (B, H, W, C).
         """
-        crops = self._normalised(pixels)
         context = (
             nullcontext()
             if self._autocast == "none"
             else torch.autocast(self._device.type, AUTOCAST_DTYPES[self._autocast])
         )
         with context:
-            logits = self._forward(crops)
+            logits = self._forward(pixels)
         logits = logits.float()
         outputs: torch.Tensor = logits
         return outputs if self._columns is None else outputs[..., self._columns]

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from labelstore.analysis.comparison import SMALLEST, compare
-from labelstore.analysis.disk import duplicates
-from labelstore.analysis.noise import label_noise
+from labelstore.analysis.noise import duplicates, label_noise
 from labelstore.codecs import Full, Hard, MarginalSmoothing
 from labelstore.errors import UsageError
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store

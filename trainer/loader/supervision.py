@@ -1,5 +1,5 @@
 """Which stored labels a config learns from: one label set, or several with masks and weights, checked for what it
-asks."""
+asks and for how far they reach."""
 
 from __future__ import annotations
 
