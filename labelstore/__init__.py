@@ -43,13 +43,15 @@ if TYPE_CHECKING:
     from labelstore.cropping.crop_mixing import CropMixing
     from labelstore.cropping.crop_plan import CropPlan
     from labelstore.errors import LabelStoreError
-    from labelstore.exchange import Selection, Stated, export_labels, import_labels
+    from labelstore.exchange import ImportOptions, Selection, Stated, export_labels, import_labels
     from labelstore.labelling.deriving import derive
     from labelstore.labelling.generate import generate
+    from labelstore.labelling.generation_options import GenerationOptions
     from labelstore.labelling.growing import grow
+    from labelstore.labelling.label_images import label_images
     from labelstore.sharing.hub import pull, push
     from labelstore.sharing.merge import merge
-    from labelstore.store import LabelSet, Mask, Store, create
+    from labelstore.store import LabelSet, Mask, PlanOptions, Store, create
     from labelstore.store import open_store as open
 
 _HOMES = {
@@ -58,6 +60,9 @@ _HOMES = {
     "Store": ("labelstore.store", "Store"),
     "LabelSet": ("labelstore.store", "LabelSet"),
     "Mask": ("labelstore.store", "Mask"),
+    "PlanOptions": ("labelstore.store", "PlanOptions"),
+    "label_images": ("labelstore.labelling.label_images", "label_images"),
+    "GenerationOptions": ("labelstore.labelling.generation_options", "GenerationOptions"),
     "generate": ("labelstore.labelling.generate", "generate"),
     "grow": ("labelstore.labelling.growing", "grow"),
     "derive": ("labelstore.labelling.deriving", "derive"),
@@ -72,6 +77,7 @@ _HOMES = {
     "freeze": ("labelstore.care.freezing", "freeze"),
     "merge": ("labelstore.sharing.merge", "merge"),
     "import_labels": ("labelstore.exchange", "import_labels"),
+    "ImportOptions": ("labelstore.exchange", "ImportOptions"),
     "Stated": ("labelstore.exchange", "Stated"),
     "export_labels": ("labelstore.exchange", "export_labels"),
     "Selection": ("labelstore.exchange", "Selection"),
@@ -100,7 +106,9 @@ __all__ = [
     "CropMixing",
     "CropPlan",
     "Full",
+    "GenerationOptions",
     "Hard",
+    "ImportOptions",
     "LabelMap",
     "LabelSet",
     "LabelStoreError",
@@ -108,6 +116,7 @@ __all__ = [
     "MarginalRenorm",
     "MarginalSmoothing",
     "Mask",
+    "PlanOptions",
     "ProductCodes",
     "Region",
     "RegionQuantiles",
@@ -129,6 +138,7 @@ __all__ = [
     "generate",
     "grow",
     "import_labels",
+    "label_images",
     "merge",
     "open",
     "pull",

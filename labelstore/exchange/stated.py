@@ -1,11 +1,29 @@
-"""What the files of a format cannot tell, and a user says."""
+"""What the files of a format cannot tell and a user says, and what their labels are to become."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from labelstore.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """What imported labels become."""
+
+    dtype: str | None = None
+    """dtype of the probabilities: float32, float16 or uint8."""
+    name: str | None = None
+    """Name of the label set."""
+    plan_name: str | None = None
+    """Crop plan: a new one, or one with the very same crops."""
+    images_per_shard: int | None = None
+    """Images in one commit."""
+    crops_per_shard: int | None = None
+    """Crops in one file; divides M."""
+    backend: Literal["zarr", "hdf5"] = "zarr"
+    """Files of a new store."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,16 +67,15 @@ def generate(
     codec: LabelCodec,
     images: str | Path | ImageSource | None = None,
     plan: str | None = None,
+    generation: GenerationOptions | None = None,
     check: TeacherCheck | None = None,
     progress: Progress = no_progress,
     note: Callable[[str], None] = lambda message: None,
     begin: Callable[[], None] | None = None,
-    **options: Any,  # noqa: ANN401 - the fields of GenerationOptions, which checks them
 ) -> GenerationReport:
     """Label every crop of the store's plan with one teacher, or finish what was begun.
 
-    `images` is what the store was made from (`images.open_images` says what it may be); `options` are `name`,
-    `temperature`, `class_map`, `batch_size`, `device` and what else `GenerationOptions` has. Where `images`,
+    `images` is what the store was made from (`images.open_images` says what it may be). Where `images`,
     `class_map`, `classes`, `autocast`, `crop_device` or `decode_device` is not given, it is as the label set recorded
     it. A class map leaves out outputs of the teacher, and with them some of its probability: how much is measured on
     centre crops before anything is written, noted and recorded, and more than a quarter on average is refused with
@@ -89,7 +88,7 @@ def generate(
     labelled until then is kept. `begin` is called when nothing speaks against the labels any more and before the first
     is made: crops and images that it adds to the store are labelled too.
     """
-    asked = GenerationOptions(**options)
+    asked = generation or GenerationOptions()
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
     with store.catalogue.reading():
         row, plan_row = store.find_label_set(asked.name or teacher.row.name), store.plan(plan)

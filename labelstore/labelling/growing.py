@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,12 @@ from numpy.typing import NDArray
 from labelstore.catalogue.records import DERIVED, LabelSetRow
 from labelstore.codecs import codec_from_record
 from labelstore.codecs.parameters import with_class_ids
+from labelstore.commit.lease_keeper import Progress
 from labelstore.cropping.crop_plan import is_imported
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.images import ImageSource, image_size, open_images
-from labelstore.labelling.generate import GenerationReport, generate
+from labelstore.labelling.generate import GenerationReport, generate, no_progress
+from labelstore.labelling.generation_options import GenerationOptions
 from labelstore.labelling.image_check import check_images
 from labelstore.labelling.label_facts import recorded_images
 from labelstore.store import Store
@@ -57,8 +58,9 @@ def grow(
     images: str | Path | ImageSource | None = None,
     label_set: str | None = None,
     plan: str | None = None,
+    generation: GenerationOptions | None = None,
+    progress: Progress = no_progress,
     note: Callable[[str], None] = lambda message: None,
-    **generation: Any,  # noqa: ANN401 - passed on to generate(), which names and checks them
 ) -> GenerationReport:
     """Grow a plan to `num_crops` crops of every image, and label the new ones with the teacher of a label set.
 
@@ -71,6 +73,7 @@ def grow(
     crops_per_shard, and for a teacher without labels on the plan. The plan is grown after everything was checked:
     whatever `generate` or `add_images` refuses leaves the store as it was.
     """
+    generation = generation or GenerationOptions()
     adds_images = num_crops is None
     num_crops = store.plan(plan).num_crops if num_crops is None else num_crops
     growth = plan_growth(store, num_crops, plan=plan)
@@ -82,7 +85,7 @@ def grow(
 
     def begin() -> None:
         if adds_images:
-            add_images(store, folder, skip_bad=bool(generation.get("skip_bad")))
+            add_images(store, folder, skip_bad=generation.skip_bad)
         with store.catalogue.transaction() as connection:
             if store.plan(growth.plan).num_crops < num_crops:
                 store.catalogue.plans.change(connection, growth.plan, num_crops=num_crops)
@@ -95,12 +98,11 @@ def grow(
         teacher=teacher,
         codec=codec_from_record(record),
         images=folder,
-        name=row.name,
         plan=growth.plan,
-        temperature=row.temperature,
+        generation=replace(generation, name=row.name, temperature=row.temperature),
+        progress=progress,
         note=note,
         begin=begin,
-        **generation,
     )
 
 

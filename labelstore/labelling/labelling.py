@@ -27,6 +27,7 @@ from labelstore.labelling.crop_batches import (
     OpenedImage,
     TeacherBatch,
     TeacherBatches,
+    TeacherPixels,
     WholeImages,
 )
 from labelstore.labelling.generation_options import (
@@ -219,18 +220,20 @@ class Labelling:
         batches = TeacherBatches(
             jobs,
             WholeImages() if self.codec.takes == "map" else store.planned_crops(plan),
+            TeacherPixels(
+                input_size=self.teacher.row.input_size,
+                interpolation=self.teacher.row.interpolation,
+                device=self.crop_device,
+                pin_memory=backend_of(self.labeller.device).copies_ahead,
+                decode=self.decode,
+                augmentation=planned_augmentation(plan.parameters),
+                mixed=mixed_crops(store, plan, self.images),
+            ),
             num_crops=num_crops,
             batch_size=self.options.batch_size,
-            input_size=self.teacher.row.input_size,
-            interpolation=self.teacher.row.interpolation,
             workers=self.threads,
             check=check,
-            pin_memory=backend_of(self.labeller.device).copies_ahead,
-            crop_device=self.crop_device,
-            decode=self.decode,
             most_ahead=most_ahead,
-            augmentation=planned_augmentation(plan.parameters),
-            mixed=mixed_crops(store, plan, self.images),
         )
         watch = Stopwatch()
         with (

@@ -64,9 +64,7 @@ def register(
             sizes=sizes[first],
             mtimes_ns=mtimes[first],
         ),
-        num_crops=plan.num_crops,
-        images_per_shard=plan.images_per_shard,
-        plan_row=plan,
+        plan=plan,
         backend=backend,
         fill=fill,
     ).close()

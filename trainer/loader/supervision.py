@@ -3,6 +3,8 @@ asks and for how far they reach."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from labelstore.calibration.ensembles import Ensemble, ensemble
 from labelstore.errors import IncompleteError, NotGenerated, RejectedInput, UsageError
 from labelstore.store import LabelSet, Store
@@ -11,6 +13,24 @@ from labelstore.store.label_set import what_is_missing
 from trainer.config import TrainConfig
 from trainer.config_checks import split_names
 from trainer.phases import WITHOUT_CLASSES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervision:
+    """What a student learns of stored crops: their soft labels, or another thing in their place."""
+
+    ground_truth: float | None = None
+    """Smoothing of the class of every crop's image, which takes the place of its label; None: the labels."""
+    own_classes: bool = False
+    """The network's outputs are the classes of the data set, whatever the stored labels' are."""
+    as_outputs: bool = False
+    """The teacher's outputs themselves and not their softmax, of one label set without a mask."""
+
+    @property
+    def has_own_classes(self) -> bool:
+        """Whether a class id is one of the data set."""
+        return self.own_classes or self.ground_truth is not None
+
 
 NO_MASK = "-"
 """Stands for a label set without a mask in the list of an ensemble's masks."""
