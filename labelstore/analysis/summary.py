@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.blocks.block_sample import at_most
+from labelstore.blocks.block_map import MapBlocks, at_most, map_in_threads
 from labelstore.calibration.quantiles import block_slabs
 from labelstore.codecs import in_short
 

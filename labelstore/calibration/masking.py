@@ -26,8 +26,8 @@ from labelstore.commit.staging import BlockArrays
 from labelstore.commit.worker import work_through
 from labelstore.errors import ConflictError, IncompleteError, UsageError
 from labelstore.store import Mask
-from labelstore.store.label_set import covered_labels
 from labelstore.store.region_mask import Region
+from labelstore.store.unfinished import covered_labels
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Store

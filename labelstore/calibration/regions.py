@@ -161,10 +161,10 @@ class RegionQuantiles:
         self, labels: LabelSet, *, map_blocks: MapBlocks = map_in_threads
     ) -> RegionThresholds:
         """The thresholds that these shares fall on, over all committed crops of `labels`."""
-        found = exact_quantiles(
+        quantiles = exact_quantiles(
             labels, self.shares, criterion=self.criterion, map_blocks=map_blocks
         )
-        return self.at(found)
+        return self.at(quantiles)
 
     @property
     def shares(self) -> tuple[float, float, float]:

@@ -94,7 +94,7 @@ class ThresholdCounts:
         )
 
     def counts(self, rule: RegionThresholds) -> RegionCounts:
-        """What the rule does to all crops; its thresholds must be among the values, (low, top) among the pairs."""
+        """Count what the rule does to all crops; its thresholds must be among the values, (low, top) in the pairs."""
         left_out = self.left_out[:, self.pairs.index((rule.low, rule.top))]
         return self.regions(rule, images_without_crop=int(left_out.sum()))
 

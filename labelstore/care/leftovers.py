@@ -93,7 +93,7 @@ def leftovers(store: Store) -> tuple[Leftover, ...]:
     root = store.arrays.root.relative_to(store.path).as_posix()
     known = {*_OWN, *(f"{root}/{key}" for key in _named(store))}
     committed = _committed_blocks(store)
-    found = []
+    listed = []
     for path, status in files:
         if path in known:
             continue
@@ -103,10 +103,10 @@ def leftovers(store: Store) -> tuple[Leftover, ...]:
             if group in committed and block not in committed[group]:
                 continue  # the next holder of the lease goes on from it
         age = max(0.0, time.time() - status.st_mtime)
-        found.append(
+        listed.append(
             Leftover(path=path, kind=kind, bytes=status.st_size, age_seconds=age, block=block)
         )
-    return tuple(found)
+    return tuple(listed)
 
 
 def gc(
@@ -136,13 +136,13 @@ def _collect_beside(store: Store, min_age_seconds: float, *, dry_run: bool) -> C
     removed: list[Leftover] = []
     kept: list[tuple[Leftover, str]] = []
     for folder, size, age in build_folders(store.path):
-        found = Leftover(path=f"../{folder.name}", kind="building", bytes=size, age_seconds=age)
+        leftover = Leftover(path=f"../{folder.name}", kind="building", bytes=size, age_seconds=age)
         if age < min_age_seconds:
-            kept.append((found, f"written {age:.0f} s ago, less than {min_age_seconds:.0f}"))
+            kept.append((leftover, f"written {age:.0f} s ago, less than {min_age_seconds:.0f}"))
             continue
         if not dry_run:
             remove_build_folder(folder)
-        removed.append(found)
+        removed.append(leftover)
     return Collected(removed=tuple(removed), kept=tuple(kept), dry_run=dry_run)
 
 
@@ -163,14 +163,14 @@ def _collect(store: Store, min_age_seconds: float, *, dry_run: bool) -> Collecte
     return Collected(removed=tuple(removed), kept=tuple(kept), dry_run=dry_run)
 
 
-def _reason_to_keep(found: Leftover, live: list[Lease], min_age_seconds: float) -> str | None:
-    if found.kind == "foreign":
+def _reason_to_keep(leftover: Leftover, live: list[Lease], min_age_seconds: float) -> str | None:
+    if leftover.kind == "foreign":
         return "not a file that labelstore writes"
-    if found.age_seconds < min_age_seconds:
-        return f"written {found.age_seconds:.0f} s ago, less than {min_age_seconds:.0f}"
+    if leftover.age_seconds < min_age_seconds:
+        return f"written {leftover.age_seconds:.0f} s ago, less than {min_age_seconds:.0f}"
     for lease in live:
         # whatever the group: a worker with a lease on labels also writes the block's crops
-        if found.block is None or lease.block == found.block:
+        if leftover.block is None or lease.block == leftover.block:
             return f"image block {lease.block} of {lease.group} is leased by {lease.owner}"
     return None
 
@@ -210,15 +210,15 @@ def _named(store: Store) -> Iterator[str]:
 
 def _committed_blocks(store: Store) -> dict[str, frozenset[int]]:
     """Per label set the image blocks that are complete: their spools are of no more use."""
-    found = {}
+    committed = {}
     for row in store.catalogue.label_sets.all():
         layout = label_layout(row, store.plan(row.plan), store.num_rows)
         whole = layout.num_crop_shards
         shards = store.catalogue.ledger.committed(f"labels/{row.name}")
-        found[f"labels/{row.name}"] = frozenset(
+        committed[f"labels/{row.name}"] = frozenset(
             block for block, there in shards.items() if len(there) == whole
         )
-    return found
+    return committed
 
 
 def _files(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
@@ -250,13 +250,13 @@ def build_folders(store: Path) -> Iterator[tuple[Path, int, float]]:
     name = re.compile(rf"\.{re.escape(store.name)}\.[0-9a-f]{{8}}\.tmp")
     parent = store.absolute().parent
     with storage_errors(parent):
-        found = [entry for entry in os.scandir(parent) if name.fullmatch(entry.name)]
-    for entry in found:
+        candidates = [entry for entry in os.scandir(parent) if name.fullmatch(entry.name)]
+    for entry in candidates:
         folder = Path(entry.path)
         if not entry.is_dir(follow_symlinks=False):
             continue
-        held = {inner.name for inner in folder.iterdir() if not inner.name.endswith(".tmp")}
-        if held - _BUILT:
+        names = {inner.name for inner in folder.iterdir() if not inner.name.endswith(".tmp")}
+        if names - _BUILT:
             continue
         size, newest = 0, entry.stat(follow_symlinks=False).st_mtime
         for root, _, files in os.walk(folder):

@@ -152,10 +152,10 @@ def plan_import(
         check_new_place(Path(path))
     check_utf8(str(source))
     folder = torchvision_classes(open_images(images))
-    found = open_source(format, Path(source), folder, stated)
+    opened = open_source(format, Path(source), folder, stated)
     retarget = partial(
         target_of,
-        found,
+        opened,
         folder,
         stated,
         options=options or ImportOptions(),
@@ -164,7 +164,7 @@ def plan_import(
     )
     target = retarget()
     existing_plan(Path(path), target, folder)
-    return ImportPlan(source=found, folder=folder, target=target, retarget=retarget)
+    return ImportPlan(source=opened, folder=folder, target=target, retarget=retarget)
 
 
 def import_labels(
@@ -193,15 +193,15 @@ def import_labels(
     planned = plan_import(
         path, format=format, source=source, images=images, stated=stated, options=options
     )
-    folder, found = planned.folder, planned.source
+    folder, opened = planned.folder, planned.source
     skip_bad = stated is not None and stated.skip_bad
     progress = progress or (lambda done, total: None)
     if words := ignored_words(folder.ignored):
         note(f"{folder.root}: {words}")
     try:
-        found.prepare(scratch, progress)
-        if found.bad and not skip_bad:
-            raise _rejected(_report(found, planned.target, started))
+        opened.prepare(scratch, progress)
+        if opened.bad and not skip_bad:
+            raise _rejected(_report(opened, planned.target, started))
         target = planned.retarget()
         with prepared(Path(path), folder, target, options) as (store, row):
             if skip_bad:
@@ -212,8 +212,8 @@ def import_labels(
             results: list[BlockResult] = work_through(blocks, progress=progress)
             store.refresh()
     finally:
-        found.close()
-    report = _report(found, target, started, results, blocks.layout.num_blocks, before)
+        opened.close()
+    report = _report(opened, target, started, results, blocks.layout.num_blocks, before)
     if report.rejected_blocks:
         raise _rejected(report)
     mean, chance = report.ground_truth_probability, 1 / target.num_classes

@@ -16,9 +16,8 @@ import numpy as np
 
 from labelstore.catalogue.records import LabelSetRow, PlanRow, TeacherRow
 from labelstore.codecs import codec_from_options
-from labelstore.codecs.base import LabelCodec
+from labelstore.codecs.base import LabelCodec, with_class_ids
 from labelstore.codecs.labelmap import LabelMap
-from labelstore.codecs.parameters import with_class_ids
 from labelstore.codecs.recovery import check_temperature
 from labelstore.commit.label_set_rows import refuse_differences, register, teacher_differences
 from labelstore.cropping.crop_plan import CropPlan, imported_record
@@ -72,7 +71,7 @@ class Target:
 
 
 def target_of(
-    found: LabelSource,
+    labels: LabelSource,
     images: ImageSource,
     stated: Stated,
     *,
@@ -81,7 +80,7 @@ def target_of(
     source: str,
 ) -> Target:
     """The label set that these labels are to become; UsageError where that is not possible."""
-    contents = found.contents
+    contents = labels.contents
     num_classes = contents.num_classes or stated.classes(format_name)
     if stated.num_classes is not None and not 1 <= stated.num_classes <= MAX_CLASSES:
         raise UsageError(f"`num_classes={stated.num_classes}`: 1 to {MAX_CLASSES}")
@@ -112,8 +111,8 @@ def target_of(
             "ignored": dict(images.ignored),
             "imported_from": {"format": format_name, "source": source},
             "stated": stated.said(),
-            "found": dict(found.facts),
-            "lost": list(found.lost),
+            "found": dict(labels.facts),
+            "lost": list(labels.lost),
             **(Outputs.none("embedding").to_record() if contents.kind == "embedding" else {}),
         },
     )

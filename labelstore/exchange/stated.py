@@ -85,16 +85,16 @@ class Stated:
 
     def classes(self, format_name: str) -> int:
         """C, where a format does not say it."""
-        found: int = self.need(
+        num_classes: int = self.need(
             "num_classes", f"{format_name} files do not say how many classes the teacher has"
         )
-        return found
+        return num_classes
 
     def said(self) -> dict[str, Any]:
-        """What was said, as JSON values."""
+        """Return what was said, as JSON values."""
         blank = Stated()
-        found = {}
+        record = {}
         for name, value in vars(self).items():
             if value != getattr(blank, name) and name not in ("skip_bad", "num_crops"):
-                found[name] = list(value) if isinstance(value, tuple) else value
-        return found
+                record[name] = list(value) if isinstance(value, tuple) else value
+        return record

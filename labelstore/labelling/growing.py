@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from labelstore.catalogue.records import DERIVED, LabelSetRow
 from labelstore.codecs import codec_from_record
-from labelstore.codecs.parameters import with_class_ids
+from labelstore.codecs.base import with_class_ids
 from labelstore.commit.lease_keeper import Progress
 from labelstore.cropping.crop_plan import is_imported
 from labelstore.errors import ConflictError, RejectedInput, UsageError
@@ -107,7 +107,7 @@ def grow(
 
 
 def plan_growth(store: Store, num_crops: int, *, plan: str | None = None) -> Growth:
-    """What growing to `num_crops` would do; UsageError where it cannot be."""
+    """Return what growing to `num_crops` would do; UsageError where it cannot be."""
     row = store.plan(plan)
     if num_crops < row.num_crops:
         raise UsageError(
@@ -142,17 +142,17 @@ def _label_set_of(store: Store, teacher: Teacher, plan: str, name: str | None) -
         row = store.label_set_row(name)  # whether it is this teacher's is checked by generate()
         if row.plan != plan:
             raise UsageError(f"label set {name} is on crop plan {row.plan}, not {plan}")
-        held = store.teacher(row.teacher)
-        if (held.digest, held.input_size) != (teacher.row.digest, teacher.row.input_size):
+        recorded = store.teacher(row.teacher)
+        if (recorded.digest, recorded.input_size) != (teacher.row.digest, teacher.row.input_size):
             raise UsageError(
-                f"label set {name} was made by teacher {row.teacher} ({held.source}), whose weights or input "
+                f"label set {name} was made by teacher {row.teacher} ({recorded.source}), whose weights or input "
                 "size are others: give that teacher"
             )
         return row
     known = {
-        held.name
-        for held in store.catalogue.teachers.all()
-        if (held.digest, held.input_size) == (teacher.row.digest, teacher.row.input_size)
+        recorded.name
+        for recorded in store.catalogue.teachers.all()
+        if (recorded.digest, recorded.input_size) == (teacher.row.digest, teacher.row.input_size)
     }
     on_plan = [row for row in store.catalogue.label_sets.all() if row.plan == plan]
     mine = [row for row in on_plan if row.teacher in known]
@@ -202,7 +202,7 @@ class NewImages:
 def plan_new_images(
     store: Store, images: str | Path | ImageSource, *, skip_bad: bool = False
 ) -> NewImages:
-    """What `add_images` would do. Refuses what it refuses, and writes nothing."""
+    """Return what `add_images` would do. Refuses what it refuses, and writes nothing."""
     new = _new_rows(store, open_images(images), skip_bad)
     first = -(-store.num_rows // _multiple(store)) * _multiple(store)
     return NewImages(
@@ -299,12 +299,12 @@ def _multiple(store: Store) -> int:
 
 def unfinished(store: Store) -> tuple[str, ...]:
     """Label sets that lack labels for some crops or images."""
-    found = []
+    names = []
     for row in store.catalogue.label_sets.all():
         layout = label_layout(row, store.plan(row.plan), store.num_rows)
         if not _is_whole(store, f"labels/{row.name}", layout):
-            found.append(row.name)
-    return tuple(found)
+            names.append(row.name)
+    return tuple(names)
 
 
 def uncovered(store: Store) -> tuple[str, ...]:

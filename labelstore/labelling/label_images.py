@@ -31,8 +31,7 @@ from labelstore.errors import ConflictError, LabelStoreError
 from labelstore.images import ImageSource, open_images, torchvision_classes
 from labelstore.labelling.generate import (
     GenerationReport,
-    check_on_plan,
-    evaluated,
+    checked,
     label,
     no_progress,
 )
@@ -108,10 +107,10 @@ def label_images(
                 labelling = Labelling.of(
                     teacher, codec, options, folder, store=store, row=row, note=note
                 )
-                check_on_plan(labelling, plan_row)
-                evaluation = evaluation or evaluated(store, labelling, row, check, note)
-                if row is None:
-                    labelling = labelling.with_lost_mass(note)
+                # measured already where another process made the store meanwhile
+                asked = check if evaluation is None else None
+                labelling, again = checked(store, labelling, plan_row, row, asked, note)
+                evaluation = evaluation or again
             return label(
                 store,
                 labelling,
@@ -175,10 +174,10 @@ def _check_catalogue(path: Path, url: str | None, *, is_new: bool) -> None:
     check_server_url(url)
     if is_new:
         return  # the process that creates the store names its server
-    held = catalogue_server(path)
-    if held is None or not same_server(held, url):
+    server = catalogue_server(path)
+    if server is None or not same_server(server, url):
         raise ConflictError(
-            f"{path} exists with its catalogue {'in a file' if held is None else 'on another server'}: "
+            f"{path} exists with its catalogue {'in a file' if server is None else 'on another server'}: "
             "leave `catalogue` out, or give another STORE"
         )
     name_server(url)

@@ -70,13 +70,13 @@ def plan_from(
 
 
 def _refuse_other_options(path: Path, options: PlanOptions, plan: CropPlan, row: PlanRow) -> None:
-    held = {**vars(plan), "num_crops": row.num_crops}
+    taken = {**vars(plan), "num_crops": row.num_crops}
     for name in ("num_crops", "seed", "scale", "ratio", "flip_prob"):
         said = getattr(options, name)
         said = tuple(said) if isinstance(said, (tuple, list)) else said
-        if said is not None and said != held[name]:
+        if said is not None and said != taken[name]:
             raise UsageError(
-                f"`{name}={said}` with `plan_of={path}`, whose plan has {held[name]}: "
+                f"`{name}={said}` with `plan_of={path}`, whose plan has {taken[name]}: "
                 "leave one of the two out"
             )
 

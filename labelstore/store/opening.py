@@ -145,14 +145,14 @@ def create(
             catalogue.images.add(folder.keys, folder.class_ids, folder.sizes, folder.mtimes_ns)
             catalogue.plans.add(row)
 
-        held = Catalogue.create(
+        new_catalogue = Catalogue.create(
             url or sqlite_url(building / CATALOGUE_FILE),
             uuid=identity,
             format_version=FORMAT_VERSION,
             fill=register,
         )
         made = url
-        with Store(building, held, _backend(building)) as store:
+        with Store(building, new_catalogue, _backend(building)) as store:
             if fill is not None:
                 fill(store)
             store.write_metadata()

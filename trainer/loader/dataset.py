@@ -138,13 +138,13 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         place = index % len(self)
-        found = np.array([place])
-        taken = self._pass_labels().take(found)
+        places = np.array([place])
+        taken = self._pass_labels().take(places)
         (records,) = taken
         size = self._pixels.input_size
         pixels = torch.empty((len(records), 3, size, size), dtype=torch.uint8)
         self._pixels.write(self._keys[place], self._sizes[place], records, pixels)
-        labels = self._pass_labels().labels_of(taken, found)
+        labels = self._pass_labels().labels_of(taken, places)
         return {
             "pixels": pixels,
             # dense labels share one row of ids, which torch would not take

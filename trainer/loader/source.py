@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -111,18 +110,13 @@ class PassSource(ABC):
         """Stop preparing and remove the folders."""
 
     def of_pass(self, pass_index: int) -> PassSource:
-        """Whose crops a pass shows: `partners` and `augmentation` are that source's."""
+        """Return the source whose crops a pass shows: `partners` and `augmentation` are that source's."""
         return self
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

@@ -211,9 +211,9 @@ class StoredPasses(PlaneSource):
         if not self.draw.keeps_all:
             low, high = (np.float32(limit) for limit in self.draw.probability_range)
             for columns, inside in self._walk():
-                found = self.labels.max_probability(block, columns, self._ranked_at)
+                largest = self.labels.max_probability(block, columns, self._ranked_at)
                 with np.errstate(invalid="ignore"):
-                    usable[:, inside] &= (found >= low) & (found <= high)
+                    usable[:, inside] &= (largest >= low) & (largest <= high)
         return usable
 
     def _usable_counts(self) -> NDArray[np.int64]:
@@ -356,12 +356,12 @@ class StoredPasses(PlaneSource):
         )
         if self.draw.order == "random":
             return self.order.usable_crops(streams, usable, positions.stop)[:, positions.start :]
-        found = [
+        largest = [
             self.labels.max_probability(block, columns, self._ranked_at)[local]
             for columns, _ in self._walk()
         ]
         return ranked_crops(
-            np.concatenate(found, axis=1),
+            np.concatenate(largest, axis=1),
             usable,
             positions,
             self.draw.order,
@@ -410,7 +410,7 @@ class StoredPasses(PlaneSource):
         return ", ".join([*sets, *masks])
 
     def _why(self) -> str:
-        """What decides that an image has no usable crop."""
+        """Say why an image may have no usable crop."""
         masks = [member.mask.name for member in self.labels.members if member.mask is not None]
         if masks:
             return f"mask {', '.join(masks)} discards the rest, choose milder thresholds"

@@ -240,7 +240,7 @@ class _Configuration:
 
 
 def _configuration(value: Value) -> _Configuration:
-    """What a configuration says; Refused for one under which crops have no boxes."""
+    """Read a configuration; Refused for one under which crops have no boxes."""
     reinforce = value.get("reinforce") if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(reinforce, dict):
         raise Refused("is no configuration of ml-dr: it has no entry reinforce")
