@@ -19,7 +19,14 @@ from labelstore.commit.spool import LabelledImage
 from labelstore.commit.staging import BlockArrays
 from labelstore.cropping.crop_plan import MAX_SIDE, is_imported
 from labelstore.errors import RejectedInput, StorageError
-from labelstore.exchange.labels import BadFile, Conversion, ImageLabels, LabelSource, read_together
+from labelstore.exchange.labels import (
+    BadFile,
+    Conversion,
+    ImageLabels,
+    LabelSource,
+    read_together,
+    softmax,
+)
 from labelstore.images import ImageFile, ImageSource, digest, image_size
 
 KnownCrops: TypeAlias = Callable[[int, int, int], tuple[NDArray[np.uint16], NDArray[np.bool_]]]
@@ -195,8 +202,7 @@ class ImportedBlocks(BlockSource):
             of_truth = np.where(kept.any(-1), (labels.probs * kept).sum(-1), labels.tail / others)
         else:
             if self.conversion.codec.takes == "outputs":
-                labels = np.exp(labels - labels.max(-1, keepdims=True))
-                labels /= labels.sum(-1, keepdims=True)
+                labels = softmax(labels, 1.0)
             inside = np.clip(truth, 0, labels.shape[-1] - 1)
             whole = np.broadcast_to(inside, (*labels.shape[:2], 1))
             of_truth = np.take_along_axis(labels, whole, -1)[..., 0]

@@ -273,11 +273,15 @@ class BatchFinish:
             mixed = {
                 name: values[name] for name in ("mix_image", "mix_flip", "mix_share", "mix_box")
             }
-            mixed["mix_from"] = np.empty((len(values["value"]), 4), np.uint16)
-            for crop, partner in enumerate(values["mix_image"]):
-                mixed["mix_from"][crop] = self.boxes.pixels(
-                    values["mix_from_share"][crop : crop + 1], *rows.sizes[partner].tolist()
-                )[0]
+            shares, sides = values["mix_from_share"], rows.sizes[values["mix_image"]]
+            try:
+                mixed["mix_from"] = self.boxes.pixels_of_images(shares, sides)
+            except Refused:  # one of them is rounded, or is to be named
+                boxes = [
+                    self.boxes.pixels(s[None], *of.tolist())
+                    for s, of in zip(shares, sides, strict=True)
+                ]
+                mixed["mix_from"] = np.concatenate(boxes)
         return ImageLabels(
             labels=labels,
             boxes=self.boxes.pixels(values["share"], rows.height, rows.width),

@@ -205,7 +205,7 @@ def pixel_box(value: object) -> tuple[int, int, int, int]:
     """One box that a file lists in pixels; Refused for anything but four whole numbers from 0 up."""
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         raise Refused("holds a crop without a box")
-    if not all(type(edge) is int and 0 <= edge <= 65_534 for edge in value):
+    if not all(type(edge) is int and 0 <= edge <= MAX_SIDE for edge in value):
         raise Refused("holds a box that is no box in pixels")
     top, left, height, width = value
     return top, left, height, width
@@ -216,6 +216,17 @@ FURTHEST = 4
 
 MixBox = tuple[float, tuple[int, int, int, int]]
 """Share of the crop's own, and the replaced box: top, left, height, width."""
+
+
+def mix_box(share: float, edges: Sequence[int]) -> MixBox:
+    """The share and the box that a file gives by its edges top, left, bottom, right; Refused for edges of none.
+
+    Without height nothing was replaced; the share becomes 1, since it would say that the two crops were blended.
+    """
+    top, left, bottom, right = edges
+    if not (0 <= top <= bottom <= MAX_SIDE and 0 <= left <= right <= MAX_SIDE):
+        raise Refused(f"holds mixing box {top}, {left}, {bottom}, {right}")
+    return share if top < bottom else 1.0, (top, left, bottom - top, right - left)
 
 
 def possible_sides(boxes: Sequence[MixBox]) -> list[int]:
