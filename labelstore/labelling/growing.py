@@ -67,7 +67,8 @@ def grow(
     Without `num_crops` the images that were added to the folder join the store, and get as many crops as the
     others; RejectedInput where one of the store's is gone or changed, a new one is no image, or a class is new (see
     `add_images`).
-    Images, class map, autocast and crop device are as recorded with the label set where they are not given.
+    Images, class map, autocast and crop device are as recorded with the label set where they are not given; name and
+    temperature are always the label set's.
     On a plan that has as many crops already it resumes or joins. `label_set` is needed where the teacher has
     several on the plan. UsageError for fewer crops, for a number that is no multiple of the plan's
     crops_per_shard, and for a teacher without labels on the plan. The plan is grown after everything was checked:
