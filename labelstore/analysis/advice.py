@@ -23,7 +23,7 @@ from labelstore.calibration import (
     RegionThresholds,
     count_rules,
 )
-from labelstore.calibration.quantiles import check_calibratable, probabilities
+from labelstore.calibration.criterion import check_calibratable, probabilities
 from labelstore.errors import UsageError, check_seed
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.blocks.crop_slab import CropSlab, names_of, slabs
-from labelstore.calibration.quantiles import check_calibratable, check_ground_truth
+from labelstore.calibration.criterion import check_calibratable, check_ground_truth
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:

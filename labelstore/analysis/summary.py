@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, at_most, map_in_threads
-from labelstore.calibration.quantiles import block_slabs
+from labelstore.calibration.criterion import block_slabs
 from labelstore.codecs import in_short
 
 if TYPE_CHECKING:

@@ -16,12 +16,8 @@ from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.blocks.crop_slab import slabs
-from labelstore.calibration.quantiles import (
-    Criterion,
-    check_calibratable,
-    check_unmixed,
-    exact_quantiles,
-)
+from labelstore.calibration.criterion import Criterion, check_calibratable, check_unmixed
+from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.calibration.queries import RegionQuery, rule_from_record
 from labelstore.calibration.regions import RegionQuantiles, RegionThresholds
 from labelstore.calibration.threshold_counts import (

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.calibration.quantiles import check_unmixed
+from labelstore.calibration.criterion import check_unmixed
 from labelstore.calibration.queries import rule_from_record
 from labelstore.calibration.regions import RegionQuantiles, RegionThresholds, Rule
 from labelstore.catalogue.block_leases import mask_identity

@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.calibration.quantiles import (
+from labelstore.calibration.criterion import (
     CRITERIA,
     Criterion,
     block_slabs,
     check_calibratable,
-    exact_quantiles,
     probabilities,
 )
+from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.errors import UsageError
 from labelstore.store.region_mask import Region
 

@@ -14,14 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.calibration.quantiles import (
-    BUCKETS,
-    INFINITY_BUCKET,
-    LOW_BITS,
-    Criterion,
-    bits_of,
-    block_slabs,
-)
+from labelstore.calibration.criterion import Criterion, block_slabs
+from labelstore.calibration.quantiles import BUCKETS, INFINITY_BUCKET, LOW_BITS, bits_of
 from labelstore.calibration.regions import RegionThresholds
 
 if TYPE_CHECKING:
