@@ -10,8 +10,8 @@ import pytest
 
 import trainer
 from labelstore.errors import IncompleteError, UsageError
-from tests.flat_options import CropLoader
 from tests.stress.test_killed_training import config, data, same_weights
+from trainer.loader import CropLoader
 
 __all__ = ["data"]  # a fixture
 CHANGES = {"epochs": 4, "rand_augment": 5.0, "workers": 2}
