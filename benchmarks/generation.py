@@ -39,7 +39,7 @@ from torch import nn
 import labelstore
 from benchmarks import fkd_generator
 from benchmarks.machine import processor
-from labelstore import MarginalSmoothing
+from labelstore import GenerationOptions, MarginalSmoothing, PlanOptions
 from labelstore.catalogue.records import TeacherRow
 from labelstore.images import scan_folder
 from labelstore.teachers.teacher import Teacher
@@ -252,16 +252,14 @@ def ours(folder: Path, teacher: Teacher, num_crops: int, threads: int) -> Spent:
     classes = tuple(f"class{number:04d}" for number in range(1000))
     images = replace(scan_folder(folder / "images"), classes=classes)
     try:
-        with labelstore.create(path, images=images, num_crops=num_crops) as store:
+        with labelstore.create(path, images=images, plan=PlanOptions(num_crops=num_crops)) as store:
             return spent(
                 lambda: labelstore.generate(
                     store,
                     teacher=teacher,
                     codec=MarginalSmoothing(k=K),
                     images=images,
-                    batch_size=BATCH,
-                    device="cpu",
-                    workers=threads,
+                    generation=GenerationOptions(batch_size=BATCH, device="cpu", workers=threads),
                 ),
                 len(images) * num_crops,
             )

@@ -53,7 +53,7 @@ import trainer
 from benchmarks.generation import K, Spent, spent, wrapped
 from benchmarks.loader_data import LoaderData, picture_data
 from benchmarks.machine import processor
-from labelstore import CropPlan, MarginalSmoothing
+from labelstore import CropPlan, GenerationOptions, MarginalSmoothing, PlanOptions
 from labelstore.cropping.device_decoding import (
     MOST_TOGETHER,
     DeviceDecoding,
@@ -68,7 +68,7 @@ from labelstore.devices import backend_of, choose_device, device_name
 from labelstore.errors import UsageError
 from labelstore.images import scan_folder
 from labelstore.teachers.teacher import Teacher
-from trainer.loader import CropDataset, CropLoader, StoredPasses, collate_crops
+from trainer.loader import CropDataset, CropLoader, LoaderOptions, StoredPasses, collate_crops
 from trainer.losses import SparseSoftCrossEntropy
 from trainer.models import Normalise, autocast
 from trainer.ranks import exchange
@@ -292,15 +292,22 @@ def labelled(
     )
     with tempfile.TemporaryDirectory(dir=job.folder) as place:
         path = Path(place) / "store"
-        with labelstore.create(path, images=folder, num_crops=job.scale.num_crops) as store:
+        with labelstore.create(
+            path, images=folder, plan=PlanOptions(num_crops=job.scale.num_crops)
+        ) as store:
             codec = MarginalSmoothing(k=K, dtype="float32")
             found = spent(
                 lambda: labelstore.generate(
-                    store, teacher=teacher, codec=codec, images=folder, batch_size=job.scale.batch, device=device,
-                    workers=job.workers, **options,
+                    store,
+                    teacher=teacher,
+                    codec=codec,
+                    images=folder,
+                    generation=GenerationOptions(
+                        batch_size=job.scale.batch, device=device, workers=job.workers, **options
+                    ),
                 ),
                 1,
-            )  # fmt: skip
+            )
             probs = store.label_set().recover(range(min(8, len(folder))))
             keys = [str(key) for key in store.image_columns["key"][: len(probs)]]
     return found.wall, dict(zip(keys, probs, strict=True))
@@ -385,9 +392,16 @@ def passes(
         data.labels, schedule=PassSchedule.of(passes=count, crops_per_image=M), scratch=job.folder
     )
     loader = CropLoader(
-        source, data.images, batch_size=job.scale.batch, input_size=job.scale.size, workers=job.workers,
-        pin_memory=backend_of(job.device).copies_ahead, decoding=decoding,
-    )  # fmt: skip
+        source,
+        data.images,
+        batch_size=job.scale.batch,
+        input_size=job.scale.size,
+        options=LoaderOptions(
+            workers=job.workers,
+            pin_memory=backend_of(job.device).copies_ahead,
+            decoding=decoding,
+        ),
+    )
     return loader, count
 
 

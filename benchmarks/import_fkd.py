@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 
 from benchmarks import label_model
+from labelstore import ImportOptions
 from labelstore.exchange import Stated, import_labels
 from labelstore.exchange.block_import import TOGETHER
 from labelstore.exchange.readers.fkd import open_fkd, read_fkd
@@ -75,8 +76,7 @@ def measure(folder: Path, num_images: int, num_crops: int, rounds: int) -> dict[
             source=folder / "fkd",
             images=images,
             stated=stated,
-            dtype=dtype,
-            images_per_shard=256,
+            options=ImportOptions(dtype=dtype, images_per_shard=256),
         )
 
     def every(work: Callable[[int], object]) -> Callable[[], None]:

@@ -13,6 +13,7 @@ from PIL import Image
 import labelstore
 from benchmarks import fkd_loader, label_model
 from benchmarks.scale_store import NUM_CLASSES, K, image_folder, top_k_of
+from labelstore import PlanOptions
 from labelstore.codecs import MarginalSmoothing
 from labelstore.commit.staging import BlockArrays, ImageFacts, write_block
 from labelstore.images import ImageFolder, scan_folder
@@ -94,7 +95,7 @@ def write_photographs(folder: Path, count: int, width: int, height: int) -> int:
 
 def labelled(path: Path, images: ImageFolder, num_crops: int, size: tuple[int, int]) -> LabelSet:
     """A new store with labels of the label model, K = 5 of 1,000 classes, float16; all images of one size."""
-    store = labelstore.create(path, images=images, num_crops=num_crops)
+    store = labelstore.create(path, images=images, plan=PlanOptions(num_crops=num_crops))
     add_label_set(store, MarginalSmoothing(k=K, class_ids="plain"), NUM_CLASSES, name="teacher")
     _, layout = store.group_specs("labels/teacher")
     for block in range(layout.num_blocks):

@@ -27,7 +27,14 @@ from benchmarks.scale_store import NUM_CLASSES
 from labelstore.cropping.crop_plan import CropPlan
 from labelstore.cropping.pictures import DECODE_JPEG
 from labelstore.cropping.replay import TORCH_KERNELS
-from trainer.loader import CropLoader, GroundTruthPasses, PassSource, StoredPasses, read_sizes
+from trainer.loader import (
+    CropLoader,
+    GroundTruthPasses,
+    LoaderOptions,
+    PassSource,
+    StoredPasses,
+    read_sizes,
+)
 from trainer.sampler import PassSchedule
 
 SIZE = 224
@@ -103,7 +110,11 @@ def measure_fresh_crops(
 def ours(source: PassSource, data: LoaderData, m: int, workers: int) -> Side:
     """One pass of `trainer.loader`: as many threads as the others have worker processes."""
     loader = CropLoader(
-        source, data.images, batch_size=IMAGES_PER_BATCH * m, input_size=SIZE, workers=workers
+        source,
+        data.images,
+        batch_size=IMAGES_PER_BATCH * m,
+        input_size=SIZE,
+        options=LoaderOptions(workers=workers),
     )
 
     def one_pass(number: int) -> Spent:

@@ -15,7 +15,7 @@ from benchmarks.generation import Spent, spent
 from benchmarks.loader_data import LoaderData
 from benchmarks.loader_pixels import IMAGES_PER_BATCH, ROUNDS_AT_MOST, SIZE, ours, take_turns
 from benchmarks.scale_store import NUM_CLASSES, K
-from trainer.loader import CropLoader, StoredPasses
+from trainer.loader import CropLoader, LoaderOptions, StoredPasses
 from trainer.loader.tails import BatchTails
 from trainer.losses import SparseSoftCrossEntropy
 from trainer.models import Normalise
@@ -65,7 +65,11 @@ def steps(source: StoredPasses, data: LoaderData, workers: int) -> Any:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     normalise, loss_of = Normalise(MEAN, STD), SparseSoftCrossEntropy()
     loader = CropLoader(
-        source, data.images, batch_size=IMAGES_PER_BATCH * m, input_size=SIZE, workers=workers
+        source,
+        data.images,
+        batch_size=IMAGES_PER_BATCH * m,
+        input_size=SIZE,
+        options=LoaderOptions(workers=workers),
     )
 
     def one_pass(number: int) -> Spent:

@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.loader_data import LoaderData, picture_data
 from benchmarks.machine import commit, processor
-from trainer.loader import CropDataset, CropLoader, StoredPasses, collate_crops
+from trainer.loader import CropDataset, CropLoader, LoaderOptions, StoredPasses, collate_crops
 from trainer.sampler import PassSchedule
 
 REPORT = Path(__file__).parent / "reports" / "lock_share"
@@ -118,9 +118,11 @@ def sides(
 
     def ours(kind: str) -> Pass:
         loader = CropLoader(
-            source, data.images, batch_size=IMAGES_PER_BATCH * CROPS_PER_IMAGE, workers=workers,
-            kind=kind, scratch=scratch,  # type: ignore[arg-type]
-        )  # fmt: skip
+            source,
+            data.images,
+            batch_size=IMAGES_PER_BATCH * CROPS_PER_IMAGE,
+            options=LoaderOptions(workers=workers, kind=kind, scratch=scratch),  # type: ignore[arg-type]
+        )
         stack.callback(loader.close)
         return loader.batches
 

@@ -21,6 +21,7 @@ from numcodecs import blosc
 import labelstore
 from labelstore.arrays.sharding import index_bytes
 from labelstore.store import LabelSet, Store
+from trainer.loader import DrawOptions
 
 CROPS_PER_IMAGE = 4
 """m."""
@@ -147,7 +148,7 @@ def measure_draw_file(path: Path, label_set: str) -> dict[str, Any]:
             seed=1,
             mask=mask,
             scratch=path.parent,
-            allow_empty_images=True,
+            draw=DrawOptions(allow_empty_images=True),
         ) as source:
             ready = time.perf_counter()
             source.pass_labels(0)

@@ -18,6 +18,7 @@ import numpy as np
 
 import labelstore
 from benchmarks import label_model
+from labelstore import PlanOptions
 from labelstore.catalogue.records import LabelSetRow, Lease, TeacherRow
 from labelstore.codecs import MarginalSmoothing, TopK, choose_class_ids, codec_from_record
 from labelstore.commit.lease_keeper import LeaseKeeper
@@ -167,9 +168,9 @@ def opened(
     store = labelstore.create(
         path,
         images=image_folder(num_images, probe.images_per_shard),
-        num_crops=num_crops,
-        stored_crops=stored,
-        images_per_shard=images_per_shard,
+        plan=PlanOptions(
+            num_crops=num_crops, stored_crops=stored, images_per_shard=images_per_shard
+        ),
     )
     store.catalogue.teachers.add(
         TeacherRow(

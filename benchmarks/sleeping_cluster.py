@@ -28,7 +28,8 @@ import numpy as np
 import labelstore
 import labelstore.catalogue.connection as catalogue_connection
 import labelstore.commit.worker as commit_worker
-from labelstore import MarginalSmoothing
+from labelstore import MarginalSmoothing, PlanOptions
+from labelstore.arrays.shard_files import ShardFile
 from labelstore.catalogue.digests import insert_rows
 from labelstore.catalogue.ledger import shard_columns
 from labelstore.catalogue.records import ShardRow
@@ -39,7 +40,6 @@ from labelstore.commit.staging import BlockArrays
 from labelstore.commit.worker import work_through
 from labelstore.errors import ConflictError, LeaseLost
 from labelstore.images import ImageFolder
-from labelstore.shard_files import ShardFile
 from labelstore.store import Store
 from labelstore.testing.filled_store import add_label_set
 from labelstore.testing.postgresql_server import postgresql_server
@@ -136,7 +136,10 @@ def new_store(path: Path, url: str, cluster: Cluster) -> None:
         mtimes_ns=np.zeros(count, np.int64),
     )
     with labelstore.create(
-        path, images=images, num_crops=1, images_per_shard=1, stored_crops=False, catalogue=url
+        path,
+        images=images,
+        plan=PlanOptions(num_crops=1, images_per_shard=1, stored_crops=False),
+        catalogue=url,
     ) as store:
         add_label_set(store, MarginalSmoothing(k=K), CLASSES, name=NAME)
         # without files, which are not read

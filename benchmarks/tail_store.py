@@ -19,6 +19,7 @@ import labelstore
 from benchmarks import label_model
 from benchmarks.machine import processor
 from benchmarks.scale_store import NUM_CLASSES, SEEDED, Target, image_folder, top_k_of, write_labels
+from labelstore import PlanOptions
 from labelstore.analysis.disk import storage
 from labelstore.codecs import MarginalSmoothing, choose_class_ids
 from labelstore.commit.lease_keeper import LeaseKeeper
@@ -40,10 +41,12 @@ def measure(folder: Path, num_images: int, num_crops: int) -> dict[str, int]:
     store = labelstore.create(
         folder,
         images=image_folder(num_images, IMAGES_PER_SHARD),
-        num_crops=num_crops,
-        stored_crops=False,
-        images_per_shard=IMAGES_PER_SHARD,
-        crops_per_shard=num_crops,
+        plan=PlanOptions(
+            num_crops=num_crops,
+            stored_crops=False,
+            images_per_shard=IMAGES_PER_SHARD,
+            crops_per_shard=num_crops,
+        ),
     )
     with store:
         add_label_set(store, codec, NUM_CLASSES, name="uint8")

@@ -31,7 +31,7 @@ from sqlalchemy import Connection, Engine, event
 from torch import nn
 
 import labelstore
-from labelstore import MarginalSmoothing, RegionThresholds
+from labelstore import GenerationOptions, MarginalSmoothing, PlanOptions, RegionThresholds
 from labelstore.catalogue.records import TeacherRow
 from labelstore.labelling.label_images import label_images
 from labelstore.store.group import Group
@@ -68,9 +68,8 @@ def measure(folder: Path, num_images: int, num_crops: int) -> dict[str, int]:
             images=images,
             teacher=teacher,
             codec=MarginalSmoothing(k=5),
-            num_crops=crops,
-            device="cpu",
-            workers=2,
+            plan=PlanOptions(num_crops=crops),
+            generation=GenerationOptions(device="cpu", workers=2),
         )
 
     create("warm", num_crops)  # what is imported or built once is no part of the walk

@@ -13,6 +13,7 @@ from labelstore.errors import UsageError
 if TYPE_CHECKING:
     from labelstore.cropping.crop_augmentation import CropAugmentation
     from labelstore.cropping.crop_mixing import CropMixing
+    from labelstore.store import PlanOptions
 
 CROPS = "Crops"
 
@@ -88,16 +89,20 @@ class CropOptions:
         """The store whose plan is taken."""
         return self.plan_from or self.reference_path
 
-    def arguments(self) -> dict[str, Any]:
-        """As `label_images` takes them."""
-        return {
-            **{name: getattr(self, name) for name in ("num_crops", *_PLAN)},
-            "augmentation": self.augmentation(),
-            "mixing": self.mixing(),
-            "plan_name": self.plan_name,
-            "plan_of": self.plan_of,
-            "stored_crops": None if self.crops is None else self.crops == "stored",
-        }
+    def plan_options(self, layout: LayoutOptions) -> PlanOptions:
+        """As the library takes them."""
+        from labelstore.store import PlanOptions
+
+        return PlanOptions(
+            num_crops=self.num_crops,
+            **{name: getattr(self, name) for name in _PLAN},
+            augmentation=self.augmentation(),
+            mixing=self.mixing(),
+            name=self.plan_name,
+            stored_crops=None if self.crops is None else self.crops == "stored",
+            images_per_shard=layout.images_per_shard,
+            crops_per_shard=layout.crops_per_shard,
+        )
 
     def augmentation(self) -> CropAugmentation | None:
         """The augmentation to record with every crop; None for none, UsageError for settings that cannot be."""

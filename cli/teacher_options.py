@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -16,7 +16,9 @@ from labelstore.errors import RejectedInput, UsageError
 if TYPE_CHECKING:
     from labelstore.catalogue.records import TeacherRow
     from labelstore.codecs import LabelCodec
+    from labelstore.labelling.generation_options import GenerationOptions
     from labelstore.teachers.teacher import Teacher
+    from labelstore.teachers.teacher_check import TeacherCheck
 
 TEACHER = "Teacher"
 LABELS = "Labels"
@@ -92,9 +94,11 @@ class TeacherOptions:
             note=say_once,
         )
 
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments about its outputs, as the library takes them."""
-        return {"class_map": self.class_map}
+    def generation(self, work: WorkOptions, name: str | None = None) -> GenerationOptions:
+        """As the library takes them: what is said about the outputs, and how the labels of a set are made."""
+        from labelstore.labelling.generation_options import GenerationOptions
+
+        return GenerationOptions(name=name, class_map=self.class_map, **work.arguments())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,25 +148,28 @@ class NewTeacherOptions(TeacherOptions):
                 f"--val {self.val} is not there: give a folder with one subfolder per class"
             )
 
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments about its outputs and the check of it, as the library takes them."""
+    def generation(self, work: WorkOptions, name: str | None = None) -> GenerationOptions:
+        """As the library takes them."""
+        return replace(
+            super().generation(work, name),
+            classes=self.classes,
+            class_names=self.class_names,
+            allow_lost_mass=self.allow_lost_mass,
+            temperature=self.temperature,
+        )
+
+    def check(self) -> TeacherCheck | None:
+        """The check of the teacher that was asked for."""
+        if self.val is None:
+            return None
         from labelstore.teachers.teacher_check import TeacherCheck
 
-        check = None
-        if self.val is not None:
-            check = TeacherCheck(
-                val=self.val,
-                expect_top1=self.expect_top1,
-                num_images=self.val_images,
-                progress=progress_to_the_end("teacher", "images"),
-            )
-        return super().arguments() | {
-            "classes": self.classes,
-            "class_names": self.class_names,
-            "allow_lost_mass": self.allow_lost_mass,
-            "temperature": self.temperature,
-            "check": check,
-        }
+        return TeacherCheck(
+            val=self.val,
+            expect_top1=self.expect_top1,
+            num_images=self.val_images,
+            progress=progress_to_the_end("teacher", "images"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +265,6 @@ class WorkOptions(ForwardOptions):
             "skip_bad": self.skip_bad,
             "max_seconds": self.max_seconds(),
             "started": started(),
-            "note": say_once,
         }
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 LIBRARY_NAMES = {
@@ -81,6 +81,8 @@ def in_flags(message: str, flags: Mapping[str, str]) -> str:
     '--skip-bad or --k 5, not `dtype`'
     >>> in_flags("`labelstore.calibration.update(labelstore.open('a b'), name='m')`", {})
     "`labelstore calibrate 'a b' --update --name m`"
+    >>> in_flags("`labelstore.create(plan=PlanOptions(images_per_shard=N))`", {})
+    '`labelstore create --images-per-shard N`'
     """
     return _QUOTED.sub(lambda match: _shown(match[1], flags) or match[0], message)
 
@@ -116,10 +118,19 @@ def _command(name: str, call: str | None) -> str | None:
         or name.replace(".", " ").replace("_", "-")
     ).split(" ")
     words = [program, command, *map(_word, parsed.args), *flags]
-    for keyword in parsed.keywords:
+    for keyword in _keywords(parsed):
         option = LIBRARY_NAMES.get(str(keyword.arg), str(keyword.arg)).replace("_", "-")
         words += [f"--{option}", _word(keyword.value)]
     return f"`{' '.join(words + ['...'] * more)}`"
+
+
+def _keywords(call: ast.Call) -> Iterator[ast.keyword]:
+    """The keywords of a call, and those of the option dataclasses among their values."""
+    for keyword in call.keywords:
+        if isinstance(keyword.value, ast.Call) and keyword.value.keywords:
+            yield from keyword.value.keywords
+        else:
+            yield keyword
 
 
 def _word(node: ast.expr) -> str:

@@ -1,3 +1,4 @@
+# ruff: noqa: F401
 """The place where soft labels for vision models live.
 
     import labelstore
@@ -14,7 +15,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers and the reference; what runs is `_NAMES`
     from labelstore.analysis.arrow_batches import crop_frames, crops
     from labelstore.analysis.sql import sql
     from labelstore.calibration import (
@@ -43,107 +44,53 @@ if TYPE_CHECKING:
     from labelstore.cropping.crop_mixing import CropMixing
     from labelstore.cropping.crop_plan import CropPlan
     from labelstore.errors import LabelStoreError
-    from labelstore.exchange import Selection, Stated, export_labels, import_labels
+    from labelstore.exchange import ImportOptions, Selection, Stated, export_labels, import_labels
     from labelstore.labelling.deriving import derive
     from labelstore.labelling.generate import generate
+    from labelstore.labelling.generation_options import GenerationOptions
     from labelstore.labelling.growing import grow
+    from labelstore.labelling.label_images import label_images
     from labelstore.sharing.hub import pull, push
     from labelstore.sharing.merge import merge
-    from labelstore.store import LabelSet, Mask, Store, create
+    from labelstore.store import LabelSet, Mask, PlanOptions, Store, create
     from labelstore.store import open_store as open
 
-_HOMES = {
-    "open": ("labelstore.store", "open_store"),
-    "create": ("labelstore.store", "create"),
-    "Store": ("labelstore.store", "Store"),
-    "LabelSet": ("labelstore.store", "LabelSet"),
-    "Mask": ("labelstore.store", "Mask"),
-    "generate": ("labelstore.labelling.generate", "generate"),
-    "grow": ("labelstore.labelling.growing", "grow"),
-    "derive": ("labelstore.labelling.deriving", "derive"),
-    "calibrate": ("labelstore.calibration", "calibrate"),
-    "crops": ("labelstore.analysis.arrow_batches", "crops"),
-    "crop_frames": ("labelstore.analysis.arrow_batches", "crop_frames"),
-    "sql": ("labelstore.analysis.sql", "sql"),
-    "verify": ("labelstore.care.verification", "verify"),
-    "repair": ("labelstore.care.repairing", "repair"),
-    "audit": ("labelstore.care.auditing", "audit"),
-    "gc": ("labelstore.care.leftovers", "gc"),
-    "freeze": ("labelstore.care.freezing", "freeze"),
-    "merge": ("labelstore.sharing.merge", "merge"),
-    "import_labels": ("labelstore.exchange", "import_labels"),
-    "Stated": ("labelstore.exchange", "Stated"),
-    "export_labels": ("labelstore.exchange", "export_labels"),
-    "Selection": ("labelstore.exchange", "Selection"),
-    "push": ("labelstore.sharing.hub", "push"),
-    "pull": ("labelstore.sharing.hub", "pull"),
-    "Region": ("labelstore.calibration", "Region"),
-    "RegionThresholds": ("labelstore.calibration", "RegionThresholds"),
-    "RegionQuantiles": ("labelstore.calibration", "RegionQuantiles"),
-    "CropAugmentation": ("labelstore.cropping.crop_augmentation", "CropAugmentation"),
-    "CropMixing": ("labelstore.cropping.crop_mixing", "CropMixing"),
-    "CropPlan": ("labelstore.cropping.crop_plan", "CropPlan"),
-    "Full": ("labelstore.codecs", "Full"),
-    "Hard": ("labelstore.codecs", "Hard"),
-    "Smoothing": ("labelstore.codecs", "Smoothing"),
-    "MarginalSmoothing": ("labelstore.codecs", "MarginalSmoothing"),
-    "MarginalRenorm": ("labelstore.codecs", "MarginalRenorm"),
-    "ensemble": ("labelstore.calibration.ensembles", "ensemble"),
-    "LabelMap": ("labelstore.codecs", "LabelMap"),
-    "Logits": ("labelstore.codecs", "Logits"),
-    "ProductCodes": ("labelstore.codecs", "ProductCodes"),
-    "LabelStoreError": ("labelstore.errors", "LabelStoreError"),
+_NAMES = {
+    "analysis.arrow_batches": "crop_frames crops",
+    "analysis.sql": "sql",
+    "calibration": "Region RegionQuantiles RegionThresholds calibrate",
+    "calibration.ensembles": "ensemble",
+    "care.auditing": "audit",
+    "care.freezing": "freeze",
+    "care.leftovers": "gc",
+    "care.repairing": "repair",
+    "care.verification": "verify",
+    "codecs": "Full Hard LabelMap Logits MarginalRenorm MarginalSmoothing ProductCodes Smoothing",
+    "cropping.crop_augmentation": "CropAugmentation",
+    "cropping.crop_mixing": "CropMixing",
+    "cropping.crop_plan": "CropPlan",
+    "errors": "LabelStoreError",
+    "exchange": "ImportOptions Selection Stated export_labels import_labels",
+    "labelling.deriving": "derive",
+    "labelling.generate": "generate",
+    "labelling.generation_options": "GenerationOptions",
+    "labelling.growing": "grow",
+    "labelling.label_images": "label_images",
+    "sharing.hub": "pull push",
+    "sharing.merge": "merge",
+    "store": "LabelSet Mask PlanOptions Store create",
 }
-
-__all__ = [
-    "CropAugmentation",
-    "CropMixing",
-    "CropPlan",
-    "Full",
-    "Hard",
-    "LabelMap",
-    "LabelSet",
-    "LabelStoreError",
-    "Logits",
-    "MarginalRenorm",
-    "MarginalSmoothing",
-    "Mask",
-    "ProductCodes",
-    "Region",
-    "RegionQuantiles",
-    "RegionThresholds",
-    "Selection",
-    "Smoothing",
-    "Stated",
-    "Store",
-    "audit",
-    "calibrate",
-    "create",
-    "crop_frames",
-    "crops",
-    "derive",
-    "ensemble",
-    "export_labels",
-    "freeze",
-    "gc",
-    "generate",
-    "grow",
-    "import_labels",
-    "merge",
-    "open",
-    "pull",
-    "push",
-    "repair",
-    "sql",
-    "verify",
-]
+"""Module -> what it gives."""
+_HOMES = {name: (module, name) for module, names in _NAMES.items() for name in names.split()}
+_HOMES["open"] = ("store", "open_store")
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - the names above, once
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
     if name not in _HOMES:
         raise AttributeError(f"module 'labelstore' has no attribute {name!r}")
     module, attribute = _HOMES[name]
-    value = getattr(importlib.import_module(module), attribute)
+    value = getattr(importlib.import_module(f"labelstore.{module}"), attribute)
     globals()[name] = value
     return value
 

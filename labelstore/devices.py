@@ -42,7 +42,7 @@ BACKENDS = {
 
 
 def backend_of(device: torch.device | str) -> Backend:
-    """What the device's backend can do; of one that is not listed, nothing is expected."""
+    """Return what the device's backend can do; of one that is not listed, nothing is expected."""
     return BACKENDS.get(torch.device(device).type, Backend())
 
 
@@ -55,7 +55,7 @@ def accelerator() -> str | None:
 
 
 def devices_here() -> str:
-    """What can be given as a device on this machine, for people: "auto, cpu, cuda:0 to cuda:7"."""
+    """List for people what can be given as a device on this machine: "auto, cpu, cuda:0 to cuda:7"."""
     found = accelerator()
     if found is None:
         return "auto or cpu, there is no other device here"
@@ -104,7 +104,7 @@ def device_of_rank(local_rank: int) -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """What the cost ledger calls a device: its maker's name where torch knows it."""
+    """Name a device for the cost ledger: its maker's name where torch knows it."""
     if backend_of(device).numbered:
         name: str = torch.get_device_module(device).get_device_name(device)
         return name

@@ -60,7 +60,7 @@ def check_utf8(text: str) -> None:
 
 
 def not_utf8(text: str) -> str:
-    """What to say about such a path."""
+    """Say for messages that such a path is no text."""
     return f"{printable(text)} is not UTF-8: rename the file or folder, or give another"
 
 

@@ -1,4 +1,7 @@
-"""docs/explanation/architecture.md is true: its rooms are the layers of pyproject.toml, and every walk follows imports."""
+"""docs/explanation/architecture.md is true: its rooms are the layers of pyproject.toml, and every walk follows imports.
+
+And what CONTRIBUTING.md says of functions: options of more than a dozen parameters are a dataclass.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/explanation/architecture.md").read_text()
+MOST_PARAMETERS = 12
 WALKS = re.findall(r"^    (\S+\.py) +-> (\S+\.py) ", PAGE, re.MULTILINE)
 
 
@@ -54,3 +58,18 @@ def test_the_rooms_are_the_layers():
     folders = {path.name for path in (ROOT / "labelstore").iterdir() if path.name != "__pycache__"}
     stems = {name.removesuffix(".py") for name in folders} - {"__init__", "FORMAT.md"}
     assert set.union(*rooms) == stems
+
+
+def test_no_function_takes_more_than_a_dozen_parameters():
+    found = {}
+    for package in ("labelstore", "trainer", "cli"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    given = node.args
+                    every = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+                    every += [star for star in (given.vararg, given.kwarg) if star is not None]
+                    count = sum(one.arg not in ("self", "cls") for one in every)
+                    if count > MOST_PARAMETERS:
+                        found[f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"] = count
+    assert not found

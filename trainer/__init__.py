@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trainer.config import TrainConfig
     from trainer.engine import Run, run
     from trainer.evaluation import Evaluation, evaluate
-    from trainer.loader import CropDataset, collate_crops
+    from trainer.loader import CropDataset, DrawOptions, collate_crops
     from trainer.losses import SparseSoftCrossEntropy
     from trainer.models import load_run
     from trainer.timm_task import StoredLabelsTask, pack_labels
@@ -29,6 +29,7 @@ _HOMES = {
     "Evaluation": "trainer.evaluation",
     "evaluate": "trainer.evaluation",
     "CropDataset": "trainer.loader",
+    "DrawOptions": "trainer.loader",
     "collate_crops": "trainer.loader",
     "SparseSoftCrossEntropy": "trainer.losses",
     "load_run": "trainer.models",
@@ -38,6 +39,7 @@ _HOMES = {
 
 __all__ = [
     "CropDataset",
+    "DrawOptions",
     "Evaluation",
     "Run",
     "SparseSoftCrossEntropy",

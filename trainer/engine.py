@@ -26,7 +26,7 @@ from trainer.augmentation import augmentation_of
 from trainer.between_steps import BetweenSteps
 from trainer.config import TrainConfig
 from trainer.evaluation import check_evaluable
-from trainer.loader import CropLoader
+from trainer.loader import CropLoader, LoaderOptions
 from trainer.mixing import mixing_rng
 from trainer.models import autocast, chosen_amp, create_model
 from trainer.pass_end import end_pass, report_pass
@@ -123,22 +123,24 @@ def run(
             input_size=config.input_size,
             interpolation=config.interpolation,
             seed=config.seed,
-            workers=config.workers,
             rank=ranks.rank,
             world_size=ranks.world_size,
-            pin_memory=backend_of(device).copies_ahead,
             augment=augmentation_of(config),
-            decoding=None
-            if config.decode_device == "cpu"
-            else device_decoding(
-                device,
-                sample_of(data.images, data.source.table.keys),
-                size=config.input_size,
-                interpolation=config.interpolation,
-                note=tell,
+            options=LoaderOptions(
+                workers=config.workers,
+                pin_memory=backend_of(device).copies_ahead,
+                decoding=None
+                if config.decode_device == "cpu"
+                else device_decoding(
+                    device,
+                    sample_of(data.images, data.source.table.keys),
+                    size=config.input_size,
+                    interpolation=config.interpolation,
+                    note=tell,
+                ),
+                kind=config.loader,
+                scratch=config.scratch,
             ),
-            kind=config.loader,
-            scratch=config.scratch,
         )
         opened.callback(loader.close)
         check_single_crops(model, loader.deal, config)

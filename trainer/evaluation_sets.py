@@ -162,13 +162,13 @@ def _read_real(path: Path, num_classes: int) -> list[list[int]] | dict[str, list
     try:
         if path.stat().st_size > MAX_REAL_BYTES:
             raise RejectedInput(f"{path} is larger than any real.json: give ReaL's own file")
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        labels: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, RejectedInput):
             raise
         reason = str(error).splitlines()[0]
         raise RejectedInput(f"{path} cannot be read ({reason}): give ReaL's real.json") from error
-    lists: Sequence[Any] = list(found.values()) if isinstance(found, Mapping) else found
+    lists: Sequence[Any] = list(labels.values()) if isinstance(labels, Mapping) else labels
     fits = isinstance(lists, list) and all(
         isinstance(classes, list) and all(type(c) is int and 0 <= c < num_classes for c in classes)
         for classes in lists
@@ -178,7 +178,7 @@ def _read_real(path: Path, num_classes: int) -> list[list[int]] | dict[str, list
             f"{path} is no list of class lists with classes 0-{num_classes - 1}: give ReaL's real.json, and a "
             "validation folder with all of ImageNet's classes"
         )
-    return found  # type: ignore[no-any-return]
+    return labels  # type: ignore[no-any-return]
 
 
 def _right_classes(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from labelstore.commit.lease_keeper import is_dead, owner_name
 from labelstore.errors import ConflictError
-from labelstore.scratch.locks import LOCK, take_lock
+from labelstore.scratch.folders import LOCK, take_lock
 
 BEAT_SECONDS = 15.0
 """From one touch of the lock file to the next."""

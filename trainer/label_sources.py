@@ -21,8 +21,8 @@ from labelstore.labelling.image_check import check_images
 from labelstore.store.label_outputs import student_names
 from trainer.config import TrainConfig
 from trainer.config_checks import learns_from_store
-from trainer.loader import GroundTruthPasses, PassSource, StoredPasses, read_sizes
-from trainer.loader.supervision import chosen_labels
+from trainer.loader import DrawOptions, GroundTruthPasses, PassSource, StoredPasses, read_sizes
+from trainer.loader.supervision import Supervision, chosen_labels
 from trainer.phases import WITHOUT_CLASSES
 from trainer.sampler import PassSchedule
 
@@ -169,16 +169,20 @@ def _stored(
         seed=config.seed,
         # labels of an online teacher take the place of the stored ones, which stay as they are
         temperature=None if config.labels == "teacher" else config.temperature,
-        order=config.order,
-        probability_range=config.probability_range,
-        ground_truth=config.label_smoothing if config.labels == "ground-truth" else None,
-        own_classes=config.labels == "teacher",
-        as_outputs=config.labels == "embedding",
+        draw=DrawOptions(
+            order=config.order,
+            probability_range=config.probability_range,
+            allow_empty_images=config.allow_empty_images,
+            allow_incomplete=config.allow_incomplete,
+        ),
+        supervision=Supervision(
+            ground_truth=config.label_smoothing if config.labels == "ground-truth" else None,
+            own_classes=config.labels == "teacher",
+            as_outputs=config.labels == "embedding",
+        ),
         scratch=config.scratch,
         keep_draws=config.keep_draws,
         attach=attach,
-        allow_empty_images=config.allow_empty_images,
-        allow_incomplete=config.allow_incomplete,
         threads=config.workers,
     )
     if (covered := source.labels.num_crops) < labels.num_crops:

@@ -117,9 +117,9 @@ class Discriminator(nn.Module):
         rest = rest.float().unsqueeze(-1)
         labels = rest.expand(-1, logits.shape[-1]).contiguous()
         labels = labels.scatter_add(-1, class_ids.long(), probs.float() - rest)
-        found = self.layers(torch.cat([logits.float().softmax(-1), labels]))
-        truth = torch.eye(2, device=found.device).repeat_interleave(len(logits), dim=0)
-        return nn.functional.binary_cross_entropy_with_logits(found, truth)
+        scores = self.layers(torch.cat([logits.float().softmax(-1), labels]))
+        truth = torch.eye(2, device=scores.device).repeat_interleave(len(logits), dim=0)
+        return nn.functional.binary_cross_entropy_with_logits(scores, truth)
 
 
 class DistillationLoss(nn.Module):

@@ -57,18 +57,20 @@ def report_pass(
     loss, pass_index = state.last_loss, int(owed["pass_index"])
     epoch = data.source.schedule.positions(pass_index).stop
     is_last = epoch == data.source.schedule.epochs
-    found = averaged = None
+    evaluation = averaged = None
     if _is_evaluated(config, data, pass_index):
         try:
-            found = _evaluate(state.model, data, config, state, outputs)
+            evaluation = _evaluate(state.model, data, config, state, outputs)
             if state.ema is not None:
                 averaged = _evaluate(state.ema.module, data, config, state, outputs)
         except (Exception, SystemExit):
             if outputs.folder is not None:
                 note(f"epoch {epoch} is saved, but not evaluated: `resume` makes up for it")
             raise
-    state.top1, state.top5 = (None, None) if found is None else (found.top1, found.top5)
-    is_best, state.best = _best(found, state.best)
+    state.top1, state.top5 = (
+        (None, None) if evaluation is None else (evaluation.top1, evaluation.top5)
+    )
+    is_best, state.best = _best(evaluation, state.best)
     is_best_ema, state.best_ema = _best(averaged, state.best_ema)
     checkpoint = state.checkpoint(config, epochs=epoch, is_whole_pass=True)
     number = data.phase(pass_index)
@@ -80,22 +82,22 @@ def report_pass(
         "step": state.step,
         "lr": owed["lr"],
         "train_loss": loss,
-        **_columns("eval", found),
+        **_columns("eval", evaluation),
         **({} if state.ema is None else _columns("ema", averaged)),
         "seconds": round(owed["seconds"], 3),
     }
     where = f", phase {number + 1} ({labels})" if config.phases else ""
     words = f"epoch {epoch} of {data.source.schedule.epochs}{where}: loss {loss:.4f}"
-    if found is not None:
-        words += f", top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %"
+    if evaluation is not None:
+        words += f", top-1 {evaluation.top1:.2f} %, top-5 {evaluation.top5:.2f} %"
     if averaged is not None:
         words += f", averaged weights {averaged.top1:.2f} %"
     note(words)
     if outputs.folder is not None:
         outputs.folder.add_summary(row)
         outputs.folder.log(words)
-        if is_best and found is not None:
-            counts = (found.images, found.correct, found.correct5)
+        if is_best and evaluation is not None:
+            counts = (evaluation.images, evaluation.correct, evaluation.correct5)
             outputs.folder.save_classes(config.class_names, *counts)
     for logger in outputs.loggers:
         logger.add(row)
@@ -140,14 +142,14 @@ def _evaluate(
     return reduce(add, found)
 
 
-def _best(found: Evaluation | None, before: float | None) -> tuple[bool, float | None]:
-    is_best = found is not None and (before is None or found.top1 > before)
-    return is_best, found.top1 if found is not None and is_best else before
+def _best(evaluation: Evaluation | None, before: float | None) -> tuple[bool, float | None]:
+    is_best = evaluation is not None and (before is None or evaluation.top1 > before)
+    return is_best, evaluation.top1 if evaluation is not None and is_best else before
 
 
-def _columns(prefix: str, found: Evaluation | None) -> dict[str, float | None]:
+def _columns(prefix: str, evaluation: Evaluation | None) -> dict[str, float | None]:
     return {
-        f"{prefix}_loss": None if found is None else found.loss,
-        f"{prefix}_top1": None if found is None else found.top1,
-        f"{prefix}_top5": None if found is None else found.top5,
+        f"{prefix}_loss": None if evaluation is None else evaluation.loss,
+        f"{prefix}_top1": None if evaluation is None else evaluation.top1,
+        f"{prefix}_top5": None if evaluation is None else evaluation.top5,
     }

@@ -146,11 +146,6 @@ def exchange() -> str:
     return f"cpu:gloo,{found}:{own}" if callable(has) and has() else "gloo"
 
 
-def is_first_process() -> bool:
-    """Whether this process is rank 0, or the only one; without communication."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 @contextlib.contextmanager
 def _named_losses(rank: int) -> Iterator[None]:
     try:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from benchmarks.papers.setting import Setting
 from labelstore.cropping.crop_plan import CropPlan
 from labelstore.images import scan_folder
-from trainer.loader import CropLoader
+from trainer.loader import CropLoader, LoaderOptions
 from trainer.loader.ground_truth import GroundTruthPasses, read_sizes
 from trainer.sampler import PassSchedule
 
@@ -68,7 +68,7 @@ def pretrain(setting: Setting, images: Path, path: Path) -> Path:
             batch_size=batch_size,
             input_size=setting.input_size,
             seed=SEED,
-            workers=1,
+            options=LoaderOptions(workers=1),
         )
         optimizer = create_optimizer_v2(network, opt="adamw", lr=LR, weight_decay=1e-4)
         steps = sum(loader.steps(number) for number in range(setting.teacher_epochs))

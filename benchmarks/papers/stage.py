@@ -17,11 +17,13 @@ from benchmarks.papers.pictures import make_images
 from benchmarks.papers.setting import Setting
 from labelstore import (
     Full,
+    GenerationOptions,
     Hard,
     LabelMap,
     Logits,
     MarginalRenorm,
     MarginalSmoothing,
+    PlanOptions,
     RegionThresholds,
     Smoothing,
 )
@@ -127,7 +129,9 @@ class Stage:
         if (path / "catalogue.db").exists():
             store = labelstore.open(path)
         else:
-            store = labelstore.create(path, images=train, num_crops=num_crops, flip_prob=0.0)
+            store = labelstore.create(
+                path, images=train, plan=PlanOptions(num_crops=num_crops, flip_prob=0.0)
+            )
         with store:
             if name == "ssl":
                 self._label_with_head(store)
@@ -167,8 +171,7 @@ class Stage:
             teacher=str(self.teacher(teacher)),
             codec=codec,
             images=self.images / "train",
-            name=name,
-            workers=1,
+            generation=GenerationOptions(name=name, workers=1),
         )
         return store.label_set(name)
 
@@ -188,8 +191,7 @@ class Stage:
             teacher=teacher,
             codec=Logits(),
             images=self.images / "train",
-            name="head",
-            workers=1,
+            generation=GenerationOptions(name="head", workers=1),
         )
 
     def _phase(self, share: str | dict[str, Any]) -> str | dict[str, Any]:

@@ -13,7 +13,7 @@ import typer
 from cli.field_options import numbers, option, with_options
 from cli.new_store_options import CropOptions, LayoutOptions
 from cli.output import answer, duration, print_all, print_json, say
-from cli.progress import Progress, is_first_rank
+from cli.progress import Progress, is_first_rank, say_once
 from cli.shared_options import IMAGES, WORK, DryRun, Json, LabelSet, Store
 from cli.teacher_options import (
     Images,
@@ -94,14 +94,15 @@ def create(
             images=folder,
             teacher=about_teacher.load(teacher),
             codec=codec,
-            name=labels.name,
+            plan=crops.plan_options(layout),
+            plan_of=crops.plan_of,
+            backend=layout.backend,
             # a dry run makes its copy in a file
             catalogue=None if dry_run else catalogue,
-            **crops.arguments(),
-            **vars(layout),
-            **about_teacher.arguments(),
-            **work.arguments(),
+            generation=about_teacher.generation(work, labels.name),
+            check=about_teacher.check(),
             progress=progress,
+            note=say_once,
         )
 
     if dry_run:
@@ -140,11 +141,11 @@ def add_teacher(
                 teacher=about_teacher.load(teacher, opened.catalogue.teachers.all()),
                 codec=codec,
                 images=images,
-                name=labels.name,
                 plan=opened.plan(plan_name).name,
-                **about_teacher.arguments(),
-                **work.arguments(),
+                generation=about_teacher.generation(work, labels.name),
+                check=about_teacher.check(),
                 progress=progress,
+                note=say_once,
             )
 
     if not dry_run:
@@ -223,9 +224,9 @@ def grow(
                 images=images,
                 label_set=label_set,
                 plan=plan_name,
-                **about_teacher.arguments(),
-                **work.arguments(),
+                generation=about_teacher.generation(work),
                 progress=progress,
+                note=say_once,
             )
 
     if dry_run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +12,13 @@ import typer
 from cli.errors import one_line
 from cli.field_options import Shown, option, with_options
 from cli.file_output import no_formula
-from cli.new_store_options import CROPS, LayoutOptions
+from cli.new_store_options import CROPS
 from cli.output import duration, print_json, say
 from cli.progress import Progress
 from cli.shared_options import IMAGES, WORK, BlockOptions, DryRun, Json
 from cli.teacher_options import LABELS
 from cli.wording import import_facts, spoken
-from labelstore.exchange.stated import Stated
+from labelstore.exchange.stated import ImportOptions, Stated
 
 if TYPE_CHECKING:
     from labelstore.exchange import ImportPlan, ImportReport
@@ -56,31 +56,16 @@ STATED = Shown(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TargetOptions:
-    """What the labels become."""
-
-    dtype: Annotated[
-        str | None, option(metavar="DTYPE", unset="float16", rich_help_panel=LABELS)
-    ] = None
-    """dtype of the probabilities: float32, float16 or uint8."""
-    name: Annotated[
-        str | None,
-        option(metavar="NAME", unset="the teacher's, or the format", rich_help_panel=LABELS),
-    ] = None
-    """Name of the label set."""
-    plan_name: Annotated[
-        str | None, option(metavar="NAME", unset="plan", rich_help_panel=CROPS)
-    ] = None
-    """Crop plan: a new one, or one with the very same crops."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileOptions(LayoutOptions):
-    """Files that are made."""
-
-    scratch: Annotated[Path | None, option(metavar="DIR", unset="the temporary folder")] = None
-    """Where batch files are sorted by image."""
+TARGET = Shown(
+    panels={"dtype": LABELS, "plan_name": CROPS, "images_per_shard": WORK},
+    options={
+        "dtype": option(metavar="DTYPE", unset="float16"),
+        "name": option(metavar="NAME", unset="the teacher's, or the format"),
+        "plan_name": option(metavar="NAME", unset="plan"),
+        "images_per_shard": option(unset="by size"),
+        "crops_per_shard": option(unset="at most 100"),
+    },
+)
 
 
 @with_options
@@ -105,9 +90,17 @@ def import_labels(
         ),
     ],
     stated: Annotated[Stated, STATED],
-    target: TargetOptions,
-    files: FileOptions,
+    target: Annotated[ImportOptions, TARGET],
     blocks: BlockOptions,
+    scratch: Annotated[
+        Path | None,
+        option(
+            metavar="DIR",
+            help="Where batch files are sorted by image.",
+            unset="the temporary folder",
+            rich_help_panel=WORK,
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -131,7 +124,7 @@ def import_labels(
         "source": source,
         "images": images,
         "stated": stated,
-        **vars(target),
+        "options": target,
     }
     if dry_run:
         _print_plan(plan_import(store, **wanted), store, json=json)
@@ -144,7 +137,7 @@ def import_labels(
             found = run_import(
                 store,
                 **wanted,
-                **vars(files),
+                scratch=scratch,
                 map_blocks=map_blocks,
                 progress=progress,
                 note=say,

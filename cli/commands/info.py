@@ -216,7 +216,7 @@ def _top1(teacher: dict[str, Any]) -> str:
 
 
 def _imported(facts: dict[str, Any]) -> str:
-    """Whose rows an imported label set has, and which were left out."""
+    """Describe whose rows an imported label set has, and which were left out."""
     return "".join(f"; {line}" for line in import_facts(facts.get("found") or {}))
 
 

@@ -84,9 +84,9 @@ def trainer_run(
     with Progress("training", "steps") as progress:
         evaluated = progress.beside("evaluation", "images")
         run = trainer.run(wanted, progress=progress, evaluated=evaluated, note=say)
-    from trainer.ranks import is_first_process
+    from cli.progress import is_first_rank
 
-    if not is_first_process():
+    if not is_first_rank():
         return
     figures = ("steps", "crops_seen", "train_loss", "top1", "top5", "best_top1", "best_ema_top1")
     record = {"output": wanted.output, **{name: getattr(run, name) for name in figures}}

@@ -23,7 +23,7 @@ from labelstore.calibration import (
     RegionThresholds,
     count_rules,
 )
-from labelstore.calibration.quantiles import check_calibratable, probabilities
+from labelstore.calibration.criterion import check_calibratable, probabilities
 from labelstore.errors import UsageError, check_seed
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Advice:
         return self.preview.choices
 
     def by_class(self, choice: Choice) -> tuple[ClassEffect, ...]:
-        """What a choice does to each class that has crops, in the order of class ids."""
+        """Count what a choice does to each class that has crops, in the order of class ids."""
         names, titles = (*self.class_names, ""), (*self.class_titles, "")
         counts = self.preview.tables[self.criterion].by_class(_thresholds(choice)).tolist()
         return tuple(
@@ -133,7 +133,7 @@ def advise(
     epsilon: float = 0.1,
     map_blocks: MapBlocks = map_in_threads,
 ) -> Advice:
-    """What every combination of thresholds that is in order, and every triple of quantiles, would do.
+    """Count what every combination of thresholds that is in order, and every triple of quantiles, would do.
 
     Nothing is written. Counts are exact and equal to those of `calibrate` with the same rule; one walk over the
     labels, and one or two before it for quantiles.
@@ -190,7 +190,7 @@ def example_crops(
     truth = ["ground_truth_probability"] if labels.outputs_are_classes else []
     query = CropQuery.of(labels, [*columns, "max_probability", *truth, "top1", "top1_name"])
     rng = np.random.default_rng(seed)
-    found: dict[int, list[Any]] = {code: [] for code in range(4)}
+    examples: dict[int, list[Any]] = {code: [] for code in range(4)}
     for block in rng.permutation(labels.blocks)[:EXAMPLE_BLOCKS].tolist():
         column = int(rng.integers(labels.layout.num_columns))
         part = read(query, block, range(column, column + 1))
@@ -199,17 +199,17 @@ def example_crops(
         )
         present = labels.present[list(labels.block_rows(block))]
         flat: NDArray[np.uint8] = codes[present].reshape(-1)
-        for code, parts in found.items():
+        for code, parts in examples.items():
             lacking = per_region - sum(len(p.position) for p in parts)
             places = np.flatnonzero(flat == code)
             if lacking > 0 and len(places):
                 parts.append(part.take(rng.permutation(places)[:lacking]))
-        if all(sum(len(p.position) for p in parts) >= per_region for parts in found.values()):
+        if all(sum(len(p.position) for p in parts) >= per_region for parts in examples.values()):
             break
     frames = []
     for code, name in enumerate(("TOO_HARD", "HARD", "IMPORTANT", "TOO_EASY")):
-        if found[code]:
-            frames.append(crop_frame(join(found[code]).columns).assign(region=name))
+        if examples[code]:
+            frames.append(crop_frame(join(examples[code]).columns).assign(region=name))
     empty = pd.DataFrame(columns=[*query.columns, "region"])
     return pd.concat(frames, ignore_index=True) if frames else empty
 

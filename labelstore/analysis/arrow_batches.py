@@ -177,14 +177,14 @@ def crop_frame(part: Columns) -> pd.DataFrame:
     """Columns of some crops as a DataFrame; texts are categories, but for keys."""
     import pandas as pd
 
-    found: dict[str, Any] = {}
+    columns_of_frame: dict[str, Any] = {}
     for name, values in part.items():
         if not isinstance(values, Text):
-            found[name] = values
+            columns_of_frame[name] = values
         elif name == "key":
             # every image has its own: categories would be as long as the table
-            found[name] = pd.Series(values.as_objects(), dtype="str")
+            columns_of_frame[name] = pd.Series(values.as_objects(), dtype="str")
         else:
             categories = pd.Index(values.names.tolist())
-            found[name] = pd.Categorical.from_codes(values.codes, categories)
-    return pd.DataFrame(found)
+            columns_of_frame[name] = pd.Categorical.from_codes(values.codes, categories)
+    return pd.DataFrame(columns_of_frame)

@@ -174,7 +174,7 @@ class _Sample:
         self.num_crops = int(missing.size)
 
     def bytes_per_crop(self, codec: LabelCodec) -> tuple[float, Basis]:
-        """What the codec's arrays take per crop, and on what basis."""
+        """Return the bytes that the codec's arrays take per crop, and how they were found."""
         num_classes = self.source.num_classes
         labels = self.outputs if codec.takes == "outputs" else self._kept(codec)
         if isinstance(codec, ProductCodes) and self.outputs is not None:
@@ -210,7 +210,7 @@ class _Sample:
         return DTYPES.index(held) > DTYPES.index(np.dtype(dtype).name)
 
     def _kept(self, codec: LabelCodec) -> TopK | NDArray[np.float32] | None:
-        """What the codec wants of the sample's labels; None where the source did not keep it."""
+        """Return the sample's labels as the codec wants them; None where the source did not keep it."""
         num_classes = self.source.num_classes
         asked = codec.kept(num_classes)
         loses = keeps_max_probability(codec, num_classes) and not keeps_max_probability(
@@ -294,7 +294,7 @@ def _row(kind: Kind, codec: LabelCodec, sample: _Sample, measured: Storage) -> C
 
 
 def _title(of_fkd: str, record: Mapping[str, Any]) -> str:
-    """What a row is called: as in FKD's table, or by the codec's own name."""
+    """Name a row as in FKD's table, or by the codec's own name."""
     if record["name"] == "pq":
         return f"pq-{record['values_per_code']}"
     if record["name"] == "logits":

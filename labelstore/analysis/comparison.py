@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.blocks.block_sample import at_most, share_of_blocks
+from labelstore.blocks.block_map import MapBlocks, at_most, map_in_threads, share_of_blocks
 from labelstore.blocks.crop_slab import slabs
 from labelstore.codecs import SparseLabels, densify, over_union
 from labelstore.errors import UsageError
@@ -311,11 +310,11 @@ def compare_all(
     refused: list[str] = []
     for both in ([store.label_set(name) for name in pair] for pair in chosen[:limit]):
         try:
-            found = compare(both, share=share, max_blocks=max_blocks, map_blocks=map_blocks)
+            compared = compare(both, share=share, max_blocks=max_blocks, map_blocks=map_blocks)
         except UsageError as error:
             refused.append(str(error))
         else:
-            pairs += found.pairs
+            pairs += compared.pairs
     return Comparisons(pairs=tuple(pairs), refused=tuple(refused))
 
 

@@ -23,8 +23,6 @@ Kind = Literal["full", "hard", "smoothing", "mr", "ms"]
 
 FILE_OVERHEAD = 1600
 """Bytes of a file that holds no crop."""
-TABLE_2_IMAGES = 1_200_000
-"""FKD Table 2 counts 1.2 M images at M = 200."""
 FKD_TABLE_2: dict[tuple[Kind, int | None], str] = {
     ("full", None): "~0.9 TB",
     ("hard", None): "5.3 GB",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.calibration.quantiles import CRITERIA, Criterion, block_slabs
+from labelstore.calibration.criterion import CRITERIA, Criterion, block_slabs
 from labelstore.calibration.threshold_counts import ThresholdCounts
 from labelstore.errors import UsageError
 

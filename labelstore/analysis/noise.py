@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.blocks.crop_slab import CropSlab, names_of, slabs
-from labelstore.calibration.quantiles import check_calibratable, check_ground_truth
+from labelstore.calibration.criterion import check_calibratable, check_ground_truth
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,13 +85,13 @@ def label_noise(
         name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0, dtype)
         for name, dtype in _COLUMNS.items()
     }
-    found = pd.DataFrame(columns)
+    frame = pd.DataFrame(columns)
     pairs = (
-        found.groupby(["class_id", "suggested_id"], as_index=False)
+        frame.groupby(["class_id", "suggested_id"], as_index=False)
         .size()
         .sort_values(["size", "class_id", "suggested_id"], ascending=[False, True, True])
     )
-    worst = found.sort_values(
+    worst = frame.sort_values(
         ["share", "ground_truth_probability", "image"], ascending=[False, True, True]
     ).head(limit)
     keys = labels.store.image_columns["key"]
@@ -110,7 +110,7 @@ def label_noise(
         label_set=labels.name,
         confidence=confidence,
         images=images,
-        num_suspects=len(found),
+        num_suspects=len(frame),
         num_images=int(labels.present.sum()),
         pairs=pd.DataFrame(
             {
@@ -156,7 +156,7 @@ def _suspects(
     wrong[~labels.present[rows]] = False
     # a first sieve: too few wrong crops altogether are too few for any one class
     places = np.flatnonzero(wrong.sum(axis=1) > min_share * wrong.shape[1])
-    found: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    suspects: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     for place in places.tolist():
         classes, counts = np.unique(top1[place][wrong[place]], return_counts=True)
         suggested = int(classes[counts.argmax()])
@@ -174,8 +174,8 @@ def _suspects(
             "crop": int(sure.argmax()),
         }
         for name, value in entry.items():
-            found[name].append(value)
-    return {name: np.array(values, _COLUMNS[name]) for name, values in found.items()}
+            suspects[name].append(value)
+    return {name: np.array(values, _COLUMNS[name]) for name, values in suspects.items()}
 
 
 def duplicates(store: Store) -> pd.DataFrame:
@@ -189,7 +189,7 @@ def duplicates(store: Store) -> pd.DataFrame:
 
     facts = store.image_columns
     names = np.array([*store.class_names, None], object)[facts["class_id"]]
-    found: list[tuple[str, int, int]] = []
+    pairs: list[tuple[str, int, int]] = []
     number = 0
     digests: dict[bytes, list[int]] = defaultdict(list)
     for image in np.flatnonzero(facts["has_digest"]).tolist():
@@ -202,9 +202,9 @@ def duplicates(store: Store) -> pd.DataFrame:
     for kind, groups in (("digest", digests.values()), ("name", stems.values())):
         for images in groups:
             if len(images) > 1:
-                found += [(kind, number, image) for image in images]
+                pairs += [(kind, number, image) for image in images]
                 number += 1
-    frame = pd.DataFrame(found, columns=["kind", "group", "image"])
+    frame = pd.DataFrame(pairs, columns=["kind", "group", "image"])
     rows = frame["image"].to_numpy(np.int64)
     frame["key"] = facts["key"][rows]
     frame["class"] = names[rows]

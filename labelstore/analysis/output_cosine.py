@@ -23,12 +23,12 @@ def mean_cosine(
     None where there are none. UsageError for label sets of probabilities.
     """
     blocks = sorted({*first.blocks} & {*second.blocks})
-    found = list(map_blocks(partial(_cosines, first, second), blocks))
-    crops = sum(count for _, count, _ in found)
+    cosines = list(map_blocks(partial(_cosines, first, second), blocks))
+    crops = sum(count for _, count, _ in cosines)
     if not crops:
         return None
-    total = sum(sums for sums, _, _ in found)
-    return total / crops, min(least for _, _, least in found)
+    total = sum(sums for sums, _, _ in cosines)
+    return total / crops, min(least for _, _, least in cosines)
 
 
 def _cosines(first: LabelSet, second: LabelSet, block: int) -> tuple[float, int, float]:
@@ -36,10 +36,10 @@ def _cosines(first: LabelSet, second: LabelSet, block: int) -> tuple[float, int,
     total, count, least = 0.0, 0, np.inf
     for columns in slabs(first):
         one, other = (side.raw_outputs(block, columns) for side in (first, second))
-        found = cosine(one, other)
-        found = found[~np.isnan(found)]
-        total, count = total + float(found.sum()), count + found.size
-        least = min(least, float(found.min(initial=np.inf)))
+        cosines = cosine(one, other)
+        cosines = cosines[~np.isnan(cosines)]
+        total, count = total + float(cosines.sum()), count + cosines.size
+        least = min(least, float(cosines.min(initial=np.inf)))
     return total, count, least
 
 
@@ -47,6 +47,6 @@ def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.f
     """(..., D), (..., D) -> (...); 0 where one of them has no direction, NaN where one is missing."""
     lengths = np.linalg.norm(one, axis=-1).astype(np.float64) * np.linalg.norm(other, axis=-1)
     products = (one * other).sum(-1, dtype=np.float64)
-    found: NDArray[np.float64] = np.where(np.isnan(lengths), np.nan, 0.0)
-    np.divide(products, lengths, out=found, where=lengths > 0)
-    return found
+    cosines: NDArray[np.float64] = np.where(np.isnan(lengths), np.nan, 0.0)
+    np.divide(products, lengths, out=cosines, where=lengths > 0)
+    return cosines

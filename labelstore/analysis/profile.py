@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.blocks.block_sample import share_of_blocks
+from labelstore.blocks.block_map import MapBlocks, map_in_threads, share_of_blocks
 from labelstore.blocks.columns import OF_GROUND_TRUTH
 from labelstore.blocks.crop_slab import CropSlab, slabs
 
@@ -148,45 +147,45 @@ def profile(
 def _sums(
     labels: LabelSet, edges: dict[str, NDArray[np.float64]], shares: tuple[str, ...], block: int
 ) -> Sums:
-    found = _zeros(labels, shares)
+    sums = _zeros(labels, shares)
     # -1, no ground truth, is the last row of every table by class
     truth = labels.ground_truth[list(labels.block_rows(block))]
     for columns in slabs(labels):
         slab = CropSlab(labels, block, columns, wanted=(*edges, *shares))
         present = slab.present
         own = truth[present]
-        np.add.at(found["crops"], own, slab.shape[1])
+        np.add.at(sums["crops"], own, slab.shape[1])
         for name, own_edges in edges.items():
             values = np.asarray(slab[name])[present]
             known = ~np.isnan(values)
             summed = np.where(known, values, 0).astype(np.float64)
-            np.add.at(found[f"class/{name}"], own, summed.sum(axis=1))
-            np.add.at(found[f"known/{name}"], own, known.sum(axis=1))
-            _add(found, {f"all/{name}": _moments(values[known], summed, own_edges)})
+            np.add.at(sums[f"class/{name}"], own, summed.sum(axis=1))
+            np.add.at(sums[f"known/{name}"], own, known.sum(axis=1))
+            _add(sums, {f"all/{name}": _moments(values[known], summed, own_edges)})
         for name in shares:
-            np.add.at(found[f"class/{name}"], own, np.asarray(slab[name])[present].sum(axis=1))
-    np.add.at(found["images"], truth[labels.present[list(labels.block_rows(block))]], 1)
-    return found
+            np.add.at(sums[f"class/{name}"], own, np.asarray(slab[name])[present].sum(axis=1))
+    np.add.at(sums["images"], truth[labels.present[list(labels.block_rows(block))]], 1)
+    return sums
 
 
 def _zeros(labels: LabelSet, shares: tuple[str, ...]) -> Sums:
     classes = len(labels.store.class_names) + 1
     names = ["crops", "images", *(f"class/{name}" for name in (*MEASURES, *shares))]
     names += [f"known/{name}" for name in MEASURES]
-    found = {name: np.zeros(classes) for name in names}
+    sums = {name: np.zeros(classes) for name in names}
     empty = np.zeros(_COUNTS + BINS)
     empty[_LEAST], empty[_MOST] = np.inf, -np.inf
-    return found | {f"all/{name}": empty.copy() for name in MEASURES}
+    return sums | {f"all/{name}": empty.copy() for name in MEASURES}
 
 
 def _moments(
     values: NDArray[np.float32], summed: NDArray[np.float64], edges: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """(5 + bins,): number, sum, sum of squares, least, most, counts."""
-    found = np.zeros(_COUNTS + BINS)
-    found[_LEAST], found[_MOST] = np.inf, -np.inf
+    moments = np.zeros(_COUNTS + BINS)
+    moments[_LEAST], moments[_MOST] = np.inf, -np.inf
     if values.size:
-        found[:_COUNTS] = (
+        moments[:_COUNTS] = (
             values.size,
             summed.sum(),
             np.vdot(summed, summed),
@@ -194,12 +193,12 @@ def _moments(
             values.max(),
         )
         inside = np.clip(values, edges[0], edges[-1])
-        found[_COUNTS:] = np.histogram(inside, BINS, (float(edges[0]), float(edges[-1])))[0]
-    return found
+        moments[_COUNTS:] = np.histogram(inside, BINS, (float(edges[0]), float(edges[-1])))[0]
+    return moments
 
 
-def _add(total: Sums, found: Sums) -> None:
-    for name, values in found.items():
+def _add(total: Sums, sums: Sums) -> None:
+    for name, values in sums.items():
         if name not in total:
             total[name] = values
             continue

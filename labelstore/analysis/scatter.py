@@ -166,10 +166,10 @@ def _bought(
         if not row.kind.startswith("relabel"):
             predicted = row.labels_per_crop + (row.crops_per_crop or 0.0)
             forms.append((f"{row.kind} {row.dtype}".strip(), row.basis, predicted))
-    found = []
+    bought = []
     for form, basis, size in forms:
         crops = int(budget // (num_images * size))
-        found.append(
+        bought.append(
             Bought(
                 form=form,
                 basis=basis,
@@ -178,7 +178,7 @@ def _bought(
                 drift=trace / crops if crops else None,
             )
         )
-    return tuple(found)
+    return tuple(bought)
 
 
 def _traces(labels: LabelSet, temperature: float | None, block: int) -> NDArray[np.float64]:
@@ -243,5 +243,5 @@ class LabelSums:
         length += np.square(self._dense).sum(1)
         m = np.where(self._counts > 1, self._counts, np.nan)
         # rounding must not make labels that are all alike scatter less than not at all
-        found: NDArray[np.float64] = np.maximum((self._squares - length / m) / (m - 1), 0)
-        return found
+        traces: NDArray[np.float64] = np.maximum((self._squares - length / m) / (m - 1), 0)
+        return traces

@@ -96,8 +96,8 @@ def sql_columns(store: Store, *, label_set: str | None = None) -> dict[str, tupl
 
 def _check_limit(text: str) -> None:
     # DuckDB takes a number below 0 for no limit at all
-    found = _SIZE.fullmatch(text.strip())
-    if found is None or float(found[1]) <= 0:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or float(match[1]) <= 0:
         raise UsageError(
             f"memory limit {text!r}: give a size above 0 with its unit, such as 500MB or 2GB"
         )
@@ -171,15 +171,15 @@ def _plain(kind: Any) -> Any:  # noqa: ANN401 - pyarrow's types have no stubs
 def _explained(
     error: Exception, streams: Sequence[ArrowBatches], named: Sequence[View]
 ) -> Exception:
-    """What to raise for what DuckDB or Arrow raised: the cause, where reading labels failed."""
+    """Return the error to raise for one of DuckDB or Arrow: the cause, where reading labels failed."""
     for stream in streams:
         if isinstance(stream.error, LabelStoreError):
             return stream.error
     several = [view.name for view in named if view.label_set is not None]
     if several and "crops" not in several and _NO_CROPS.search(str(error)):
-        held = ", ".join(several)
+        names = ", ".join(several)
         return UsageError(
-            f"SQL: crops of {len(several)} label sets ({held}): choose one with `label_set`, or name these"
+            f"SQL: crops of {len(several)} label sets ({names}): choose one with `label_set`, or name these"
         )
     origin = type(error).__module__.partition(".")[0].lstrip("_")
     if origin in ("duckdb", "pyarrow"):

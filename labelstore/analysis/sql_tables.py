@@ -203,8 +203,8 @@ class View:
 
     def scanned(self, plan: str) -> tuple[str, ...]:
         """The columns that a plan mentions."""
-        found = {int(c) for t, c in _MARK.findall(plan) if int(t) == self.number}
-        return tuple(name for i, name in enumerate(self.schema.names) if i in found)
+        columns = {int(c) for t, c in _MARK.findall(plan) if int(t) == self.number}
+        return tuple(name for i, name in enumerate(self.schema.names) if i in columns)
 
     def attach(self, connection: Any, rows: Any, columns: Collection[str]) -> None:  # noqa: ANN401 - DuckDB's and Arrow's
         """Make the view on `rows`, which have these columns under their marks; NULL for the others."""
@@ -249,7 +249,7 @@ def views(store: Store, mask: str | None = None, label_set: str | None = None) -
     """
     import pyarrow as pa
 
-    found = [
+    tables = [
         View(name=t, number=i, schema=table_schema(t), store=store) for i, t in enumerate(TABLES)
     ]
     if mask is not None:
@@ -270,18 +270,18 @@ def views(store: Store, mask: str | None = None, label_set: str | None = None) -
         chosen = mask if mask in own else own[0] if mask is None and len(own) == 1 else None
         for name in (*(["crops"] if row.name == label_set else []), f"crops_{row.name}"):
             # DuckDB does not tell upper from lower case: the first of such a name has it
-            if name.lower() not in {view.name.lower() for view in found}:
-                found.append(
+            if name.lower() not in {view.name.lower() for view in tables}:
+                tables.append(
                     View(
                         name=name,
-                        number=len(found),
+                        number=len(tables),
                         schema=schema,
                         store=store,
                         label_set=row.name,
                         mask=chosen,
                     )
                 )
-    return tuple(found)
+    return tuple(tables)
 
 
 def _quoted(name: str) -> str:

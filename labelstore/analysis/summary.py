@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.blocks.block_sample import at_most
-from labelstore.calibration.quantiles import block_slabs
+from labelstore.blocks.block_map import MapBlocks, at_most, map_in_threads
+from labelstore.calibration.criterion import block_slabs
 from labelstore.codecs import in_short
 
 if TYPE_CHECKING:

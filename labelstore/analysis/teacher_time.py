@@ -92,7 +92,7 @@ class Cost:
 
 
 def cost(store: Store) -> Cost:
-    """What every label set cost, by shard and device, and what it costs per student so far."""
+    """Return the seconds that every label set cost, by shard and device, and what it costs per student so far."""
     rows = store.catalogue.label_sets.all()
     label_sets = {row.name: _label_set_cost(store, row) for row in rows}
     runs = store.catalogue.runs.all()

@@ -58,30 +58,32 @@ class CropQuery:
         RejectedInput for columns of the ground truth where the outputs are no classes of the data set; the usual
         columns are without them there.
         """
-        found = None if mask is None else labels.store.mask(mask)
-        if found is not None and (found.row.plan, found.row.teacher) != (
+        chosen_mask = None if mask is None else labels.store.mask(mask)
+        if chosen_mask is not None and (chosen_mask.row.plan, chosen_mask.row.teacher) != (
             labels.plan.name,
             labels.row.teacher,
         ):
             raise UsageError(
-                f"mask {mask} is of {found.row.teacher} on {found.row.plan}, label set {labels.name} of "
+                f"mask {mask} is of {chosen_mask.row.teacher} on {chosen_mask.row.plan}, label set {labels.name} of "
                 f"{labels.row.teacher} on {labels.plan.name}: choose a mask of the same teacher and plan"
             )
         if isinstance(columns, str):
             raise UsageError(f"columns={columns!r}: give a list of names")
-        usual: tuple[str, ...] = USUAL if found is None else (*USUAL, "region")
+        usual: tuple[str, ...] = USUAL if chosen_mask is None else (*USUAL, "region")
         if not labels.outputs_are_classes:
             usual = tuple(name for name in usual if name not in OF_GROUND_TRUTH)
-        names = check_columns(usual if columns is None else columns, with_mask=found is not None)
+        names = check_columns(
+            usual if columns is None else columns, with_mask=chosen_mask is not None
+        )
         if not names:
             raise UsageError("no columns asked for: name at least one")
         condition = None if where is None else Condition.parse(where)
         if condition is not None:
-            check_columns(sorted(condition.columns), with_mask=found is not None)
+            check_columns(sorted(condition.columns), with_mask=chosen_mask is not None)
         if OF_GROUND_TRUTH & {*names, *(condition.columns if condition else ())}:
             _ = labels.true_output  # refused here, and not in the middle of the rows
         rows = None if images is None else np.unique(labels.store.image_rows(images))
-        return cls(labels=labels, columns=names, where=condition, rows=rows, mask=found)
+        return cls(labels=labels, columns=names, where=condition, rows=rows, mask=chosen_mask)
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -164,18 +166,18 @@ def draw(query: CropQuery, wanted: float, *, seed: int = 0) -> Columns:
     order = np.random.default_rng([seed, 1]).permutation(layout.num_columns).tolist()
     # as many chunk columns as would do, then one more at a time where the condition left too few
     count = -(-number // (query.num_images * layout.crops_per_chunk))
-    held = _Smallest(number, seed)
+    smallest = _Smallest(number, seed)
     while order:
         columns, order = sorted(order[:count]), order[count:]
         for block in query.blocks:
             for column in columns:
                 part = read(query, block, range(column, column + 1))
-                held.add(part if is_share else part.take(part.holds))
-        best = held.settle()
+                smallest.add(part if is_share else part.take(part.holds))
+        best = smallest.settle()
         if best is None or is_share or len(best.position) >= number:
             break
         count = 1
-    best = held.settle()
+    best = smallest.settle()
     if best is None:
         return empty(query)
     return best.take(best.holds).sorted().columns

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.arrays.shard_files import ShardFile
 from labelstore.errors import UsageError
-from labelstore.shard_files import ShardFile
 
 MAX_CHUNK_BYTES = 1 << 29
 """Raw bytes of one chunk: a blosc frame holds 2 GiB, and this caps what a wicked store can ask for."""

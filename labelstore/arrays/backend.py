@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from labelstore.arrays.array_spec import ArraySpec, EncodedFile
 from labelstore.arrays.checked_files import check_file, opened, read_chunks
 from labelstore.arrays.object_storage import BucketFile, BucketFolder
+from labelstore.arrays.shard_files import FileProblem, ShardFile
 from labelstore.arrays.sharding import Damage, chunk_numbers
 from labelstore.errors import DamagedShard, NotGenerated, StorageError
-from labelstore.shard_files import FileProblem, ShardFile
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ArrayBackend(ABC):
 
     @abstractmethod
     def metadata_problem(self, key: str) -> str | None:
-        """What one metadata file says that this package never writes; None when all is well, or for no file.
+        """Return what one metadata file says that this package never writes; None when all is well, or for no file.
 
         Its digest is looked at elsewhere: this is about stores whose digests were made to match.
         """
@@ -69,7 +69,7 @@ class ArrayBackend(ABC):
 
     @abstractmethod
     def contents_problem(self, record: ShardFile, specs: Sequence[ArraySpec]) -> str | None:
-        """What a shard's file, whose bytes are the ledger's, holds beside these arrays; None when nothing."""
+        """Return what a shard's file, whose bytes are the ledger's, holds beside these arrays; None: nothing."""
 
     @abstractmethod
     def encode_shard(
@@ -267,5 +267,5 @@ def _place(spec: ArraySpec, index: tuple[int, int]) -> str:
 
 
 def wrong_shape(spec: ArraySpec, found: object) -> str:
-    """What is wrong with metadata that gives an array another shape, for messages."""
+    """Say for messages that metadata gives an array another shape."""
     return f"says that {spec.path} has shape {str(found)[:60]}, the catalogue {list(spec.shape)}"

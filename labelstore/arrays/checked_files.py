@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.arrays.object_storage import BucketFile
+from labelstore.arrays.shard_files import ShardFile
 from labelstore.arrays.sharding import EMPTY, Damage, index_bytes, unpack_index
 from labelstore.errors import DamagedShard, StorageError
-from labelstore.shard_files import ShardFile
 
 MAX_METADATA_BYTES = 64 << 20
 """Largest metadata file that is read: a larger one is none that this package writes."""

@@ -25,9 +25,10 @@ from labelstore.arrays import sharding
 from labelstore.arrays.array_spec import ArraySpec, EncodedFile, check_arrays
 from labelstore.arrays.backend import ArrayBackend, wrong_shape
 from labelstore.arrays.checked_files import opened, read_all, read_attributes, read_metadata
+from labelstore.arrays.shard_files import ShardFile
 from labelstore.arrays.sharding import Damage
 from labelstore.errors import UsageError
-from labelstore.shard_files import ShardFile
+from labelstore.untrusted.refusal import Refused, inflated
 
 METADATA_KEY = "arrays.json"
 _FLETCHER_BYTES = 4
@@ -67,7 +68,7 @@ class Hdf5Arrays(ArrayBackend):
         return read_attributes(self.root / METADATA_KEY, "attributes", group)
 
     def metadata_problem(self, key: str) -> str | None:
-        """What `arrays.json` says that this package never writes; see `ArrayBackend.metadata_problem`."""
+        """Return what `arrays.json` says that this package never writes; see `ArrayBackend.metadata_problem`."""
         data = read_metadata(self.root / key)
         if data is None or key != METADATA_KEY:
             return None
@@ -97,7 +98,7 @@ class Hdf5Arrays(ArrayBackend):
         return {}
 
     def contents_problem(self, record: ShardFile, specs: Sequence[ArraySpec]) -> str | None:
-        """What an HDF5 file holds beside these arrays: links, data kept elsewhere, other filters."""
+        """Return what an HDF5 file holds beside these arrays: links, data kept elsewhere, other filters."""
         try:
             with opened(self.root / record.key, record) as descriptor:
                 data = read_all(descriptor, record.size)
@@ -140,12 +141,11 @@ class Hdf5Arrays(ArrayBackend):
         return sharding.crc32c(chunk)
 
     def _decode(self, spec: ArraySpec, chunk: NDArray[np.uint8], out: NDArray[Any]) -> None:
-        inflate = zlib.decompressobj()
         try:
-            raw = inflate.decompress(chunk[:-_FLETCHER_BYTES].data, spec.chunk_bytes + 1)
-        except zlib.error as error:
-            raise Damage(f"gzip cannot decode it ({error})") from None
-        if len(raw) != spec.chunk_bytes or not inflate.eof:
+            raw = inflated(chunk[:-_FLETCHER_BYTES].data, spec.chunk_bytes)
+        except Refused as reason:
+            raise Damage(f"a chunk that {reason}") from None
+        if len(raw) != spec.chunk_bytes:
             raise Damage(f"a chunk that is not of {spec.chunk_bytes} decoded bytes")
         elements = np.frombuffer(raw, "u1").reshape(np.dtype(spec.dtype).itemsize, -1)
         out[...] = np.ascontiguousarray(elements.T).view(spec.dtype).reshape(spec.chunk)
@@ -217,7 +217,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def contents_problem(data: bytes, names: Collection[str]) -> str | None:
-    """What the bytes of one shard file hold besides the datasets of these names; None when all is well."""
+    """Return what the bytes of one shard file hold besides the datasets of these names; None when all is well."""
     import h5py
 
     if not data.startswith(SIGNATURE):

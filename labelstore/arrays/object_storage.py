@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from labelstore.arrays.shard_files import ShardFile
 from labelstore.arrays.sharding import Damage
 from labelstore.errors import StorageError, StoreNotFound, UsageError
-from labelstore.shard_files import ShardFile
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -132,7 +132,7 @@ class Bucket:
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
-        """What obstore raises as one of ours; Missing for an object that is not there."""
+        """Return an error of obstore as one of ours; Missing for an object that is not there."""
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         where = f"{self.url}/{key}"

@@ -18,9 +18,9 @@ from labelstore.arrays import sharding
 from labelstore.arrays.array_spec import ArraySpec, EncodedFile, check_arrays
 from labelstore.arrays.backend import ArrayBackend, wrong_shape
 from labelstore.arrays.checked_files import read_attributes, read_metadata
+from labelstore.arrays.shard_files import ShardFile
 from labelstore.arrays.zarr_metadata import description_problem, metadata_files
 from labelstore.errors import DamagedShard
-from labelstore.shard_files import ShardFile
 
 
 class ZarrArrays(ArrayBackend):
@@ -41,7 +41,7 @@ class ZarrArrays(ArrayBackend):
         return read_attributes(self.root / group / "zarr.json", "attributes")
 
     def metadata_problem(self, key: str) -> str | None:
-        """What a `zarr.json` says that this package never writes; see `ArrayBackend.metadata_problem`."""
+        """Return what a `zarr.json` says that this package never writes; see `ArrayBackend.metadata_problem`."""
         if key.rpartition("/")[2] != "zarr.json":
             return None
         data = read_metadata(self.root / key)

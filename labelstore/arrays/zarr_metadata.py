@@ -52,7 +52,7 @@ def metadata_files(
 
 
 def array_node(spec: ArraySpec) -> Json:
-    """What `zarr.json` says of one array."""
+    """Return the `zarr.json` of one array."""
     inner = _codecs(spec.dtype, spec.level, spec.shuffle)
     if spec.row_axes_first:
         order = list(sharding.axis_order(spec))
@@ -189,7 +189,7 @@ class Refused(ValueError):
 
 
 def description_problem(data: bytes) -> str | None:
-    """What one `zarr.json` says that this package never writes, in a few words; None when all is well."""
+    """Return what one `zarr.json` says that this package never writes, in a few words; None when all is well."""
     try:
         _check_node(json.loads(data), "")
     except Refused as refused:

@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from labelstore.blocks.block_map import BlockMap, call, packed
@@ -50,12 +49,7 @@ class DaskMap(BlockMap):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         with _quiet():
             self._client.close()
 

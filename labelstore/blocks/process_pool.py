@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from labelstore.blocks.block_map import BlockMap, call, packed
@@ -39,12 +38,7 @@ class ProcessMap(BlockMap):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         # what runs is finished: a block that is computed is worth its commit
         self._pool.shutdown(wait=True, cancel_futures=True)
 

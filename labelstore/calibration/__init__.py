@@ -9,8 +9,9 @@ from labelstore.calibration.choices import (
     too_many_left_out,
     usual_choices,
 )
+from labelstore.calibration.criterion import Criterion
 from labelstore.calibration.masking import calibrate, check_update, update
-from labelstore.calibration.quantiles import Criterion, exact_quantiles
+from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.calibration.queries import RegionQuery, rule_from_record
 from labelstore.calibration.regions import (
     RegionQuantiles,

@@ -16,12 +16,8 @@ from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, map_in_threads
 from labelstore.blocks.crop_slab import slabs
-from labelstore.calibration.quantiles import (
-    Criterion,
-    check_calibratable,
-    check_unmixed,
-    exact_quantiles,
-)
+from labelstore.calibration.criterion import Criterion, check_calibratable, check_unmixed
+from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.calibration.queries import RegionQuery, rule_from_record
 from labelstore.calibration.regions import RegionQuantiles, RegionThresholds
 from labelstore.calibration.threshold_counts import (
@@ -30,8 +26,8 @@ from labelstore.calibration.threshold_counts import (
     count_thresholds,
 )
 from labelstore.store import Mask
-from labelstore.store.label_set import covered_labels
 from labelstore.store.region_mask import Region, is_usable
+from labelstore.store.unfinished import covered_labels
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
@@ -125,7 +121,7 @@ def preview(
     values: Sequence[float] = (),
     map_blocks: MapBlocks = map_in_threads,
 ) -> Preview:
-    """What each rule (by title; `usual_choices` if none are given) would do to the committed crops. Writes nothing.
+    """Count what each rule (by title; `usual_choices` if none are given) would do to the committed crops.
 
     Refuses what `calibrate` refuses: UsageError for labels that a rule cannot judge, RejectedInput for crops that were
     mixed with other images. While the growth of a plan is unfinished these are its first crops, as in `calibrate`.
@@ -187,7 +183,7 @@ def count_rules(
 
 
 def preview_of(labels: LabelSet, mask: Mask, *, map_blocks: MapBlocks = map_in_threads) -> Preview:
-    """What a mask that was made from these labels does: counted from its region codes, no label is decoded."""
+    """Count what a mask of these labels does, from its region codes: no label is decoded."""
     is_complete = labels.is_complete
     labels = covered_labels(labels) if labels.covered_crops else labels
     (counts,) = _count_codes(labels, [mask], map_blocks)

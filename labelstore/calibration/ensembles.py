@@ -351,7 +351,7 @@ class Ensemble:
         keeps it."""
         temperature = self.temperature_in_force(temperature)
         rows = self.store.image_rows(images)
-        found = [member.labels.recover(images, crops, temperature) for member in self.members]
+        recovered = [member.labels.recover(images, crops, temperature) for member in self.members]
         wanted = crop_numbers(crops, len(rows), self.num_crops)
         regions = [
             regions_at(member.labels.chunk_source, member.mask, rows, wanted)
@@ -360,7 +360,7 @@ class Ensemble:
         truth = self._hardened[rows][:, None]
         calibrated = [
             _calibrated(member, dense, codes, truth)
-            for member, dense, codes in zip(self.members, found, regions, strict=True)
+            for member, dense, codes in zip(self.members, recovered, regions, strict=True)
         ]
         return _mean_dense(calibrated, self._shares(regions), self.num_classes)
 

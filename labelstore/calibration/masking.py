@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.calibration.quantiles import check_unmixed
+from labelstore.calibration.criterion import check_unmixed
 from labelstore.calibration.queries import rule_from_record
 from labelstore.calibration.regions import RegionQuantiles, RegionThresholds, Rule
 from labelstore.catalogue.block_leases import mask_identity
@@ -26,8 +26,8 @@ from labelstore.commit.staging import BlockArrays
 from labelstore.commit.worker import work_through
 from labelstore.errors import ConflictError, IncompleteError, UsageError
 from labelstore.store import Mask
-from labelstore.store.label_set import covered_labels
 from labelstore.store.region_mask import Region
+from labelstore.store.unfinished import covered_labels
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet, Store

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from labelstore.blocks.columns import COLUMNS, OF_GROUND_TRUTH
 from labelstore.blocks.condition import Condition
 from labelstore.blocks.crop_slab import CropSlab, slabs
-from labelstore.calibration.quantiles import check_calibratable, check_ground_truth
+from labelstore.calibration.criterion import check_calibratable, check_ground_truth
 from labelstore.calibration.regions import BESIDE_THE_RULE, RegionThresholds, check_epsilon
 from labelstore.errors import UsageError
 from labelstore.store.region_mask import Region

@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.calibration.quantiles import (
+from labelstore.calibration.criterion import (
     CRITERIA,
     Criterion,
     block_slabs,
     check_calibratable,
-    exact_quantiles,
     probabilities,
 )
+from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.errors import UsageError
 from labelstore.store.region_mask import Region
 
@@ -161,10 +161,10 @@ class RegionQuantiles:
         self, labels: LabelSet, *, map_blocks: MapBlocks = map_in_threads
     ) -> RegionThresholds:
         """The thresholds that these shares fall on, over all committed crops of `labels`."""
-        found = exact_quantiles(
+        quantiles = exact_quantiles(
             labels, self.shares, criterion=self.criterion, map_blocks=map_blocks
         )
-        return self.at(found)
+        return self.at(quantiles)
 
     @property
     def shares(self) -> tuple[float, float, float]:

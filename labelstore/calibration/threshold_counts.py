@@ -14,14 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.calibration.quantiles import (
-    BUCKETS,
-    INFINITY_BUCKET,
-    LOW_BITS,
-    Criterion,
-    bits_of,
-    block_slabs,
-)
+from labelstore.calibration.criterion import Criterion, block_slabs
+from labelstore.calibration.quantiles import BUCKETS, INFINITY_BUCKET, LOW_BITS, bits_of
 from labelstore.calibration.regions import RegionThresholds
 
 if TYPE_CHECKING:
@@ -94,7 +88,7 @@ class ThresholdCounts:
         )
 
     def counts(self, rule: RegionThresholds) -> RegionCounts:
-        """What the rule does to all crops; its thresholds must be among the values, (low, top) among the pairs."""
+        """Count what the rule does to all crops; its thresholds must be among the values, (low, top) in the pairs."""
         left_out = self.left_out[:, self.pairs.index((rule.low, rule.top))]
         return self.regions(rule, images_without_crop=int(left_out.sum()))
 

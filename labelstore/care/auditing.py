@@ -114,9 +114,9 @@ def audit(
         images = recorded_images(store, row)
     folder = open_images(images)
     check_images(store, folder, lambda message: None)
-    held = store.teacher(row.teacher)
+    recorded_teacher = store.teacher(row.teacher)
     if not isinstance(teacher, Teacher):
-        teacher = load_recorded_teacher(held, teacher)
+        teacher = load_recorded_teacher(recorded_teacher, teacher)
     options = GenerationOptions(
         temperature=row.temperature,
         batch_size=batch_size,
@@ -134,7 +134,7 @@ def audit(
     if tolerance is None:
         ran = {"autocast": autocast} if autocast else {}
         tolerance = tolerance_of(codec, {**row.facts, **ran})
-    found: list[AuditedCrop] = []
+    audited: list[AuditedCrop] = []
     rounding, done, total = 0.0, 0, sum(len(cell.rows) for cell in cells)
     progress(0, total)
     for cell in cells:
@@ -142,15 +142,15 @@ def audit(
         stored = (StoredMaps if is_map(row.codec) else _Stored).of(labels, cell)
         again = stored.through(codec, fresh)
         rounding = max(rounding, float(np.abs(again - stored.through(exact, fresh)).max()))
-        found += _differences(store, cell, stored, again, fresh)
+        audited += _differences(store, cell, stored, again, fresh)
         done += len(cell.rows)
         progress(done, total)
-    differences = np.array([crop.difference for crop in found])
-    worst = sorted(found, key=lambda crop: -crop.difference)
+    differences = np.array([crop.difference for crop in audited])
+    worst = sorted(audited, key=lambda crop: -crop.difference)
     return AuditReport(
         label_set=row.name,
-        num_crops=len(found),
-        num_images=len({crop.image for crop in found}),
+        num_crops=len(audited),
+        num_images=len({crop.image for crop in audited}),
         largest=float(differences.max()),
         mean=float(differences.mean()),
         rounding=rounding,
@@ -368,7 +368,7 @@ def _fill(
 
 
 def _mixes(asker: Relabeller, mixed: MixedCrops, image: int) -> Mixes:
-    """What all crops of an image were mixed with, as it is stored."""
+    """Read what all crops of an image were mixed with."""
     labels = asker.store.label_set(asker.row.name)
     boxes, flips = labels.boxes([image])[0], labels.flips([image])[0]
     return mixed.of(image, 0, boxes, flips)

@@ -45,7 +45,7 @@ class Dropped:
 
 
 def what_drops(store: Store, kind: str, name: str) -> Dropped:
-    """What dropping this would remove; UsageError for a name that is not there, ConflictError where it is in use."""
+    """Return what dropping this would remove; UsageError for an unknown name, ConflictError where it is in use."""
     if kind not in KINDS:
         raise UsageError(f"{kind!r} cannot be dropped: choose one of {', '.join(KINDS)}")
     chosen = kind
@@ -56,8 +56,8 @@ def what_drops(store: Store, kind: str, name: str) -> Dropped:
         "plan": tuple(row.name for row in store.catalogue.plans.all()),
     }[chosen]
     if name not in names and not _left_over(store, group):
-        held = ", ".join(names) or "none"
-        raise UsageError(f"no {kind} named {name!r} in {store.path}: it holds {held}")
+        known = ", ".join(names) or "none"
+        raise UsageError(f"no {kind} named {name!r} in {store.path}: it holds {known}")
     if chosen == "plan":
         on_it = [row.name for row in store.catalogue.label_sets.all() if row.plan == name]
         on_it += [row.name for row in store.catalogue.masks.all() if row.plan == name]
@@ -75,14 +75,14 @@ def what_drops(store: Store, kind: str, name: str) -> Dropped:
 
 def drop(store: Store, kind: str, name: str) -> Dropped:
     """Remove a label set, a mask or a crop plan without label sets; what it freed."""
-    found = what_drops(store, kind, name)
-    group = f"{_FOLDERS[found.kind]}/{name}"
+    dropped = what_drops(store, kind, name)
+    group = f"{_FOLDERS[dropped.kind]}/{name}"
     # asked again inside: a worker may have got a lease since
     store.catalogue.groups.drop(group, lambda live: _refuse_busy(store, group, live))
     store.write_metadata()
     _remove_files(store, group)
     store.refresh()
-    return found
+    return dropped
 
 
 def _remove_files(store: Store, group: str) -> None:

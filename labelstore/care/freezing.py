@@ -70,8 +70,8 @@ def freeze(
     refuse_remote(store.location, "it is frozen")
     manifest = store.path / MANIFEST_FILE
     if target is None and manifest.exists():
-        held = read_manifest(manifest)
-        return _frozen(store.path, held, already=True)
+        frozen_before = read_manifest(manifest)
+        return _frozen(store.path, frozen_before, already=True)
     store.finish_metadata()  # a frozen store cannot be written
     _check(store, allow_incomplete)
     job = _Freezing(store, progress or (lambda done, total: None))
@@ -81,7 +81,7 @@ def freeze(
 def what_freezes(
     store: Store, target: str | Path | None = None, *, allow_incomplete: bool = False
 ) -> Frozen:
-    """What `freeze` would write, from the catalogue alone; refuses what `freeze` refuses. The root is empty."""
+    """Return what `freeze` would write, from the catalogue alone; refuses what `freeze` refuses. The root is empty."""
     refuse_remote(store.location, "it is frozen")
     if target is not None:
         check_target(Path(target))
@@ -229,17 +229,17 @@ class _Freezing:
                     f"{source}: is missing; run `labelstore.verify({str(self.store.path)!r})`"
                 )
             if target is None:
-                found = file_digest(source)
+                digest = file_digest(source)
             else:
                 make_folders((target / relative).parent)
                 _copy(source, target / relative)
-                found = file_digest(target / relative)
-            if found.sha256 not in due:
+                digest = file_digest(target / relative)
+            if digest.sha256 not in due:
                 self._refuse_changes()
                 raise DamagedShard(
                     f"{source}: its SHA-256 is not the catalogue's; run `labelstore.verify({str(self.store.path)!r})`"
                 )
-            files[relative.as_posix()] = found
+            files[relative.as_posix()] = digest
             self.progress(done, len(self.listed))
         if target is not None:
             for folder in {(target / path).parent for path in files}:

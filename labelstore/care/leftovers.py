@@ -11,7 +11,8 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,14 +75,14 @@ class Collected:
     @property
     def bytes(self) -> int:
         """Bytes of what was removed."""
-        return sum(found.bytes for found in self.removed)
+        return sum(leftover.bytes for leftover in self.removed)
 
     def to_record(self) -> dict[str, Any]:
         """Everything as JSON values."""
         return {
             "dry_run": self.dry_run,
-            "removed": [vars(found) for found in self.removed],
-            "kept": [vars(found) | {"reason": reason} for found, reason in self.kept],
+            "removed": [vars(leftover) for leftover in self.removed],
+            "kept": [vars(leftover) | {"reason": reason} for leftover, reason in self.kept],
             "bytes": self.bytes,
         }
 
@@ -93,7 +94,7 @@ def leftovers(store: Store) -> tuple[Leftover, ...]:
     root = store.arrays.root.relative_to(store.path).as_posix()
     known = {*_OWN, *(f"{root}/{key}" for key in _named(store))}
     committed = _committed_blocks(store)
-    found = []
+    listed = []
     for path, status in files:
         if path in known:
             continue
@@ -103,10 +104,10 @@ def leftovers(store: Store) -> tuple[Leftover, ...]:
             if group in committed and block not in committed[group]:
                 continue  # the next holder of the lease goes on from it
         age = max(0.0, time.time() - status.st_mtime)
-        found.append(
+        listed.append(
             Leftover(path=path, kind=kind, bytes=status.st_size, age_seconds=age, block=block)
         )
-    return tuple(found)
+    return tuple(listed)
 
 
 def gc(
@@ -117,60 +118,62 @@ def gc(
     Nothing that the ledger names is touched, and no file that this package would not write.
     """
     refuse_remote(store.location, "there is nothing to remove")
-    beside = _collect_beside(store, min_age_seconds, dry_run=dry_run)
+    # folders in which a killed `create` or `freeze` was building a store of this name
+    building = [
+        (Leftover(path=f"../{path.name}", kind="building", bytes=size, age_seconds=age), path)
+        for path, size, age in build_folders(store.path)
+    ]
+    beside = _collect(building, [], min_age_seconds, dry_run=dry_run)
     if not leftovers(store):
         return beside
-    if dry_run:
-        inside = _collect(store, min_age_seconds, dry_run=True)
-    else:
-        # under the catalogue's write lock no process commits between our look and the removal
-        with store.catalogue.transaction():
-            inside = _collect(store, min_age_seconds, dry_run=False)
+    # under the catalogue's write lock no process commits between our look and the removal
+    with nullcontext() if dry_run else store.catalogue.transaction():
+        inside = _collect(
+            [(leftover, store.path / leftover.path) for leftover in leftovers(store)],
+            store.catalogue.leases.live(),
+            min_age_seconds,
+            dry_run=dry_run,
+        )
     return Collected(
         removed=beside.removed + inside.removed, kept=beside.kept + inside.kept, dry_run=dry_run
     )
 
 
-def _collect_beside(store: Store, min_age_seconds: float, *, dry_run: bool) -> Collected:
-    """Folders in which a killed `create` or `freeze` was building a store of this name."""
+def _collect(
+    candidates: Iterable[tuple[Leftover, Path]],
+    live: Sequence[Lease],
+    min_age_seconds: float,
+    *,
+    dry_run: bool,
+) -> Collected:
+    """Remove leftovers at their paths, but for those that a reason keeps."""
     removed: list[Leftover] = []
     kept: list[tuple[Leftover, str]] = []
-    for folder, size, age in build_folders(store.path):
-        found = Leftover(path=f"../{folder.name}", kind="building", bytes=size, age_seconds=age)
-        if age < min_age_seconds:
-            kept.append((found, f"written {age:.0f} s ago, less than {min_age_seconds:.0f}"))
-            continue
-        if not dry_run:
-            remove_build_folder(folder)
-        removed.append(found)
-    return Collected(removed=tuple(removed), kept=tuple(kept), dry_run=dry_run)
-
-
-def _collect(store: Store, min_age_seconds: float, *, dry_run: bool) -> Collected:
-    live = store.catalogue.leases.live()
-    removed: list[Leftover] = []
-    kept: list[tuple[Leftover, str]] = []
-    for found in leftovers(store):
-        reason = _reason_to_keep(found, live, min_age_seconds)
+    for leftover, path in candidates:
+        reason = _reason_to_keep(leftover, live, min_age_seconds)
         if reason is not None:
-            kept.append((found, reason))
+            kept.append((leftover, reason))
             continue
         if not dry_run:
-            path = store.path / found.path
             with storage_errors(path):
-                path.unlink(missing_ok=True)
-        removed.append(found)
+                if leftover.kind == "building":
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        removed.append(leftover)
     return Collected(removed=tuple(removed), kept=tuple(kept), dry_run=dry_run)
 
 
-def _reason_to_keep(found: Leftover, live: list[Lease], min_age_seconds: float) -> str | None:
-    if found.kind == "foreign":
+def _reason_to_keep(
+    leftover: Leftover, live: Sequence[Lease], min_age_seconds: float
+) -> str | None:
+    if leftover.kind == "foreign":
         return "not a file that labelstore writes"
-    if found.age_seconds < min_age_seconds:
-        return f"written {found.age_seconds:.0f} s ago, less than {min_age_seconds:.0f}"
+    if leftover.age_seconds < min_age_seconds:
+        return f"written {leftover.age_seconds:.0f} s ago, less than {min_age_seconds:.0f}"
     for lease in live:
         # whatever the group: a worker with a lease on labels also writes the block's crops
-        if found.block is None or lease.block == found.block:
+        if leftover.block is None or lease.block == leftover.block:
             return f"image block {lease.block} of {lease.group} is leased by {lease.owner}"
     return None
 
@@ -210,15 +213,15 @@ def _named(store: Store) -> Iterator[str]:
 
 def _committed_blocks(store: Store) -> dict[str, frozenset[int]]:
     """Per label set the image blocks that are complete: their spools are of no more use."""
-    found = {}
+    committed = {}
     for row in store.catalogue.label_sets.all():
         layout = label_layout(row, store.plan(row.plan), store.num_rows)
         whole = layout.num_crop_shards
         shards = store.catalogue.ledger.committed(f"labels/{row.name}")
-        found[f"labels/{row.name}"] = frozenset(
+        committed[f"labels/{row.name}"] = frozenset(
             block for block, there in shards.items() if len(there) == whole
         )
-    return found
+    return committed
 
 
 def _files(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
@@ -250,13 +253,13 @@ def build_folders(store: Path) -> Iterator[tuple[Path, int, float]]:
     name = re.compile(rf"\.{re.escape(store.name)}\.[0-9a-f]{{8}}\.tmp")
     parent = store.absolute().parent
     with storage_errors(parent):
-        found = [entry for entry in os.scandir(parent) if name.fullmatch(entry.name)]
-    for entry in found:
+        candidates = [entry for entry in os.scandir(parent) if name.fullmatch(entry.name)]
+    for entry in candidates:
         folder = Path(entry.path)
         if not entry.is_dir(follow_symlinks=False):
             continue
-        held = {inner.name for inner in folder.iterdir() if not inner.name.endswith(".tmp")}
-        if held - _BUILT:
+        names = {inner.name for inner in folder.iterdir() if not inner.name.endswith(".tmp")}
+        if names - _BUILT:
             continue
         size, newest = 0, entry.stat(follow_symlinks=False).st_mtime
         for root, _, files in os.walk(folder):
@@ -268,9 +271,3 @@ def build_folders(store: Path) -> Iterator[tuple[Path, int, float]]:
                 newest = max(newest, status.st_mtime)
                 size += status.st_size if path != Path(root) else 0
         yield folder, size, max(0.0, time.time() - newest)
-
-
-def remove_build_folder(folder: Path) -> None:
-    """Remove one; StorageError names it."""
-    with storage_errors(folder):
-        shutil.rmtree(folder)

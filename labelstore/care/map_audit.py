@@ -56,7 +56,7 @@ class StoredMaps:
 
     @classmethod
     def of(cls, labels: LabelSet, cell: DrawnCrops) -> StoredMaps:
-        """What is stored of the crops of one cell."""
+        """Return the stored labels of the crops of one cell."""
         first = labels.block_rows(cell.block).start
         at = (cell.rows - first, cell.offsets)
         images, image = np.unique(cell.rows, return_inverse=True)

@@ -13,7 +13,7 @@ from labelstore.catalogue.records import LabelSetRow
 from labelstore.codecs import codec_from_record
 from labelstore.errors import ConflictError, RejectedInput
 from labelstore.images import ImageSource
-from labelstore.labelling.crop_batches import ImageJob, OpenedImage
+from labelstore.labelling.crop_batches import OpenedImage
 from labelstore.labelling.generation_options import GenerationOptions
 from labelstore.labelling.labelling import Labelling
 from labelstore.labelling.teacher_blocks import ImageBlock
@@ -43,14 +43,14 @@ class Relabeller:
 
         Class map, autocast, crop device and decode device are as the label set recorded them where they are not given.
         """
-        held = store.teacher(row.teacher)
-        if teacher.row.digest != held.digest:
+        recorded = store.teacher(row.teacher)
+        if teacher.row.digest != recorded.digest:
             raise ConflictError(
-                f"label set {row.name} was made by weights {held.digest[:12]} ({held.source}), "
+                f"label set {row.name} was made by weights {recorded.digest[:12]} ({recorded.source}), "
                 f"{teacher.row.source} has {teacher.row.digest[:12]}: give the same with `teacher`"
             )
         # with the preprocessing that the store recorded
-        teacher = Teacher(module=teacher.module, row=held, class_names=teacher.class_names)
+        teacher = Teacher(module=teacher.module, row=recorded, class_names=teacher.class_names)
         codec = codec_from_record(row.codec)
         labelling = Labelling.of(teacher, codec, options, images, store=store, row=row)
         return cls(store=store, row=row, labelling=labelling)
@@ -65,7 +65,7 @@ class Relabeller:
         plan = self.store.plan(self.row.plan)
         layout = label_layout(self.row, plan, self.store.num_rows)
         rows = layout.rows(block)
-        keys, bad = self.store.image_columns["key"], self.store.bad
+        bad = self.store.bad
         made = ImageBlock(
             rows=rows,
             missing=[crop_shard],
@@ -73,15 +73,7 @@ class Relabeller:
             crops_per_shard=layout.crops_per_shard,
             pending={i for i in rows if not bad[i]},
         )
-        jobs = [
-            ImageJob(
-                image=i,
-                key=keys[i],
-                path=self.labelling.images.file(keys[i]),
-                first_crop=made.first_crop,
-            )
-            for i in sorted(made.pending)
-        ]
+        jobs = self.labelling.jobs(self.store, sorted(made.pending), made.first_crop)
         batches = self.labelling.label(
             self.store, plan, jobs, num_crops=made.num_crops, check=self._check_unchanged
         )

@@ -176,7 +176,7 @@ class _Repair:
             )
 
     def _refuse_imported(self) -> None:
-        """What came with imported labels follows from nothing that is here."""
+        """Refuse to repair what came with imported labels: nothing here can make it again."""
         for group, block, _ in self.report.damaged_shards:
             kind, _, name = group.partition("/")
             origin: Mapping[str, Any] = {}
@@ -193,8 +193,8 @@ class _Repair:
     def _teacher(self, name: str) -> Teacher:
         if isinstance(self.teacher, Teacher):
             return self.teacher
-        held = self.store.teacher(name)
-        return load_recorded_teacher(held, self.teacher)
+        recorded = self.store.teacher(name)
+        return load_recorded_teacher(recorded, self.teacher)
 
     def metadata(self) -> tuple[str, ...]:
         """Write metadata files again from the catalogue; returns those that were damaged."""
@@ -261,7 +261,7 @@ class _Repair:
     def arrays(
         self, group: Group, row: ShardRow, alive: Callable[[], object]
     ) -> dict[str, NDArray[Any]]:
-        """What a shard holds."""
+        """Return the arrays of a shard."""
         kind, _, name = group.name.partition("/")
         if kind == "crops":
             return self._crops(group, name, row)
@@ -274,8 +274,8 @@ class _Repair:
     ) -> tuple[list[EncodedFile], set[str], RepairedShard]:
         """A shard's new files, the keys of those that are written or removed, and what is told of it."""
         specs, index = list(group.specs.values()), (row.block, row.crop_shard)
-        found = self.store.arrays.verify(specs, index, row.files, "digest")
-        damaged = {problem.key for problem in found if problem.in_ledger}
+        problems = self.store.arrays.verify(specs, index, row.files, "digest")
+        damaged = {problem.key for problem in problems if problem.in_ledger}
         encoded = self.store.arrays.encode_shard(specs, index, arrays)
         new = {file.record.key: file.record.sha256 for file in encoded}
         old = {file.key: file.sha256 for file in row.files}
@@ -383,7 +383,7 @@ class _DamagedBlocks(BlockSource):
         return self.layout.num_crop_shards + 1
 
     def missing(self, block: int, committed: Collection[int]) -> Sequence[int]:
-        """What is damaged until it is repaired, although it is committed."""
+        """Return the committed shards that are damaged and not repaired yet."""
         return () if block in self._repaired else self.damaged[block]
 
     def size(self, block: int) -> int:

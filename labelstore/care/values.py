@@ -25,10 +25,10 @@ MISSING = 255
 
 
 def value_problems(store: Store, group: Group, row: ShardRow) -> list[str]:
-    """What the decoded values of one shard violate, one line each."""
+    """Check the decoded values of one shard; one line for each law that they violate."""
     kind, _, name = group.name.partition("/")
     check = {"labels": _labels, "crops": _crops, "masks": _regions}[kind]
-    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
     layout = group.layout
     first = row.crop_shard * layout.columns_per_shard
     # a few chunk columns at a time: a whole shard of dense labels may be large
@@ -36,16 +36,16 @@ def value_problems(store: Store, group: Group, row: ShardRow) -> list[str]:
         columns = range(column, column + 1)
         try:
             for law, crops in check(store, group, name, row.block, columns):
-                if crops.any() and law not in found:
+                if crops.any() and law not in problems:
                     image, crop = (int(places[0]) for places in np.nonzero(crops))
-                    found[law] = (
+                    problems[law] = (
                         f"{law} in {int(crops.sum())} crops, first in crop "
                         f"{column * layout.crops_per_chunk + crop} of image {layout.rows(row.block)[image]}"
                     )
         except DamagedShard as error:
             # the message names the file, images and command: only what was found is news here
             return [str(error).partition(": ")[2].partition(";")[0] or str(error)]
-    return list(found.values())
+    return list(problems.values())
 
 
 Laws = Iterator[tuple[str, NDArray[np.bool_]]]
@@ -77,8 +77,8 @@ def _maps(part: dict[str, NDArray[Any]], num_classes: int, bad: NDArray[np.bool_
 
     def anywhere(cells: NDArray[Any]) -> NDArray[np.bool_]:
         """(n, cells, K) -> (n, 1)."""
-        found = np.asarray(cells.reshape(len(cells), -1).any(axis=1))
-        return found[:, None]
+        in_image = np.asarray(cells.reshape(len(cells), -1).any(axis=1))
+        return in_image[:, None]
 
     missing = anywhere(np.isnan(logits))
     yield "labels are missing", missing & ~bad

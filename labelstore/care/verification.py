@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from labelstore.blocks.block_map import MAX_WORKERS, BlockMap, MapBlocks
-from labelstore.care.frozen_files import manifest_problems
 from labelstore.care.leftovers import leftovers
 from labelstore.care.values import value_problems
 from labelstore.care.verify_report import Level, Problem, VerifyReport
@@ -21,6 +20,7 @@ from labelstore.catalogue.records import ShardRow
 from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import DamagedShard, LabelStoreError, UsageError
 from labelstore.store import Store, open_store
+from labelstore.store.frozen_store import RESTORE, ManifestFile, file_digest, read_manifest
 from labelstore.store.group import Group
 from labelstore.store.metadata import metadata_problems, undescribed_groups
 from labelstore.store.opening import MANIFEST_FILE, refuse_remote
@@ -72,7 +72,7 @@ def verify(
 
 
 def shard_problems(store: Store, group: Group, row: ShardRow, level: Level) -> list[Problem]:
-    """What is wrong with one committed shard."""
+    """Check one committed shard; return what is wrong with it."""
     layout = group.layout
     at = partial(_problem, store, group=group.name, block=row.block, crop_shard=row.crop_shard)
     if not (0 <= row.block < layout.num_blocks and 0 <= row.crop_shard < layout.num_crop_shards):
@@ -144,18 +144,18 @@ class _Verification:
 
     def _metadata(self, *, named: bool) -> Iterator[Problem]:
         try:
-            found = metadata_problems(self.store.catalogue, self.store.arrays.root)
+            problems = metadata_problems(self.store.catalogue, self.store.arrays.root)
         except DamagedShard as error:
             if not named:
                 yield _unread(error)
             return
-        for key, what in found.items():
+        for key, what in problems.items():
             yield _problem(self.store, what=what, key=key)
-        for key in self.store.catalogue.metadata.digests().keys() - found.keys():
+        for key in self.store.catalogue.metadata.digests().keys() - problems.keys():
             refused = self.store.arrays.metadata_problem(key)
             if refused is not None:
                 yield _problem(self.store, what=refused, key=key)
-        lacking = undescribed_groups(self.store.catalogue, self.store.arrays, found)
+        lacking = undescribed_groups(self.store.catalogue, self.store.arrays, problems)
         for key, what in lacking.items():
             yield _problem(self.store, what=what, key=key)
 
@@ -257,3 +257,58 @@ def _problem(
         crop_shard=crop_shard,
         images=images,
     )
+
+
+def manifest_problems(store: Store, *, hashes: bool) -> list[Problem]:
+    """Where a frozen store differs from its manifest.
+
+    Shard files are compared with the ledger elsewhere; here ledger and manifest must agree.
+    """
+    path = store.path / MANIFEST_FILE
+    try:
+        manifest = read_manifest(path)
+    except DamagedShard as error:
+        what = str(error).removeprefix(f"{path}: ").removesuffix(f"; {RESTORE}")
+        return [Problem(path=str(path), what=what, command=RESTORE)]
+    problems = []
+    if manifest.uuid != store.uuid:
+        what = (
+            f"is the manifest of another store ({manifest.uuid}, the catalogue is of {store.uuid})"
+        )
+        problems.append(Problem(path=str(path), what=what, command=RESTORE))
+    ledger = _ledger_files(store)
+    for key, due in manifest.files.items():
+        file = store.path / key
+        recorded = ledger.pop(key, None)
+        if recorded is not None:
+            problem = (
+                None if recorded == due else "the manifest and the ledger do not agree about it"
+            )
+        elif file.is_symlink() or not file.is_file():
+            problem = "is missing"
+        elif file.stat().st_size != due.bytes:
+            problem = f"has {file.stat().st_size} bytes where the manifest says {due.bytes}"
+        elif hashes and file_digest(file) != due:
+            problem = "its SHA-256 is not the manifest's"
+        else:
+            problem = None
+        if problem is not None:
+            problems.append(Problem(path=str(file), what=problem, command=RESTORE))
+    problems += [
+        Problem(path=str(store.path / key), what="the manifest does not name it", command=RESTORE)
+        for key in ledger
+    ]
+    return problems
+
+
+def _ledger_files(store: Store) -> dict[str, ManifestFile]:
+    root = store.arrays.root.relative_to(store.path).as_posix()
+    try:
+        return {
+            f"{root}/{file.key}": ManifestFile(bytes=file.size, sha256=file.sha256)
+            for group in store.catalogue.ledger.counts()
+            for row in store.catalogue.ledger.shards(group)
+            for file in row.files
+        }
+    except DamagedShard:
+        return {}  # reported as the catalogue's damage

@@ -268,12 +268,12 @@ def _num_committed(conn: Connection, group: str, blocks: Sequence[int]) -> dict[
 
 def _fences(conn: Connection, group: str, blocks: Sequence[int]) -> dict[int, int]:
     """The fencing numbers of those of these blocks that were ever leased."""
-    found: dict[int, int] = {}
+    fences: dict[int, int] = {}
     for start in range(0, len(blocks), MOST_LOOK):
         part = leases.c.block.in_(blocks[start : start + MOST_LOOK])
         query = select(leases.c.block, leases.c.fence).where(leases.c.group_name == group, part)
-        found |= {int(block): int(fence) for block, fence in conn.execute(query)}
-    return found
+        fences |= {int(block): int(fence) for block, fence in conn.execute(query)}
+    return fences
 
 
 def _row(lease: Lease) -> dict[str, object]:
@@ -320,7 +320,7 @@ def named(group: str) -> tuple[Table, str]:
 
 
 def identity(conn: Connection, group: str) -> str:
-    """What tells a label set, mask or plan from another of its name; "" where none is registered."""
+    """Return the uuid that tells a label set, mask or plan from another of its name; "" where none is registered."""
     table, name = named(group)
     if table is label_sets:
         return _uuid(conn, name)
@@ -341,5 +341,5 @@ def _described(row: Mapping[Any, Any], uuid: str) -> str:
 
 
 def _uuid(conn: Connection, label_set: str) -> str:
-    found = conn.execute(select(label_sets.c.uuid).where(label_sets.c.name == label_set)).scalar()
-    return str(found or "")
+    uuid = conn.execute(select(label_sets.c.uuid).where(label_sets.c.name == label_set)).scalar()
+    return str(uuid or "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
 from sqlalchemy import URL, Connection, insert, inspect, select
@@ -238,12 +237,7 @@ class Catalogue:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     @property
@@ -289,7 +283,7 @@ class Catalogue:
             server.copy_to_file(conn, path)
 
     def num_bytes(self) -> int:
-        """What it takes on disk, or on the server, with its indexes."""
+        """Return its bytes on disk, or on the server, with its indexes."""
         if self._database.is_sqlite:
             return self._database.num_bytes()
         with self.reading() as conn:

@@ -192,7 +192,7 @@ class Database:
         return first_foreign(statements)
 
     def structure_problem(self) -> str | None:
-        """What SQLite itself says about its pages and indexes; None when all is well, or on PostgreSQL."""
+        """Ask SQLite to check its pages and indexes; None when all is well, or on PostgreSQL."""
         if not self.is_sqlite:
             return None
         with self.reading() as conn:

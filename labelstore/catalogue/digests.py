@@ -233,16 +233,16 @@ def _double(value: Any) -> float:  # noqa: ANN401 - a number of any kind
 def _rows_by_key(conn: Connection, table: Table, keys: Sequence[Row]) -> list[Row]:
     columns = list(table.primary_key.columns)
     positions = [list(table.columns).index(column) for column in columns]
-    found: dict[Row, Row] = {}
+    rows_by_key: dict[Row, Row] = {}
     for start in range(0, len(keys), 500):
         where = tuple_(*columns).in_(keys[start : start + 500])
         rows = [tuple(row) for row in conn.execute(select(table).where(where))]
-        found |= {tuple(row[position] for position in positions): row for row in rows}
-    if missing := [key for key in keys if key not in found]:
+        rows_by_key |= {tuple(row[position] for position in positions): row for row in rows}
+    if missing := [key for key in keys if key not in rows_by_key]:
         raise DamagedShard(
             f"catalogue table {table.name} has no row {missing[0]}: restore the catalogue from a copy"
         )
-    return [found[key] for key in keys]
+    return [rows_by_key[key] for key in keys]
 
 
 def _mismatch(table: Table, scope: str | None, count: int, expected: int) -> DamagedShard:
@@ -284,15 +284,15 @@ def _adjust(
 def _recorded(conn: Connection, table: Table, scope: str | None) -> tuple[int, int] | None:
     """(rows, sum of their hashes) as written down for a scope or, with None, all of a table's scopes."""
     query = _OF_TABLE if scope is None else _OF_SCOPE
-    found = conn.execute(query, {"of_table": table.name, "of_scope": scope}).all()
+    digest_rows = conn.execute(query, {"of_table": table.name, "of_scope": scope}).all()
     count, total = 0, 0
-    for part, rows, digest in found:
+    for part, rows, digest in digest_rows:
         value = _parsed(digest)
         if digest != _written(table.name, part, rows, value):
             raise DamagedShard(_DAMAGED)
         count += rows
         total += value
-    return (count, total % _MODULUS) if found else None
+    return (count, total % _MODULUS) if digest_rows else None
 
 
 def _written(table: str, scope: str, rows: int, total: int) -> str:

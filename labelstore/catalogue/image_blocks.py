@@ -20,6 +20,7 @@ from labelstore.catalogue.record_columns import check_types, json_text
 from labelstore.catalogue.schema import image_blocks
 from labelstore.errors import DamagedShard
 from labelstore.images import MAX_KEY_BYTES, check_keys
+from labelstore.untrusted.refusal import inflated
 
 BLOCK_ROWS = 1024
 """Image rows of one table row; row i is in block i // 1024."""
@@ -146,7 +147,7 @@ def unpack(row: Row, *, keys: bool = True) -> Columns:
 
 def unpack_keys(packed: bytes, num_rows: int) -> list[str]:
     """Keys of a block's rows, empty for free ones; ValueError for other bytes."""
-    keys = _inflated(packed, num_rows * (MAX_KEY_BYTES + 1)).decode().split("\n")
+    keys = inflated(packed, num_rows * (MAX_KEY_BYTES + 1)).decode().split("\n")
     if len(keys) != num_rows:
         raise ValueError(len(keys))
     return keys
@@ -176,19 +177,8 @@ def _packed(values: NDArray[Any], kind: str) -> bytes:
 
 def _unpacked(packed: bytes, kind: str, num_rows: int) -> NDArray[Any]:
     width = np.dtype(kind).itemsize
-    planes = np.frombuffer(_inflated(packed, num_rows * width), np.uint8).reshape(width, num_rows)
+    planes = np.frombuffer(inflated(packed, num_rows * width), np.uint8).reshape(width, num_rows)
     return np.ascontiguousarray(planes.T).view(kind).reshape(num_rows)
-
-
-def _inflated(packed: bytes, most: int) -> bytes:
-    inflate = zlib.decompressobj()
-    try:
-        found = inflate.decompress(packed, most)
-    except zlib.error as error:
-        raise ValueError(str(error)) from None
-    if not inflate.eof:
-        raise ValueError(f"more than {most} bytes")
-    return found
 
 
 MAX_FREE_ROWS = 1 << 22

@@ -45,7 +45,7 @@ def plain_columns(
     sizes: Sequence[int] | NDArray[Any],
     mtimes_ns: Sequence[int] | NDArray[Any],
 ) -> GivenColumns:
-    """What was given as plain values; UsageError unless of one length, ConflictError for a key given twice."""
+    """Return the columns as plain values; UsageError unless of one length, ConflictError for a key given twice."""
     count = len(keys)
     if not count == len(class_ids) == len(sizes) == len(mtimes_ns):
         raise UsageError(
@@ -230,33 +230,33 @@ class ImageTable:
 
         UsageError for rows beyond the last.
         """
-        found: dict[int, ImageRow] = {}
+        rows_by_number: dict[int, ImageRow] = {}
         asked = None if wanted is None else set(wanted)
         blocks = None if asked is None else {image // BLOCK_ROWS for image in asked}
         with self._database.reading() as conn:
             for part in verified_batches(conn, image_blocks):
                 for row in part:
                     if blocks is None or row[0] in blocks:
-                        found |= _image_rows(row[0], unpack(row), asked)
+                        rows_by_number |= _image_rows(row[0], unpack(row), asked)
             if wanted is None:
-                return list(found.values())
-            if missing := [image for image in wanted if image not in found]:
+                return list(rows_by_number.values())
+            if missing := [image for image in wanted if image not in rows_by_number]:
                 raise UsageError(
                     f"image {missing[0]}: the store has rows 0 to {counts(conn)[1] - 1}"
                 )
-        return [found[image] for image in wanted]
+        return [rows_by_number[image] for image in wanted]
 
     def find(self, keys: Iterable[str]) -> dict[str, int]:
         """Rows of images by key, in one transaction; a key that is not there is left out."""
         wanted = list(dict.fromkeys(keys))
         with self._database.reading() as conn:
-            found = rows_by_key(conn, wanted)
-            if len(found) < len(wanted):
+            number_of = rows_by_key(conn, wanted)
+            if len(number_of) < len(wanted):
                 # a damaged search column must not look like an image that is not there
-                missing = {key for key in wanted if key not in found}
+                missing = {key for key in wanted if key not in number_of}
                 all_keys = enumerate(image_columns(conn)["key"].tolist())
-                found |= {key: row for row, key in all_keys if key in missing}
-        return {key: found[key] for key in wanted if key in found}
+                number_of |= {key: row for row, key in all_keys if key in missing}
+        return {key: number_of[key] for key in wanted if key in number_of}
 
     def record_facts(self, conn: Connection, facts: Iterable[Facts]) -> None:
         """Write (image, width, height, digest) of decoded images; facts that are there must be the same.
@@ -307,10 +307,10 @@ class ImageTable:
 
 def _block_of(conn: Connection, image: int) -> Columns:
     """Columns of the block that has an image; UsageError where there is none."""
-    found = block_columns(conn, image // BLOCK_ROWS)
-    if found is None:
+    columns = block_columns(conn, image // BLOCK_ROWS)
+    if columns is None:
         raise _unknown(image)
-    return found
+    return columns
 
 
 def _add_facts(columns: Columns, facts: Sequence[Facts]) -> bool:

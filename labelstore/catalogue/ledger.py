@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from sqlalchemy import Connection, select, tuple_
 
+from labelstore.arrays.shard_files import ShardFile, check_file_key
 from labelstore.catalogue.block_leases import (
     MOST_LOOK,
     identity,
@@ -39,7 +40,7 @@ from labelstore.catalogue.record_columns import all_records, check_types, json_t
 from labelstore.catalogue.records import LabelSetRow, Lease, MaskRow, ShardRow
 from labelstore.catalogue.schema import label_sets, masks, plans, shards
 from labelstore.errors import ConflictError, DamagedShard, LeaseLost, UsageError
-from labelstore.shard_files import ShardFile, check_file_key
+from labelstore.untrusted.refusal import inflated
 
 
 class Ledger:
@@ -163,11 +164,11 @@ class Ledger:
         keys = select(shards.c.block, shards.c.crop_shard).where(
             shards.c.group_name == group, shards.c.block.in_(blocks)
         )
-        found: dict[int, list[int]] = {}
+        shards_of: dict[int, list[int]] = {}
         with self._database.reading() as conn:
             for block, crop_shard in conn.execute(keys.order_by(shards.c.crop_shard)):
-                found.setdefault(block, []).append(crop_shard)
-        return {block: tuple(crop_shards) for block, crop_shards in found.items()}
+                shards_of.setdefault(block, []).append(crop_shard)
+        return {block: tuple(crop_shards) for block, crop_shards in shards_of.items()}
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Per group (committed shards, bytes on disk)."""
@@ -186,13 +187,13 @@ def committed_shards(conn: Connection, group: str) -> dict[int, tuple[int, ...]]
     by itself is left to `Ledger.shards`, which everything that reads shards begins with, and to `verify_tables`.
     """
     keys = select(shards.c.block, shards.c.crop_shard).where(shards.c.group_name == group)
-    found: dict[int, list[int]] = {}
+    shards_of: dict[int, list[int]] = {}
     count = 0
     for block, crop_shard in conn.execute(keys.order_by(shards.c.block, shards.c.crop_shard)):
-        found.setdefault(block, []).append(crop_shard)
+        shards_of.setdefault(block, []).append(crop_shard)
         count += 1
     check_num_rows(conn, shards, group, count)
-    return {block: tuple(crop_shards) for block, crop_shards in found.items()}
+    return {block: tuple(crop_shards) for block, crop_shards in shards_of.items()}
 
 
 def labelled_elsewhere(conn: Connection, group: str, image: int) -> str | None:
@@ -227,12 +228,12 @@ def _check_covered(lease: Lease, rows: Sequence[ShardRow]) -> None:
 
 def _committed_rows(conn: Connection, rows: Sequence[ShardRow]) -> _Committed:
     """(group, block, crop shard) -> files and fencing number of those that are committed already."""
-    found: _Committed = {}
+    rows_by_key: _Committed = {}
     for start in range(0, len(rows), MOST_LOOK):
         keys = [(row.group, row.block, row.crop_shard) for row in rows[start : start + MOST_LOOK]]
         query = select(*_KEY, shards.c.files, shards.c.fence).where(tuple_(*_KEY).in_(keys))
-        found |= {(row[0], row[1], row[2]): (row[3], row[4]) for row in conn.execute(query)}
-    return found
+        rows_by_key |= {(row[0], row[1], row[2]): (row[3], row[4]) for row in conn.execute(query)}
+    return rows_by_key
 
 
 def _is_committed(row: ShardRow, committed: _Committed) -> bool:
@@ -279,11 +280,7 @@ def pack_files(files: Sequence[ShardFile]) -> bytes:
 def unpack_files(packed: bytes) -> tuple[ShardFile, ...]:
     """Inverse of `pack_files`; DamagedShard for bytes that it did not write."""
     try:
-        inflate = zlib.decompressobj()
-        text = inflate.decompress(packed, MAX_FILES_BYTES)
-        if not inflate.eof:
-            raise ValueError(f"more than {MAX_FILES_BYTES} bytes")
-        plain = json.loads(text)
+        plain = json.loads(inflated(packed, MAX_FILES_BYTES))
         if not isinstance(plain, list):
             raise TypeError("no list of files")
         return tuple(
@@ -295,7 +292,7 @@ def unpack_files(packed: bytes) -> tuple[ShardFile, ...]:
             )
             for key, size, sha256, chunks in plain
         )
-    except (zlib.error, ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise DamagedShard(
             "catalogue table shards: a row's files are damaged: restore the catalogue from a copy"
         ) from None

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from labelstore.arrays.shard_files import check_file_keys
 from labelstore.catalogue.connection import Database
 from labelstore.catalogue.digests import (
     Row,
@@ -33,7 +34,6 @@ from labelstore.catalogue.record_columns import records_by_name
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow
 from labelstore.catalogue.schema import label_sets, masks, metadata_files, metadata_intents, plans
 from labelstore.errors import ConflictError, DamagedShard
-from labelstore.shard_files import check_file_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,17 +120,17 @@ def _known(conn: Connection) -> Known:
 
 def _acceptable(known: Known) -> dict[str, frozenset[str]]:
     """Per file the digests that are acceptable: the recorded one, and both of every intent; ABSENT for no file."""
-    found = {key: {digest} for key, digest in known[0].items()}
+    acceptable = {key: {digest} for key, digest in known[0].items()}
     for _, key, old, new in known[1]:
-        found.setdefault(key, set()).update((old, new))
+        acceptable.setdefault(key, set()).update((old, new))
     try:
         # files of these names are written, copied and removed
-        check_file_keys(found)
+        check_file_keys(acceptable)
     except ValueError as error:
         raise DamagedShard(
             f"catalogue table metadata_files: {error}: restore the catalogue from a copy"
         ) from None
-    return {key: frozenset(values) for key, values in found.items()}
+    return {key: frozenset(values) for key, values in acceptable.items()}
 
 
 class MetadataFiles:
@@ -140,7 +140,7 @@ class MetadataFiles:
         self._database = database
 
     def array_rows(self) -> ArrayRows:
-        """What the arrays' metadata follows from, as one transaction sees it."""
+        """Read the rows that the arrays' metadata follows from, in one transaction."""
         with self._database.reading() as conn:
             return read_array_rows(conn)
 

@@ -149,11 +149,11 @@ def hosts_of(url: URL) -> tuple[str, ...]:
     socket)."""
     ports = _parts(url.query.get("port", ""))
     port = str(url.port) if url.port is not None else (ports[0] if len(ports) == 1 else "")
-    found = [url.host] if url.host else []
-    found += _parts(url.query.get("host", ""))
-    given = ports if len(ports) == len(found) else [port] * len(found)
+    hosts = [url.host] if url.host else []
+    hosts += _parts(url.query.get("host", ""))
+    given = ports if len(ports) == len(hosts) else [port] * len(hosts)
     return tuple(
-        _with_port(host, at or _default_port()) for host, at in zip(found, given, strict=True)
+        _with_port(host, at or _default_port()) for host, at in zip(hosts, given, strict=True)
     )
 
 
@@ -171,7 +171,7 @@ def name_servers(url: URL) -> None:
 
 
 def how_to_name(url: URL) -> str:
-    """What to do where a server is the user's own."""
+    """Say what to do where a server is the user's own."""
     return f"if it is yours, set {VARIABLE}={','.join(hosts_of(url))}"
 
 
@@ -190,15 +190,15 @@ def _of_password_file() -> list[str]:
         lines = path.read_text(errors="replace").splitlines()
     except (OSError, RuntimeError):
         return []
-    found = []
+    entries = []
     for line in lines:
         # HOST:PORT:DATABASE:USER:PASSWORD, in which a backslash takes the meaning from what follows
         fields = re.findall(r"((?:\\.|[^:\\])*)(?::|$)", line)
         if line.startswith("#") or len(fields) < 5 or fields[0] in ("", "*"):
             continue
         host, port = (re.sub(r"\\(.)", r"\1", field) for field in fields[:2])
-        found.append(host if port == "*" else _with_port(host, port))
-    return found
+        entries.append(host if port == "*" else _with_port(host, port))
+    return entries
 
 
 def _matches(entry: str, host: str) -> bool:
@@ -220,6 +220,6 @@ def _default_port() -> str:
 
 
 def _parts(text: Any) -> list[str]:  # noqa: ANN401
-    """What stands between commas, in one text or several."""
+    """Split texts at their commas."""
     several = text if isinstance(text, tuple) else (text,)
     return [part.strip() for one in several for part in one.split(",") if part.strip()]

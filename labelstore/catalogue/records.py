@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from labelstore.shard_files import ShardFile
+from labelstore.arrays.shard_files import ShardFile
 
 DERIVED = "derived from "
 """How the ledger's device begins for a shard that no teacher made."""

@@ -64,7 +64,7 @@ class Text(TypeDecorator[str]):
     cache_ok = True
 
     def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        """What a query asks for."""
+        """Return what a query asks for."""
         return beginning(column, type_=self)
 
 
@@ -75,7 +75,7 @@ class LargeBinary(TypeDecorator[bytes]):
     cache_ok = True
 
     def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        """What a query asks for."""
+        """Return what a query asks for."""
         return beginning(column, type_=self)
 
 

@@ -72,7 +72,7 @@ def same_server(one: str, other: str) -> bool:
 
 
 def catalogue_bytes(conn: Connection) -> int:
-    """What the tables and their indexes take on the server."""
+    """Return the bytes of the tables and their indexes on the server."""
     query = text(
         "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class "
         "WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"

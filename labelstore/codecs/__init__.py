@@ -19,13 +19,14 @@ from labelstore.codecs.base import (
     TopK,
     densify,
     id_dtype,
+    identity_of,
+    in_short,
 )
 from labelstore.codecs.class_union import over_union, widen
 from labelstore.codecs.codec_traits import choose_class_ids, keeps_max_probability, missing_labels
 from labelstore.codecs.dense import Full
 from labelstore.codecs.labelmap import LabelMap
 from labelstore.codecs.marginal import Hard, MarginalRenorm, MarginalSmoothing, Smoothing
-from labelstore.codecs.parameters import identity_of, in_short
 from labelstore.codecs.product_codes import DEFAULT_WIDTH, ProductCodes
 from labelstore.codecs.raw_outputs import Logits, RawOutputs
 from labelstore.codecs.recovery import relative_temperature, temper

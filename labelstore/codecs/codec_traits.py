@@ -106,7 +106,7 @@ def field_bytes(
 def missing_labels(
     codec: LabelCodec, num_images: int, num_crops: int, num_classes: int
 ) -> TopK | MapTopK | NDArray[np.float32]:
-    """What `codec.encode` takes for n images with m crops each that were all left out."""
+    """Return labels for `codec.encode` of n images with m crops each that were all left out."""
     ids = id_dtype(num_classes)
     if isinstance(codec, LabelMap):
         (field, *_) = codec.fields(num_classes)

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import Arrays, Field, LabelCodec, MapTopK, TopK
-from labelstore.codecs.parameters import check_dtype
+from labelstore.codecs.base import Arrays, Field, LabelCodec, MapTopK, TopK, check_dtype
 from labelstore.codecs.probabilities import CLOSE, keep_sides, row_sum
 from labelstore.codecs.recovery import check_temperature, powers
 from labelstore.errors import UsageError

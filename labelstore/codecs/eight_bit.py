@@ -83,7 +83,7 @@ def _first_table() -> tuple[Float, Float]:
 
 
 def _first_key(probs: Float, after: Float) -> Float:
-    """What p_1's cells are sorted by: p_1 itself, and above 0.95 the far more precise 0.05 / (1 - p_1)."""
+    """Return the key that sorts p_1's cells: p_1 itself, and above 0.95 the far more precise 0.05 / (1 - p_1)."""
     sharp = probs >= SHARP
     with np.errstate(divide="ignore", over="ignore"):
         return np.where(sharp, np.maximum(np.float32(0.05) / after, SHARP), probs)

@@ -169,7 +169,7 @@ def _scaled(probs: Float, code: NDArray[np.uint8], outcomes: int) -> tuple[Float
 
 
 def _factor(probs: Float, tail: Float, outcomes: int) -> Float:
-    """What rows (r, K) with tails (r,) are scaled by; what float16 has lost is put back in place first."""
+    """Return the factor of rows (r, K) with tails (r,); what float16 has lost is put back in place first."""
     others = np.float32(outcomes - probs.shape[-1])
     lost = probs == 0
     if lost.any():

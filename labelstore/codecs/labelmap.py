@@ -27,11 +27,11 @@ from labelstore.codecs.base import (
     SparseLabels,
     Takes,
     TopK,
+    check_dtype,
     id_dtype,
     missing_id,
 )
 from labelstore.codecs.class_union import filled
-from labelstore.codecs.parameters import check_dtype
 from labelstore.codecs.raw_outputs import check_range
 from labelstore.codecs.recovery import check_temperature
 from labelstore.codecs.topk import check_kept

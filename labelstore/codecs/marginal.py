@@ -24,6 +24,7 @@ from labelstore.codecs.base import (
     MapTopK,
     SparseLabels,
     TopK,
+    check_dtype,
     missing_id,
 )
 from labelstore.codecs.class_ids import ClassIdForm, check_form, decode_ids, encode_ids, id_fields
@@ -37,7 +38,6 @@ from labelstore.codecs.image_tail import (
     spread_tails,
     tail_fields,
 )
-from labelstore.codecs.parameters import check_dtype
 from labelstore.codecs.probabilities import possible
 from labelstore.codecs.recovery import relative_temperature, temper
 from labelstore.codecs.topk import check_kept, first_classes

@@ -16,8 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.codecs.base import Arrays, Field, LabelCodec, MapTopK, Takes, TopK
-from labelstore.codecs.parameters import check_dtype
+from labelstore.codecs.base import Arrays, Field, LabelCodec, MapTopK, Takes, TopK, check_dtype
 from labelstore.codecs.probabilities import row_sum
 from labelstore.codecs.recovery import check_temperature
 from labelstore.errors import RejectedInput, UsageError

@@ -71,7 +71,7 @@ class _Blocks(ABC):
         return [s for s in range(self.layout.num_crop_shards) if s not in committed]
 
     def size(self, block: int) -> int:
-        """What a block counts for progress: its crops."""
+        """Return the crops of a block, its share of the progress."""
         return len(self.layout.rows(block)) * self.layout.num_crops
 
     def stage(self, made: MadeBlock) -> StagedBlock:

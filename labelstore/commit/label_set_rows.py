@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from labelstore.catalogue.records import DERIVED, LabelSetRow, MaskRow, PlanRow, TeacherRow
 from labelstore.codecs import choose_class_ids, codec_from_record
-from labelstore.codecs.base import LabelCodec, TopK
-from labelstore.codecs.parameters import with_class_ids
+from labelstore.codecs.base import LabelCodec, TopK, with_class_ids
 from labelstore.errors import ConflictError
 from labelstore.store import Store
 
@@ -73,10 +72,13 @@ def refuse_differences(
             )
 
 
-def teacher_differences(held: TeacherRow, asked: TeacherRow) -> dict[str, tuple[object, object]]:
-    """What makes the labels of two teachers, for `refuse_differences`."""
+def teacher_differences(
+    recorded: TeacherRow, asked: TeacherRow
+) -> dict[str, tuple[object, object]]:
+    """Compare what makes the labels of two teachers, for `refuse_differences`."""
     return {
-        f"teacher {what}": (value, asked.identity[what]) for what, value in held.identity.items()
+        f"teacher {what}": (value, asked.identity[what])
+        for what, value in recorded.identity.items()
     }
 
 

@@ -46,7 +46,7 @@ class LabelledBlock:
         self.num_new = self.num_crops - self.first_crop
 
     def facts(self, bad: Mapping[int, str]) -> ImageFacts:
-        """What decoding taught, for the images table; `bad` are images to be left out, with the reason."""
+        """Return what decoding found out, for the images table; `bad` are images to be left out, with the reason."""
         decoded = [(i.image, i.width, i.height, i.digest) for i in self.done.values()]
         return ImageFacts(decoded=sorted(decoded), bad=bad)
 

@@ -157,15 +157,15 @@ class LeaseKeeper:
     def _beat(self) -> None:
         while not self._stop.wait(min(HEARTBEAT_SECONDS, self._seconds / 4)):
             with self._lock:
-                held = list(self._held.values())
-                if not held:
+                leases = list(self._held.values())
+                if not leases:
                     continue
                 try:
-                    renewed = self._catalogue.leases.renew_blocks(held, self._seconds)
+                    renewed = self._catalogue.leases.renew_blocks(leases, self._seconds)
                 except LabelStoreError:
                     # a busy catalogue: the next beat tries again, and the commit checks anyway
                     continue
-                for before, after in zip(held, renewed, strict=True):
+                for before, after in zip(leases, renewed, strict=True):
                     if isinstance(after, LeaseLost):
                         self._lost[before.block] = str(after)
                         del self._held[before.block]
@@ -190,17 +190,17 @@ class Patience:
         ConflictError after `most` seconds in which none was committed and no lease on one was renewed.
         """
         wanted = set(blocks)
-        held = [
+        leases = [
             lease for lease in self._catalogue.leases.held(self._group) if lease.block in wanted
         ]
-        seen = len(blocks), held
+        seen = len(blocks), leases
         if seen != self._seen:
             self._seen, self._waited = seen, 0.0
-        if held and not self._told:
+        if leases and not self._told:
             self._told = True
-            _LOG.warning("%s: waiting for %s", self._group, self._words(held[0]))
+            _LOG.warning("%s: waiting for %s", self._group, self._words(leases[0]))
         if self._waited > most or not self._waits:
-            whom = self._words(held[0]) if held else f"image block {blocks[0]}"
+            whom = self._words(leases[0]) if leases else f"image block {blocks[0]}"
             raise ConflictError(
                 f"{self._group}: waited {self._waited:.0f} s for {whom}, which does not finish it; "
                 "run the command again later, or look who holds it (`labelstore leases`)"

@@ -134,11 +134,11 @@ def read_spools(folder: Path, block: int, label_set: str) -> dict[int, LabelledI
     What another label set left under the same name, before it was dropped, is passed over. RejectedInput for a link
     or device where the folder or a file should be.
     """
-    found: dict[int, LabelledImage] = {}
+    images: dict[int, LabelledImage] = {}
     for path in _files(folder, f"{block}-*.spool"):
         for image in _records(path, label_set):
-            found[image.image] = image
-    return found
+            images[image.image] = image
+    return images
 
 
 def spooled_crops(folder: Path, label_set: str | None = None) -> dict[int, int]:
@@ -146,7 +146,7 @@ def spooled_crops(folder: Path, label_set: str | None = None) -> dict[int, int]:
 
     Of the label set with this uuid, or of whichever had the name.
     """
-    found: dict[int, dict[int, int]] = {}
+    crops_of: dict[int, dict[int, int]] = {}
     for path in _files(folder, "*-*.spool"):
         block = path.name.partition("-")[0]
         if not block.isdecimal():
@@ -156,8 +156,8 @@ def spooled_crops(folder: Path, label_set: str | None = None) -> dict[int, int]:
         except OSError:
             continue  # committed and removed meanwhile
         if images:
-            found.setdefault(int(block), {}).update(images)
-    return {block: sum(images.values()) for block, images in found.items()}
+            crops_of.setdefault(int(block), {}).update(images)
+    return {block: sum(images.values()) for block, images in crops_of.items()}
 
 
 def remove_spools(folder: Path, block: int) -> None:

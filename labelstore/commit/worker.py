@@ -136,11 +136,11 @@ class _Worker:
             committed = self._catalogue.ledger.committed(source.group)
             self._keeper.check_identity()
         rest = [block for block in source.blocks if block not in self._cannot]
-        found = [block for block in rest if source.missing(block, committed.get(block, ()))]
-        self._done = set(rest).difference(found)
+        open_blocks = [block for block in rest if source.missing(block, committed.get(block, ()))]
+        self._done = set(rest).difference(open_blocks)
         self._done_size = sum(self._sizes[block] for block in self._done | self._cannot)
         self._tell()
-        return found
+        return open_blocks
 
     def _leased(self, open_blocks: Sequence[int]) -> Iterator[LeasedBlock]:
         """Those that no other process has; a few are leased at once where they are made quickly."""

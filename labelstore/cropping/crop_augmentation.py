@@ -153,32 +153,34 @@ class PlannedAugmentation:
     def operations(
         self, key: str | int, crops: Sequence[int] | NDArray[np.integer[Any]]
     ) -> list[Operations]:
-        """What is done to each of these crops of an image, given by its key or its stream number."""
+        """Return what is done to each of these crops of an image, given by its key or its stream number."""
         stream = int(image_streams([key])[0]) if isinstance(key, str) else key
         numbers = np.asarray(crops).astype(np.uint64)
-        found: list[list[Operation]] = [[] for _ in numbers]
+        of_crops: list[list[Operation]] = [[] for _ in numbers]
         if any(self.settings.color_jitter):
-            self._jitter(found, stream, numbers)
+            self._jitter(of_crops, stream, numbers)
         if self.settings.rand_augment > 0:
             for nth in range(self.settings.rand_augment_ops):
-                self._rand_augment(found, self._words(FIRST_OPERATION + nth, stream, numbers))
-        return [tuple(operations) for operations in found]
+                self._rand_augment(of_crops, self._words(FIRST_OPERATION + nth, stream, numbers))
+        return [tuple(operations) for operations in of_crops]
 
-    def _jitter(self, found: list[list[Operation]], stream: int, crops: U64) -> None:
+    def _jitter(self, of_crops: list[list[Operation]], stream: int, crops: U64) -> None:
         factors = self._words(FIRST_COLOUR, stream, crops)
         order = (self._words(ORDER_OF_COLOURS, stream, crops)[:, 0] * np.uint64(24)) >> np.uint64(
             32
         )
         strengths = self.settings.color_jitter
-        for operations, words, which in zip(found, factors.tolist(), order.tolist(), strict=True):
+        for operations, words, which in zip(
+            of_crops, factors.tolist(), order.tolist(), strict=True
+        ):
             for at in ORDERS[which]:
                 if strengths[at]:
                     by = strengths[at] * (2 * ((words[at] >> 8) / 2**24) - 1)
                     operations.append(Operation(COLOURS[at], by if at == 3 else 1 + by))
 
-    def _rand_augment(self, found: list[list[Operation]], words: U64) -> None:
+    def _rand_augment(self, of_crops: list[list[Operation]], words: U64) -> None:
         settings = self.settings
-        for operations, (x0, x1, x2, x3) in zip(found, words.tolist(), strict=True):
+        for operations, (x0, x1, x2, x3) in zip(of_crops, words.tolist(), strict=True):
             if x3 >> 16 >= 1 << 15:
                 continue
             total = (x1 & 0xFFFF) + (x1 >> 16) + (x2 & 0xFFFF) + (x2 >> 16)
@@ -206,7 +208,7 @@ class PlannedAugmentation:
 
 
 def planned_augmentation(parameters: Mapping[str, Any]) -> PlannedAugmentation | None:
-    """What a plan's parameters say is done to its crops; None for nothing."""
+    """Read from a plan's parameters what is done to its crops; None for nothing."""
     record = parameters.get(RECORD)
     if record is None:
         return None

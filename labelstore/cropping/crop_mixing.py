@@ -95,9 +95,9 @@ class PlannedMixing:
             group: int(self._rng(PARTNER, stream, group).integers(self.rows))
             for group in np.unique(groups).tolist()
         }
-        found = np.array([of_group[group] for group in groups.tolist()], np.int64)
-        found[found == row] = (row + 1) % self.rows
-        return found
+        partners = np.array([of_group[group] for group in groups.tolist()], np.int64)
+        partners[partners == row] = (row + 1) % self.rows
+        return partners
 
     def fields(
         self,
@@ -113,7 +113,7 @@ class PlannedMixing:
         `partner_of` says what image has a row; None for one that cannot be used.
         """
         count = len(crops)
-        found: dict[str, NDArray[Any]] = {
+        fields: dict[str, NDArray[Any]] = {
             "mix_image": np.full(count, row, np.uint32),
             "mix_from": boxes.astype(np.uint16),
             "mix_flip": flips.astype(np.uint8),
@@ -132,11 +132,11 @@ class PlannedMixing:
                 continue
             at = np.array([one[0] for one in mixed])
             theirs = self.plan.crops(*image, np.asarray(crops)[at])
-            found["mix_image"][at] = partner
-            found["mix_from"][at], found["mix_flip"][at] = theirs
-            found["mix_share"][at] = [one[1] for one in mixed]
-            found["mix_box"][at] = [one[2] for one in mixed]
-        return found
+            fields["mix_image"][at] = partner
+            fields["mix_from"][at], fields["mix_flip"][at] = theirs
+            fields["mix_share"][at] = [one[1] for one in mixed]
+            fields["mix_box"][at] = [one[2] for one in mixed]
+        return fields
 
     def _drawn(self, stream: int, crop: int) -> tuple[float, tuple[int, int, int, int]]:
         """Share and pasted box (top, left, height, width) of one crop; a share of 1 is not mixed."""

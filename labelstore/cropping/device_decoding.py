@@ -54,7 +54,7 @@ HEADER_BYTES = 1 << 16
 
 
 def jpeg_kind(data: bytes) -> str | None:
-    """What decides how a JPEG's colours are made: "grey", "4:4:4", "4:2:0", ...; None for what a device is not given.
+    """Read how a JPEG's colours are made: "grey", "4:4:4", "4:2:0", ...; None for what a device is not given.
 
     That is all but whole, baseline JPEGs of 8 bits in grey or YCbCr.
     """
@@ -75,10 +75,10 @@ def jpeg_kind(data: bytes) -> str | None:
 def with_torchcodec(images: Sequence[bytes], device: torch.device) -> list[Tensor | None]:
     """By nvJPEG on cuda, by libjpeg-turbo on the CPU."""
     # imported by its name, as it is optional
-    found = import_module("torchcodec.decoders").decode_jpeg(
+    decoded = import_module("torchcodec.decoders").decode_jpeg(
         list(images), mode="RGB", device=device
     )
-    return [*found]
+    return [*decoded]
 
 
 def with_torchvision(images: Sequence[bytes], device: torch.device) -> list[Tensor | None]:
@@ -105,16 +105,16 @@ class WithNvImageCodec:
             self._decoders[device] = codec.Decoder(device_id=number, options=":fancy_upsampling=1")
         rgb = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.SRGB)
         stream = torch.cuda.current_stream(device).cuda_stream
-        found = self._decoders[device].decode(list(images), params=rgb, cuda_stream=stream)
-        return [None if each is None else from_dlpack(each).permute(2, 0, 1) for each in found]
+        decoded = self._decoders[device].decode(list(images), params=rgb, cuda_stream=stream)
+        return [None if each is None else from_dlpack(each).permute(2, 0, 1) for each in decoded]
 
 
 def decoders_for(device: torch.device) -> dict[str, Decoder]:
     """Decoders that there are for a device, by name, the one to prefer first; empty where there is none."""
-    found: dict[str, Decoder] = {}
+    decoders: dict[str, Decoder] = {}
     if device.type == "cuda":
         with suppress(ImportError):
-            found["nvimgcodec"] = WithNvImageCodec()
+            decoders["nvimgcodec"] = WithNvImageCodec()
     if device.type in ("cuda", "cpu"):
         # one that was built for another torch does not load, an early one decodes video alone
         try:
@@ -123,10 +123,10 @@ def decoders_for(device: torch.device) -> dict[str, Decoder]:
             usable = False
         if not usable:
             warnings.filterwarnings("ignore", "The image decoding and encoding", DeprecationWarning)
-            found["torchvision"] = with_torchvision
+            decoders["torchvision"] = with_torchvision
         else:
-            found["torchcodec"] = with_torchcodec
-    return found
+            decoders["torchcodec"] = with_torchcodec
+    return decoders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ def measured(
 ) -> dict[str, Gap]:
     """The gap of each kind of JPEG in a sample (image key -> encoded bytes), the worst of its images; crops of
     `size`. Images that have no kind, or that either side cannot decode, are left out."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    differences: dict[str, list[tuple[int, float]]] = {}
     for key, data in sample.items():
         kind = jpeg_kind(data)
         if kind is None:
@@ -170,7 +170,7 @@ def measured(
         if image is None:
             continue
         if image.shape != right.shape:
-            found.setdefault(kind, []).append((255, 1.0))
+            differences.setdefault(kind, []).append((255, 1.0))
             continue
         height, width = right.shape[1:]
         boxes, flips = CropPlan().crops(key, height, width, np.arange(SAMPLE_CROPS))
@@ -180,26 +180,26 @@ def measured(
         replay_many(right, boxes, flips, size, interpolation, wanted)
         crops_on_device(image, boxes, flips, interpolation, made)
         gap = (made.cpu().int() - wanted.int()).abs()
-        found.setdefault(kind, []).append((int(gap.max()), float((gap > 1).float().mean())))
+        differences.setdefault(kind, []).append((int(gap.max()), float((gap > 1).float().mean())))
     return {
         kind: Gap(
             images=len(gaps),
             largest=max(largest for largest, _ in gaps),
             beyond_one=max(share for _, share in gaps),
         )
-        for kind, gaps in found.items()
+        for kind, gaps in differences.items()
     }
 
 
 def sample_of(images: ImageSource, keys: Sequence[str]) -> dict[str, bytes]:
     """Encoded bytes of a few of these images by key, from the first to the last; what cannot be read is left out."""
     count = min(SAMPLE_IMAGES, len(keys))
-    found = {}
+    sample = {}
     for key in (keys[number * (len(keys) - 1) // max(count - 1, 1)] for number in range(count)):
         # who labels or trains on it says so
         with suppress(OSError, StorageError, RejectedInput):
-            found[key] = images.file(key).read_bytes()
-    return found
+            sample[key] = images.file(key).read_bytes()
+    return sample
 
 
 @dataclass(eq=False)
@@ -242,18 +242,18 @@ class DeviceDecoding:
     def _decode_waiting(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_TOGETHER))]
         try:
-            found = _decoded(self._decoder, [asked.data for asked in batch], self.device)
+            decoded = _decoded(self._decoder, [asked.data for asked in batch], self.device)
         finally:
             for asked in batch:
                 asked.is_done = True
-        for asked, image in zip(batch, found, strict=True):
+        for asked, image in zip(batch, decoded, strict=True):
             asked.image = image
 
 
 def _decoded(
     decoder: Decoder, images: Sequence[bytes], device: torch.device
 ) -> list[Tensor | None]:
-    """Of each image its pixels; one that the decoder refuses costs none of the others theirs."""
+    """Decode images; one that the decoder refuses leaves the others as they are."""
     try:
         return decoder(images, device)
     except RuntimeError:
@@ -287,9 +287,9 @@ def device_decoding(
         )
     best, best_name, gaps = None, "", dict[str, Gap]()
     for name, decoder in decoders.items():
-        found = measured(decoder, sample, device, size=size, interpolation=interpolation)
-        if best is None or _num_small(found) > _num_small(gaps):
-            best, best_name, gaps = decoder, name, found
+        differences = measured(decoder, sample, device, size=size, interpolation=interpolation)
+        if best is None or _num_small(differences) > _num_small(gaps):
+            best, best_name, gaps = decoder, name, differences
     assert best is not None
     taken = [kind for kind, gap in gaps.items() if gap.is_small]
     others = "; ".join(f"{kind}: {gap}" for kind, gap in gaps.items() if not gap.is_small)

@@ -1,7 +1,7 @@
 """Labels of other projects in and out: files are read as data, checked, and become a label set.
 
 Each format has a module; `importing` does what all of them share. Nothing that a file names is ever run. Names are
-loaded when first used: `Stated`, which options are made of, needs none of what reads files.
+loaded when first used: `Stated` and `ImportOptions` need none of what reads files.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from labelstore.exchange.importing import import_labels as import_labels
     from labelstore.exchange.importing import plan_import as plan_import
     from labelstore.exchange.labels import BadFile as BadFile
+    from labelstore.exchange.stated import ImportOptions as ImportOptions
     from labelstore.exchange.stated import Stated as Stated
 
 _NAMES = {
@@ -29,7 +30,7 @@ _NAMES = {
     "exporting": "EXPORTS ExportReport export_labels",
     "importing": "FORMATS ImportPlan ImportReport RejectedFiles import_labels plan_import",
     "labels": "BadFile",
-    "stated": "Stated",
+    "stated": "ImportOptions Stated",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the names above, once

@@ -19,7 +19,14 @@ from labelstore.commit.spool import LabelledImage
 from labelstore.commit.staging import BlockArrays
 from labelstore.cropping.crop_plan import MAX_SIDE, is_imported
 from labelstore.errors import RejectedInput, StorageError
-from labelstore.exchange.labels import BadFile, Conversion, ImageLabels, LabelSource, read_together
+from labelstore.exchange.labels import (
+    BadFile,
+    Conversion,
+    ImageLabels,
+    LabelSource,
+    read_together,
+    softmax,
+)
 from labelstore.images import ImageFile, ImageSource, digest, image_size
 
 KnownCrops: TypeAlias = Callable[[int, int, int], tuple[NDArray[np.uint16], NDArray[np.bool_]]]
@@ -150,16 +157,18 @@ class ImportedBlocks(BlockSource):
         crops: _BlockCrops,
         image: int,
         place: int,
-        found: ImageLabels,
+        image_labels: ImageLabels,
         facts: tuple[int, int, bytes],
     ) -> LabelledImage:
         height, width, mark = facts
-        if found.mixed is not None:
-            partners = self._rows[found.mixed["mix_image"]]
-            found = replace(found, mixed={**found.mixed, "mix_image": partners.astype(np.uint32)})
+        if image_labels.mixed is not None:
+            partners = self._rows[image_labels.mixed["mix_image"]]
+            image_labels = replace(
+                image_labels, mixed={**image_labels.mixed, "mix_image": partners.astype(np.uint32)}
+            )
         try:
-            labels = arrays_of(self.conversion(found.labels), self.row.num_classes)
-            arrays = labels | crops.arrays(image, found, height, width)
+            labels = arrays_of(self.conversion(image_labels.labels), self.row.num_classes)
+            arrays = labels | crops.arrays(image, image_labels, height, width)
         except RejectedInput as error:
             raise RejectedInput(f"{self.source.file_of(place)}: {error}") from None
         return LabelledImage(image=image, height=height, width=width, digest=mark, arrays=arrays)
@@ -190,16 +199,15 @@ class ImportedBlocks(BlockSource):
             kept = labels.class_ids == truth
             # a class that is not kept has its share of the tail
             others = max(self.row.num_classes - labels.probs.shape[-1], 1)
-            found = np.where(kept.any(-1), (labels.probs * kept).sum(-1), labels.tail / others)
+            of_truth = np.where(kept.any(-1), (labels.probs * kept).sum(-1), labels.tail / others)
         else:
             if self.conversion.codec.takes == "outputs":
-                labels = np.exp(labels - labels.max(-1, keepdims=True))
-                labels /= labels.sum(-1, keepdims=True)
+                labels = softmax(labels, 1.0)
             inside = np.clip(truth, 0, labels.shape[-1] - 1)
             whole = np.broadcast_to(inside, (*labels.shape[:2], 1))
-            found = np.take_along_axis(labels, whole, -1)[..., 0]
-        here = np.isfinite(found)
-        return float(found[here].sum(dtype=np.float64)), int(here.sum())
+            of_truth = np.take_along_axis(labels, whole, -1)[..., 0]
+        here = np.isfinite(of_truth)
+        return float(of_truth[here].sum(dtype=np.float64)), int(here.sum())
 
 
 class _BlockCrops:
@@ -213,19 +221,21 @@ class _BlockCrops:
         self._known = self._known_crops(leased.block)
 
     def arrays(
-        self, image: int, found: ImageLabels, height: int, width: int
+        self, image: int, image_labels: ImageLabels, height: int, width: int
     ) -> dict[str, NDArray[Any]]:
         """Boxes, flips and mixtures of one image; RejectedInput where its boxes are not the plan's."""
-        if found.boxes is None or found.flips is None:
+        if image_labels.boxes is None or image_labels.flips is None:
             return {}
         if self._known is not None:
             boxes, flips = self._known(image, height, width)
-            same = np.array_equal(boxes, found.boxes) and np.array_equal(flips, found.flips)
-            if not same or found.mixed is not None:
+            same = np.array_equal(boxes, image_labels.boxes) and np.array_equal(
+                flips, image_labels.flips
+            )
+            if not same or image_labels.mixed is not None:
                 raise RejectedInput(
                     f"its crops are not those of crop plan {self._job.plan.name}: import it with `plan_name` of another"
                 )
-        return {"box": found.boxes, "flip": found.flips, **(found.mixed or {})}
+        return {"box": image_labels.boxes, "flip": image_labels.flips, **(image_labels.mixed or {})}
 
     def _known_crops(self, block: int) -> KnownCrops | None:
         """The plan's crops, where it has them from elsewhere."""

@@ -195,17 +195,17 @@ def _labels(
         if as_stored:
             return np.asarray(group.read(block, columns, "probability")[inside, within])
         return labels.dense(block, columns, at)[inside, within]
-    found = labels.sparse(block, columns, at)
+    sparse = labels.sparse(block, columns, at)
     if isinstance(codec, LabelMap):
-        found = widen(found, export.kept, labels.num_classes)
-    probs = group.read(block, columns, "probability") if as_stored else found.probs
+        sparse = widen(sparse, export.kept, labels.num_classes)
+    probs = group.read(block, columns, "probability") if as_stored else sparse.probs
     tail = (
         group.read(block, columns, "tail")
         if as_stored and "tail" in group.specs
-        else found.rest * np.float32(labels.num_classes - export.kept)
+        else sparse.rest * np.float32(labels.num_classes - export.kept)
     )
     return TopK(
-        class_ids=found.class_ids[inside, within],
+        class_ids=sparse.class_ids[inside, within],
         probs=probs[inside, within],
         tail=tail[inside, within],
     )

@@ -32,7 +32,7 @@ from labelstore.codecs import relative_temperature
 from labelstore.commit.lease_keeper import Progress
 from labelstore.errors import ConflictError, IncompleteError, NotGenerated, UsageError
 from labelstore.exchange.exported import Export, Form, Selection, Writer, read_block
-from labelstore.store.label_set import covered_labels, what_is_missing
+from labelstore.store.unfinished import covered_labels, what_is_missing
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet
@@ -51,12 +51,14 @@ EXPORTS = {
 
 
 def writer_of(format_name: str) -> type[Writer]:
-    """What writes a format; UsageError for an unknown one."""
+    """Return the class that writes a format; UsageError for an unknown one."""
     if format_name not in EXPORTS:
         raise UsageError(f"no format {format_name!r} to export: choose one of {', '.join(EXPORTS)}")
     module, writer = EXPORTS[format_name]
-    found: type[Writer] = getattr(import_module(f"labelstore.exchange.writers.{module}"), writer)
-    return found
+    writer_type: type[Writer] = getattr(
+        import_module(f"labelstore.exchange.writers.{module}"), writer
+    )
+    return writer_type
 
 
 @dataclass(frozen=True, kw_only=True)

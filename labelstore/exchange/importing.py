@@ -22,7 +22,7 @@ from labelstore.errors import RejectedInput, UsageError, check_utf8
 from labelstore.exchange.block_import import BlockResult, ImportedBlocks
 from labelstore.exchange.labels import BadFile, Conversion, LabelSource, OpenSource
 from labelstore.exchange.registering import Target, existing_plan, prepared, target_of
-from labelstore.exchange.stated import Stated
+from labelstore.exchange.stated import ImportOptions, Stated
 from labelstore.images import ImageSource, ignored_words, open_images, torchvision_classes
 from labelstore.store import Store
 from labelstore.store.label_outputs import Outputs
@@ -140,9 +140,7 @@ def plan_import(
     source: str | Path,
     images: str | Path | ImageSource,
     stated: Stated | None = None,
-    dtype: str | None = None,
-    name: str | None = None,
-    plan_name: str | None = None,
+    options: ImportOptions | None = None,
 ) -> ImportPlan:
     """Look at a source's first files: what they are, and what they would become. Nothing is written.
 
@@ -154,21 +152,19 @@ def plan_import(
         check_new_place(Path(path))
     check_utf8(str(source))
     folder = torchvision_classes(open_images(images))
-    found = open_source(format, Path(source), folder, stated)
+    opened = open_source(format, Path(source), folder, stated)
     retarget = partial(
         target_of,
-        found,
+        opened,
         folder,
         stated,
+        options=options or ImportOptions(),
         format_name=format,
         source=str(source),
-        dtype=dtype,
-        name=name,
-        plan_name=plan_name,
     )
     target = retarget()
     existing_plan(Path(path), target, folder)
-    return ImportPlan(source=found, folder=folder, target=target, retarget=retarget)
+    return ImportPlan(source=opened, folder=folder, target=target, retarget=retarget)
 
 
 def import_labels(
@@ -178,12 +174,7 @@ def import_labels(
     source: str | Path,
     images: str | Path | ImageSource,
     stated: Stated | None = None,
-    dtype: str | None = None,
-    name: str | None = None,
-    plan_name: str | None = None,
-    images_per_shard: int | None = None,
-    crops_per_shard: int | None = None,
-    backend: str = "zarr",
+    options: ImportOptions | None = None,
     scratch: Path | None = None,
     map_blocks: MapBlocks = map,
     progress: Progress | None = None,
@@ -191,40 +182,28 @@ def import_labels(
 ) -> ImportReport:
     """Import the labels of `source` for the images of a folder into the store at `path`, new or not.
 
+    `stated` is what the files cannot tell, `options` what their labels become; batch files are sorted in `scratch`.
     Resumes where the label set is there already; several processes share its blocks. Blocks with a file that
     cannot be used are left open and the others committed: RejectedFiles, with the report. With
     `stated.skip_bad` their images are recorded as left out instead. ConflictError where the store holds something else
     under these names; UsageError as `plan_import`.
     """
     started = time.monotonic()
+    options = options or ImportOptions()
     planned = plan_import(
-        path,
-        format=format,
-        source=source,
-        images=images,
-        stated=stated,
-        dtype=dtype,
-        name=name,
-        plan_name=plan_name,
+        path, format=format, source=source, images=images, stated=stated, options=options
     )
-    folder, found = planned.folder, planned.source
+    folder, opened = planned.folder, planned.source
     skip_bad = stated is not None and stated.skip_bad
     progress = progress or (lambda done, total: None)
     if words := ignored_words(folder.ignored):
         note(f"{folder.root}: {words}")
     try:
-        found.prepare(scratch, progress)
-        if found.bad and not skip_bad:
-            raise _rejected(_report(found, planned.target, started))
+        opened.prepare(scratch, progress)
+        if opened.bad and not skip_bad:
+            raise _rejected(_report(opened, planned.target, started))
         target = planned.retarget()
-        with prepared(
-            Path(path),
-            folder,
-            target,
-            images_per_shard=images_per_shard,
-            crops_per_shard=crops_per_shard,
-            backend=backend,
-        ) as (store, row):
+        with prepared(Path(path), folder, target, options) as (store, row):
             if skip_bad:
                 _refuse_holes_for_others(store, target.name)
             blocks = _blocks(planned, target, store, row, skip_bad=skip_bad, map_blocks=map_blocks)
@@ -233,8 +212,8 @@ def import_labels(
             results: list[BlockResult] = work_through(blocks, progress=progress)
             store.refresh()
     finally:
-        found.close()
-    report = _report(found, target, started, results, blocks.layout.num_blocks, before)
+        opened.close()
+    report = _report(opened, target, started, results, blocks.layout.num_blocks, before)
     if report.rejected_blocks:
         raise _rejected(report)
     mean, chance = report.ground_truth_probability, 1 / target.num_classes

@@ -188,7 +188,7 @@ class LabelSource(ABC):
         """Labels of an image of this size, M crops. RejectedInput naming the file."""
 
     def prepare(self, scratch: Path | None, progress: Progress) -> None:
-        """What has to be done once before images are read; `scratch` is where large files may lie."""
+        """Prepare, once, for the reading of images; `scratch` is where large files may lie."""
         return
 
     def read_many(
@@ -212,13 +212,13 @@ def read_together(
     many = source.read_many(images, sizes) if len(images) > 1 else None
     if many is not None:
         return [*many]
-    found: list[ImageLabels | RejectedInput] = []
+    results: list[ImageLabels | RejectedInput] = []
     for image, (height, width) in zip(images, sizes, strict=True):
         try:
-            found.append(source.read(image, height, width))
+            results.append(source.read(image, height, width))
         except RejectedInput as error:
-            found.append(error)
-    return found
+            results.append(error)
+    return results
 
 
 OpenSource: TypeAlias = Callable[[Path, ImageSource, Stated], LabelSource]

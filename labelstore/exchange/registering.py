@@ -16,15 +16,14 @@ import numpy as np
 
 from labelstore.catalogue.records import LabelSetRow, PlanRow, TeacherRow
 from labelstore.codecs import codec_from_options
-from labelstore.codecs.base import LabelCodec
+from labelstore.codecs.base import LabelCodec, with_class_ids
 from labelstore.codecs.labelmap import LabelMap
-from labelstore.codecs.parameters import with_class_ids
 from labelstore.codecs.recovery import check_temperature
 from labelstore.commit.label_set_rows import refuse_differences, register, teacher_differences
 from labelstore.cropping.crop_plan import CropPlan, imported_record
 from labelstore.errors import ConflictError, UsageError
 from labelstore.exchange.labels import Contents, LabelSource, check_conversion
-from labelstore.exchange.stated import Stated
+from labelstore.exchange.stated import ImportOptions, Stated
 from labelstore.images import ImageSource
 from labelstore.store import Store, create, open_store
 from labelstore.store.label_outputs import Outputs
@@ -72,22 +71,20 @@ class Target:
 
 
 def target_of(
-    found: LabelSource,
+    labels: LabelSource,
     images: ImageSource,
     stated: Stated,
     *,
+    options: ImportOptions,
     format_name: str,
     source: str,
-    dtype: str | None,
-    name: str | None,
-    plan_name: str | None,
 ) -> Target:
     """The label set that these labels are to become; UsageError where that is not possible."""
-    contents = found.contents
+    contents = labels.contents
     num_classes = contents.num_classes or stated.classes(format_name)
     if stated.num_classes is not None and not 1 <= stated.num_classes <= MAX_CLASSES:
         raise UsageError(f"`num_classes={stated.num_classes}`: 1 to {MAX_CLASSES}")
-    codec = _codec(contents, stated, dtype)
+    codec, name = _codec(contents, stated, options.dtype), options.name
     check_conversion(contents, codec, stated.num_classes or num_classes, format_name)
     codec.fields(num_classes)
     temperature = _temperature(contents, codec, stated, format_name)
@@ -98,7 +95,7 @@ def target_of(
     return Target(
         format=format_name,
         name=name or teacher.name,
-        plan=plan_name or PLAN,
+        plan=options.plan_name or PLAN,
         num_crops=num_crops,
         num_classes=num_classes,
         codec=codec,
@@ -114,8 +111,8 @@ def target_of(
             "ignored": dict(images.ignored),
             "imported_from": {"format": format_name, "source": source},
             "stated": stated.said(),
-            "found": dict(found.facts),
-            "lost": list(found.lost),
+            "found": dict(labels.facts),
+            "lost": list(labels.lost),
             **(Outputs.none("embedding").to_record() if contents.kind == "embedding" else {}),
         },
     )
@@ -134,10 +131,7 @@ def prepared(
     path: Path,
     images: ImageSource,
     target: Target,
-    *,
-    images_per_shard: int | None,
-    crops_per_shard: int | None,
-    backend: str,
+    options: ImportOptions,
 ) -> Iterator[tuple[Store, LabelSetRow]]:
     """The store with plan, teacher and label set registered, and its row. ConflictError where it holds something
     else."""
@@ -146,21 +140,15 @@ def prepared(
             create(
                 path,
                 images=images,
-                num_crops=target.num_crops,
-                plan_name=target.plan,
-                stored_crops=target.stored,
-                images_per_shard=images_per_shard,
-                crops_per_shard=crops_per_shard,
-                bytes_per_crop=_bytes_per_crop(target),
-                backend=backend,
-                plan_parameters=target.plan_parameters,
+                plan=_plan_row(target, len(images), options),
+                backend=options.backend,
             ).close()
         except ConflictError:
             if not exists(path):
                 raise
     with open_store(path) as store:
         _check(store, target, images)
-        yield store, _registered(store, target, images_per_shard, crops_per_shard)
+        yield store, _registered(store, target, options)
 
 
 def _codec(contents: Contents, stated: Stated, dtype: str | None) -> LabelCodec:
@@ -327,18 +315,16 @@ def _compare(store: Store, target: Target, row: LabelSetRow) -> None:
     refuse_differences(row, store.path, differences)
 
 
-def _registered(
-    store: Store, target: Target, images_per_shard: int | None, crops_per_shard: int | None
-) -> LabelSetRow:
-    """The label set's row, new where there was none."""
+def _plan_row(target: Target, num_images: int, options: ImportOptions) -> PlanRow:
+    """The plan of the imported crops, with shards for so many images."""
     layout = choose_layout(
-        store.num_rows,
+        num_images,
         target.num_crops,
         _bytes_per_crop(target),
-        images_per_shard=images_per_shard,
-        crops_per_shard=crops_per_shard,
+        images_per_shard=options.images_per_shard,
+        crops_per_shard=options.crops_per_shard,
     )
-    plan = PlanRow(
+    return PlanRow(
         name=target.plan,
         num_crops=target.num_crops,
         images_per_shard=layout.images_per_shard,
@@ -347,6 +333,11 @@ def _registered(
         stored=target.stored,
         parameters=target.plan_parameters,
     )
+
+
+def _registered(store: Store, target: Target, options: ImportOptions) -> LabelSetRow:
+    """The label set's row, new where there was none."""
+    plan = _plan_row(target, store.num_rows, options)
     new = LabelSetRow(
         name=target.name,
         plan=target.plan,

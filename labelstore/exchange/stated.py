@@ -1,11 +1,29 @@
-"""What the files of a format cannot tell, and a user says."""
+"""What the files of a format cannot tell and a user says, and what their labels are to become."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from labelstore.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """What imported labels become."""
+
+    dtype: str | None = None
+    """dtype of the probabilities: float32, float16 or uint8."""
+    name: str | None = None
+    """Name of the label set."""
+    plan_name: str | None = None
+    """Crop plan: a new one, or one with the very same crops."""
+    images_per_shard: int | None = None
+    """Images in one commit."""
+    crops_per_shard: int | None = None
+    """Crops in one file; divides M."""
+    backend: Literal["zarr", "hdf5"] = "zarr"
+    """Files of a new store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +85,16 @@ class Stated:
 
     def classes(self, format_name: str) -> int:
         """C, where a format does not say it."""
-        found: int = self.need(
+        num_classes: int = self.need(
             "num_classes", f"{format_name} files do not say how many classes the teacher has"
         )
-        return found
+        return num_classes
 
     def said(self) -> dict[str, Any]:
-        """What was said, as JSON values."""
+        """Return what was said, as JSON values."""
         blank = Stated()
-        found = {}
+        record = {}
         for name, value in vars(self).items():
             if value != getattr(blank, name) and name not in ("skip_bad", "num_crops"):
-                found[name] = list(value) if isinstance(value, tuple) else value
-        return found
+                record[name] = list(value) if isinstance(value, tuple) else value
+        return record

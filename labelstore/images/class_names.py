@@ -32,11 +32,11 @@ def number_classes(
     >>> number_classes(["2", "0", "10"], str)[1].tolist(), number_classes(["b", "a", "b"], str)[1].tolist()
     ([2, 0, 10], [1, 0, 1])
     """
-    found: dict[str | int, int] = {}
+    number_of: dict[str | int, int] = {}
     for at, value in enumerate(values):
-        found.setdefault(value, at)
+        number_of.setdefault(value, at)
     numbers: dict[str | int, int] = {}
-    for value, at in found.items():
+    for value, at in number_of.items():
         number = _number(value)
         if number is None:
             break
@@ -48,14 +48,14 @@ def number_classes(
     else:
         ids = np.array([numbers[value] for value in values], np.int64)
         return tuple(map(str, range(int(ids.max()) + 1))), ids
-    for value, at in found.items():
+    for value, at in number_of.items():
         name = str(value)
         if not name.strip() or not name.isprintable() or len(name) > MAX_NAME:
             raise RejectedInput(
                 f"{where(at)} has class {name[:40]!r}: a class is a number, or a name of 1 to {MAX_NAME} "
                 "printable characters"
             )
-    names = tuple(sorted({str(value) for value in found}))
+    names = tuple(sorted({str(value) for value in number_of}))
     place = {name: at for at, name in enumerate(names)}
     return names, np.array([place[str(value)] for value in values], np.int64)
 
@@ -98,7 +98,7 @@ def is_wordnet_id(name: str) -> bool:
 
 
 def readable(name: str) -> str:
-    """What a WordNet id means; any other name, and an id that timm does not know, as it is.
+    """Translate a WordNet id; any other name, and an id that timm does not know, as it is.
 
     >>> readable("n01440764"), readable("cat")
     ('tench, Tinca tinca', 'cat')

@@ -235,7 +235,7 @@ def scan_folder(root: Path, *, keys_only: bool = False, hidden: bool = False) ->
 
 
 def ignored_words(ignored: Mapping[str, int]) -> str:
-    """What `ImageSource.ignored` counts, in words; empty where that is nothing.
+    """Say in words what `ImageSource.ignored` counts; empty where that is nothing.
 
     >>> ignored_words({"hidden": 2, "not an image's ending": 1})
     "3 files ignored (2 hidden, 1 not an image's ending)"

@@ -111,16 +111,16 @@ def expand(text: str) -> list[Path]:
 
 
 def _open_folder(path: Path, *, keys_only: bool) -> ImageSource:
-    found = _kind_of_folder(path)
-    if found == "datasets":
+    kind = _kind_of_folder(path)
+    if kind == "datasets":
         return read_saved(path)
-    if found is None:
+    if kind is None:
         return scan_folder(path, keys_only=keys_only)
-    return read_shards(path, found, beside=sum(1 for _ in path.iterdir()) - len(found))
+    return read_shards(path, kind, beside=sum(1 for _ in path.iterdir()) - len(kind))
 
 
 def _kind_of_folder(path: Path) -> Literal["datasets"] | list[Path] | None:
-    """What a folder is: a saved data set, its tar files, or None for a folder of class folders."""
+    """Tell what a folder is: a saved data set, its tar files, or None for a folder of class folders."""
     if is_saved(path):
         return "datasets"
     if (path / SPLITS_FILE).is_file():

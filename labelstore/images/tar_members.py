@@ -131,8 +131,8 @@ def _skip_zeros(file: BinaryIO, at: int) -> int:
 def _is_header(header: bytes) -> bool:
     stated = header[148:156].rstrip(b" \0").lstrip(b" ")
     # the sum counts its own field as blanks
-    found = _sum(header[:256]) + _sum(header[256:]) - sum(header[148:156]) + 8 * 32
-    return stated.isdigit() and all(digit <= 55 for digit in stated) and int(stated, 8) == found
+    checksum = _sum(header[:256]) + _sum(header[256:]) - sum(header[148:156]) + 8 * 32
+    return stated.isdigit() and all(digit <= 55 for digit in stated) and int(stated, 8) == checksum
 
 
 def _check(header: bytes, path: Path, at: int) -> None:

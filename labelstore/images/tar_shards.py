@@ -174,15 +174,15 @@ def _classes_of(
     folders = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
     if all(value is None for value in stated) and all(folders):
         return list(folders)
-    found: list[str | int] = []
+    classes: list[str | int] = []
     for value, name, shard in zip(stated, names, shard_of, strict=True):
         if value is None:
             raise RejectedInput(
                 f"{shards[shard]}: {name} has no class: add a member {Path(name).stem}.cls with its number or name, or "
                 ".json with `label`; or pack all images in folders that are called by their classes, without either"
             )
-        found.append(value)
-    return found
+        classes.append(value)
+    return classes
 
 
 def _samples(shard: Path, ignored: Counter[str]) -> Iterator[tuple[Member, str, str | int | None]]:
@@ -257,13 +257,13 @@ def _class_of(member: Member, shard: Path, ending: str) -> str | int | None:
             raise RejectedInput(f"{shard}: {member.name} is empty: write the class into it")
         return text.strip()
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100]
         raise RejectedInput(f"{shard}: {member.name} is not JSON ({reason})") from None
-    if not isinstance(found, Mapping):
+    if not isinstance(parsed, Mapping):
         return None
-    value = next((found[name] for name in JSON_CLASSES if found.get(name) is not None), None)
+    value = next((parsed[name] for name in JSON_CLASSES if parsed.get(name) is not None), None)
     if value is not None and type(value) not in (str, int):
         raise RejectedInput(
             f"{shard}: {member.name} has class {str(value)[:40]}: a number or a name is needed"

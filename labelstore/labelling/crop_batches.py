@@ -88,47 +88,52 @@ class TeacherBatch:
     size: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeacherPixels:
+    """How an encoded image becomes a teacher's crops."""
+
+    input_size: int
+    interpolation: str
+    device: torch.device | None = None
+    """Where crops are made; None for `replay` on the CPU, which `augmentation` and `mixed` need."""
+    pin_memory: bool = False
+    decode: Callable[[bytes, str], torch.Tensor] = decode
+    """Pixels (3, H, W) of the bytes and the name of a file."""
+    augmentation: PlannedAugmentation | None = None
+    mixed: MixedCrops | None = None
+
+
 class TeacherBatches:
     """Iterates batches of `batch_size` crops over jobs; the last batch may be smaller.
 
-    Of every image the crops from its job's `first_crop` up to `num_crops`. `crop_device` is where crops are made,
-    None for `replay` on the CPU, which `augmentation` and `mixed` need; `decode` makes pixels (3, H, W) of encoded
-    images. `most_ahead` limits the images that are decoded before they are needed.
+    Of every image the crops from its job's `first_crop` up to `num_crops`. `most_ahead` limits the images that are
+    decoded before they are needed.
     """
 
     def __init__(
         self,
         jobs: Iterable[ImageJob],
         plan: CropsOfImage,
+        pixels: TeacherPixels,
         *,
         num_crops: int,
         batch_size: int,
-        input_size: int,
-        interpolation: str,
         workers: int,
         check: Callable[[OpenedImage], None] | None = None,
-        pin_memory: bool = False,
-        crop_device: torch.device | None = None,
-        decode: Callable[[bytes, str], torch.Tensor] = decode,
         most_ahead: int | None = None,
-        augmentation: PlannedAugmentation | None = None,
-        mixed: MixedCrops | None = None,
     ) -> None:
         self._jobs = iter(jobs)
-        self._plan = plan
+        self._plan, self._pixels = plan, pixels
         self._num_crops = num_crops
         self._batch_size = batch_size
-        self._interpolation = interpolation
-        self._check, self._decode = check, decode
-        self._augmentation, self._mixed = augmentation, mixed
-        shape = (batch_size, 3, input_size, input_size)
-        self._crop_device = crop_device
+        self._check = check
+        shape = (batch_size, 3, pixels.input_size, pixels.input_size)
         self._free = deque(
             torch.empty(
                 shape,
                 dtype=torch.uint8,
-                device=crop_device,
-                pin_memory=pin_memory and crop_device is None,
+                device=pixels.device,
+                pin_memory=pixels.pin_memory and pixels.device is None,
             )
             for _ in range(BUFFERS)
         )
@@ -197,7 +202,7 @@ class TeacherBatches:
         except OSError as error:
             raise StorageError(f"cannot read {job.path}: {error.strerror}") from error
         try:
-            pixels = self._decode(data, str(job.path))
+            pixels = self._pixels.decode(data, str(job.path))
             height, width = pixels.shape[-2:]
             boxes, flips = self._plan.crops(job.key, height, width, np.arange(self._num_crops))
         except RejectedInput as error:
@@ -213,10 +218,10 @@ class TeacherBatches:
         )
         if self._check is not None:
             self._check(opened)
-        if self._mixed is not None:
-            opened.mixes = self._mixed.of(job.image, job.first_crop, boxes, flips)
-        if self._crop_device is not None:
-            opened.pixels = pixels.to(self._crop_device)
+        if self._pixels.mixed is not None:
+            opened.mixes = self._pixels.mixed.of(job.image, job.first_crop, boxes, flips)
+        if self._pixels.device is not None:
+            opened.pixels = pixels.to(self._pixels.device)
         return opened
 
     def _start(self, segments: tuple[Segment, ...]) -> tuple[TeacherBatch, list[Future[None]]]:
@@ -232,6 +237,7 @@ class TeacherBatches:
     def _fill(self, segment: Segment, first: int, pixels: torch.Tensor) -> None:
         # the image was submitted before this task, so waiting for it cannot deadlock the pool
         opened = segment.opened.result()
+        settings = self._pixels
         last = min(first + SPAN, segment.last)
         start = segment.at + first - segment.first
         out = pixels[start : start + last - first]
@@ -240,12 +246,12 @@ class TeacherBatches:
             return
         assert opened.boxes is not None
         assert opened.flips is not None
-        if self._crop_device is not None:
+        if settings.device is not None:
             crops_on_device(
                 opened.pixels,
                 opened.boxes[first:last],
                 opened.flips[first:last],
-                self._interpolation,
+                settings.interpolation,
                 out,
             )
             return
@@ -254,16 +260,16 @@ class TeacherBatches:
             opened.boxes[first:last],
             opened.flips[first:last],
             size=pixels.shape[-1],
-            interpolation=self._interpolation,
+            interpolation=settings.interpolation,
             out=out,
             operations=None
-            if self._augmentation is None
-            else self._augmentation.operations(opened.job.key, range(first, last)),
+            if settings.augmentation is None
+            else settings.augmentation.operations(opened.job.key, range(first, last)),
         )
-        if self._mixed is not None:
+        if settings.mixed is not None:
             assert opened.mixes is not None
             mixes = {name: values[first:last] for name, values in opened.mixes.items()}
-            self._mixed.mix_in(out, np.arange(first, last), mixes, self._interpolation)
+            settings.mixed.mix_in(out, np.arange(first, last), mixes, settings.interpolation)
 
 
 MAX_SIDE = 65_534

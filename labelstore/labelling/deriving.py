@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.blocks.block_sample import at_most
+from labelstore.blocks.block_map import MapBlocks, at_most, map_in_threads
 from labelstore.blocks.crop_slab import slabs
 from labelstore.catalogue.records import DERIVED, LabelSetRow
 from labelstore.codecs import (
@@ -23,8 +22,7 @@ from labelstore.codecs import (
     keeps_max_probability,
     top_k,
 )
-from labelstore.codecs.base import LabelCodec, SparseLabels, TopK
-from labelstore.codecs.parameters import with_class_ids
+from labelstore.codecs.base import LabelCodec, SparseLabels, TopK, with_class_ids
 from labelstore.codecs.product_codes import SAMPLE
 from labelstore.codecs.topk import first_classes
 from labelstore.commit.block_jobs import BlockSource, LeasedBlock, MadeBlock
@@ -72,9 +70,9 @@ def derive(
 
 def _register(source: LabelSet, codec: LabelCodec, name: str) -> str:
     """The uuid of the variant, begun now or earlier."""
-    held = check_name(source, codec, name)
-    if held is not None:
-        return held.uuid
+    existing = check_name(source, codec, name)
+    if existing is not None:
+        return existing.uuid
     # how class ids are kept is decided on the first shard
     record = with_class_ids(learnt_from(codec, source).to_record(), None)
     row = LabelSetRow(
@@ -123,7 +121,7 @@ class _Deriving(BlockSource):
         )
 
     def _labels(self, block: int, crop_shard: int, codec: LabelCodec) -> TopK | NDArray[np.float32]:
-        """What `codec` keeps of one crop shard: TopK (n, m, K) or dense (n, m, C), NaN where missing."""
+        """Return what `codec` keeps of one crop shard: TopK (n, m, K) or dense (n, m, C), NaN where missing."""
         source, layout = self.labels, self.labels.layout
         kept = codec.kept(source.num_classes)
         first = crop_shard * layout.columns_per_shard
@@ -179,8 +177,8 @@ def check_derivable(source: LabelSet, codec: LabelCodec) -> None:
             f"{said} is an embedding, of which no softmax is taken: derive logits or pq from it"
         )
     asked = fewest_classes(codec, num_classes)
-    held = source.codec.kept(num_classes)
-    available = num_classes if held is None else held
+    kept = source.codec.kept(num_classes)
+    available = num_classes if kept is None else kept
     if (num_classes if asked is None else asked) > available:
         wants = f"all {num_classes} probabilities" if asked is None else f"{asked} classes"
         raise UsageError(
@@ -213,17 +211,17 @@ def codec_for(
     values_per_code: int | None = None,
 ) -> LabelCodec:
     """The codec that these parameters ask for; what is not said is as in the source."""
-    held = source.codec.to_record()
+    record = source.codec.to_record()
     name = compression or source.codec.name
     parameters = {field.name for field in fields(CODECS[name])} if name in CODECS else set()
     if k is None and "k" in parameters:
-        k = held.get("k")
+        k = record.get("k")
     if dtype is None and "dtype" in parameters:
-        dtype = held.get("dtype")
+        dtype = record.get("dtype")
     if tail_classes is None and "tail_classes" in parameters:
-        tail_classes = held.get("tail_classes")
+        tail_classes = record.get("tail_classes")
     if values_per_code is None and "values_per_code" in parameters:
-        values_per_code = held.get("values_per_code")
+        values_per_code = record.get("values_per_code")
     return codec_from_options(name, k, dtype, tail_classes, values_per_code)
 
 
@@ -301,9 +299,9 @@ def learnt_from(codec: LabelCodec, source: LabelSet) -> LabelCodec:
         return codec
     blocks = at_most(source.blocks, BLOCKS)
     rng = np.random.default_rng(0)
-    found = [_some(source, block, -(-SAMPLE // max(len(blocks), 1)), rng) for block in blocks]
+    samples = [_some(source, block, -(-SAMPLE // max(len(blocks), 1)), rng) for block in blocks]
     return codec.trained(
-        np.concatenate(found) if found else np.empty((0, source.num_classes), np.float32)
+        np.concatenate(samples) if samples else np.empty((0, source.num_classes), np.float32)
     )
 
 
@@ -311,13 +309,13 @@ def _some(
     source: LabelSet, block: int, wanted: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """(r, D) outputs of random crops of one image block, from as few chunk columns as they are in."""
-    found: list[NDArray[np.float32]] = []
+    rows: list[NDArray[np.float32]] = []
     for column in rng.permutation(source.layout.num_columns).tolist():
         outputs = source.raw_outputs(block, range(column, column + 1))
         outputs = outputs.reshape(-1, outputs.shape[-1])
         outputs = outputs[~np.isnan(outputs).any(-1)]
-        chosen = rng.permutation(len(outputs))[: wanted - sum(map(len, found))]
-        found.append(outputs[chosen])
-        if sum(map(len, found)) >= wanted:
+        chosen = rng.permutation(len(outputs))[: wanted - sum(map(len, rows))]
+        rows.append(outputs[chosen])
+        if sum(map(len, rows)) >= wanted:
             break
-    return np.concatenate(found)
+    return np.concatenate(rows)

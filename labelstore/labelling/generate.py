@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelstore.blocks.block_sample import at_most
+from labelstore.blocks.block_map import at_most
 from labelstore.catalogue.records import LabelSetRow, PlanRow, TeacherRow
 from labelstore.codecs import ProductCodes, identity_of, in_short
-from labelstore.codecs.base import LabelCodec
-from labelstore.codecs.parameters import with_class_ids
+from labelstore.codecs.base import LabelCodec, with_class_ids
 from labelstore.commit.label_set_rows import refuse_differences, register, teacher_differences
 from labelstore.commit.lease_keeper import Progress
 from labelstore.commit.worker import work_through
@@ -26,7 +25,6 @@ from labelstore.cropping.crop_mixing import planned_mixing
 from labelstore.devices import resize_note
 from labelstore.errors import DamagedShard, IncompleteError, RejectedInput
 from labelstore.images import ImageSource, open_images
-from labelstore.labelling.crop_batches import ImageJob
 from labelstore.labelling.deriving import learns
 from labelstore.labelling.generation_options import GenerationOptions, check_augmented
 from labelstore.labelling.image_check import check_images
@@ -67,16 +65,15 @@ def generate(
     codec: LabelCodec,
     images: str | Path | ImageSource | None = None,
     plan: str | None = None,
+    generation: GenerationOptions | None = None,
     check: TeacherCheck | None = None,
     progress: Progress = no_progress,
     note: Callable[[str], None] = lambda message: None,
     begin: Callable[[], None] | None = None,
-    **options: Any,  # noqa: ANN401 - the fields of GenerationOptions, which checks them
 ) -> GenerationReport:
     """Label every crop of the store's plan with one teacher, or finish what was begun.
 
-    `images` is what the store was made from (`images.open_images` says what it may be); `options` are `name`,
-    `temperature`, `class_map`, `batch_size`, `device` and what else `GenerationOptions` has. Where `images`,
+    `images` is what the store was made from (`images.open_images` says what it may be). Where `images`,
     `class_map`, `classes`, `autocast`, `crop_device` or `decode_device` is not given, it is as the label set recorded
     it. A class map leaves out outputs of the teacher, and with them some of its probability: how much is measured on
     centre crops before anything is written, noted and recorded, and more than a quarter on average is refused with
@@ -89,7 +86,7 @@ def generate(
     labelled until then is kept. `begin` is called when nothing speaks against the labels any more and before the first
     is made: crops and images that it adds to the store are labelled too.
     """
-    asked = GenerationOptions(**options)
+    asked = generation or GenerationOptions()
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
     with store.catalogue.reading():
         row, plan_row = store.find_label_set(asked.name or teacher.row.name), store.plan(plan)
@@ -98,10 +95,7 @@ def generate(
     told = note if begin is None else lambda message: None
     gone = check_images(store, folder, told, skip_bad=asked.skip_bad)
     labelling = Labelling.of(teacher, codec, asked, folder, store=store, row=row, note=note)
-    check_on_plan(labelling, plan_row)
-    evaluation = evaluated(store, labelling, row, check, note)
-    if row is None:
-        labelling = labelling.with_lost_mass(note)
+    labelling, evaluation = checked(store, labelling, plan_row, row, check, note)
     return label(
         store,
         labelling,
@@ -114,28 +108,27 @@ def generate(
     )
 
 
-def check_on_plan(labelling: Labelling, plan: PlanRow) -> None:
-    """UsageError where the teacher would not see the crops as the plan changes them."""
-    changed = planned_augmentation(plan.parameters) or planned_mixing(plan.parameters)
-    check_augmented(changed, labelling.codec, labelling.facts.crop_device)
-
-
-def evaluated(
+def checked(
     store: Store,
     labelling: Labelling,
+    plan: PlanRow,
     row: LabelSetRow | None,
     check: TeacherCheck | None,
     note: Callable[[str], None],
-) -> TeacherEvaluation | None:
-    """The teacher measured on the images of `check`, or as it was when the label set was begun."""
-    if check is None:
-        return None
-    known = (
-        None
-        if row is None
-        else check.recorded(store.teacher(row.teacher), labelling.classifier.row)
-    )
-    return labelling.measured(check, store.class_names, known, note)
+) -> tuple[Labelling, TeacherEvaluation | None]:
+    """Check a labelling against a plan and the label set `row` that it goes on; None: a new one.
+
+    UsageError where the teacher would not see the crops as the plan changes them. Returns it with what its class map
+    loses, and the teacher measured on the images of `check`, or as it was when the label set was begun.
+    """
+    changed = planned_augmentation(plan.parameters) or planned_mixing(plan.parameters)
+    check_augmented(changed, labelling.codec, labelling.facts.crop_device)
+    evaluation = None
+    if check is not None:
+        teacher = labelling.classifier.row
+        known = None if row is None else check.recorded(store.teacher(row.teacher), teacher)
+        evaluation = labelling.measured(check, store.class_names, known, note)
+    return labelling.with_lost_mass(note) if row is None else labelling, evaluation
 
 
 def label(
@@ -235,22 +228,21 @@ def learnt_by(
     num_crops = min(plan.num_crops, 16)
     there = [row for row in np.flatnonzero(~store.bad).tolist() if row not in gone]
     images = at_most(there, -(-CROPS // num_crops))
-    keys = store.image_columns["key"]
-    jobs = [ImageJob(image=i, key=keys[i], path=labelling.images.file(keys[i])) for i in images]
+    jobs = labelling.jobs(store, images)
     note(f"learning the codebook from {len(images) * num_crops:,} crops of {len(images):,} images")
-    found: list[NDArray[np.float32]] = []
+    outputs: list[NDArray[np.float32]] = []
     batches = labelling.label(store, plan, jobs, num_crops=num_crops)
     with closing(batches):
         for batch in batches:
             for crops in batch:
                 if crops.opened.bad is None:
-                    found.append(crops.labels["logits"])
+                    outputs.append(crops.labels["logits"])
                 elif not labelling.options.skip_bad:
                     raise RejectedInput(
                         f"{crops.opened.bad}: fix the file, or leave it out with `skip_bad`"
                     )
     return codec.trained(
-        np.concatenate(found) if found else np.empty((0, labelling.num_classes), np.float32)
+        np.concatenate(outputs) if outputs else np.empty((0, labelling.num_classes), np.float32)
     )
 
 
@@ -261,9 +253,9 @@ def check_committed_files(store: Store, group: str) -> None:
             path = store.arrays.root / file.key
             size = path.stat().st_size if path.is_file() else None
             if size != file.size:
-                found = "is missing" if size is None else f"has {size} of {file.size} bytes"
+                problem = "is missing" if size is None else f"has {size} of {file.size} bytes"
                 raise DamagedShard(
-                    f"{path} {found}: every label was made, but run "
+                    f"{path} {problem}: every label was made, but run "
                     f"`labelstore.verify({str(store.path)!r})`, then "
                     f"`labelstore.repair(labelstore.open({str(store.path)!r}), images=DIR)`"
                 )
@@ -325,15 +317,15 @@ def _record_about_teacher(
 ) -> None:
     if evaluation is None and OUTPUT_NAMES not in teacher.facts:
         return
-    held = store.teacher(name)
-    facts = dict(held.facts)
+    recorded = store.teacher(name)
+    facts = dict(recorded.facts)
     if OUTPUT_NAMES in teacher.facts and (stated_names or OUTPUT_NAMES not in facts):
         facts[OUTPUT_NAMES] = teacher.facts[OUTPUT_NAMES]
     if evaluation is not None:
         facts["evaluation"] = evaluation.to_record()
-    if facts == held.facts:
+    if facts == recorded.facts:
         return
-    top1 = held.top1 if evaluation is None else evaluation.top1
+    top1 = recorded.top1 if evaluation is None else evaluation.top1
     with store.catalogue.transaction() as connection:
         store.catalogue.teachers.change(connection, name, top1=top1, facts=facts)
 

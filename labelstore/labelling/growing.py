@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelstore.catalogue.records import DERIVED, LabelSetRow
 from labelstore.codecs import codec_from_record
-from labelstore.codecs.parameters import with_class_ids
+from labelstore.codecs.base import with_class_ids
+from labelstore.commit.lease_keeper import Progress
 from labelstore.cropping.crop_plan import is_imported
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.images import ImageSource, image_size, open_images
-from labelstore.labelling.generate import GenerationReport, generate
+from labelstore.labelling.generate import GenerationReport, generate, no_progress
+from labelstore.labelling.generation_options import GenerationOptions
 from labelstore.labelling.image_check import check_images
 from labelstore.labelling.label_facts import recorded_images
 from labelstore.store import Store
@@ -57,20 +58,23 @@ def grow(
     images: str | Path | ImageSource | None = None,
     label_set: str | None = None,
     plan: str | None = None,
+    generation: GenerationOptions | None = None,
+    progress: Progress = no_progress,
     note: Callable[[str], None] = lambda message: None,
-    **generation: Any,  # noqa: ANN401 - passed on to generate(), which names and checks them
 ) -> GenerationReport:
     """Grow a plan to `num_crops` crops of every image, and label the new ones with the teacher of a label set.
 
     Without `num_crops` the images that were added to the folder join the store, and get as many crops as the
     others; RejectedInput where one of the store's is gone or changed, a new one is no image, or a class is new (see
     `add_images`).
-    Images, class map, autocast and crop device are as recorded with the label set where they are not given.
+    Images, class map, autocast and crop device are as recorded with the label set where they are not given; name and
+    temperature are always the label set's.
     On a plan that has as many crops already it resumes or joins. `label_set` is needed where the teacher has
     several on the plan. UsageError for fewer crops, for a number that is no multiple of the plan's
     crops_per_shard, and for a teacher without labels on the plan. The plan is grown after everything was checked:
     whatever `generate` or `add_images` refuses leaves the store as it was.
     """
+    generation = generation or GenerationOptions()
     adds_images = num_crops is None
     num_crops = store.plan(plan).num_crops if num_crops is None else num_crops
     growth = plan_growth(store, num_crops, plan=plan)
@@ -82,7 +86,7 @@ def grow(
 
     def begin() -> None:
         if adds_images:
-            add_images(store, folder, skip_bad=bool(generation.get("skip_bad")))
+            add_images(store, folder, skip_bad=generation.skip_bad)
         with store.catalogue.transaction() as connection:
             if store.plan(growth.plan).num_crops < num_crops:
                 store.catalogue.plans.change(connection, growth.plan, num_crops=num_crops)
@@ -95,17 +99,16 @@ def grow(
         teacher=teacher,
         codec=codec_from_record(record),
         images=folder,
-        name=row.name,
         plan=growth.plan,
-        temperature=row.temperature,
+        generation=replace(generation, name=row.name, temperature=row.temperature),
+        progress=progress,
         note=note,
         begin=begin,
-        **generation,
     )
 
 
 def plan_growth(store: Store, num_crops: int, *, plan: str | None = None) -> Growth:
-    """What growing to `num_crops` would do; UsageError where it cannot be."""
+    """Return what growing to `num_crops` would do; UsageError where it cannot be."""
     row = store.plan(plan)
     if num_crops < row.num_crops:
         raise UsageError(
@@ -140,17 +143,17 @@ def _label_set_of(store: Store, teacher: Teacher, plan: str, name: str | None) -
         row = store.label_set_row(name)  # whether it is this teacher's is checked by generate()
         if row.plan != plan:
             raise UsageError(f"label set {name} is on crop plan {row.plan}, not {plan}")
-        held = store.teacher(row.teacher)
-        if (held.digest, held.input_size) != (teacher.row.digest, teacher.row.input_size):
+        recorded = store.teacher(row.teacher)
+        if (recorded.digest, recorded.input_size) != (teacher.row.digest, teacher.row.input_size):
             raise UsageError(
-                f"label set {name} was made by teacher {row.teacher} ({held.source}), whose weights or input "
+                f"label set {name} was made by teacher {row.teacher} ({recorded.source}), whose weights or input "
                 "size are others: give that teacher"
             )
         return row
     known = {
-        held.name
-        for held in store.catalogue.teachers.all()
-        if (held.digest, held.input_size) == (teacher.row.digest, teacher.row.input_size)
+        recorded.name
+        for recorded in store.catalogue.teachers.all()
+        if (recorded.digest, recorded.input_size) == (teacher.row.digest, teacher.row.input_size)
     }
     on_plan = [row for row in store.catalogue.label_sets.all() if row.plan == plan]
     mine = [row for row in on_plan if row.teacher in known]
@@ -200,7 +203,7 @@ class NewImages:
 def plan_new_images(
     store: Store, images: str | Path | ImageSource, *, skip_bad: bool = False
 ) -> NewImages:
-    """What `add_images` would do. Refuses what it refuses, and writes nothing."""
+    """Return what `add_images` would do. Refuses what it refuses, and writes nothing."""
     new = _new_rows(store, open_images(images), skip_bad)
     first = -(-store.num_rows // _multiple(store)) * _multiple(store)
     return NewImages(
@@ -297,12 +300,12 @@ def _multiple(store: Store) -> int:
 
 def unfinished(store: Store) -> tuple[str, ...]:
     """Label sets that lack labels for some crops or images."""
-    found = []
+    names = []
     for row in store.catalogue.label_sets.all():
         layout = label_layout(row, store.plan(row.plan), store.num_rows)
         if not _is_whole(store, f"labels/{row.name}", layout):
-            found.append(row.name)
-    return tuple(found)
+            names.append(row.name)
+    return tuple(names)
 
 
 def uncovered(store: Store) -> tuple[str, ...]:

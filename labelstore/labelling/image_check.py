@@ -44,8 +44,8 @@ def check_images(
     rows = np.flatnonzero(~store.free)
     columns = {name: column[rows] for name, column in store.image_columns.items()}
     used = ~store.bad[rows]
-    held = {key: i for i, key in enumerate(folder.keys)}
-    at = np.array([held.get(key, -1) for key in columns["key"]], np.int64)
+    row_of_file = {key: i for i, key in enumerate(folder.keys)}
+    at = np.array([row_of_file.get(key, -1) for key in columns["key"]], np.int64)
     gone = np.flatnonzero((at < 0) & used)
     if len(gone):
         _check_gone(store, folder, rows[gone], skip_bad)
@@ -100,14 +100,14 @@ def _check_gone(
 
 def _have_labels(store: Store, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(n,) whether labels were made of these image rows, committed or still in a spool."""
-    found = store.image_columns["has_digest"][rows].astype(bool)
+    labelled = store.image_columns["has_digest"][rows].astype(bool)
     if not len(rows) or any(plan.parameters.get("mixed") for plan in store.catalogue.plans.all()):
         return np.ones(len(rows), bool)  # crops of other images may be mixed with it
     for row in store.catalogue.label_sets.all():
         layout = label_layout(row, store.plan(row.plan), store.num_rows)
         blocks = rows // layout.images_per_shard
-        found |= np.isin(blocks, list(store.catalogue.ledger.committed(f"labels/{row.name}")))
-        for block in np.unique(blocks[~found]).tolist():
+        labelled |= np.isin(blocks, list(store.catalogue.ledger.committed(f"labels/{row.name}")))
+        for block in np.unique(blocks[~labelled]).tolist():
             spooled = read_spools(store.path / "spool" / row.name, block, row.uuid)
-            found |= np.isin(rows, list(spooled))
-    return found
+            labelled |= np.isin(rows, list(spooled))
+    return labelled

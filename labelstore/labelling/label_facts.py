@@ -66,13 +66,13 @@ class LabelFacts:
 
 def versions() -> dict[str, str]:
     """Versions of what makes labels: Python, this package, and the libraries that touch pixels or logits."""
-    found = {"python": platform.python_version()}
+    versions_of = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions_of[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions_of[package] = "not installed"
+    return versions_of
 
 
 def facts_for(
@@ -96,21 +96,21 @@ def facts_for(
     Where the label set is new, the class map of another one by the same teacher is taken; "wnid", which
     fits any teacher, of any. `classes` says whether labels have the data set's classes, or all outputs of the teacher.
     """
-    held: Mapping[str, Any] = {} if row is None else row.facts
-    place = crop_device or held.get("crop_device", "cpu")
+    recorded: Mapping[str, Any] = {} if row is None else row.facts
+    place = crop_device or recorded.get("crop_device", "cpu")
     if store is None:
         choice = OutputChoice.of(teacher, codec, images.classes, class_map, classes or "data")
         chosen_map = choice.to_record()
     else:
         choice, chosen_map = _output_choice(store, row, teacher, codec, class_map, classes)
     return LabelFacts(
-        autocast=cast("Autocast", autocast or held.get("autocast", "none")),
+        autocast=cast("Autocast", autocast or recorded.get("autocast", "none")),
         # what is recorded stays readable by older versions, which know the teacher's device as cuda
         crop_device=cast("CropDevice", "cuda" if place == "device" else place),
         class_map=chosen_map,
         meaning=choice.meaning,
-        decode_device=cast("DecodeDevice", decode_device or held.get("decode_device", "cpu")),
-        compile=compile_teacher or bool(held.get("compile", False)),
+        decode_device=cast("DecodeDevice", decode_device or recorded.get("decode_device", "cpu")),
+        compile=compile_teacher or bool(recorded.get("compile", False)),
         images=str(images.root),
         images_kind=images.kind,
         ignored=images.ignored,
@@ -129,18 +129,18 @@ def check_same(
 ) -> None:
     """ConflictError where labels made now would not be like those that the label set has; else notes about versions."""
     # before there was a choice
-    held = {"decode_device": "cpu", **row.facts}
+    recorded = {"decode_device": "cpu", **row.facts}
     for key, what in (
         ("autocast", "autocast"),
         ("decode_device", "images decoded on"),
         ("crop_device", "crops made on"),
     ):
-        if key in held and held[key] != getattr(facts, key):
+        if key in recorded and recorded[key] != getattr(facts, key):
             raise ConflictError(
-                f"label set {row.name} in {where} has {what} {held[key]}, asked for {getattr(facts, key)}: "
+                f"label set {row.name} in {where} has {what} {recorded[key]}, asked for {getattr(facts, key)}: "
                 f"its labels would not be alike; leave `{key}` out, or make another label set with `name=NAME`"
             )
-    if "class_map" in held and _outputs(held["class_map"]) != _outputs(facts.class_map):
+    if "class_map" in recorded and _outputs(recorded["class_map"]) != _outputs(facts.class_map):
         raise ConflictError(
             f"label set {row.name} in {where} has another class map: leave `class_map` out to use it again, or "
             "make another label set with `name=NAME`"
@@ -151,7 +151,7 @@ def check_same(
             f"label set {row.name} in {where} has {meaning.describe(row.num_classes)}, asked for others: leave "
             "classes and the class map out to use its own, or make another label set with another name"
         )
-    before = held.get("versions", {})
+    before = recorded.get("versions", {})
     changed = [
         f"{name} {before[name]} -> {now}"
         for name, now in facts.versions.items()
@@ -196,9 +196,9 @@ def _output_choice(
         return OutputChoice.of(teacher, codec, store.class_names, source, classes), None
     if source is None and row is not None:
         meaning = Outputs.of(row, number)
-        held = OutputChoice.from_facts(row.facts, meaning)
+        recorded = OutputChoice.from_facts(row.facts, meaning)
         if classes in (None, _CLASSES_OF.get(meaning.kind, "data")):
-            return held, row.facts.get("class_map")
+            return recorded, row.facts.get("class_map")
     takes_outputs = codec.takes == "outputs"
     asked: LabelClasses = classes or "data"
     if source is None and classes != "none":
@@ -230,8 +230,8 @@ def _output_choice(
 
 
 def _source(row: LabelSetRow) -> str | None:
-    held = row.facts.get("class_map") or row.facts.get(OUTPUT_OF_CLASS) or {}
-    return held.get("source")
+    record = row.facts.get("class_map") or row.facts.get(OUTPUT_OF_CLASS) or {}
+    return record.get("source")
 
 
 def _outputs(record: Mapping[str, Any] | None) -> list[int] | None:

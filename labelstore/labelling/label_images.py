@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,22 +27,19 @@ from labelstore.codecs import MarginalSmoothing
 from labelstore.codecs.base import LabelCodec
 from labelstore.commit.lease_keeper import Progress
 from labelstore.commit.spool import spooled_crops
-from labelstore.cropping.crop_augmentation import CropAugmentation
-from labelstore.cropping.crop_mixing import CropMixing
 from labelstore.errors import ConflictError, LabelStoreError
 from labelstore.images import ImageSource, open_images, torchvision_classes
 from labelstore.labelling.generate import (
     GenerationReport,
-    check_on_plan,
-    evaluated,
+    checked,
     label,
     no_progress,
 )
 from labelstore.labelling.generation_options import GenerationOptions, check_augmented
 from labelstore.labelling.image_check import check_images, note_ignored
 from labelstore.labelling.labelling import Labelling
-from labelstore.labelling.plan_choice import PlanChoice, PlanOptions, own_plan, plan_from
-from labelstore.store import Store, create, open_store
+from labelstore.labelling.plan_choice import plan_from
+from labelstore.store import PlanOptions, Store, create, open_store
 from labelstore.store.layout import PLAN_FIELDS
 from labelstore.store.opening import CATALOGUE_FILE, CATALOGUE_URL_FILE, catalogue_server, exists
 from labelstore.teachers.teacher import Teacher, load_teacher
@@ -56,62 +52,37 @@ def label_images(
     images: str | Path | ImageSource,
     teacher: str | Teacher,
     codec: LabelCodec,
-    num_crops: int | None = None,
-    seed: int | None = None,
-    scale: tuple[float, float] | None = None,
-    ratio: tuple[float, float] | None = None,
-    flip_prob: float | None = None,
-    augmentation: CropAugmentation | None = None,
-    mixing: CropMixing | None = None,
-    plan_name: str = "plan",
+    plan: PlanOptions | None = None,
     plan_of: str | Path | None = None,
-    stored_crops: bool | None = None,
-    images_per_shard: int | None = None,
-    crops_per_shard: int | None = None,
     backend: str = "zarr",
     catalogue: str | None = None,
+    generation: GenerationOptions | None = None,
     check: TeacherCheck | None = None,
     progress: Progress = no_progress,
     note: Callable[[str], None] = lambda message: None,
-    **generation: Any,  # noqa: ANN401 - the fields of GenerationOptions, which checks them
 ) -> GenerationReport:
-    """Plan `num_crops` crops of every image, register the teacher, label every crop.
+    """Plan `plan.num_crops` crops of every image, register the teacher, label every crop.
 
     `plan_of` is another store whose plan is taken, with its number of crops and layout. On a store that exists with
     the same plan it resumes or joins, also where another process makes it at this moment; with another plan it
     raises ConflictError naming the difference. A store that this call made is removed again where it fails before
-    any image has labels. Everything else, and `generation`, as in `labelstore.create` and `labelstore.generate`.
+    any image has labels. Everything else as in `labelstore.create` and `labelstore.generate`.
     """
-    path = Path(path)
+    path, options = Path(path), generation or GenerationOptions()
     # everything that can be refused is refused before the teacher is loaded and the store appears
-    options = GenerationOptions(**generation)
-    plan_options = PlanOptions(
-        num_crops=num_crops,
-        seed=seed,
-        scale=scale,
-        ratio=ratio,
-        flip_prob=flip_prob,
-        stored_crops=stored_crops,
-        images_per_shard=images_per_shard,
-        crops_per_shard=crops_per_shard,
-        augmentation=augmentation,
-        mixing=mixing,
-    )
-    check_name(plan_name)
+    plan = plan or PlanOptions()
     is_new = not exists(path)
     if is_new:
         check_new_place(path)
     _check_catalogue(path, catalogue, is_new=is_new)
     folder = open_images(images)
-    choice = (
-        own_plan(plan_options)
-        if plan_of is None
-        else plan_from(Path(plan_of), plan_options, folder, name=plan_name, note=note)
-    )
-    check_augmented(choice.augmentation or choice.mixing, codec, options.crop_device)
+    if plan_of is not None:
+        plan = plan_from(Path(plan_of), plan, folder, note)
+    _ = plan.crops_per_image
+    check_augmented(plan.augmentation or plan.mixing, codec, options.crop_device)
     teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
-    if choice.mixing is not None:
-        choice = replace(choice, mixing=replace(choice.mixing, side=teacher.row.input_size))
+    if plan.mixing is not None:
+        plan = replace(plan, mixing=replace(plan.mixing, side=teacher.row.input_size))
     evaluation: TeacherEvaluation | None = None
     store: Store | None = None
     if is_new:
@@ -121,29 +92,29 @@ def label_images(
         labelling = labelling.with_lost_mass(note)
         if check is not None:
             evaluation = labelling.measured(check, folder.classes, None, note)
-        store = _make(path, folder, choice, plan_name, backend, catalogue, labelling)
+        store = _make(path, plan, backend, catalogue, labelling)
     made = store is not None
     try:
         with store or open_store(path) as store:
             gone = frozenset[int]()
             if made:
                 note_ignored(folder, note)
-                plan = store.plan(plan_name)
+                plan_row = store.plan(plan.name)
             else:
-                plan = _same_plan(store, plan_name, choice)
+                plan_row = _same_plan(store, plan)
                 row = store.find_label_set(options.name or teacher.row.name)
                 gone = check_images(store, folder, note, skip_bad=options.skip_bad)
                 labelling = Labelling.of(
                     teacher, codec, options, folder, store=store, row=row, note=note
                 )
-                check_on_plan(labelling, plan)
-                evaluation = evaluation or evaluated(store, labelling, row, check, note)
-                if row is None:
-                    labelling = labelling.with_lost_mass(note)
+                # measured already where another process made the store meanwhile
+                asked = check if evaluation is None else None
+                labelling, again = checked(store, labelling, plan_row, row, asked, note)
+                evaluation = evaluation or again
             return label(
                 store,
                 labelling,
-                plan,
+                plan_row,
                 gone=gone,
                 evaluation=evaluation,
                 progress=progress,
@@ -169,13 +140,7 @@ def _note_numbered_classes(labelling: Labelling, note: Callable[[str], None]) ->
 
 
 def _make(
-    path: Path,
-    folder: ImageSource,
-    choice: PlanChoice,
-    plan_name: str,
-    backend: str,
-    catalogue: str | None,
-    labelling: Labelling,
+    path: Path, plan: PlanOptions, backend: str, catalogue: str | None, labelling: Labelling
 ) -> Store | None:
     """The new store; None where another process was faster."""
     raw = sum(
@@ -183,26 +148,15 @@ def _make(
         for field in (*labelling.fields, *PLAN_FIELDS)
         if field.per == "crop"
     )
-    crops_per_shard = choice.crops_per_shard
     codec = labelling.codec
-    if isinstance(codec, MarginalSmoothing) and codec.tail_classes and choice.num_crops <= 200:
+    if isinstance(codec, MarginalSmoothing) and codec.tail_classes and plan.crops_per_image <= 200:
         # an image has a table in every crop shard: one shard, one table
-        crops_per_shard = crops_per_shard or choice.num_crops
+        plan = replace(plan, crops_per_shard=plan.crops_per_shard or plan.num_crops)
     try:
         return create(
             path,
-            images=folder,
-            num_crops=choice.num_crops,
-            seed=choice.plan.seed,
-            scale=choice.plan.scale,
-            ratio=choice.plan.ratio,
-            flip_prob=choice.plan.flip_prob,
-            augmentation=choice.augmentation,
-            mixing=choice.mixing,
-            plan_name=plan_name,
-            stored_crops=choice.stored_crops,
-            images_per_shard=choice.images_per_shard,
-            crops_per_shard=crops_per_shard,
+            images=labelling.images,
+            plan=plan,
             bytes_per_crop=raw,
             backend=backend,
             catalogue=catalogue,
@@ -220,36 +174,40 @@ def _check_catalogue(path: Path, url: str | None, *, is_new: bool) -> None:
     check_server_url(url)
     if is_new:
         return  # the process that creates the store names its server
-    held = catalogue_server(path)
-    if held is None or not same_server(held, url):
+    server = catalogue_server(path)
+    if server is None or not same_server(server, url):
         raise ConflictError(
-            f"{path} exists with its catalogue {'in a file' if held is None else 'on another server'}: "
+            f"{path} exists with its catalogue {'in a file' if server is None else 'on another server'}: "
             "leave `catalogue` out, or give another STORE"
         )
     name_server(url)
 
 
-def _same_plan(store: Store, name: str, choice: PlanChoice) -> PlanRow:
-    """The plan of a store that is there; ConflictError where another one was asked for."""
-    held = {row.name: row for row in store.catalogue.plans.all()}
-    if name not in held:
+def _same_plan(store: Store, asked: PlanOptions) -> PlanRow:
+    """The plan of a store that exists; ConflictError where another one was asked for."""
+    plans = {row.name: row for row in store.catalogue.plans.all()}
+    if asked.name not in plans:
         raise ConflictError(
-            f"{store.path} has crop plan {', '.join(held)}, not {name}: use `plan_name={next(iter(held))}`, "
+            f"{store.path} has crop plan {', '.join(plans)}, not {asked.name}: use `plan_name={next(iter(plans))}`, "
             "or another store"
         )
-    row = held[name]
+    row = plans[asked.name]
     old = {**row.parameters, "num_crops": row.num_crops, "stored": row.stored}
     new = {
-        **choice.parameters(row.parameters),
-        "num_crops": choice.num_crops,
-        "stored": choice.stored_crops,
+        **asked.parameters(row.parameters),
+        "num_crops": asked.num_crops,
+        "stored": asked.stores_crops,
     }
-    for what in old | new:
-        before, value = old.get(what), new.get(what)
+    for setting in old | new:
+        before, value = old.get(setting), new.get(setting)
         if (list(before) if isinstance(before, tuple) else before) != value:
             raise ConflictError(
-                f"{store.path} exists with {what.replace('_', ' ')} {before}, asked for {value}: "
-                + ("use the same, `labelstore.grow`," if what == "num_crops" else "use the same,")
+                f"{store.path} exists with {setting.replace('_', ' ')} {before}, asked for {value}: "
+                + (
+                    "use the same, `labelstore.grow`,"
+                    if setting == "num_crops"
+                    else "use the same,"
+                )
                 + " or give another STORE"
             )
     return row

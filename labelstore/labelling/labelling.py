@@ -27,6 +27,7 @@ from labelstore.labelling.crop_batches import (
     OpenedImage,
     TeacherBatch,
     TeacherBatches,
+    TeacherPixels,
     WholeImages,
 )
 from labelstore.labelling.generation_options import (
@@ -160,8 +161,8 @@ class Labelling:
 
         RejectedInput where that is too much and `allow_lost_mass` does not take it.
         """
-        held, kept = self.facts.class_map, self.facts.outputs
-        if held is None or kept is None or "lost_mass" in held:
+        class_map, kept = self.facts.class_map, self.facts.outputs
+        if class_map is None or kept is None or "lost_mass" in class_map:
             return self
         lost: LostMass | None = None
         if len(kept) < self.classifier.row.num_classes:
@@ -183,7 +184,9 @@ class Labelling:
             lost.judge(allowed=self.options.allow_lost_mass)
             note(str(lost))
         record = None if lost is None else lost.to_record()
-        return replace(self, facts=replace(self.facts, class_map={**held, "lost_mass": record}))
+        return replace(
+            self, facts=replace(self.facts, class_map={**class_map, "lost_mass": record})
+        )
 
     def measured(
         self,
@@ -203,6 +206,14 @@ class Labelling:
             )
         return check.run(self.classifier, labeller, classes, workers=self.threads, note=note)
 
+    def jobs(self, store: Store, images: Iterable[int], first_crop: int = 0) -> list[ImageJob]:
+        """Return jobs for images by row: their crops from `first_crop` on."""
+        keys, file = store.image_columns["key"], self.images.file
+        return [
+            ImageJob(image=i, key=keys[i], path=file(keys[i]), first_crop=first_crop)
+            for i in images
+        ]
+
     def label(
         self,
         store: Store,
@@ -219,18 +230,20 @@ class Labelling:
         batches = TeacherBatches(
             jobs,
             WholeImages() if self.codec.takes == "map" else store.planned_crops(plan),
+            TeacherPixels(
+                input_size=self.teacher.row.input_size,
+                interpolation=self.teacher.row.interpolation,
+                device=self.crop_device,
+                pin_memory=backend_of(self.labeller.device).copies_ahead,
+                decode=self.decode,
+                augmentation=planned_augmentation(plan.parameters),
+                mixed=mixed_crops(store, plan, self.images),
+            ),
             num_crops=num_crops,
             batch_size=self.options.batch_size,
-            input_size=self.teacher.row.input_size,
-            interpolation=self.teacher.row.interpolation,
             workers=self.threads,
             check=check,
-            pin_memory=backend_of(self.labeller.device).copies_ahead,
-            crop_device=self.crop_device,
-            decode=self.decode,
             most_ahead=most_ahead,
-            augmentation=planned_augmentation(plan.parameters),
-            mixed=mixed_crops(store, plan, self.images),
         )
         watch = Stopwatch()
         with (
@@ -251,11 +264,11 @@ def _labelled(
     batch: TeacherBatch, labels: dict[str, NDArray[Any]], seconds: float
 ) -> list[LabelledCrops]:
     """A batch by images; its seconds are shared by its crops."""
-    found = []
+    labelled = []
     for segment in batch.segments:
         count = segment.last - segment.first
         part = slice(segment.at, segment.at + count)
-        found.append(
+        labelled.append(
             LabelledCrops(
                 opened=segment.opened.result(),
                 first=segment.first,
@@ -264,7 +277,7 @@ def _labelled(
                 seconds=seconds * count / batch.size,
             )
         )
-    return found
+    return labelled
 
 
 def _labeller(

@@ -44,7 +44,7 @@ class LostMass:
     """Images that keep less than half."""
 
     def to_record(self) -> dict[str, Any]:
-        """What the facts of a label set keep."""
+        """Return what the facts of a label set keep."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ def measured_lost_mass(
     skip_bad: bool,
     workers: int,
 ) -> LostMass:
-    """What is lost where only the outputs `kept` (classes,) of a labeller that gives all of them are.
+    """Measure what is lost where only the outputs `kept` (classes,) of a labeller that gives all of them are.
 
     RejectedInput for an image that cannot be decoded, which `skip_bad` leaves out.
     """

@@ -53,8 +53,8 @@ def state_classes(
         if facts != row.facts:
             store.catalogue.label_sets.change(connection, row.name, facts=facts)
         if names is not None:
-            held = {**teacher.facts, OUTPUT_NAMES: names}
-            store.catalogue.teachers.change(connection, teacher.name, facts=held)
+            facts_with_names = {**teacher.facts, OUTPUT_NAMES: names}
+            store.catalogue.teachers.change(connection, teacher.name, facts=facts_with_names)
     store.finish_metadata()
     return store.label_set(row.name)
 

@@ -87,7 +87,7 @@ class TeacherBlocks(BlockStream):
             self._held.clear()
 
     def committed(self, made: MadeBlock) -> None:
-        """What was spooled of the block is in the store now."""
+        """Remove what was spooled of the block: it is in the store now."""
         self._labelled.pop(made.leased.block, None)
         self.under_way = sum(self._labelled.values())
         remove_spools(self._spools, made.leased.block)
@@ -112,15 +112,7 @@ class TeacherBlocks(BlockStream):
                 self.size(lease.block) - len(block.pending) * block.num_new
             )
             self._held[lease.block] = lease, block
-            jobs = [
-                ImageJob(
-                    image=image,
-                    key=keys[image],
-                    path=self.labelling.images.file(keys[image]),
-                    first_crop=block.first_crop,
-                )
-                for image in sorted(block.pending)
-            ]
+            jobs = self.labelling.jobs(self.store, sorted(block.pending), block.first_crop)
             number = lease.block
             self._hand_over_if_complete(number)
             for job in jobs:
@@ -232,14 +224,14 @@ class ImageBlock(LabelledBlock):
     _partial: dict[int, dict[str, NDArray[Any]]] = field(default_factory=dict)
     _seconds: dict[int, float] = field(default_factory=dict)
 
-    def take(self, found: Mapping[int, LabelledImage]) -> None:
+    def take(self, spooled: Mapping[int, LabelledImage]) -> None:
         """Take images that an earlier lease finished.
 
         What was labelled for another range of crops, before the plan grew, is of no use.
         """
         usable = {
             image: labelled
-            for image, labelled in found.items()
+            for image, labelled in spooled.items()
             if image in self.pending
             and (labelled.first_crop, len(labelled.arrays["box"]))
             == (self.first_crop, self.num_new)

@@ -20,8 +20,7 @@ from labelstore.analysis.histogram import histogram
 from labelstore.analysis.noise import label_noise
 from labelstore.analysis.summary import summary
 from labelstore.analysis.teacher_time import cost
-from labelstore.blocks.block_map import MapBlocks, map_in_threads
-from labelstore.blocks.block_sample import at_most
+from labelstore.blocks.block_map import MapBlocks, at_most, map_in_threads
 from labelstore.errors import IncompleteError, NotGenerated, RejectedInput, UsageError
 from labelstore.report import threshold_data
 from labelstore.store.label_outputs import OUTPUT_NAMES

@@ -25,7 +25,7 @@ from labelstore.calibration import (
     rule_from_record,
     usual_choices,
 )
-from labelstore.calibration.quantiles import check_calibratable
+from labelstore.calibration.criterion import check_calibratable
 
 if TYPE_CHECKING:
     from labelstore.store import LabelSet

@@ -20,8 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from labelstore.scratch.folders import storage_errors
-from labelstore.scratch.locks import LOCK, take_lock
+from labelstore.scratch.folders import LOCK, storage_errors, take_lock
 
 WRITING = "writing.lock"
 MAX_AGE_DAYS = 30.0

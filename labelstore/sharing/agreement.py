@@ -42,7 +42,7 @@ def agreement_of(union: Union, row: LabelSetRow, *, seed: int = 0) -> Agreement:
     label_set = row.name
     there = np.stack([has.all(axis=1) for has in available(union, f"labels/{label_set}")])
     first = there.argmax(axis=0)
-    found = Agreement()
+    agreement = Agreement()
     for second in range(1, len(union.stores)):
         both = np.flatnonzero(there[second] & (first < second))
         for number in np.unique(first[both]).tolist():
@@ -50,10 +50,11 @@ def agreement_of(union: Union, row: LabelSetRow, *, seed: int = 0) -> Agreement:
             other = union.stores[second].label_set(label_set)
             chosen = _sample(one, union.rows[number], both[first[both] == number], seed)
             part = _compare(union, one, other, number, second, chosen)
-            found = Agreement(
-                compared=found.compared + part.compared, largest=max(found.largest, part.largest)
+            agreement = Agreement(
+                compared=agreement.compared + part.compared,
+                largest=max(agreement.largest, part.largest),
             )
-    return found
+    return agreement
 
 
 def _sample(
@@ -121,12 +122,12 @@ def _differences(
     ]
     for columns in [range(total)] if one.codec.takes == "map" else pieces:
         for image in images.tolist():
-            found = []
+            differences = []
             for read, labels, store in sides:
                 block, at = divmod(int(union.rows[store, image]), labels.layout.images_per_shard)
-                found.append([part[at] for part in read(block, columns)])
-            *a, box_a, flip_a = found[0]
-            *b, box_b, flip_b = found[1]
+                differences.append([part[at] for part in read(block, columns)])
+            *a, box_a, flip_a = differences[0]
+            *b, box_b, flip_b = differences[1]
             difference = sparse_difference(*a, *b) if len(a) > 1 else np.abs(a[0] - b[0]).max(-1)
             # NaN where one has no label at all
             difference = np.where(np.isfinite(difference), difference, np.inf)

@@ -43,10 +43,10 @@ class Copying:
     def images(self) -> NDArray[np.int64]:
         """(rows,) number of the image in each row of the merged store, -1 where there is none."""
         keys = self.target.image_columns["key"]
-        found = np.full(self.target.num_rows, NOWHERE, np.int64)
+        rows = np.full(self.target.num_rows, NOWHERE, np.int64)
         for row in np.flatnonzero(~self.target.free).tolist():
-            found[row] = self.union.place[keys[row]]
-        return found
+            rows[row] = self.union.place[keys[row]]
+        return rows
 
     def wanted(self, group: str) -> dict[int, tuple[int, ...]]:
         """Image block -> crop shards that the stores have for each of its images."""
@@ -154,13 +154,13 @@ class Copying:
     @cached_property
     def chosen_crops(self) -> dict[str, NDArray[np.int16]]:
         """Group of a plan that stores its crops -> (U, crop shards) which store an image's come from."""
-        found = {}
+        chosen = {}
         for plan in self.target.catalogue.plans.all():
             if plan.stored:
                 there = np.stack(available(self.union, f"crops/{plan.name}"))
                 first = np.where(there.any(axis=0), there.argmax(axis=0), NOWHERE)
-                found[f"crops/{plan.name}"] = first.astype(np.int16)
-        return found
+                chosen[f"crops/{plan.name}"] = first.astype(np.int16)
+        return chosen
 
     def _arrays(
         self, group: str, crop_shard: int, images: NDArray[np.int64], stores: NDArray[np.integer]

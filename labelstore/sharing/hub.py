@@ -229,7 +229,7 @@ def pull(
 def check_limits(manifest: Manifest) -> None:
     """UsageError for a store that the Hub would not take."""
     files = [*manifest.files, MANIFEST_FILE, CARD_FILE]
-    fewer = "make fewer, larger shards: `labelstore.create(images_per_shard=N)`"
+    fewer = "make fewer, larger shards: `labelstore.create(plan=PlanOptions(images_per_shard=N))`"
     if len(files) > MAX_FILES:
         raise UsageError(f"{len(files):,} files, the Hub takes {MAX_FILES:,} at most: {fewer}")
     for folder, entries in _entries(files).items():
@@ -241,7 +241,7 @@ def check_limits(manifest: Manifest) -> None:
         if file.bytes > MAX_FILE_BYTES:
             raise UsageError(
                 f"{key} has {file.bytes / 1e9:,.1f} GB, the Hub takes {MAX_FILE_BYTES / 1e9:.0f} GB in a file: make "
-                "smaller shards: `labelstore.create(images_per_shard=N)`"
+                "smaller shards: `labelstore.create(plan=PlanOptions(images_per_shard=N))`"
             )
 
 

@@ -64,7 +64,7 @@ class HubReader:
     """For messages."""
 
     def commit(self, revision: str) -> str:
-        """What the Hub calls a revision's commit; NotThere for none."""
+        """Ask the Hub for a revision's commit; NotThere for none."""
         url = f"{self.endpoint}/api/datasets/{self.repo}/revision/{quote(revision, safe='')}"
         answer, _ = self._answer(f"{url}?expand=sha", ANSWER_SECONDS)
         sha = answer.get("sha") if isinstance(answer, dict) else None
@@ -176,7 +176,7 @@ class HubReader:
     def _tried(
         self, fetch: Callable[[threading.Event], _T], seconds: float, path: str | None = None
     ) -> _T:
-        """What `fetch` returns, after a few attempts if the connection fails."""
+        """Call `fetch`, again if the connection fails, a few times."""
         where = self.where if path is None else f"{self.where}: {path}"
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -207,7 +207,7 @@ class HubReader:
 
 
 def _within(seconds: float, work: Callable[[threading.Event], _T]) -> _T:
-    """What `work` returns; _Slow after so many seconds, whatever it waits for.
+    """Call `work`; _Slow after so many seconds, whatever it waits for.
 
     A header may come by the byte, too, and the client has no limit for that.
     """

@@ -34,7 +34,7 @@ class Matched:
 
 
 def match(stores: Sequence[Store], images_per_shard: int | None) -> Matched:
-    """What the stores have in common. ConflictError names two stores and what differs between them."""
+    """Return what the stores have in common. ConflictError names two stores and what differs between them."""
     _check_classes(stores)
     teachers, names = _teachers(stores)
     plans = _plans(stores, images_per_shard)
@@ -110,13 +110,13 @@ def _described(row: TeacherRow) -> str:
 
 
 def _plans(stores: Sequence[Store], images_per_shard: int | None) -> tuple[PlanRow, ...]:
-    found: dict[str, tuple[Store, PlanRow]] = {}
+    plans: dict[str, tuple[Store, PlanRow]] = {}
     height = images_per_shard or 0
     for store in stores:
         for row in store.catalogue.plans.all():
             if images_per_shard is None:
                 height = max(height, row.images_per_shard)
-            first, held = found.setdefault(row.name, (store, row))
+            first, held = plans.setdefault(row.name, (store, row))
             for what, one, other in (
                 ("seed, ranges or law", dict(held.parameters), dict(row.parameters)),
                 ("number of crops per image", held.num_crops, row.num_crops),
@@ -126,18 +126,18 @@ def _plans(stores: Sequence[Store], images_per_shard: int | None) -> tuple[PlanR
             ):
                 if one != other:
                     raise _refuse(f"crop plan {row.name}: its {what}", first, one, store, other)
-    return tuple(replace(row, images_per_shard=height) for _, row in found.values())
+    return tuple(replace(row, images_per_shard=height) for _, row in plans.values())
 
 
 def _label_sets(
     stores: Sequence[Store], names: Sequence[dict[str, str]]
 ) -> tuple[LabelSetRow, ...]:
-    found: dict[str, tuple[Store, LabelSetRow]] = {}
+    label_sets: dict[str, tuple[Store, LabelSetRow]] = {}
     images: dict[str, set[object]] = {}
     for store, teacher_names in zip(stores, names, strict=True):
         for given in store.catalogue.label_sets.all():
             row = replace(given, teacher=teacher_names[given.teacher])
-            first, held = found.setdefault(row.name, (store, row))
+            first, held = label_sets.setdefault(row.name, (store, row))
             images.setdefault(row.name, set()).add(row.facts.get("images"))
             for what, one, other in (
                 ("crop plan", held.plan, row.plan),
@@ -152,10 +152,10 @@ def _label_sets(
                     raise _refuse(f"label set {row.name}: its {what}", first, one, store, other)
             if not held.is_settled:
                 # how class ids are kept is decided by the store that has labels
-                found[row.name] = (first, replace(held, codec=row.codec))
+                label_sets[row.name] = (first, replace(held, codec=row.codec))
     uuids = [store.uuid for store in stores]
     merged = []
-    for first, row in found.values():
+    for first, row in label_sets.values():
         # said now, as what proves it may not be in the merged store
         outputs = Outputs.of(row, len(first.class_names))
         facts = {**row.facts, **outputs.to_record(), MERGED_FROM: uuids}
@@ -168,9 +168,9 @@ def _label_sets(
 
 def _outputs(row: LabelSetRow, store: Store) -> dict[str, Any]:
     record = Outputs.of(row, len(store.class_names)).to_record()
-    held = record[OUTPUT_OF_CLASS]
+    output_of_class = record[OUTPUT_OF_CLASS]
     # wherever the map came from
-    return {**record, OUTPUT_OF_CLASS: held and held["outputs"]}
+    return {**record, OUTPUT_OF_CLASS: output_of_class and output_of_class["outputs"]}
 
 
 def without_form(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,14 +204,14 @@ def _masks(
     stores: Sequence[Store], names: Sequence[dict[str, str]]
 ) -> tuple[tuple[MaskRow, ...], tuple[str, ...]]:
     """Masks that all stores have alike, and a line about each of the others."""
-    held = [
+    masks_of_stores = [
         {row.name: replace(row, teacher=mine[row.teacher]) for row in store.catalogue.masks.all()}
         for store, mine in zip(stores, names, strict=True)
     ]
     kept, notes = [], []
-    for name in sorted(set().union(*held)):
-        without = [s for s, rows in zip(stores, held, strict=True) if name not in rows]
-        rows = [rows[name] for rows in held if name in rows]
+    for name in sorted(set().union(*masks_of_stores)):
+        without = [s for s, rows in zip(stores, masks_of_stores, strict=True) if name not in rows]
+        rows = [rows[name] for rows in masks_of_stores if name in rows]
         if without:
             why = f"{without[0].location} does not have it"
         elif any(row != rows[0] for row in rows):

@@ -52,9 +52,9 @@ def merge(
     out = Path(out)
     _check(out, stores, backend, images_per_shard)
     with ExitStack() as opened:
-        held = [opened.enter_context(open_store(path, readonly=True)) for path in stores]
-        matched = match(held, images_per_shard)
-        union = union_of(held)
+        sources = [opened.enter_context(open_store(path, readonly=True)) for path in stores]
+        matched = match(sources, images_per_shard)
+        union = union_of(sources)
         if exists(out):
             with open_store(out, readonly=True) as there:
                 check_target(there, matched, union)
@@ -69,7 +69,7 @@ def merge(
         }
         if not dry_run:
             if not exists(out):
-                register(out, matched, union, chosen, backend or held[0].arrays.name)
+                register(out, matched, union, chosen, backend or sources[0].arrays.name)
             with open_store(out) as target:
                 add_records(target, matched, union)
                 copying = Copying(target=target, union=union, chosen=chosen)
@@ -77,14 +77,14 @@ def merge(
                 lacking = {row.name: num_lacking(target, row.name) for row in matched.label_sets}
         return MergeReport(
             path=out,
-            stores=tuple(str(store.location) for store in held),
+            stores=tuple(str(store.location) for store in sources),
             num_images=len(union.keys),
             overlapping=union.overlapping,
             num_bad=len(union.bad),
             label_sets=tuple(
                 MergedLabels(
                     name=row.name,
-                    from_stores=_shares(chosen[f"labels/{row.name}"], len(held)),
+                    from_stores=_shares(chosen[f"labels/{row.name}"], len(sources)),
                     lacking=lacking[row.name],
                     compared=agreements[row.name].compared,
                     largest_difference=agreements[row.name].largest,
@@ -92,7 +92,7 @@ def merge(
                 for row in matched.label_sets
             ),
             masks=tuple(row.name for row in matched.masks),
-            notes=(*matched.notes, *filter(None, map(_being_written, held))),
+            notes=(*matched.notes, *filter(None, map(_being_written, sources))),
             shards=done,
             already=already,
             dry_run=dry_run,

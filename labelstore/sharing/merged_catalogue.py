@@ -64,16 +64,14 @@ def register(
             sizes=sizes[first],
             mtimes_ns=mtimes[first],
         ),
-        num_crops=plan.num_crops,
-        images_per_shard=plan.images_per_shard,
-        plan_row=plan,
+        plan=plan,
         backend=backend,
         fill=fill,
     ).close()
 
 
 def add_records(target: Store, matched: Matched, union: Union) -> None:
-    """What the stores have got since the merged store was made: label sets, masks, facts of images, forms of class
+    """Add what the stores have got since the merged store was made: label sets, masks, facts of images, forms of class
     ids."""
     _add(target, matched)
     rows = np.empty(len(union.keys), np.int64)
@@ -91,8 +89,8 @@ def add_records(target: Store, matched: Matched, union: Union) -> None:
 def check_target(there: Store, matched: Matched, union: Union) -> None:
     """ConflictError where a store that is there is not one of these stores' merging."""
     uuids = [store.uuid for store in union.stores]
-    held = {row.name: row for row in there.catalogue.label_sets.all()}
-    begun = [row for row in held.values() if row.facts.get(MERGED_FROM) is not None]
+    label_sets = {row.name: row for row in there.catalogue.label_sets.all()}
+    begun = [row for row in label_sets.values() if row.facts.get(MERGED_FROM) is not None]
     if not any(list(row.facts[MERGED_FROM]) == uuids for row in begun):
         what = "of other stores, or of these in another order" if begun else "by merging"
         raise ConflictError(
@@ -113,7 +111,7 @@ def check_target(there: Store, matched: Matched, union: Union) -> None:
             if replace(plan, images_per_shard=height) != plans[plan.name]:
                 raise _changed(there, f"crop plan {plan.name}")
     for row in matched.label_sets:
-        if row.name in held and _what(row) != _what(held[row.name]):
+        if row.name in label_sets and _what(row) != _what(label_sets[row.name]):
             raise _changed(there, f"label set {row.name}")
 
 
@@ -140,9 +138,9 @@ def _add(store: Store, matched: Matched) -> None:
             (catalogue.label_sets, matched.label_sets),
         )
         for table, rows in tables:
-            held = {row.name for row in table.all()}
+            names = {row.name for row in table.all()}
             for row in rows:
-                if row.name not in held:
+                if row.name not in names:
                     table.add(row)
         for mask in matched.masks:
             catalogue.masks.add(mask)

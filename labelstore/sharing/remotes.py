@@ -110,10 +110,10 @@ class FolderRemote:
         if not self.root.is_dir() or any((self.root / name).is_dir() for name in _FOLDERS):
             return
         with storage_errors(self.root):
-            found = min((entry.name for entry in self.root.iterdir()), default=None)
-        if found is not None:
+            first_entry = min((entry.name for entry in self.root.iterdir()), default=None)
+        if first_entry is not None:
             raise ConflictError(
-                f"{self.root} holds something else ({found}): give this store a folder of its own"
+                f"{self.root} holds something else ({first_entry}): give this store a folder of its own"
             )
 
     def resolve(self, revision: str) -> str | None:
@@ -132,7 +132,7 @@ class FolderRemote:
     def files(self, commit: str) -> dict[str, int]:
         """Path -> bytes; a link is refused, since it would lead out of the commit."""
         top = self.root / "commits" / commit
-        found = {}
+        sizes = {}
         for folder, folders, names in os.walk(top):
             for name in (*folders, *names):
                 path = Path(folder, name)
@@ -140,8 +140,8 @@ class FolderRemote:
                     raise DamagedShard(f"{path}: is a link or a device, no file that was pushed")
             for name in names:
                 path = Path(folder, name)
-                found[path.relative_to(top).as_posix()] = path.stat().st_size
-        return found
+                sizes[path.relative_to(top).as_posix()] = path.stat().st_size
+        return sizes
 
     def download(self, commit: str, path: str, size: int, target: Path) -> None:
         """Copy one file."""

@@ -46,24 +46,24 @@ class Union:
     def column(self, name: str) -> NDArray[Any]:
         """(U, ...) a column of the images table, from the first store that knows it."""
         known = "has_digest" if name in ("width", "height", "digest", "has_digest") else None
-        found: NDArray[Any] | None = None
+        joined: NDArray[Any] | None = None
         for store, rows in reversed(list(zip(self.stores, self.rows, strict=True))):
             column = store.image_columns[name]
-            if found is None:
-                found = np.zeros((len(self.keys), *column.shape[1:]), column.dtype)
+            if joined is None:
+                joined = np.zeros((len(self.keys), *column.shape[1:]), column.dtype)
             at = np.flatnonzero(rows >= 0)
             if known is not None:
                 at = at[store.image_columns[known][rows[at]]]
-            found[at] = column[rows[at]]
-        assert found is not None
-        return found
+            joined[at] = column[rows[at]]
+        assert joined is not None
+        return joined
 
 
 def union_of(stores: Sequence[Store]) -> Union:
     """The images of all stores. ConflictError, naming the key, for one that is not the same in two of them."""
     place: dict[str, int] = {}
     class_ids: list[int] = []
-    found: list[dict[int, int]] = []
+    rows_of_stores: list[dict[int, int]] = []
     for store in stores:
         columns, mine = store.image_columns, {}
         for row in np.flatnonzero(~store.free).tolist():
@@ -71,9 +71,9 @@ def union_of(stores: Sequence[Store]) -> Union:
             if at == len(class_ids):
                 class_ids.append(int(columns["class_id"][row]))
             mine[at] = row
-        found.append(mine)
+        rows_of_stores.append(mine)
     unsorted = np.full((len(stores), len(place)), NOWHERE, np.int64)
-    for number, mine in enumerate(found):
+    for number, mine in enumerate(rows_of_stores):
         unsorted[number, list(mine)] = list(mine.values())
     keys = list(place)
 

@@ -90,11 +90,13 @@ def _numbers(store: Store, images: Images) -> NDArray[Any] | list[int]:
 
 def _rows_by_key(store: Store, keys: Collection[str]) -> dict[str, int]:
     """Rows of those keys that the store holds: a few are searched in the catalogue, many in all the keys at once."""
-    found = {}
+    row_of = {}
     if len(keys) > FEW_KEYS or "row_of_key" in store.__dict__:
-        found = {key: store.row_of_key[key] for key in keys if key in store.row_of_key}
-    missing = [key for key in keys if key not in found]  # another process may have added them since
-    return found | (store.catalogue.images.find(missing) if missing else {})
+        row_of = {key: store.row_of_key[key] for key in keys if key in store.row_of_key}
+    missing = [
+        key for key in keys if key not in row_of
+    ]  # another process may have added them since
+    return row_of | (store.catalogue.images.find(missing) if missing else {})
 
 
 def _checked_rows(numbers: NDArray[Any] | list[int], num_rows: int) -> NDArray[np.int64]:

@@ -231,9 +231,9 @@ def _download(bucket: Bucket, key: str, path: Path, due: ManifestFile) -> None:
     except Missing:
         raise DamagedShard(f"{where}: is missing; {UPLOAD_AGAIN}") from None
     if size != due.bytes:
-        found = f"more than {due.bytes}" if size > due.bytes else str(size)
+        received = f"more than {due.bytes}" if size > due.bytes else str(size)
         raise DamagedShard(
-            f"{where}: has {found} bytes where the manifest says {due.bytes}; {UPLOAD_AGAIN}"
+            f"{where}: has {received} bytes where the manifest says {due.bytes}; {UPLOAD_AGAIN}"
         )
     if sha256.hexdigest() != due.sha256:
         raise DamagedShard(f"{where}: its SHA-256 is not the manifest's; {UPLOAD_AGAIN}")

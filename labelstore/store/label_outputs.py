@@ -59,9 +59,9 @@ class Outputs:
         if said == "classes" and row.num_classes == num_classes:
             return cls.classes(num_classes)
         if said == "mapped":
-            held = dict(row.facts.get(OUTPUT_OF_CLASS) or {})
+            record = dict(row.facts.get(OUTPUT_OF_CLASS) or {})
             return cls.mapped(
-                held.get("outputs", ()), row.num_classes, num_classes, str(held.get("source"))
+                record.get("outputs", ()), row.num_classes, num_classes, str(record.get("source"))
             )
         if said in ("not classes", "embedding", "not recorded"):
             return cls.none(cast("Kind", said))
@@ -109,11 +109,11 @@ class Outputs:
         return self.kind in ("classes", "mapped")
 
     def to_record(self) -> dict[str, Any]:
-        """What the facts of a label set keep."""
-        held = {"source": self.source, "outputs": self.of_class.tolist()}
+        """Return what the facts of a label set keep."""
+        record = {"source": self.source, "outputs": self.of_class.tolist()}
         return {
             OUTPUTS_ARE: self.kind,
-            OUTPUT_OF_CLASS: held if self.kind == "mapped" else None,
+            OUTPUT_OF_CLASS: record if self.kind == "mapped" else None,
         }
 
     def same_as(self, other: Outputs) -> bool:
@@ -122,8 +122,8 @@ class Outputs:
 
     def of_truth(self, class_ids: NDArray[np.integer]) -> NDArray[np.int64]:
         """Outputs of classes of the data set, -1 (no ground truth) for -1."""
-        found: NDArray[np.int64] = np.append(self.of_class, -1)[class_ids]
-        return found
+        outputs: NDArray[np.int64] = np.append(self.of_class, -1)[class_ids]
+        return outputs
 
     def describe(self, num_outputs: int) -> str:
         """In a few words, for people."""
@@ -235,8 +235,8 @@ def student_names(
 
 
 def _or_numbers(outputs: Outputs, classes: Sequence[str]) -> Sequence[int]:
-    found: list[int] = outputs.of_class.tolist()
-    return found if outputs.are_classes else range(len(classes))
+    numbers: list[int] = outputs.of_class.tolist()
+    return numbers if outputs.are_classes else range(len(classes))
 
 
 def _told_apart(titles: Sequence[str], marks: Sequence[str]) -> tuple[str, ...]:

@@ -79,11 +79,11 @@ def metadata_problems(
         wanted = accepted if keys is None else [key for key in keys if key in accepted]
         problems = {}
         for key in wanted:
-            found = _digest(root / key)
-            if found not in accepted[key]:
+            digest = _digest(root / key)
+            if digest not in accepted[key]:
                 problems[key] = (
                     "its SHA-256 is not the catalogue's"
-                    if found
+                    if digest
                     else "is missing, not a file, or larger than metadata is"
                 )
         if not problems:
@@ -126,12 +126,12 @@ def check_metadata(catalogue: Catalogue, arrays: ArrayBackend, store: Path) -> N
     problems = metadata_problems(catalogue, arrays.root, top, accepted)
     for key, what in problems.items():
         try:
-            held = arrays.attributes().get("uuid")
+            uuid = arrays.attributes().get("uuid")
         except DamagedShard:
-            held = None
-        if held not in (None, catalogue.uuid):
+            uuid = None
+        if uuid not in (None, catalogue.uuid):
             raise DamagedShard(
-                f"{arrays.root / key} is of another store ({held}, the catalogue is of {catalogue.uuid}): "
+                f"{arrays.root / key} is of another store ({uuid}, the catalogue is of {catalogue.uuid}): "
                 "copy the whole folder of one store, or, if only this file was damaged, run "
                 f"`labelstore.repair(labelstore.open({str(store)!r}))`"
             )

@@ -6,10 +6,9 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import URL
 
@@ -31,9 +30,6 @@ from labelstore.catalogue.server import (
     name_server,
     own_schema_url,
 )
-from labelstore.cropping.crop_augmentation import CropAugmentation
-from labelstore.cropping.crop_mixing import CropMixing, plan_record
-from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import (
     ConflictError,
     DamagedShard,
@@ -46,8 +42,9 @@ from labelstore.errors import (
 )
 from labelstore.images import ImageSource, check_keys, open_images
 from labelstore.store.frozen_store import open_remote
-from labelstore.store.layout import FORMAT_VERSION, check_num_crops, choose_layout
+from labelstore.store.layout import FORMAT_VERSION
 from labelstore.store.metadata import check_metadata
+from labelstore.store.plan_options import PlanOptions
 from labelstore.store.store import Store
 from labelstore.store.untrusted_store import refuse_links, refuse_rows
 
@@ -100,32 +97,18 @@ def create(
     path: str | Path,
     *,
     images: str | Path | ImageSource,
-    num_crops: int,
-    seed: int = 0,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    flip_prob: float = 0.5,
-    augmentation: CropAugmentation | None = None,
-    mixing: CropMixing | None = None,
-    plan_name: str = "plan",
-    stored_crops: bool = True,
-    images_per_shard: int | None = None,
-    crops_per_shard: int | None = None,
+    plan: PlanOptions | PlanRow,
     bytes_per_crop: float = DEFAULT_BYTES_PER_CROP,
     backend: str = "zarr",
     catalogue: str | None = None,
-    plan_parameters: Mapping[str, Any] | None = None,
-    plan_row: PlanRow | None = None,
     fill: Callable[[Store], None] | None = None,
 ) -> Store:
     """A new store with its images registered and one crop plan; no labels yet.
 
-    `images` is a folder with one subfolder per class, or what else `images.open_images` takes. `augmentation`
-    and `mixing` are what is done to the pixels of every crop, for teachers and students; mixtures are stored with
-    boxes. The store appears under its name only when it is whole. ConflictError if there is something at `path`
-    already, UsageError inside another store. `plan_parameters` are those of crops that came from elsewhere
-    (`crop_plan.imported_record`) and replace seed, scale, ratio and flip_prob; `plan_row` is a whole crop
-    plan and replaces every other setting of one. `fill` registers more before the store appears.
+    `images` is a folder with one subfolder per class, or what else `images.open_images` takes. `plan` says how crops
+    are drawn, or is the row of a plan from elsewhere; `bytes_per_crop` sizes the shards of the former.
+    The store appears under its name only when it is whole. ConflictError if there is something at `path`
+    already, UsageError inside another store. `fill` registers more before the store appears.
     `catalogue` is the URL of a PostgreSQL database, without a password: the store gets a schema of its own
     there, and `catalogue.url` in its folder.
     """
@@ -134,28 +117,18 @@ def create(
     if catalogue is not None:
         check_server_url(catalogue)
         name_server(catalogue)
-    plan = CropPlan(seed=seed, scale=scale, ratio=ratio, flip_prob=flip_prob)
     if backend not in ARRAY_FOLDERS:
         raise UsageError(f"`backend={backend}`: choose one of {', '.join(ARRAY_FOLDERS)}")
     if path.exists():
         _refuse_lost_catalogue(path)
         raise ConflictError(f"{path} exists already: give another path, or remove it first")
     check_new_place(path)
-    check_num_crops(num_crops)
-    if mixing is not None and not stored_crops:
-        raise UsageError(
-            "`mixing` with `stored_crops=False`: what crops are mixed with is stored with their boxes, leave one out"
-        )
+    if isinstance(plan, PlanOptions):
+        _ = plan.crops_per_image  # refused before the images are listed
     folder = open_images(images)
     check_keys(folder.keys)
     check_utf8("".join(folder.classes))
-    layout = choose_layout(
-        len(folder.keys),
-        num_crops,
-        bytes_per_crop,
-        images_per_shard=images_per_shard,
-        crops_per_shard=crops_per_shard,
-    )
+    row = plan if isinstance(plan, PlanRow) else plan.row(len(folder.keys), bytes_per_crop)
     identity = uuid.uuid4().hex
     made: str | None = None  # a catalogue on a server that no store refers to yet
     url = None if catalogue is None else own_schema_url(catalogue, identity)
@@ -166,31 +139,20 @@ def create(
         if url is not None:
             make_schema(url)
             write_file(building / CATALOGUE_URL_FILE, f"{url}\n".encode())
-        row = plan_row or PlanRow(
-            name=plan_name,
-            num_crops=num_crops,
-            images_per_shard=layout.images_per_shard,
-            crops_per_shard=layout.crops_per_shard,
-            crops_per_chunk=layout.crops_per_chunk,
-            stored=stored_crops,
-            parameters=plan_record(plan, augmentation, mixing, rows=len(folder.keys))
-            if plan_parameters is None
-            else plan_parameters,
-        )
 
         def register(catalogue: Catalogue) -> None:
             catalogue.add_classes(folder.classes)
             catalogue.images.add(folder.keys, folder.class_ids, folder.sizes, folder.mtimes_ns)
             catalogue.plans.add(row)
 
-        held = Catalogue.create(
+        new_catalogue = Catalogue.create(
             url or sqlite_url(building / CATALOGUE_FILE),
             uuid=identity,
             format_version=FORMAT_VERSION,
             fill=register,
         )
         made = url
-        with Store(building, held, _backend(building)) as store:
+        with Store(building, new_catalogue, _backend(building)) as store:
             if fill is not None:
                 fill(store)
             store.write_metadata()

@@ -68,7 +68,7 @@ class CropReader:
 
     def of_images(self, field: Field, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Boxes or flips (n, M, ...) of image rows: only the array that is asked for is read."""
-        found = np.empty((len(rows), self._plan.num_crops, *field.shape), field.dtype)
+        values_of_images = np.empty((len(rows), self._plan.num_crops, *field.shape), field.dtype)
         height, width = self._layout.images_per_shard, self._layout.num_columns
         ends = np.broadcast_to([0, width - 1], (len(rows), 2))
         for block, columns, chosen in spans(rows, ends, height):
@@ -76,14 +76,14 @@ class CropReader:
             stored = self._stored(block)
             if stored is None:
                 boxes, flips = self._computed(block, columns, offsets)
-                found[chosen] = boxes if field is BOX else flips
+                values_of_images[chosen] = boxes if field is BOX else flips
                 continue
             start = 0
             for part in stored.parts(block, columns, [field.name], stored_order=True):
                 values = part[field.name][offsets]
-                found[chosen, start : start + values.shape[1]] = values
+                values_of_images[chosen, start : start + values.shape[1]] = values
                 start += values.shape[1]
-        return found
+        return values_of_images
 
     def _stored(self, block: int) -> Group | None:
         """Where the crops of an image block are read; None where they are computed."""

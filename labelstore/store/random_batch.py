@@ -180,14 +180,14 @@ def recovered_at(
         arrays |= {name: images[name] for name in source.form.image_dtype.names or ()}
     if codec.kept(labels.num_classes) is None:
         return codec.recover(arrays, labels.num_classes, relative), boxes, flips
-    found = codec.decode(arrays, labels.num_classes, relative)
+    recovered = codec.decode(arrays, labels.num_classes, relative)
     if isinstance(codec, LabelMap):
-        found = widen(found, labels.listed or codec.k, labels.num_classes)
-    kept = found.class_ids.shape[-1]
+        recovered = widen(recovered, labels.listed or codec.k, labels.num_classes)
+    kept = recovered.class_ids.shape[-1]
     sparse = SparseLabels(
-        class_ids=found.class_ids.reshape(*crops.shape, kept),
-        probs=found.probs.reshape(*crops.shape, kept),
-        rest=found.rest.reshape(crops.shape),
+        class_ids=recovered.class_ids.reshape(*crops.shape, kept),
+        probs=recovered.probs.reshape(*crops.shape, kept),
+        rest=recovered.rest.reshape(crops.shape),
     )
     return sparse, boxes, flips
 
@@ -303,10 +303,10 @@ class ChunkCache:
     def get(self, key: tuple[str, int], load: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """The array of a key, made by `load` unless it is held."""
         with self._lock:
-            found = self._held.get(key)
-            if found is not None:
+            kept = self._held.get(key)
+            if kept is not None:
                 self._held.move_to_end(key)
-                return found
+                return kept
         made = load()
         with self._lock:
             if key not in self._held:

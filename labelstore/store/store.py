@@ -28,8 +28,6 @@ from labelstore.store.region_mask import Mask
 from labelstore.store.user_cache import image_columns
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import pandas as pd
     import xarray
 
@@ -63,12 +61,7 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,13 +76,13 @@ class Store:
     def __setstate__(self, state: dict[str, Any]) -> None:
         from labelstore.store.opening import open_store
 
-        found = open_store(state["path"], readonly=state["readonly"])
-        if found.uuid != state["uuid"]:
+        opened = open_store(state["path"], readonly=state["readonly"])
+        if opened.uuid != state["uuid"]:
             raise ConflictError(
-                f"{state['path']} is another store ({found.uuid}) than the one to be worked on "
+                f"{state['path']} is another store ({opened.uuid}) than the one to be worked on "
                 f"({state['uuid']}): every worker needs the same folder under this path"
             )
-        self.__dict__.update(found.__dict__)
+        self.__dict__.update(opened.__dict__)
 
     def __repr__(self) -> str:
         return (
@@ -300,18 +293,18 @@ class Store:
 
     def group(self, name: str) -> Group:
         """The committed shards of one group."""
-        found = self._groups.get(name)
-        if found is None:
+        group = self._groups.get(name)
+        if group is None:
             identity = self.catalogue.groups.identity(name)
             group_specs, layout = self.group_specs(name)
-            found = Group(name, group_specs, layout, self.catalogue, self.arrays, identity=identity)
-            self._groups[name] = found
-        return found
+            group = Group(name, group_specs, layout, self.catalogue, self.arrays, identity=identity)
+            self._groups[name] = group
+        return group
 
     def _forget_others(self, name: str) -> None:
         """Forget a group that was dropped since it was read, and whose name was given again."""
-        held = self._groups.get(name)
-        if held is not None and held.identity != self.catalogue.groups.identity(name):
+        group = self._groups.get(name)
+        if group is not None and group.identity != self.catalogue.groups.identity(name):
             del self._groups[name]
 
     def group_specs(self, name: str) -> tuple[tuple[ArraySpec, ...], Layout]:
@@ -371,8 +364,8 @@ def _pick(rows: Sequence[Row], name: str | None, what: str, parameter: str) -> R
         return rows[0]
     if name in names:
         return rows[names.index(name)]
-    held = ", ".join(names) if names else "none"
+    known = ", ".join(names) if names else "none"
     if name is None:
         advice = f"choose one with `{parameter}`" if names else "make one first"
-        raise UsageError(f"this store holds {len(names)} {what}s ({held}): {advice}")
-    raise UsageError(f"no {what} named {name!r}: this store holds {held}")
+        raise UsageError(f"this store holds {len(names)} {what}s ({known}): {advice}")
+    raise UsageError(f"no {what} named {name!r}: this store holds {known}")

@@ -20,7 +20,7 @@ from labelstore.catalogue.named_rows import check_name
 from labelstore.catalogue.record_columns import fits
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, TeacherRow
 from labelstore.codecs import codec_from_record
-from labelstore.codecs.parameters import with_class_ids
+from labelstore.codecs.base import with_class_ids
 from labelstore.cropping.crop_augmentation import planned_augmentation
 from labelstore.cropping.crop_mixing import planned_mixing
 from labelstore.cropping.crop_plan import CropPlan, is_imported

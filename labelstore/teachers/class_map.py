@@ -46,7 +46,7 @@ class OutputChoice:
         source: str | Path | None = None,
         label_classes: LabelClasses = "data",
     ) -> OutputChoice:
-        """What a teacher's labels of images of these classes have; UsageError or RejectedInput where they do not fit.
+        """Choose the outputs of labels for these classes; UsageError or RejectedInput where they do not fit.
 
         Raw outputs of a teacher that has another number of outputs than there are classes, no names for them and no
         map are kept as they are: they are a projection head's.
@@ -85,9 +85,9 @@ class OutputChoice:
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], meaning: Outputs) -> OutputChoice:
         """As a label set recorded it."""
-        held = facts.get("class_map")
-        columns = None if held is None else np.asarray(held["outputs"], np.int64)
-        source = meaning.source if held is None else str(held["source"])
+        recorded = facts.get("class_map")
+        columns = None if recorded is None else np.asarray(recorded["outputs"], np.int64)
+        source = meaning.source if recorded is None else str(recorded["source"])
         return cls(columns=columns, meaning=meaning, source=source)
 
     @property

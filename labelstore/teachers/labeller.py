@@ -71,7 +71,7 @@ class Labeller:
 
     @property
     def device_name(self) -> str:
-        """What the cost ledger calls the device."""
+        """Name the device for the cost ledger."""
         return device_name(self._device)
 
     @property
@@ -140,7 +140,7 @@ class Labeller:
         return labels
 
     def _reduced(self, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What of the outputs travels back, still on the device."""
+        """Reduce the outputs, still on the device, to what travels back."""
         if self._takes == "outputs":
             return {"logits": outputs}
         if self._takes == "map":

@@ -162,8 +162,8 @@ def settings_by_name(architecture: str) -> dict[str, Any] | None:
         import timm
 
         if not name.startswith("hf-hub:") and timm.is_model(name.partition(".")[0]):
-            found = timm.get_pretrained_cfg(name)
-            return None if found is None else _timm_settings(name, None, vars(found))
+            settings = timm.get_pretrained_cfg(name)
+            return None if settings is None else _timm_settings(name, None, vars(settings))
     return None
 
 

@@ -47,7 +47,7 @@ class TeacherEvaluation:
         return self.correct / self.num_images
 
     def to_record(self) -> dict[str, Any]:
-        """What the teacher's row keeps beside `top1`."""
+        """Return what the teacher's row keeps beside `top1`."""
         return vars(self) | {"standard_error": math.sqrt(_variance(self.top1, self.num_images))}
 
     def __str__(self) -> str:
@@ -111,14 +111,14 @@ class TeacherCheck:
                 )
 
     def recorded(self, row: TeacherRow, teacher: TeacherRow) -> TeacherEvaluation | None:
-        """What the store's row knows of this measurement of a teacher, so that a resumed command need not repeat it."""
-        held = dict(row.facts.get("evaluation") or {})
-        if (held.get("val"), held.get("asked")) != (str(self.val), self.num_images):
+        """Return the store's result of this measurement of a teacher, so that a resumed command need not repeat it."""
+        evaluation = dict(row.facts.get("evaluation") or {})
+        if (evaluation.get("val"), evaluation.get("asked")) != (str(self.val), self.num_images):
             return None
-        if held.get("crop_mode", "center") != teacher.crop_mode:
+        if evaluation.get("crop_mode", "center") != teacher.crop_mode:
             return None
         names = {known.name for known in fields(TeacherEvaluation)}
-        return TeacherEvaluation(**{name: held[name] for name in held if name in names})
+        return TeacherEvaluation(**{name: evaluation[name] for name in evaluation if name in names})
 
 
 def evaluate_teacher(

@@ -63,11 +63,11 @@ def read_weights(path: Path, weights: Weights | None = None) -> WeightFile:
         raise RejectedInput(
             f"no checkpoint at {path}: give a .pth or .safetensors file or a run folder"
         )
-    held = _load(path)
+    loaded = _load(path)
     state: Any
-    plain, averaged = (_first(held, names) for names in (PLAIN_NAMES, AVERAGED_NAMES))
+    plain, averaged = (_first(loaded, names) for names in (PLAIN_NAMES, AVERAGED_NAMES))
     if plain is None and averaged is None:
-        plain = held
+        plain = loaded
     taken = weights or ("ema" if plain is None else "raw")
     state = averaged if taken == "ema" else plain
     if state is None:
@@ -152,7 +152,7 @@ def by_plain_name(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, for the one line of an error message; without codes that colour a terminal."""
+    """Shorten an exception to one line of an error message; without codes that colour a terminal."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     lines = text.strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200]
@@ -175,7 +175,7 @@ def _load(path: Path) -> Any:  # noqa: ANN401 - what a foreign file holds
 
 
 def _foreign_names(path: Path) -> str:
-    """What a checkpoint names beside tensors and plain values, for an error message; empty where that is unknown."""
+    """List for an error message what a checkpoint names beside tensors and plain values; empty where unknown."""
     if path.suffix == ".safetensors":
         return ""
     try:
@@ -187,11 +187,11 @@ def _foreign_names(path: Path) -> str:
     return f"it names {names[0]}{more}, which would be code to run" if names else ""
 
 
-def _first(held: object, names: tuple[str, ...]) -> Mapping[str, Any] | None:
-    if not isinstance(held, Mapping):
+def _first(checkpoint: object, names: tuple[str, ...]) -> Mapping[str, Any] | None:
+    if not isinstance(checkpoint, Mapping):
         return None
-    found = (held.get(name) for name in names)
-    return next((state for state in found if isinstance(state, Mapping)), None)
+    values = (checkpoint.get(name) for name in names)
+    return next((state for state in values if isinstance(state, Mapping)), None)
 
 
 def _is_state(held: object) -> bool:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from labelstore.arrays import ArrayBackend, ArraySpec, open_arrays
 from labelstore.arrays.durable import StagedFiles
+from labelstore.arrays.shard_files import ShardFile
 from labelstore.errors import DamagedShard, NotGenerated, UsageError
-from labelstore.shard_files import ShardFile
 
 IMAGES, CROPS = 10, 12
 """Two whole image blocks of 4 and one of 2; two crop shards of three chunk columns."""

@@ -15,7 +15,7 @@ from labelstore.codecs import top_k
 from labelstore.codecs.base import LabelCodec
 from labelstore.commit.staging import BlockArrays, ImageFacts, write_block
 from labelstore.images import ImageFolder
-from labelstore.store import Store, create
+from labelstore.store import PlanOptions, Store, create
 from labelstore.store.layout import BOX, FLIP
 
 IMAGE_SIZE = (375, 500)
@@ -36,36 +36,46 @@ def filled_store(
     backend: str = "zarr",
     catalogue: str | None = None,
     blocks: Iterable[int] | None = None,
-    temperature: float = 1.0,
 ) -> Store:
-    """A new store at `path` with dense labels (N, M, C), made at `temperature`, in one label set; boxes from the crop
-    plan.
+    """A new store at `path` with dense labels (N, M, C) in one label set; boxes from the crop plan.
 
     `bad` images are left out. `blocks` commits only these image blocks; `fill_blocks` commits others later.
     """
     num_images, num_crops, num_classes = soft_labels.shape
-    truth = np.arange(num_images) % num_classes if ground_truth is None else ground_truth
-    folder = ImageFolder(
-        root=path,
-        classes=tuple(f"class{c:04d}" for c in range(num_classes)),
-        keys=tuple(f"class{max(c, 0):04d}/{i:07d}.jpg" for i, c in enumerate(truth.tolist())),
-        class_ids=truth.astype(np.int64),
-        sizes=np.full(num_images, 100_000, np.int64),
-        mtimes_ns=np.zeros(num_images, np.int64),
-    )
-    store = create(
-        path,
-        images=folder,
+    plan = PlanOptions(
         num_crops=num_crops,
         images_per_shard=images_per_shard,
         crops_per_shard=crops_per_shard,
         stored_crops=stored_crops,
-        backend=backend,
-        catalogue=catalogue,
     )
-    add_label_set(store, codec, num_classes, name=name, temperature=temperature)
+    truth = np.arange(num_images) % num_classes if ground_truth is None else ground_truth
+    store = empty_store(path, truth, num_classes, plan, backend=backend, catalogue=catalogue)
+    add_label_set(store, codec, num_classes, name=name)
     fill_blocks(store, soft_labels, name=name, bad=bad, blocks=blocks)
     return store
+
+
+def empty_store(
+    path: Path,
+    ground_truth: NDArray[np.integer[Any]],
+    num_classes: int,
+    plan: PlanOptions,
+    *,
+    backend: str = "zarr",
+    catalogue: str | None = None,
+) -> Store:
+    """A new store of images of these classes (N,), which exist nowhere, without labels."""
+    folder = ImageFolder(
+        root=path,
+        classes=tuple(f"class{c:04d}" for c in range(num_classes)),
+        keys=tuple(
+            f"class{max(c, 0):04d}/{i:07d}.jpg" for i, c in enumerate(ground_truth.tolist())
+        ),
+        class_ids=ground_truth.astype(np.int64),
+        sizes=np.full(len(ground_truth), 100_000, np.int64),
+        mtimes_ns=np.zeros(len(ground_truth), np.int64),
+    )
+    return create(path, images=folder, plan=plan, backend=backend, catalogue=catalogue)
 
 
 def add_label_set(

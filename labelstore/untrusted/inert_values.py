@@ -212,7 +212,7 @@ GLOBALS: dict[tuple[str, str], Global] = {
 
 
 def named_value(module: object, name: object) -> Global:
-    """What a name of the file stands for; Refused, saying which, for a name that is not in `GLOBALS`."""
+    """Return what a name of the file stands for; Refused, saying which, for a name that is not in `GLOBALS`."""
     if not (isinstance(module, str) and isinstance(name, str)):
         raise Refused("names something with no text")
     found = GLOBALS.get((module, name))

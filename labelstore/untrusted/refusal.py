@@ -1,16 +1,22 @@
-"""Why a foreign file cannot be used: raised where it is noticed, and given the file's name where that is known."""
+"""Why a foreign file cannot be used: raised where it is noticed, and given the file's name where that is known.
+
+Bytes are read and inflated up to a bound that the caller knows.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from labelstore.errors import RejectedInput, StorageError
 
+GZIP = 16 + zlib.MAX_WBITS
+"""`wbits` of `inflated` for a gzip file."""
 MAX_FILE_BYTES = 128 << 20
 """Largest label file that is read whole: SRe2L's largest batches are 45 MB."""
 
@@ -49,6 +55,23 @@ def read_bytes(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
     if not data:
         raise Refused("is empty")
     return data
+
+
+def inflated(data: bytes | memoryview, most: int, *, wbits: int = zlib.MAX_WBITS) -> bytes:
+    """Inflate zlib data, or what else `wbits` says, in memory for `most` bytes and no more.
+
+    Refused for data that does not inflate, ends too early, has more than `most` bytes inside or others behind its end.
+    """
+    machine = zlib.decompressobj(wbits)
+    try:
+        plain = machine.decompress(data, most + 1)
+    except zlib.error as error:
+        raise Refused(f"does not inflate ({error})") from None
+    if len(plain) > most:
+        raise Refused(f"holds more than {most} bytes when inflated")
+    if not machine.eof or machine.unused_data:
+        raise Refused("is cut off, or has bytes behind its end")
+    return plain
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from labelstore.untrusted.refusal import Refused, shown
+from labelstore.untrusted.refusal import Refused, inflated, shown
 
 ZIP_MAGIC = b"PK\x03\x04"
 MAX_ENTRIES = 100_000
@@ -63,11 +63,10 @@ class ZipEntries:
             if self._left < 0:
                 raise Refused("holds more when inflated than such files do")
             try:
-                machine = zlib.decompressobj(-15)
-                plain = machine.decompress(found, size + 1)
-            except zlib.error:
-                raise Refused(f"has entry {shown(name)}, which does not inflate") from None
-            if len(plain) != size or not machine.eof:
+                plain = inflated(found, size, wbits=-zlib.MAX_WBITS)
+            except Refused as reason:
+                raise Refused(f"has entry {shown(name)}, which {reason}") from None
+            if len(plain) != size:
                 raise Refused(
                     f"has entry {shown(name)}, which inflates to another size than declared"
                 )

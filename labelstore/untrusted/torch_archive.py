@@ -23,12 +23,12 @@ PROTOCOL = 1001
 
 
 def load_torch(path: Path, most: int = MAX_FILE_BYTES) -> Value:
-    """What a file of `torch.save` holds, as plain data and `InertArray`. Refused for anything else."""
+    """Read a file of `torch.save` as plain data and `InertArray`. Refused for anything else."""
     return parse_torch(read_bytes(path, most))
 
 
 def parse_torch(data: bytes) -> Value:
-    """What the bytes of a `torch.save` file hold; Refused with the reason for anything that is not plain data."""
+    """Read the bytes of a `torch.save` file; Refused with the reason for anything that is not plain data."""
     if data.startswith(ZIP_MAGIC):
         return _parse_zip(data)
     if data[:1] == b"\x80":

@@ -13,7 +13,7 @@ from benchmarks.loader_pixels import Rounds, take_turns
 from benchmarks.loader_report import TARGETS, report
 from benchmarks.scale_store import NUM_CLASSES
 from labelstore.exchange.readers.fkd import label_file
-from trainer.loader import CropDataset
+from tests.flat_options import CropDataset
 
 KEYS = (
     "pixel_ratio_vs_fkd",

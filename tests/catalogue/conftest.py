@@ -10,9 +10,9 @@ from itertools import count
 import pytest
 from sqlalchemy import create_engine, text
 
+from labelstore.arrays.shard_files import ShardFile
 from labelstore.catalogue import Catalogue, ShardRow
 from labelstore.errors import UsageError
-from labelstore.shard_files import ShardFile
 from labelstore.testing.postgresql_server import postgresql_server
 
 SCHEMAS = count()

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labelstore.arrays.shard_files import ShardFile
 from labelstore.catalogue.ledger import pack_files, unpack_files
 from labelstore.errors import ConflictError, DamagedShard, LeaseLost, UsageError
-from labelstore.shard_files import ShardFile
 
 
 def nothing():

@@ -41,7 +41,7 @@ import hashlib, random, sys, time
 from pathlib import Path
 from labelstore.catalogue import Catalogue, ShardRow
 from labelstore.errors import LeaseLost
-from labelstore.shard_files import ShardFile
+from labelstore.arrays.shard_files import ShardFile
 
 url, folder, names, blocks, ttl, sleep = sys.argv[1:]
 folder, blocks, ttl, sleep = Path(folder), int(blocks), float(ttl), float(sleep)

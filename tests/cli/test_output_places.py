@@ -9,7 +9,7 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
-from labelstore import MarginalSmoothing
+from labelstore import MarginalSmoothing, PlanOptions
 from labelstore.arrays.durable import STORE_MARKS
 from labelstore.errors import UsageError
 from labelstore.sharing.remotes import FolderRemote
@@ -116,11 +116,13 @@ def test_from_python_too_and_no_folder_is_made_on_the_way(frozen, images, tmp_pa
         (frozen / "none" / ".." / ".." / "gone" / ".." / "new.labels", "leads through the store"),
     ):
         with pytest.raises(UsageError, match=why):
-            labelstore.create(place, images=images, num_crops=2)
+            labelstore.create(place, images=images, plan=PlanOptions(num_crops=2))
     assert tree(frozen) == before
     # out of it again by folders that are there, it is any other place
     labelstore.create(
-        frozen / "arrays.zarr" / ".." / ".." / "beside.labels", images=images, num_crops=2
+        frozen / "arrays.zarr" / ".." / ".." / "beside.labels",
+        images=images,
+        plan=PlanOptions(num_crops=2),
     ).close()
     assert (frozen.parent / "beside.labels").is_dir()
 
@@ -128,7 +130,9 @@ def test_from_python_too_and_no_folder_is_made_on_the_way(frozen, images, tmp_pa
 def test_a_store_that_lies_in_another_since_earlier_opens(frozen, images, tmp_path):
     outer = tmp_path / "outer.labels"
     shutil.copytree(frozen, outer)
-    labelstore.create(tmp_path / "inner.labels", images=images, num_crops=2).close()
+    labelstore.create(
+        tmp_path / "inner.labels", images=images, plan=PlanOptions(num_crops=2)
+    ).close()
     (tmp_path / "inner.labels").rename(outer / "inner.labels")
     with labelstore.open(outer / "inner.labels") as store:
         assert store.num_images == 2

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import labelstore
-from labelstore.exchange import Stated, export_labels, import_labels
+from labelstore.exchange import Stated, export_labels
 from labelstore.exchange.readers.fkd import label_file, read_fkd
 from labelstore.exchange.readers.tables import read_npz
 from tests.exchange import foreign_files as foreign
+from tests.flat_options import import_labels
 
 
 @pytest.fixture(scope="module")

@@ -17,21 +17,14 @@ import torch
 
 import labelstore
 from labelstore.errors import ConflictError, NotGenerated, RejectedInput, StorageError, UsageError
-from labelstore.exchange import (
-    EXPORTS,
-    Form,
-    Selection,
-    Stated,
-    export_labels,
-    exporting,
-    import_labels,
-)
+from labelstore.exchange import EXPORTS, Form, Selection, Stated, export_labels, exporting
 from labelstore.exchange.readers.label_values import tail_mass
 from labelstore.exchange.readers.tables import read_npz
 from labelstore.exchange.writers import webdataset_export as webdataset
 from labelstore.images import open_images
 from labelstore.untrusted.refusal import Refused
 from tests.exchange import foreign_files as foreign
+from tests.flat_options import import_labels
 
 MAPS = ("relabel", "tokenlabeling")
 

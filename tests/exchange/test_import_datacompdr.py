@@ -19,10 +19,11 @@ import labelstore
 from cli import errors, labelstore_app
 from labelstore.care.verification import verify
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.exchange import Stated, import_labels
+from labelstore.exchange import Stated
 from labelstore.exchange.readers.datacompdr import teacher_values
 from tests.exchange import foreign_files as foreign
 from tests.exchange.malformed_files import Runs, torch_bytes
+from tests.flat_options import import_labels
 
 N, M, WIDTHS = 12, 4, (20, 28)
 

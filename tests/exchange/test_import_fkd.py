@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 
 import labelstore
 from cli import errors, labelstore_app
+from labelstore import PlanOptions
 from labelstore.analysis.teacher_time import cost
 from labelstore.blocks.block_map import block_map
 from labelstore.care.repairing import repair
 from labelstore.care.verification import verify
 from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import ConflictError, NotGenerated, RejectedInput, UsageError
-from labelstore.exchange import RejectedFiles, Stated, import_labels
+from labelstore.exchange import RejectedFiles, Stated
 from labelstore.exchange.block_import import ImportedBlocks
 from labelstore.exchange.readers.boxes import BoxShares
 from labelstore.exchange.readers.fkd import open_fkd
@@ -33,6 +34,7 @@ from labelstore.images import scan_folder
 from labelstore.labelling.growing import plan_growth
 from labelstore.untrusted.refusal import Refused
 from tests.exchange import foreign_files as foreign
+from tests.flat_options import import_labels
 from trainer.config import TrainConfig
 from trainer.loader.supervision import chosen_labels
 
@@ -549,7 +551,9 @@ def test_a_store_that_grew_by_images_is_imported_into(made, labels, imported, tm
         shutil.copy(made.root / made.keys[0], grown / name)
     images = labelstore.images.scan_folder(grown)
     store = tmp_path / "s"
-    with labelstore.create(store, images=made.root, num_crops=4, images_per_shard=4) as opened:
+    with labelstore.create(
+        store, images=made.root, plan=PlanOptions(num_crops=4, images_per_shard=4)
+    ) as opened:
         new = images.keys[10:]
         opened.catalogue.images.append(
             new, [0, 0], images.sizes[10:], images.mtimes_ns[10:], multiple=4

@@ -12,13 +12,14 @@ import labelstore
 from labelstore.care.verification import verify
 from labelstore.cropping.crop_plan import CropPlan
 from labelstore.errors import RejectedInput, StorageError, UsageError
-from labelstore.exchange import RejectedFiles, Stated, import_labels, plan_import
+from labelstore.exchange import RejectedFiles, Stated
 from labelstore.exchange.readers import tables
 from labelstore.exchange.readers.batch_order import permutations
 from labelstore.exchange.readers.label_maps import MapFile, measured
 from labelstore.exchange.readers.tinyvit import CropLaw
 from labelstore.images import scan_folder
 from tests.exchange import foreign_files as foreign
+from tests.flat_options import import_labels, plan_import
 
 
 @pytest.fixture(scope="module")

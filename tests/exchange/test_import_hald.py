@@ -13,10 +13,11 @@ import torch
 import labelstore
 from labelstore.care.verification import verify
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.exchange import Stated, import_labels
+from labelstore.exchange import Stated
 from labelstore.exchange.labels import softmax
 from tests.exchange import foreign_files as foreign
 from tests.exchange.malformed_files import Runs, torch_bytes
+from tests.flat_options import import_labels
 
 N, M, BATCH = 40, 3, 16
 

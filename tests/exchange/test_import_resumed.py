@@ -10,6 +10,7 @@ import labelstore
 from labelstore.errors import ConflictError
 from labelstore.exchange import Stated
 from labelstore.exchange.block_import import ImportedBlocks
+from tests.flat_options import import_labels
 
 KEYS = [f"c{c}/{i}.png" for c in range(2) for i in range(2)]
 
@@ -53,7 +54,7 @@ def begun(tmp_path, images, monkeypatch, **stated):
 
 
 def run(tmp_path, source, images, **stated):
-    return labelstore.import_labels(
+    return import_labels(
         tmp_path / "s",
         format="npz",
         source=source,

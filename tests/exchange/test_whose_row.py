@@ -23,7 +23,7 @@ from timm.utils.misc import natural_key
 import labelstore
 from cli.wording import import_facts
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.exchange import Stated, import_labels
+from labelstore.exchange import Stated
 from labelstore.exchange.importing import open_source
 from labelstore.exchange.readers.boxes import possible_sides
 from labelstore.exchange.readers.image_orders import weigh
@@ -31,6 +31,7 @@ from labelstore.images import image_size, open_images
 from labelstore.untrusted.inert_values import InertArray
 from labelstore.untrusted.torch_archive import load_torch
 from tests.exchange import foreign_files as foreign
+from tests.flat_options import import_labels
 
 DATA = Path(__file__).parents[1] / "data" / "peers"
 WHOLE = os.environ.get("LABELSTORE_PEER_FILES")

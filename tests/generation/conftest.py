@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from labelstore.labelling.crop_batches import ImageJob, TeacherBatches
+from labelstore.labelling.crop_batches import ImageJob, TeacherBatches, TeacherPixels
 
 CLASSES = ("bird", "cat", "dog")
 OPTIONS = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
@@ -70,11 +70,9 @@ def made_crops(store, images, *, num_crops, side, batch_size, workers, **changes
     batches = TeacherBatches(
         [ImageJob(image=i, key=key, path=images / key) for i, key in enumerate(keys)],
         store.planned_crops(),
+        TeacherPixels(input_size=side, interpolation="bilinear", **changes),
         num_crops=num_crops,
         batch_size=batch_size,
-        input_size=side,
-        interpolation="bilinear",
         workers=workers,
-        **changes,
     )
     return torch.cat([batch.pixels[: batch.size].clone() for batch in batches])

@@ -20,7 +20,7 @@ from labelstore.care.repairing import repair
 from labelstore.errors import ConflictError, RejectedInput, UsageError
 from labelstore.images import open_images
 from labelstore.labelling.growing import add_images
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import CropDataset, generate, grow, label_images
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
 
 WORK = {"batch_size": 16, "device": "cpu", "workers": 2}
@@ -126,13 +126,13 @@ def test_another_form_of_the_same_images_will_do(place, from_folder, tmp_path):
     shutil.copytree(from_folder.path, tmp_path / "s")
     with labelstore.open(tmp_path / "s") as store:
         again = {"teacher": str(place / "teacher"), "codec": Full(dtype="float32"), "name": "more"}
-        labelstore.generate(store, images=place / "shards", **again, **WORK)
+        generate(store, images=place / "shards", **again, **WORK)
         old, new = store.label_set("teacher"), store.label_set("more")
         rows = list(range(12))
         np.testing.assert_allclose(old.recover(rows), new.recover(rows), atol=2e-6)
         # keys of another kind are other images
         with pytest.raises(RejectedInput, match=r"bird/0.jpg of the store is not in .*saved"):
-            labelstore.generate(store, images=place / "saved", **{**again, "name": "x"}, **WORK)
+            generate(store, images=place / "saved", **{**again, "name": "x"}, **WORK)
 
 
 def test_a_shard_more_joins_the_store(place, tmp_path):
@@ -148,7 +148,7 @@ def test_a_shard_more_joins_the_store(place, tmp_path):
         with pytest.raises(RejectedInput, match="fish is a class that"):
             add_images(store, shards)
         shutil.move(more / "0.tar", shards / "1.tar")
-        labelstore.grow(store, teacher=str(place / "teacher"), **WORK)
+        grow(store, teacher=str(place / "teacher"), **WORK)
         assert store.num_images == 12
         assert len(by_key(store)) == 12
 
@@ -243,12 +243,11 @@ def test_a_student_learns_from_shards(place, from_folder, tmp_path, capsys):
 
 
 def test_the_data_set_for_plain_torch_takes_any_kind(place, from_folder):
-    import trainer
 
     labels = from_folder.label_set()
     data = [place / "images", str(place / "shards"), f"{place / 'list.csv'}:{place / 'images'}"]
     first, *others = (
-        trainer.CropDataset(labels, d, crops_per_image=2, input_size=32, passes=1) for d in data
+        CropDataset(labels, d, crops_per_image=2, input_size=32, passes=1) for d in data
     )
     for other in others:
         for i in range(len(first)):
@@ -256,7 +255,7 @@ def test_the_data_set_for_plain_torch_takes_any_kind(place, from_folder):
         other.close()
     first.close()
     with pytest.raises(RejectedInput, match=r"has no image bird/0.jpg"):
-        trainer.CropDataset(labels, place / "saved", crops_per_image=2, passes=1)
+        CropDataset(labels, place / "saved", crops_per_image=2, passes=1)
 
 
 def test_joining_from_other_images_is_refused(place, from_folder, tmp_path):

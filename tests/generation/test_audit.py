@@ -12,9 +12,9 @@ from cli import errors, labelstore_app
 from labelstore.care.auditing import audit
 from labelstore.codecs import codec_from_options
 from labelstore.errors import ConflictError, NotGenerated, RejectedInput, UsageError
-from labelstore.labelling.label_images import label_images
 from labelstore.teachers.labeller import Labeller
 from labelstore.teachers.teacher import load_teacher
+from tests.flat_options import generate, label_images
 from tests.generation.conftest import write_teacher
 
 M = 6
@@ -133,10 +133,8 @@ def test_what_cannot_be_audited_is_refused(spoilt, tmp_path, photographs, run_fo
         store.refresh()
         with pytest.raises(UsageError):
             audit(store, **WORK)
-    images = {"images": photographs, "num_crops": M}
-    with labelstore.create(tmp_path / "empty", **images) as store:
-        from labelstore.labelling.generate import generate
-
+    plan = labelstore.PlanOptions(num_crops=M)
+    with labelstore.create(tmp_path / "empty", images=photographs, plan=plan) as store:
         stops = {"max_seconds": 0.0, **WORK}
         with pytest.raises(labelstore.LabelStoreError):
             generate(

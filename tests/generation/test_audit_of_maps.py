@@ -11,9 +11,9 @@ import labelstore
 from labelstore import LabelMap
 from labelstore.care.auditing import audit
 from labelstore.errors import RejectedInput
-from labelstore.labelling.label_images import label_images
 from labelstore.teachers.labeller import Labeller
 from labelstore.teachers.teacher import load_teacher
+from tests.flat_options import label_images
 from tests.generation.conftest import write_photographs, write_teacher
 
 M, K, SIZE = 4, 2, 96

@@ -10,17 +10,15 @@ import pytest
 import torch
 
 import labelstore
-import trainer
 from labelstore import CropAugmentation, CropPlan, Full, LabelMap
 from labelstore.care.auditing import audit
 from labelstore.care.repairing import repair
 from labelstore.cropping.crop_augmentation import PlannedAugmentation
 from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import ConflictError, UsageError
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import CropDataset, CropLoader, StoredPasses, generate, label_images
 from tests.generation.conftest import made_crops, write_photographs, write_teacher
 from trainer.config import TrainConfig
-from trainer.loader import CropLoader, StoredPasses
 from trainer.sampler import PassSchedule
 from trainer.training_data import open_training_data
 
@@ -82,9 +80,7 @@ def test_teacher_and_student_see_the_same_pixels(place):
                     assert torch.equal(batch.pixels, expected[rows])
                     seen += len(rows)
             assert seen == len(expected)
-        data = trainer.CropDataset(
-            labels, place / "images", crops_per_image=2, input_size=SIZE, passes=1
-        )
+        data = CropDataset(labels, place / "images", crops_per_image=2, input_size=SIZE, passes=1)
         item = data[3]
         assert torch.equal(item["pixels"], expected[3 * M + item["crops"]])
         data.close()
@@ -115,7 +111,7 @@ def test_damage_and_more_teachers_follow_the_plan(place, tmp_path):
     with labelstore.open(tmp_path / "s", checked=False) as store:
         repair(store, device="cpu", workers=1, batch_size=7, whole_shards=True)
         assert path.read_bytes() == whole
-        labelstore.generate(store, codec=Full(dtype="float32"), name="more", **teacher)
+        generate(store, codec=Full(dtype="float32"), name="more", **teacher)
         first, more = store.label_set("teacher").recover([1]), store.label_set("more").recover([1])
         np.testing.assert_allclose(first, more, atol=2e-6)
 
@@ -139,9 +135,7 @@ def test_a_plan_that_says_something_else_is_refused(place, tmp_path):
     with pytest.raises(UsageError, match="label maps are of whole images"):
         label(tmp_path / "x", place, num_crops=M, augmentation=BOTH, codec=LabelMap(k=2))
     with labelstore.open(place / "s") as store, pytest.raises(UsageError, match="label maps"):
-        labelstore.generate(
-            store, teacher=str(place / "teacher"), codec=LabelMap(k=2), name="m", device="cpu"
-        )
+        generate(store, teacher=str(place / "teacher"), codec=LabelMap(k=2), name="m", device="cpu")
     assert not (tmp_path / "x").exists()
 
 

@@ -20,11 +20,10 @@ from labelstore.care.verification import verify
 from labelstore.codecs import densify, top_k
 from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import ConflictError, RejectedInput, UsageError
-from labelstore.labelling.generate import generate
-from labelstore.labelling.label_images import label_images
 from labelstore.store.layout import Layout
 from labelstore.teachers.dense_head import dense_head, with_dense_head
 from labelstore.teachers.teacher import Teacher, load_recorded_teacher, load_teacher
+from tests.flat_options import generate, grow, label_images
 from tests.generation.conftest import CLASSES, write_photographs, write_teacher
 
 M, K, SIZE = 4, 2, 96
@@ -158,9 +157,7 @@ def test_everything_that_walks_a_store_takes_maps(store, teacher, photographs):
             store, teacher=teacher, codec=LabelMap(k=1), images=photographs, name="map", **WORK
         )
     before = store.label_set("map").recover(range(9))
-    labelstore.grow(
-        store, num_crops=2 * M, teacher=teacher, images=photographs, label_set="raw", **WORK
-    )
+    grow(store, num_crops=2 * M, teacher=teacher, images=photographs, label_set="raw", **WORK)
     grown = store.label_set("map")
     assert grown.is_complete
     np.testing.assert_array_equal(grown.recover(range(9))[:, :M], before)

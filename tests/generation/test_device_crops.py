@@ -14,8 +14,8 @@ from labelstore.cropping.device_decoding import crops_on_device
 from labelstore.cropping.replay import read_image, replay_many
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.labelling.generation_options import check_crop_device
-from labelstore.labelling.label_images import label_images
 from labelstore.testing.digit_pictures import photographs as real_photographs
+from tests.flat_options import label_images
 
 SIZE = 96
 

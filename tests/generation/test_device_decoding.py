@@ -25,9 +25,8 @@ from labelstore.cropping.crop_augmentation import CropAugmentation
 from labelstore.cropping.device_decoding import DeviceDecoding, jpeg_kind, with_torchcodec
 from labelstore.cropping.replay import decode
 from labelstore.errors import ConflictError, RejectedInput, UsageError
-from labelstore.labelling.generate import generate
-from labelstore.labelling.label_images import label_images
 from labelstore.testing.digit_pictures import photographs as real_photographs
+from tests.flat_options import generate, grow, label_images
 
 CPU = torch.device("cpu")
 HALF_CHROMA = 2
@@ -184,7 +183,7 @@ def test_labels_are_those_of_device_crops_and_what_made_them_is_recorded(
             generate(store, **about, decode_device="cpu", device="cpu")
         with pytest.raises(ConflictError, match="images decoded on cpu, asked for device"):
             generate(other, **about, decode_device="device", device="cpu")
-        grown = labelstore.grow(store, num_crops=12, teacher=str(run_folder), device="cpu")
+        grown = grow(store, num_crops=12, teacher=str(run_folder), device="cpu")
         assert grown.num_crops == 21 * 6
 
 

@@ -21,11 +21,9 @@ from labelstore.care.repairing import repair
 from labelstore.care.verification import verify
 from labelstore.codecs.product_codes import from_text
 from labelstore.errors import ConflictError, RejectedInput, UsageError
-from labelstore.labelling.generate import generate
-from labelstore.labelling.growing import grow
-from labelstore.labelling.label_images import label_images
 from labelstore.labelling.stating import state_classes
 from labelstore.sharing.merge import merge
+from tests.flat_options import generate, grow, label_images
 from tests.generation.conftest import OPTIONS, write_photographs
 
 WORK = {"device": "cpu", "workers": 2, "batch_size": 32}

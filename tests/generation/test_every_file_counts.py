@@ -13,12 +13,12 @@ from PIL import Image
 import labelstore
 import trainer
 from cli import errors, labelstore_app
-from labelstore import Full
+from labelstore import Full, PlanOptions
 from labelstore.errors import ConflictError
-from labelstore.exchange import Stated, import_labels
+from labelstore.exchange import Stated
 from labelstore.images import scan_folder
 from labelstore.labelling.growing import add_images
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import generate, import_labels, label_images
 from tests.generation.conftest import write_teacher
 
 WORK = {"batch_size": 16, "device": "cpu", "workers": 1}
@@ -76,10 +76,10 @@ def test_files_in_are_labelled_left_out_or_counted(numbered, tmp_path, capsys):
 def test_a_store_that_has_hidden_images_is_still_read(numbered, tmp_path):
     images, teacher = numbered
     with labelstore.create(
-        tmp_path / "s", images=scan_folder(images).with_hidden(), num_crops=2
+        tmp_path / "s", images=scan_folder(images).with_hidden(), plan=PlanOptions(num_crops=2)
     ) as store:
         assert "1/.thumbs/0.png" in set(store.images()["key"])
-        labelstore.generate(store, teacher=str(teacher), codec=Full(), images=images, **WORK)
+        generate(store, teacher=str(teacher), codec=Full(), images=images, **WORK)
         assert store.label_set().is_complete
         assert add_images(store, images).num_new == 0
 
@@ -89,9 +89,9 @@ def test_an_older_store_keeps_its_numbers(numbered, tmp_path):
     images, teacher = numbered
     old = tuple(sorted(NUMBERS))
     folder = scan_folder(images).with_classes(old)
-    with labelstore.create(tmp_path / "s", images=folder, num_crops=2) as store:
+    with labelstore.create(tmp_path / "s", images=folder, plan=PlanOptions(num_crops=2)) as store:
         assert store.class_names == old == ("0", "1", "10", "2")
-        labelstore.generate(store, teacher=str(teacher), codec=Full(), images=images, **WORK)
+        generate(store, teacher=str(teacher), codec=Full(), images=images, **WORK)
         Image.new("RGB", (40, 44)).save(images / "10" / "new.png")
         add_images(store, images)
         frame = store.images()

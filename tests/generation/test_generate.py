@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import labelstore
-from labelstore import Full, MarginalSmoothing
+from labelstore import Full, MarginalSmoothing, PlanOptions
 from labelstore.codecs import codec_from_options, top_k
 from labelstore.commit.lease_keeper import is_dead, owner_name
 from labelstore.cropping.replay import read_image, replay
@@ -22,10 +22,9 @@ from labelstore.errors import (
     RejectedInput,
     UsageError,
 )
-from labelstore.labelling.generate import generate
-from labelstore.labelling.label_images import label_images
 from labelstore.teachers.labeller import Labeller
 from labelstore.teachers.teacher import Teacher, load_teacher
+from tests.flat_options import generate, label_images
 from tests.generation.conftest import write_photographs, write_teacher
 
 M = 12
@@ -299,7 +298,9 @@ def test_an_owner_of_this_machine_can_be_found_dead() -> None:
 def test_generate_needs_a_label_set_per_store(
     tmp_path: Path, photographs: Path, run_folder: Path
 ) -> None:
-    store = labelstore.create(tmp_path / "s", images=photographs, num_crops=M, images_per_shard=8)
+    store = labelstore.create(
+        tmp_path / "s", images=photographs, plan=PlanOptions(num_crops=M, images_per_shard=8)
+    )
     report = generate(
         store,
         teacher=str(run_folder),

@@ -10,9 +10,7 @@ from labelstore.care.auditing import audit
 from labelstore.care.verification import verify
 from labelstore.codecs import Full, MarginalSmoothing, top_k
 from labelstore.labelling.deriving import derive
-from labelstore.labelling.generate import generate
-from labelstore.labelling.growing import grow
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import generate, grow, label_images
 
 WORK = {"batch_size": 16, "device": "cpu", "workers": 2}
 CODEC = MarginalSmoothing(k=1, tail_classes=2, dtype="uint8")

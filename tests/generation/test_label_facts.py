@@ -16,10 +16,8 @@ from labelstore.care.repairing import repair
 from labelstore.care.verification import verify
 from labelstore.codecs import codec_from_options
 from labelstore.errors import ConflictError, RejectedInput, UsageError
-from labelstore.labelling.generate import generate
-from labelstore.labelling.growing import grow
-from labelstore.labelling.label_images import label_images
 from labelstore.teachers.teacher import Teacher, load_teacher
+from tests.flat_options import generate, grow, label_images
 from tests.generation.conftest import write_photographs, write_teacher
 
 WORK = {"batch_size": 16, "device": "cpu", "workers": 2}

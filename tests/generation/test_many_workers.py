@@ -17,8 +17,8 @@ import labelstore
 from labelstore import MarginalSmoothing
 from labelstore.commit import spool
 from labelstore.labelling.crop_batches import TeacherBatches
-from labelstore.labelling.label_images import label_images
 from labelstore.teachers.labeller import Labeller
+from tests.flat_options import label_images
 from tests.generation.conftest import write_photographs
 from tests.generation.counting_teacher import SOURCE, counts
 
@@ -70,7 +70,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from labelstore import MarginalSmoothing
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import label_images
 from labelstore.commit import spool
 
 store, photographs, synced = map(Path, sys.argv[1:4])

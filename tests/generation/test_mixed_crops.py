@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import labelstore
-import trainer
 from cli import errors, labelstore_app, trainer_app
 from labelstore import CropAugmentation, CropMixing, CropPlan, Full, LabelMap
 from labelstore.care.auditing import audit
@@ -28,11 +27,10 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.images import open_images
-from labelstore.labelling.label_images import label_images
 from labelstore.labelling.mixed_crops import mixed_crops
 from labelstore.store.layout import MIX_FIELDS
+from tests.flat_options import CropDataset, CropLoader, StoredPasses, generate, grow, label_images
 from tests.generation.conftest import OPTIONS, made_crops, write_photographs, write_teacher
-from trainer.loader import CropLoader, StoredPasses
 from trainer.sampler import PassSchedule
 
 JITTER = CropAugmentation(color_jitter=(0.4, 0.4, 0.4, 0.1))
@@ -138,9 +136,7 @@ def test_teacher_and_student_see_the_same_pixels(place, method):
                 for batch in loader.batches(0):
                     rows = batch.images.repeat_interleave(m)
                     assert torch.equal(batch.pixels, expected[rows, batch.crops])
-        data = trainer.CropDataset(
-            labels, place / "images", crops_per_image=2, input_size=SIZE, passes=1
-        )
+        data = CropDataset(labels, place / "images", crops_per_image=2, input_size=SIZE, passes=1)
         item = data[3]
         assert torch.equal(item["pixels"], expected[3][item["crops"]])
         data.close()
@@ -212,7 +208,7 @@ def test_growth_further_teachers_and_damage(place, tmp_path):
     teacher = {"teacher": str(place / "teacher"), "device": "cpu", "workers": 2}
     with labelstore.open(tmp_path / "s") as store:
         before = stored(store)
-        labelstore.grow(store, num_crops=M + 2, images=tmp_path / "images", **teacher)
+        grow(store, num_crops=M + 2, images=tmp_path / "images", **teacher)
         label(tmp_path / "whole", place, num_crops=M + 2, mixing=CUTMIX, augmentation=JITTER)
         with labelstore.open(tmp_path / "whole") as whole:
             for name, values in stored(whole).items():
@@ -222,13 +218,13 @@ def test_growth_further_teachers_and_damage(place, tmp_path):
             )
         # images that join have partners among the first ones, and change nobody's
         shutil.copy(tmp_path / "images" / "cat" / "1.jpg", tmp_path / "images" / "cat" / "9.jpg")
-        labelstore.grow(store, images=tmp_path / "images", **teacher)
+        grow(store, images=tmp_path / "images", **teacher)
         grown = stored(store)
         (new,) = np.flatnonzero(store.image_columns["key"] == "cat/9.jpg")
         assert (grown["mix_image"][new] < 9).all()
         assert (grown["mix_image"][:9, :M] == before["mix_image"]).all()
         # another teacher sees the same mixtures, also of a law that would draw others now
-        labelstore.generate(
+        generate(
             store, codec=Full(dtype="float32"), name="more", images=tmp_path / "images", **teacher
         )
         rows = [*range(9), int(new)]

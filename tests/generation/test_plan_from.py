@@ -15,7 +15,7 @@ from labelstore.catalogue.named_rows import change_record
 from labelstore.catalogue.schema import plans
 from labelstore.cropping.crop_plan import IMPORTED_LAW
 from labelstore.errors import ConflictError, RejectedInput, UsageError
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import label_images
 from tests.generation.conftest import write_photographs
 
 WORK = {"codec": MarginalSmoothing(k=2), "batch_size": 16, "device": "cpu", "workers": 2}

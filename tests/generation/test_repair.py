@@ -13,8 +13,8 @@ from labelstore import MarginalSmoothing
 from labelstore.care.repairing import repair
 from labelstore.care.verification import verify
 from labelstore.errors import ConflictError, RejectedInput, UsageError
-from labelstore.labelling.label_images import label_images
 from labelstore.store import open_store
+from tests.flat_options import label_images
 from tests.generation.conftest import write_photographs, write_teacher
 
 CHOICES = {"device": "cpu", "workers": 2, "batch_size": 16}

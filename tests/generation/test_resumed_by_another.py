@@ -13,15 +13,15 @@ import pytest
 import torch
 
 import labelstore
-from labelstore import MarginalSmoothing
+from labelstore import MarginalSmoothing, PlanOptions
 from labelstore.care.dropping import drop
 from labelstore.catalogue.records import TeacherRow
 from labelstore.errors import ConflictError, RejectedInput, StorageError
 from labelstore.images import digest
-from labelstore.labelling.generate import generate
 from labelstore.labelling.teacher_blocks import ImageBlock, TeacherBlocks
 from labelstore.store import Store
 from labelstore.teachers.teacher import Teacher
+from tests.flat_options import generate
 from tests.generation.conftest import write_photographs
 
 M = 3
@@ -72,7 +72,9 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path, images: Path) -> Store:
-    return labelstore.create(tmp_path / "s", images=images, num_crops=M, images_per_shard=3)
+    return labelstore.create(
+        tmp_path / "s", images=images, plan=PlanOptions(num_crops=M, images_per_shard=3)
+    )
 
 
 def label(store: Store, images: Path, given: Teacher, name: str = "soft", **options: object):

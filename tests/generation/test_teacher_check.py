@@ -13,11 +13,10 @@ from PIL import Image
 import labelstore
 from labelstore import MarginalSmoothing
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.labelling.generate import generate
-from labelstore.labelling.label_images import label_images
 from labelstore.teachers.labeller import Labeller
 from labelstore.teachers.teacher import load_teacher
 from labelstore.teachers.teacher_check import TeacherCheck, evaluate_teacher
+from tests.flat_options import generate, label_images
 from tests.generation.conftest import CLASSES, write_photographs, write_teacher
 
 WORK = {

@@ -24,15 +24,13 @@ from labelstore.analysis.profile import profile
 from labelstore.analysis.summary import summary
 from labelstore.errors import ConflictError, LabelStoreError, RejectedInput
 from labelstore.images import class_names
-from labelstore.labelling.generate import generate
-from labelstore.labelling.growing import grow
-from labelstore.labelling.label_images import label_images
 from labelstore.labelling.lost_mass import MAX_LOST
 from labelstore.labelling.stating import class_table, state_classes
 from labelstore.sharing.matching import match
 from labelstore.store.label_outputs import Outputs
 from labelstore.teachers.class_map import class_map, names_from
 from labelstore.teachers.teacher import Teacher, load_teacher
+from tests.flat_options import generate, grow, label_images
 from tests.generation.conftest import CLASSES, OPTIONS, write_teacher
 from tests.trainer.small_runs import write_data
 from trainer import TrainConfig

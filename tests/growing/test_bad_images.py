@@ -9,6 +9,7 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
+from labelstore.store import PlanOptions
 from labelstore.store import create as make_store
 from tests.generation.conftest import write_photographs, write_teacher
 
@@ -118,7 +119,8 @@ def test_what_has_labels_is_never_left_out(create, folder, tmp_path):
 
 
 def test_a_wrong_folder_leaves_nothing_out(create, folder, photographs, tmp_path):
-    make_store(tmp_path / "s", images=folder, num_crops=2, images_per_shard=3).close()
+    plan = PlanOptions(num_crops=2, images_per_shard=3)
+    make_store(tmp_path / "s", images=folder, plan=plan).close()
     half = Path(shutil.copytree(photographs, tmp_path / "half"))
     for name in ("cat/0.jpg", "cat/1.jpg", "dog/0.jpg"):
         (half / name).unlink()

@@ -16,14 +16,11 @@ from labelstore.calibration import Region, calibrate, update
 from labelstore.codecs import densify
 from labelstore.errors import ConflictError, IncompleteError, LabelStoreError, UsageError
 from labelstore.labelling.deriving import derive
-from labelstore.labelling.generate import generate
-from labelstore.labelling.growing import grow
-from labelstore.labelling.label_images import label_images
 from labelstore.teachers.labeller import Labeller
 from labelstore.teachers.teacher import load_teacher
+from tests.flat_options import StoredPasses, generate, grow, label_images
 from tests.generation.conftest import write_photographs, write_teacher
 from tests.stopped_teacher import teacher_stops
-from trainer.loader.stored import StoredPasses
 from trainer.sampler import PassSchedule
 
 CODEC = MarginalSmoothing(k=2, dtype="float32")
@@ -322,10 +319,7 @@ def test_the_commands(tmp_path, photographs, teachers, labelstore_command):
 def test_a_teacher_given_as_an_object(tmp_path, photographs, teachers):
     store = create(tmp_path / "s", photographs, teachers[0], BEFORE)
     teacher = load_teacher(str(teachers[0]))
-    assert (
-        labelstore.grow(store, num_crops=9, teacher=teacher, images=photographs, **WORK).num_crops
-        == 9 * 3
-    )
+    assert grow(store, num_crops=9, teacher=teacher, images=photographs, **WORK).num_crops == 9 * 3
     store.close()
 
 

@@ -28,11 +28,9 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.labelling.deriving import derive
-from labelstore.labelling.generate import generate
-from labelstore.labelling.growing import add_images, grow, plan_new_images
-from labelstore.labelling.label_images import label_images
+from labelstore.labelling.growing import add_images, plan_new_images
+from tests.flat_options import StoredPasses, generate, grow, label_images
 from tests.generation.conftest import write_photographs, write_teacher
-from trainer.loader.stored import StoredPasses
 from trainer.sampler import PassSchedule
 
 CODEC = MarginalSmoothing(k=2, dtype="float32")

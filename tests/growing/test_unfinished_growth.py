@@ -16,10 +16,10 @@ from labelstore import Full, MarginalSmoothing, RegionQuantiles, RegionThreshold
 from labelstore.calibration import preview
 from labelstore.errors import IncompleteError, NotGenerated
 from labelstore.exchange import export_labels
-from labelstore.store.label_set import covered_labels, what_is_missing
+from labelstore.store.unfinished import covered_labels, what_is_missing
 from labelstore.testing.filled_store import add_label_set, fill_blocks
+from tests.flat_options import StoredPasses
 from tests.kept_stores import kept_store
-from trainer.loader.stored import StoredPasses
 from trainer.sampler import PassSchedule
 
 N, M, GROWN, C = 11, 6, 12, 7

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from labelstore import PlanOptions
 from labelstore.care.freezing import freeze
 from labelstore.care.leftovers import gc
 from labelstore.errors import ConflictError, DamagedShard, StoreNotFound
@@ -63,14 +64,14 @@ def test_a_store_without_its_catalogue_says_what_is_lost(store, tmp_path):
     (path / "catalogue.db").unlink()
     for attempt in (
         lambda: open_store(path),
-        lambda: create(path, images=tmp_path, num_crops=4),
+        lambda: create(path, images=tmp_path, plan=PlanOptions(num_crops=4)),
     ):
         with pytest.raises(DamagedShard, match=r"no catalogue\.db.*restore it from a copy"):
             attempt()
     with pytest.raises(StoreNotFound):
         open_store(tmp_path)
     with pytest.raises(ConflictError, match="exists already"):
-        create(tmp_path, images=tmp_path, num_crops=4)
+        create(tmp_path, images=tmp_path, plan=PlanOptions(num_crops=4))
 
 
 @pytest.mark.parametrize("data", [b"", b"SQLite format 3\0"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import labelstore
+from labelstore import PlanOptions
 from labelstore.arrays.durable import StagedFiles
 from labelstore.care.verification import verify
 from labelstore.commit.lease_keeper import LeaseKeeper
@@ -79,7 +80,9 @@ def test_metadata_is_compared_and_a_store_with_damaged_metadata_does_not_open(st
 
 
 def test_arrays_of_another_store_are_refused(store, tmp_path):
-    other = labelstore.create(tmp_path / "other", images=_folder(store), num_crops=6)
+    other = labelstore.create(
+        tmp_path / "other", images=_folder(store), plan=PlanOptions(num_crops=6)
+    )
     if other.arrays.name != store.arrays.name:
         pytest.skip("one backend is enough")
     shutil.rmtree(other.arrays.root)

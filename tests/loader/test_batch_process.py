@@ -104,7 +104,7 @@ from pathlib import Path
 import numpy as np
 from labelstore.cropping.crop_plan import CropPlan
 from labelstore.images import scan_folder
-from trainer.loader import CropLoader, GroundTruthPasses, read_sizes
+from trainer.loader import CropLoader, GroundTruthPasses, LoaderOptions, read_sizes
 from trainer.sampler import PassSchedule
 
 if __name__ == "__main__":
@@ -113,7 +113,8 @@ if __name__ == "__main__":
         CropPlan(seed=2), keys=folder.keys, class_ids=folder.class_ids, sizes=read_sizes(folder),
         num_classes=len(folder.classes), schedule=PassSchedule.of(passes=9, crops_per_image=2), scratch=scratch,
     )
-    made = CropLoader(source, folder, batch_size=4, input_size=24, kind="process", scratch=scratch)
+    options = LoaderOptions(kind="process", scratch=scratch)
+    made = CropLoader(source, folder, batch_size=4, input_size=24, options=options)
     next(made.batches(0))
     print(made._process._process.pid, flush=True)
     if sys.argv[3] == "wait":

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 
 from labelstore.calibration.ensembles import ensemble
 from labelstore.errors import RejectedInput, UsageError
+from tests.flat_options import CropDataset, CropLoader, StoredPasses
 from tests.trainer.dense_reference import dense_labels
-from trainer.loader import CropDataset, CropLoader, StoredPasses, collate_crops
+from trainer.loader import collate_crops
 from trainer.losses import SparseSoftCrossEntropy
 from trainer.sampler import PassSchedule
 

@@ -14,7 +14,8 @@ from labelstore.cropping.device_decoding import DeviceDecoding, with_torchcodec
 from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import LabelStoreError, RejectedInput, StorageError, UsageError
 from labelstore.images import scan_folder
-from trainer.loader import CropLoader, GroundTruthPasses, StoredPasses, read_sizes
+from tests.flat_options import CropLoader, StoredPasses
+from trainer.loader import GroundTruthPasses, read_sizes
 from trainer.losses import SparseSoftCrossEntropy
 from trainer.sampler import PassSchedule
 

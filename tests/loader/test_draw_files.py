@@ -19,9 +19,9 @@ from labelstore.codecs import MarginalSmoothing, densify
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.scratch.folders import PREFIX
 from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
+from tests.flat_options import StoredPasses
 from tests.loader.conftest import NUM_CROPS, soft_labels
 from trainer.curriculum import ranked_crops
-from trainer.loader import StoredPasses
 from trainer.loader.draws import DRAW_FILE, FOLDER
 from trainer.sampler import DrawingOrder, PassSchedule
 

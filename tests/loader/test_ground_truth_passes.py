@@ -5,8 +5,8 @@ import pytest
 
 from labelstore.codecs import MarginalSmoothing
 from labelstore.testing.filled_store import filled_store
+from tests.flat_options import StoredPasses
 from tests.loader.conftest import soft_labels
-from trainer.loader import StoredPasses
 from trainer.sampler import PassSchedule
 
 SCHEDULE = PassSchedule.of(passes=2, crops_per_image=3)

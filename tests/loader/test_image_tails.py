@@ -14,7 +14,7 @@ from labelstore.calibration import RegionThresholds
 from labelstore.calibration.ensembles import ensemble
 from labelstore.codecs import MarginalSmoothing, densify
 from labelstore.testing.filled_store import IMAGE_SIZE, filled_store
-from trainer.loader import CropDataset, CropLoader, StoredPasses
+from tests.flat_options import CropDataset, CropLoader, StoredPasses
 from trainer.losses import SparseSoftCrossEntropy
 from trainer.sampler import PassSchedule
 

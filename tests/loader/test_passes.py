@@ -24,7 +24,8 @@ from labelstore.errors import (
 )
 from labelstore.scratch.folders import LOCK, PREFIX, ScratchFolder
 from labelstore.testing.filled_store import filled_store
-from trainer.loader import GroundTruthPasses, StoredPasses
+from tests.flat_options import StoredPasses
+from trainer.loader import GroundTruthPasses
 from trainer.sampler import DrawingOrder, PassSchedule
 
 SCHEDULE = PassSchedule.of(passes=9, crops_per_image=7, single_crop_first=2, single_crop_last=1)

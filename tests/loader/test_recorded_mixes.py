@@ -12,10 +12,11 @@ from cli import errors, labelstore_app, trainer_app
 from labelstore.calibration import masking
 from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.exchange import Stated, export_labels, import_labels
+from labelstore.exchange import Stated, export_labels
 from tests.exchange import foreign_files as foreign
+from tests.flat_options import CropDataset, CropLoader, StoredPasses, import_labels
 from tests.generation.conftest import OPTIONS
-from trainer.loader import CropDataset, CropLoader, StoredPasses, collate_crops
+from trainer.loader import collate_crops
 from trainer.loader.planes import record_dtype
 from trainer.loader.recorded_mixes import Partners
 from trainer.sampler import PassSchedule

@@ -10,7 +10,7 @@ import pytest
 
 from labelstore.errors import StorageError
 from labelstore.scratch import room
-from trainer.loader import StoredPasses
+from tests.flat_options import StoredPasses
 from trainer.sampler import PassSchedule
 
 GB = 10**9

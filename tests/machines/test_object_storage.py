@@ -12,7 +12,7 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
-from labelstore import MarginalSmoothing, RegionThresholds
+from labelstore import MarginalSmoothing, PlanOptions, RegionThresholds
 from labelstore.analysis.disk import storage
 from labelstore.analysis.histogram import histogram
 from labelstore.analysis.summary import summary
@@ -23,8 +23,8 @@ from labelstore.care.leftovers import gc
 from labelstore.care.verification import verify
 from labelstore.errors import DamagedShard, StorageError, StoreNotFound, UsageError
 from labelstore.testing.filled_store import filled_store
+from tests.flat_options import StoredPasses
 from tests.machines.conftest import everything, soft_labels
-from trainer.loader.stored import StoredPasses
 from trainer.sampler import PassSchedule
 
 pytest.importorskip("obstore", reason="obstore is not installed")
@@ -209,7 +209,7 @@ def test_nothing_is_written(url, s3, frozen, tmp_path):
             with pytest.raises(UsageError, match="copy it to a disk"):
                 refused(store)
     with pytest.raises(UsageError, match="a store cannot be made there"):
-        labelstore.create("s3://bucket/new", images=tmp_path, num_crops=4)
+        labelstore.create("s3://bucket/new", images=tmp_path, plan=PlanOptions(num_crops=4))
     assert {o["Key"]: o["ETag"] for o in s3.list_objects_v2(Bucket=bucket)["Contents"]} == before
     assert not Path("s3:").exists()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from labelstore import PlanOptions
 from labelstore.codecs import LabelCodec, LabelMap, MapTopK, MarginalSmoothing
 from labelstore.commit.staging import BlockArrays, write_block
 from labelstore.images import ImageFolder
@@ -56,9 +57,13 @@ def part(
     """A store of some images, labelled with every codec; `bad` ones are left out, and only some blocks are labelled."""
     chosen = list(images)
     # making a store's metadata takes a third of the time with this backend
-    usual = {"num_crops": M, "crops_per_shard": 2, "seed": 9, "backend": "hdf5"}
+    backend = options.pop("backend", "hdf5")
+    usual = {"num_crops": M, "crops_per_shard": 2, "seed": 9, "images_per_shard": images_per_shard}
     store = create(
-        path, images=folder(chosen), images_per_shard=images_per_shard, **usual | options
+        path,
+        images=folder(chosen),
+        plan=PlanOptions(**usual | options),
+        backend=backend,
     )
     held = (soft_labels() if labels is None else labels)[chosen]
     missing = {chosen.index(image) for image in bad if image in chosen}

@@ -14,6 +14,7 @@ import pytest
 
 import labelstore
 from cli import errors, labelstore_app
+from labelstore import PlanOptions
 from labelstore.calibration import RegionThresholds, preview
 from labelstore.codecs import Hard, MarginalSmoothing
 from labelstore.errors import RejectedInput, UsageError
@@ -55,7 +56,9 @@ def store_path(tmp_path_factory, pictures):
         mtimes_ns=np.zeros(IMAGES, np.int64),
     )
     codec = MarginalSmoothing(k=3, dtype="float32")
-    with create(path, images=folder, num_crops=CROPS, images_per_shard=10) as store:
+    with create(
+        path, images=folder, plan=PlanOptions(num_crops=CROPS, images_per_shard=10)
+    ) as store:
         for seed, name in enumerate(("first", "second")):
             add_label_set(store, codec, len(CLASSES), name=name)
             digests = {0: digest((pictures / CLASSES[0] / "000.jpg").read_bytes())}

@@ -14,9 +14,9 @@ from labelstore import MarginalSmoothing, derive
 from labelstore.analysis.teacher_time import cost
 from labelstore.analysis.work import work
 from labelstore.catalogue.records import ResultRow, RunRow
-from labelstore.labelling.label_images import label_images
 from labelstore.teachers.labeller import Labeller
 from labelstore.testing.filled_store import filled_store
+from tests.flat_options import label_images
 from tests.generation.conftest import write_photographs, write_teacher
 from tests.stopped_teacher import teacher_stops
 

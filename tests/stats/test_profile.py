@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import labelstore
 from labelstore.analysis.comparison import compare, compare_all
 from labelstore.analysis.profile import profile
-from labelstore.blocks.block_sample import share_of_blocks
+from labelstore.blocks.block_map import share_of_blocks
 from labelstore.codecs import MarginalSmoothing
 from labelstore.errors import UsageError
 

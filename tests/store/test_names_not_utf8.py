@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 import labelstore
-from labelstore import MarginalSmoothing
+from labelstore import MarginalSmoothing, PlanOptions
 from labelstore.care.migration import migrate
 from labelstore.errors import LabelStoreError, RejectedInput, UsageError
-from labelstore.exchange.importing import plan_import
 from labelstore.images import open_images, scan_folder
-from labelstore.labelling.label_images import label_images
 from labelstore.sharing import hub
 from labelstore.teachers.teacher import load_teacher
 from labelstore.testing.filled_store import filled_store
+from tests.flat_options import label_images, plan_import
 
 NO_TEXT = os.fsdecode(b"nu\xff")
 
@@ -46,7 +45,9 @@ def in_one_line(error):
 
 
 CALLS = {
-    "create": lambda given, bad: labelstore.create(bad, images=given / "images", num_crops=2),
+    "create": lambda given, bad: labelstore.create(
+        bad, images=given / "images", plan=PlanOptions(num_crops=2)
+    ),
     "open": lambda given, bad: labelstore.open(bad),
     "open another in it": lambda given, bad: labelstore.open(bad / "s.labels"),
     "label": lambda given, bad: label_images(
@@ -107,7 +108,9 @@ def test_images_whose_names_are_no_text_are_named_printably(tmp_path, make):
         if make != "empty class":
             (folder / "1.jpg").write_bytes(b"")
     for work in (
-        lambda: labelstore.create(tmp_path / "s.labels", images=images, num_crops=2),
+        lambda: labelstore.create(
+            tmp_path / "s.labels", images=images, plan=PlanOptions(num_crops=2)
+        ),
         lambda: plan_import(tmp_path / "s.labels", format="npz", source=tmp_path, images=images),
     ):
         with pytest.raises(RejectedInput) as refused:
@@ -124,7 +127,7 @@ def test_images_whose_names_are_no_text_are_named_printably(tmp_path, make):
 def test_a_source_of_ones_own_cannot_bring_such_names_either(given, tmp_path, changes):
     source = replace(scan_folder(given / "images"), **changes)
     with pytest.raises(LabelStoreError, match="is not UTF-8") as refused:
-        labelstore.create(tmp_path / "s.labels", images=source, num_crops=2)
+        labelstore.create(tmp_path / "s.labels", images=source, plan=PlanOptions(num_crops=2))
     assert isinstance(refused.value, (UsageError, RejectedInput))
     in_one_line(refused.value)
     assert names(tmp_path) == []

@@ -22,7 +22,13 @@ from labelstore.codecs import (
 from labelstore.errors import UsageError
 from labelstore.exchange import export_labels
 from labelstore.labelling.deriving import derive
-from labelstore.testing.filled_store import add_label_set, fill_blocks, filled_store
+from labelstore.store import PlanOptions
+from labelstore.testing.filled_store import (
+    add_label_set,
+    empty_store,
+    fill_blocks,
+    filled_store,
+)
 
 N, M, C = 6, 4, 9
 MADE_AT = ASKED = (1.0, 2.0, 4.0, 20.0)
@@ -47,9 +53,10 @@ def store_of(tmp_path_factory):
             labels = softmax(temperature).astype(np.float32)
             if codec.takes == "outputs":
                 labels = LOGITS.astype(np.float32)
-            made[key] = filled_store(
-                path, labels, codec, images_per_shard=4, crops_per_shard=2, temperature=temperature
-            )
+            plan = PlanOptions(num_crops=M, images_per_shard=4, crops_per_shard=2)
+            made[key] = store = empty_store(path, np.arange(N) % C, C, plan)
+            add_label_set(store, codec, C, name="teacher", temperature=temperature)
+            fill_blocks(store, labels, name="teacher")
         return made[key].label_set("teacher")
 
     yield make

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from labelstore import MarginalSmoothing
 from labelstore.testing.filled_store import IMAGE_SIZE, filled_store
+from tests.flat_options import CropDataset
 from tests.stress.workers import soft_labels
-from trainer import CropDataset
 from trainer.loader.dataset import collate_crops
 
 NUM_IMAGES, NUM_CROPS, TIMEOUT = 24, 4, 600

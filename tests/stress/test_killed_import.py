@@ -12,8 +12,9 @@ from PIL import Image
 
 import labelstore
 from labelstore.care.verification import verify
-from labelstore.exchange import Stated, import_labels
+from labelstore.exchange import Stated
 from labelstore.store.opening import exists
+from tests.flat_options import import_labels
 
 KILLS = 1
 IMAGES, CROPS, CLASSES = 12, 4, 5

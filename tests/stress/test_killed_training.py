@@ -13,7 +13,7 @@ import trainer
 from labelstore import MarginalSmoothing
 from labelstore.arrays import durable
 from labelstore.errors import RejectedInput
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import label_images
 from tests.generation.conftest import OPTIONS, write_teacher
 from tests.trainer.small_runs import small_run, write_data
 from trainer import between_steps

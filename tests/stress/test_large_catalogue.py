@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labelstore import MarginalSmoothing
+from labelstore import MarginalSmoothing, PlanOptions
 from labelstore.images import ImageFolder
 from labelstore.store import create
 from labelstore.testing.filled_store import add_label_set
@@ -51,7 +51,7 @@ def make(path: Path, num_images: int) -> Path:
         sizes=np.full(num_images, 110_000, np.int64),
         mtimes_ns=np.zeros(num_images, np.int64),
     )
-    with create(path, images=folder, num_crops=200) as store:
+    with create(path, images=folder, plan=PlanOptions(num_crops=200)) as store:
         add_label_set(store, MarginalSmoothing(k=5), CLASSES, name="teacher")
     return path
 

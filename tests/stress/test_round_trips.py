@@ -15,9 +15,10 @@ from PIL import Image
 
 import labelstore
 from labelstore import Full, Hard, Logits, MarginalRenorm, MarginalSmoothing, Smoothing
-from labelstore.exchange import EXPORTS, Stated, export_labels, import_labels
+from labelstore.exchange import EXPORTS, Stated, export_labels
 from labelstore.exchange.importing import FORMATS
 from labelstore.testing.filled_store import IMAGE_SIZE, filled_store
+from tests.flat_options import import_labels
 
 NUM_IMAGES, NUM_CROPS, NUM_CLASSES, K = 12, 8, 12, 4
 CODECS = {

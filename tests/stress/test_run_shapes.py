@@ -16,7 +16,7 @@ import pytest
 import trainer
 from labelstore import MarginalSmoothing
 from labelstore.errors import LabelStoreError
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
 from trainer import TrainConfig
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labelstore import Full, MarginalSmoothing
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
 from trainer import TrainConfig
 

@@ -13,11 +13,10 @@ import labelstore
 import trainer
 from labelstore import Logits, ProductCodes
 from labelstore.errors import RejectedInput, UsageError
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import StoredPasses, label_images
 from tests.trainer.small_runs import write_data
 from tests.trainer.test_supervision import config, losses
 from trainer.config import TrainConfig
-from trainer.loader.stored import StoredPasses
 from trainer.losses import EmbeddingLoss
 from trainer.sampler import PassSchedule
 

@@ -16,17 +16,15 @@ import torch
 import labelstore
 import labelstore.cropping.crop_plan
 import trainer
-from labelstore import Full, RegionThresholds
+from labelstore import Full, PlanOptions, RegionThresholds
 from labelstore.cropping.replay import read_image, replay
 from labelstore.errors import ConflictError, IncompleteError, RejectedInput, UsageError
-from labelstore.labelling.growing import grow
-from labelstore.labelling.label_images import label_images
 from labelstore.teachers.teacher import load_teacher
+from tests.flat_options import StoredPasses, grow, label_images
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
 from tests.trainer.small_runs import label_twice, small_run, write_data
 from trainer import TrainConfig
 from trainer.checkpoint import read_checkpoint, save_checkpoint
-from trainer.loader import StoredPasses
 from trainer.mixing import Mixture, mixture
 from trainer.models import Normalise, create_model
 from trainer.phase_training import StudentView
@@ -284,7 +282,7 @@ def test_what_does_not_fit_is_refused(data: Path, store: Path, tmp_path: Path) -
     write_photographs(other / "train", per_class=1)
     with pytest.raises(RejectedInput, match="not in"):
         trainer.run(config(other, labels="fkd", store=store, label_set="ms"))
-    labelstore.create(tmp_path / "empty", images=data / "train", num_crops=M)
+    labelstore.create(tmp_path / "empty", images=data / "train", plan=PlanOptions(num_crops=M))
     teacher = write_teacher(tmp_path / "teacher")
     with pytest.raises(IncompleteError):
         label_images(

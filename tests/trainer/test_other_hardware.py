@@ -16,7 +16,7 @@ from cli import errors, trainer_app
 from labelstore import MarginalSmoothing
 from labelstore.devices import choose_device
 from labelstore.errors import ConflictError, UsageError
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import label_images
 from tests.generation.conftest import OPTIONS, write_photographs, write_teacher
 from tests.trainer.small_runs import small_run
 from trainer.checkpoint import read_checkpoint

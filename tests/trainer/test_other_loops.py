@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 
 import labelstore
 from labelstore import MarginalSmoothing
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import CropDataset, label_images
 from tests.generation.conftest import CLASSES, write_photographs, write_teacher
-from trainer import CropDataset, SparseSoftCrossEntropy, collate_crops
+from trainer import SparseSoftCrossEntropy, collate_crops
 
 
 @pytest.fixture(scope="module")

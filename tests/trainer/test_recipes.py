@@ -16,7 +16,7 @@ import trainer
 from cli import errors, trainer_app
 from labelstore.codecs import LabelMap, Logits, MarginalSmoothing
 from labelstore.errors import UsageError
-from labelstore.labelling.label_images import label_images
+from tests.flat_options import label_images
 from tests.generation.conftest import OPTIONS, write_teacher
 from tests.trainer.small_runs import write_data
 from trainer.recipes import RECIPES, card, recipe_named

@@ -17,12 +17,19 @@ import torch
 import labelstore
 import trainer
 from cli import errors, labelstore_app
-from labelstore import Full, Hard, LabelMap, Logits, MarginalSmoothing, RegionThresholds
+from labelstore import (
+    Full,
+    Hard,
+    LabelMap,
+    Logits,
+    MarginalSmoothing,
+    PlanOptions,
+    RegionThresholds,
+)
 from labelstore.analysis.teacher_time import cost
 from labelstore.errors import ConflictError, LabelStoreError, RejectedInput, UsageError
-from labelstore.labelling.generate import generate
-from labelstore.labelling.label_images import label_images
 from labelstore.teachers.teacher import load_teacher
+from tests.flat_options import generate, label_images
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
 from tests.trainer.small_runs import small_run, write_data
 from trainer import TrainConfig
@@ -485,11 +492,11 @@ def test_what_makes_no_sense_is_refused_in_one_line(store, data, changes, messag
 def test_the_settings_that_the_stored_crops_were_drawn_with_may_be_said(data, teacher, tmp_path):
     """So that one set of options serves ground truth and stored labels alike."""
     with labelstore.create(
-        tmp_path / "s", images=data / "train", num_crops=2, flip_prob=0.0, scale=(0.5, 1.0)
+        tmp_path / "s",
+        images=data / "train",
+        plan=PlanOptions(num_crops=2, flip_prob=0.0, scale=(0.5, 1.0)),
     ) as store:
-        labelstore.generate(
-            store, teacher=str(teacher), images=data / "train", codec=Hard(), device="cpu"
-        )
+        generate(store, teacher=str(teacher), images=data / "train", codec=Hard(), device="cpu")
     asked = config(
         data, store=tmp_path / "s", crops_per_image=2, batch_size=2, epochs=2, flip_prob=0.0
     )

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 import labelstore
 from labelstore import Full, MarginalSmoothing
-from labelstore.labelling.label_images import label_images
 from labelstore.teachers.teacher import load_teacher
+from tests.flat_options import CropDataset, label_images
 from tests.generation.conftest import CLASSES, OPTIONS, write_photographs, write_teacher
-from trainer import CropDataset, StoredLabelsTask, collate_crops, pack_labels
+from trainer import StoredLabelsTask, collate_crops, pack_labels
 
 task_module = pytest.importorskip("timm.task")
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

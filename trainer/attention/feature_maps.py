@@ -149,9 +149,12 @@ def _as_map(layer: str, output: Tensor, prefix: object) -> FeatureMap | None:
     return None
 
 
-def _is_alike(found: FeatureMap, last: FeatureMap) -> bool:
+def _is_alike(feature_map: FeatureMap, last: FeatureMap) -> bool:
     """Queries, keys and values of a transformer are tokens too, but wider: no map of the image."""
-    return last.layout != "tokens" or (found.channels, found.prefix) == (last.channels, last.prefix)
+    return last.layout != "tokens" or (feature_map.channels, feature_map.prefix) == (
+        last.channels,
+        last.prefix,
+    )
 
 
 def _depends(found: FeatureMap, gradient: Tensor | None) -> bool:

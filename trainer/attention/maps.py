@@ -173,11 +173,11 @@ class GuidedRectifiers(TorchFunctionMode):
 def guided_gradient(model: nn.Module, x: Tensor, class_id: int) -> tuple[Tensor, GuidedRectifiers]:
     """The guided gradient of a class's score by the pixels x (1, 3, S, S), and what was found on the way."""
     pixels = x.detach().clone().requires_grad_()
-    found = GuidedRectifiers()
-    with torch.enable_grad(), found:
+    rectifiers = GuidedRectifiers()
+    with torch.enable_grad(), rectifiers:
         score = model(pixels)[0, class_id]
     (gradient,) = torch.autograd.grad(score, pixels)
-    return gradient, found
+    return gradient, rectifiers
 
 
 class _Guided(torch.autograd.Function):

@@ -83,7 +83,7 @@ def draw_attention(
 def _heads(
     figure: Figure,
     axes: Any,  # noqa: ANN401 - matplotlib axes
-    found: Looked,
+    looked: Looked,
     nth: int,
     bottom: float,
     height: float,
@@ -91,9 +91,9 @@ def _heads(
     """A network's name over its two columns, and what these are."""
     box = axes.get_position()
     left = box.x0 - (box.width + 0.05 * box.width)
-    seen, attention = found.attention.feature_map, found.attention
+    seen, attention = looked.attention.feature_map, looked.attention
     figure.text(
-        left, 1 - 0.2 / height, _short(found.network, HEAD_LETTERS), fontsize=10, weight="bold"
+        left, 1 - 0.2 / height, _short(looked.network, HEAD_LETTERS), fontsize=10, weight="bold"
     )
     words = f"Grad-CAM, {_short(seen.layer, 14)} {seen.height} x {seen.width}"
     figure.text(left, 1 - 0.42 / height, words, fontsize=7, color="#555555")
@@ -105,10 +105,10 @@ def _heads(
         figure.add_artist(_line(x, bottom / height, 1 - 0.05 / height))
 
 
-def _method(found: Attention) -> str:
+def _method(attention: Attention) -> str:
     """A line on the kind of gradients, and the activations that they pass as they are."""
-    others = ", ".join(found.others)
-    if not found.rectifiers:
+    others = ", ".join(attention.others)
+    if not attention.rectifiers:
         return f"gradient ({others} is no ReLU)" if others else "gradient (it has no ReLU)"
     return f"guided backpropagation, {others} plain" if others else "guided backpropagation"
 
@@ -127,8 +127,8 @@ def _cell(figure: Figure, place: Any, pixels: Any, title: str, colour: str) -> A
     return axes
 
 
-def _overlay(axes: Any, found: Looked) -> None:  # noqa: ANN401 - matplotlib axes
-    cam, side = found.attention.cam, found.crop.shape[0]
+def _overlay(axes: Any, looked: Looked) -> None:  # noqa: ANN401 - matplotlib axes
+    cam, side = looked.attention.cam, looked.crop.shape[0]
     if cam.max() <= 0:
         axes.text(
             0.5, 0.5, "nothing speaks for it", transform=axes.transAxes, ha="center", fontsize=8,
@@ -147,26 +147,26 @@ def enlarged(cam: NDArray[np.float32], side: int) -> NDArray[np.float32]:
 
     grid = torch.from_numpy(np.ascontiguousarray(cam))[None, None]
     large = torch.nn.functional.interpolate(grid, size=(side, side), mode="bilinear")
-    found: NDArray[np.float32] = large[0, 0].numpy()
-    return found
+    picture: NDArray[np.float32] = large[0, 0].numpy()
+    return picture
 
 
-def _saliency(found: Attention) -> NDArray[np.float32]:
+def _saliency(attention: Attention) -> NDArray[np.float32]:
     """Gradients as colours around grey; the strongest half per cent are cut off."""
-    strongest = float(np.quantile(np.abs(found.guided), 0.995))
-    coloured = 0.5 + 0.5 * found.guided / (strongest or 1.0)
+    strongest = float(np.quantile(np.abs(attention.guided), 0.995))
+    coloured = 0.5 + 0.5 * attention.guided / (strongest or 1.0)
     shown: NDArray[np.float32] = np.clip(coloured, 0, 1).astype(np.float32)
     return shown
 
 
-def _of_class(found: Looked) -> str:
-    at = found.attention
-    return f"{_short(found.name_of(at.class_id), LETTERS - 6)}  {at.probability:.2f}"
+def _of_class(looked: Looked) -> str:
+    at = looked.attention
+    return f"{_short(looked.name_of(at.class_id), LETTERS - 6)}  {at.probability:.2f}"
 
 
-def _colour(found: Looked) -> str:
+def _colour(looked: Looked) -> str:
     """Red where the network predicts another class than the map is of."""
-    return "black" if found.attention.class_id == found.attention.predicted else "#a83232"
+    return "black" if looked.attention.class_id == looked.attention.predicted else "#a83232"
 
 
 def _short(text: str, letters: int = LETTERS, *, end: bool = False) -> str:
@@ -179,14 +179,14 @@ def _short(text: str, letters: int = LETTERS, *, end: bool = False) -> str:
 
 def image_folders(configs: Sequence[TrainConfig]) -> list[Path]:
     """Image folders of the runs, those for validation first."""
-    found: list[Path | None] = []
+    folders: list[Path | None] = []
     for own, name in (("val", "val"), ("train", "train")):
         for config in configs:
             data = config.data and (
                 evaluation_split(config.data) if own == "val" else config.data / name
             )
-            found.append(getattr(config, own) or data)
-    return list(dict.fromkeys(folder for folder in found if folder is not None))
+            folders.append(getattr(config, own) or data)
+    return list(dict.fromkeys(folder for folder in folders if folder is not None))
 
 
 def find_image(text: str, folders: Sequence[Path]) -> ImageFile:

@@ -86,7 +86,7 @@ class BatchMaker:
         return ring
 
     def _filler(self, pass_index: int) -> Callable[[OpenBatch, int], None]:
-        """What a thread does for one image: write its m crops into the batch, augment them."""
+        """Return what a thread does for one image: write its m crops into the batch, augment them."""
         positions = self.deal.schedule.positions(pass_index)
         table, made, augment = self.table, self.pixels[pass_index], self.augment
         m = len(positions)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -113,6 +112,38 @@ class CropBatch:
         return batch
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions:
+    """How batches are made."""
+
+    workers: int = 2
+    """Threads that decode and crop."""
+    prefetch: int = 2
+    """Batches that are made ahead, at most."""
+    pin_memory: bool = False
+    decoding: DeviceDecoding | None = None
+    """Decodes and crops images on its device, where batches then lie."""
+    kind: LoaderKind = "threads"
+    """Whose the threads are: this process's, or those of one that is started for them (`process`)."""
+    scratch: Path | None = None
+    """Where the batches of such a process lie, in a file."""
+
+    def __post_init__(self) -> None:
+        """UsageError for what no loader can have."""
+        if self.kind not in get_args(LoaderKind):
+            raise UsageError(
+                f"`loader={self.kind}`: choose one of {', '.join(get_args(LoaderKind))}"
+            )
+        if self.decoding is not None and self.kind == "process":
+            raise UsageError(
+                "`loader=process` with `decode_device=device`: that process has no device; leave one of them out"
+            )
+        if self.workers < 1 or self.prefetch < 1:
+            raise UsageError(
+                f"workers={self.workers}, prefetch={self.prefetch}: give at least 1 of both"
+            )
+
+
 class CropLoader:
     """Batches of every pass of a source."""
 
@@ -125,37 +156,23 @@ class CropLoader:
         input_size: int = 224,
         interpolation: str = "bilinear",
         seed: int = 0,
-        workers: int = 2,
-        prefetch: int = 2,
         rank: int = 0,
         world_size: int = 1,
-        pin_memory: bool = False,
         augment: Augment | None = None,
-        decoding: DeviceDecoding | None = None,
-        kind: LoaderKind = "threads",
-        scratch: Path | None = None,
+        options: LoaderOptions | None = None,
     ) -> None:
         """`data` is the folder that the image keys are relative to; B = `batch_size` counts all ranks.
 
-        `workers` threads fill at most `prefetch` batches ahead; `augment` changes an image's crops in place.
-        With `decoding` images are decoded and cropped on its device, and batches lie there. UsageError where crops are
-        augmented or mixed, which the CPU does, and for a batch size that is not a multiple of m x world size, for any m
-        of the schedule.
-
-        `kind` says whose the threads are: this process's, or those of one that is started for them (`process`). Then
-        batches lie in a file in `scratch`, one pass is open at a time, and UsageError is raised for images or an
-        `augment` that cannot be pickled, and with `decoding`.
+        `augment` changes an image's crops in place. UsageError for a batch size that is not a multiple of m x world
+        size, for any m of the schedule; with `options.decoding` where crops are augmented or mixed, which the CPU does;
+        and in a process for images or an `augment` that cannot be pickled. In a process one pass is open at a time.
         """
-        if kind not in get_args(LoaderKind):
-            raise UsageError(f"`loader={kind}`: choose one of {', '.join(get_args(LoaderKind))}")
-        if decoding is not None and kind == "process":
+        self.options = options = options or LoaderOptions()
+        decoding = options.decoding
+        if input_size < 1 or not 0 <= rank < world_size:
             raise UsageError(
-                "`loader=process` with `decode_device=device`: that process has no device; leave one of them out"
-            )
-        if workers < 1 or prefetch < 1 or input_size < 1 or not 0 <= rank < world_size:
-            raise UsageError(
-                f"workers={workers}, prefetch={prefetch}, input_size={input_size}, rank={rank} of {world_size}: "
-                "give at least 1 of the first three, and a rank below the world size"
+                f"input_size={input_size}, rank={rank} of {world_size}: give a size of at least 1 and a rank below "
+                "the world size"
             )
         shown = [source.of_pass(number) for number in range(source.schedule.num_passes)]
         changed = any(each.partners or each.augmentation for each in shown)
@@ -165,8 +182,7 @@ class CropLoader:
                 "teacher: these run on the CPU, use `decode_device=cpu`"
             )
         self.source, self.seed = source, check_seed(seed)
-        self.input_size, self.prefetch = input_size, prefetch
-        self._decoding = decoding
+        self.input_size = input_size
         self.deal = Deal(
             schedule=source.schedule,
             num_images=len(source.table),
@@ -191,14 +207,17 @@ class CropLoader:
                 for each in shown
             ),
             augment=augment,
-            workers=workers,
+            workers=options.workers,
         )
-        self._pin_memory = pin_memory
         self._buffers: list[Tensor] = []
         self._process: BatchProcess | None = None
-        if kind == "process":
-            slots = (prefetch + 1, self._crops_of_buffer, input_size)
-            self._process = BatchProcess(self._maker, slots, scratch=scratch, pin_memory=pin_memory)
+        if options.kind == "process":
+            self._process = BatchProcess(
+                self._maker,
+                (options.prefetch + 1, self._crops_of_buffer, input_size),
+                scratch=options.scratch,
+                pin_memory=options.pin_memory,
+            )
 
     def steps(self, pass_index: int) -> int:
         """Optimiser steps of one pass."""
@@ -218,7 +237,7 @@ class CropLoader:
         return CropBatches(self, pass_index, start_step, labels)
 
     def close(self) -> None:
-        """End the process of `kind="process"`, which dropping the loader does too."""
+        """End the process of `LoaderOptions(kind="process")`, which dropping the loader does too."""
         if self._process is not None:
             self._process.close()
 
@@ -231,16 +250,16 @@ class CropLoader:
         if self._buffers or self._process is not None:
             buffers, self._buffers = self._buffers, []
             return buffers
-        decoding = self._decoding
+        options = self.options
         return [
             torch.empty(
                 (self._crops_of_buffer, 3, self.input_size, self.input_size),
                 dtype=torch.uint8,
                 memory_format=torch.channels_last,
-                pin_memory=self._pin_memory and decoding is None,
-                device=None if decoding is None else decoding.device,
+                pin_memory=options.pin_memory and options.decoding is None,
+                device=None if options.decoding is None else options.decoding.device,
             )
-            for _ in range(self.prefetch + 1)
+            for _ in range(options.prefetch + 1)
         ]
 
 
@@ -309,12 +328,7 @@ class CropBatches:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -31,13 +31,13 @@ from labelstore.scratch.folders import storage_errors
 from trainer.loader.crop_pixels import CropPixels
 from trainer.loader.image_files import path_by_key
 from trainer.loader.pass_labels import PassLabels
-from trainer.loader.stored import EVERYTHING, StoredPasses
+from trainer.loader.source import DrawOptions
+from trainer.loader.stored import StoredPasses
 from trainer.sampler import PassSchedule
 
 if TYPE_CHECKING:
     from labelstore.calibration.ensembles import Ensemble
     from labelstore.store import LabelSet, Mask
-    from trainer.config import Order
 
 PASS_FILE = "pass.npy"
 MOST_PASSES = 1000
@@ -62,12 +62,9 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         input_size: int = 224,
         interpolation: str = "bilinear",
         temperature: float | None = None,
-        order: Order = "random",
-        probability_range: tuple[float, float] = EVERYTHING,
+        draw: DrawOptions | None = None,
         passes: int | None = None,
         scratch: Path | None = None,
-        allow_empty_images: bool = False,
-        allow_incomplete: bool = False,
     ) -> None:
         """`passes` is how many there will be at most (1000): with anything that picks crops, that many are laid out.
 
@@ -75,16 +72,16 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         `temperature` is the one in force, by which the student's logits are divided
         (`SparseSoftCrossEntropy(dataset.temperature)`).
 
-        `order` is random, or a curriculum by how sure the teacher is, spread over all of the `passes`, which must
-        then be given; `probability_range` (low, high) leaves out crops whose largest probability lies outside (FerKD
-        Fig. 5). The mean of several teachers is a `labelstore.ensemble`, which has its own masks.
+        `draw` says which crops are drawn and in which order; a curriculum is spread over all of the `passes`, which
+        must then be given. The mean of several teachers is a `labelstore.ensemble`, which has its own masks.
 
         Raises what `StoredPasses` raises, UsageError for a curriculum without `passes`, and RejectedInput where `data`
         does not hold the images.
         """
-        if passes is None and order in ("easy-to-hard", "hard-to-easy"):
+        draw = draw or DrawOptions()
+        if passes is None and draw.order in ("easy-to-hard", "hard-to-easy"):
             raise UsageError(
-                f"order={order!r} is spread over the whole run: say with passes= how many there will be"
+                f"order={draw.order!r} is spread over the whole run: say with passes= how many there will be"
             )
         self._schedule = PassSchedule.of(
             passes=MOST_PASSES if passes is None else passes, crops_per_image=crops_per_image
@@ -95,11 +92,8 @@ class CropDataset(Dataset[dict[str, Tensor]]):
             seed=seed,
             mask=mask,
             temperature=temperature,
-            order=order,
-            probability_range=probability_range,
+            draw=draw,
             scratch=scratch,
-            allow_empty_images=allow_empty_images,
-            allow_incomplete=allow_incomplete,
         )
         self._process = os.getpid()
         self.counts, self.temperature = self._source.counts, self._source.temperature
@@ -144,13 +138,13 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         place = index % len(self)
-        found = np.array([place])
-        taken = self._pass_labels().take(found)
+        places = np.array([place])
+        taken = self._pass_labels().take(places)
         (records,) = taken
         size = self._pixels.input_size
         pixels = torch.empty((len(records), 3, size, size), dtype=torch.uint8)
         self._pixels.write(self._keys[place], self._sizes[place], records, pixels)
-        labels = self._pass_labels().labels_of(taken, found)
+        labels = self._pass_labels().labels_of(taken, places)
         return {
             "pixels": pixels,
             # dense labels share one row of ids, which torch would not take

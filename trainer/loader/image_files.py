@@ -64,11 +64,11 @@ def path_by_key(data: Path | ImageSource, key: str) -> Callable[[str], ImageFile
         if (folder / key).exists():
             # a bound method can be pickled for a worker process
             return folder.joinpath
-    found = file_finder(root / "train" if (root / "train").is_dir() else root)
+    finder = file_finder(root / "train" if (root / "train").is_dir() else root)
     try:
-        found(key).read_bytes()
+        finder(key).read_bytes()
     except OSError:
         raise RejectedInput(
             f"{data} has no image {key}, nor has train/ in it: give `data` the images that the store was made from"
         ) from None
-    return found
+    return finder

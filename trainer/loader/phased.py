@@ -119,14 +119,14 @@ def in_common(described: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     >>> in_common([{"a": 1, "b": 2}, {"a": 1, "b": 3}])
     {'a': 1, 'b': [2, 3]}
     """
-    found: dict[str, Any] = {}
+    common: dict[str, Any] = {}
     for name in dict.fromkeys(name for each in described for name in each):
         values: list[Any] = []
         for each in described:
             if name in each and each[name] not in values:
                 values.append(each[name])
-        found[name] = values[0] if len(values) == 1 else values
-    return found
+        common[name] = values[0] if len(values) == 1 else values
+    return common
 
 
 def _places(table: ImageTable, own: ImageTable) -> NDArray[np.intp] | None:

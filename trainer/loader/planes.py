@@ -103,19 +103,19 @@ class PlaneFolder:
 
     def plane(self, position: int) -> Records:
         """(num_images,) records, mapped read-only; StorageError where there is none, or none any more."""
-        found = self._open.get(position)
-        if found is None:
+        plane = self._open.get(position)
+        if plane is None:
             path = self.file(position)
             # checked a moment ago, but a scratch folder may be cleared while a run reads it
             with storage_errors(path):
-                found = np.load(path, mmap_mode="r")
-            if found.shape != (self.num_images,) or found.dtype != self.dtype:
+                plane = np.load(path, mmap_mode="r")
+            if plane.shape != (self.num_images,) or plane.dtype != self.dtype:
                 raise RejectedInput(
-                    f"{path} holds {found.shape} of {found.dtype.itemsize} bytes, wanted "
+                    f"{path} holds {plane.shape} of {plane.dtype.itemsize} bytes, wanted "
                     f"({self.num_images},) of {self.dtype.itemsize}: it is of another run, remove its folder"
                 )
-            self._open[position] = found
-        return found
+            self._open[position] = plane
+        return plane
 
     def forget(self, before: int, *, remove: bool) -> None:
         """Close planes of positions below `before`, and remove their files if asked."""

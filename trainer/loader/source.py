@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +19,11 @@ from numpy.typing import NDArray
 from labelstore.arrays.reading_threads import Stopped
 from labelstore.calibration import too_many_left_out
 from labelstore.cropping.crop_augmentation import PlannedAugmentation
-from labelstore.errors import IncompleteError, LabelStoreError, RejectedInput
+from labelstore.errors import IncompleteError, LabelStoreError, RejectedInput, UsageError
 from labelstore.scratch.folders import ScratchFolder
 from labelstore.scratch.kept import KeptFolder
 from labelstore.scratch.room import check_room
+from trainer.config import Order
 from trainer.loader.draws import KeptPlanes
 from trainer.loader.pass_labels import PassLabels
 from trainer.loader.planes import PlaneFolder
@@ -110,19 +110,48 @@ class PassSource(ABC):
         """Stop preparing and remove the folders."""
 
     def of_pass(self, pass_index: int) -> PassSource:
-        """Whose crops a pass shows: `partners` and `augmentation` are that source's."""
+        """Return the source whose crops a pass shows: `partners` and `augmentation` are that source's."""
         return self
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+EVERYTHING = (0.0, 1.0)
+"""The probability range that leaves no crop out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """Which stored crops are drawn, and in which order."""
+
+    order: Order = "random"
+    """Random, or a curriculum by how sure the teacher is, spread over all passes."""
+    probability_range: tuple[float, float] = EVERYTHING
+    """(low, high): leave out crops whose largest probability lies outside (FerKD Fig. 5)."""
+    allow_empty_images: bool = False
+    """Take labels that leave more than 1 % of the images without a usable crop."""
+    allow_incomplete: bool = False
+    """Draw from what is there of an unfinished label set or mask."""
+
+    def __post_init__(self) -> None:
+        """UsageError for an order or a range that is none."""
+        if self.order not in get_args(Order):
+            raise UsageError(f"order={self.order!r}: choose one of {', '.join(get_args(Order))}")
+        low, high = self.probability_range
+        if not 0 <= low <= high <= 1:
+            raise UsageError(
+                f"probability_range={low:g},{high:g}: give (low, high) with 0 <= low <= high <= 1"
+            )
+        object.__setattr__(self, "probability_range", (float(low), float(high)))
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every probability is within the range."""
+        return self.probability_range == EVERYTHING
 
 
 class PlaneSource(PassSource):

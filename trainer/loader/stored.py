@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,6 @@ from labelstore.cropping.crop_plan import image_streams
 from labelstore.errors import NotGenerated, UsageError
 from labelstore.scratch.room import check_room
 from labelstore.store.group import shards_digest
-from trainer.config import Order
 from trainer.curriculum import ranked_crops
 from trainer.label_tensors import ground_truth_labels
 from trainer.loader.draws import KeptPlanes, draw_folder
@@ -44,8 +43,19 @@ from trainer.loader.planes import (
     record_dtype,
 )
 from trainer.loader.recorded_mixes import Partners, recorded_mixes
-from trainer.loader.source import DrawCounts, ImageTable, PlaneSource, check_left_out
-from trainer.loader.supervision import as_far_as_labelled, check_complete, check_mixed
+from trainer.loader.source import (
+    DrawCounts,
+    DrawOptions,
+    ImageTable,
+    PlaneSource,
+    check_left_out,
+)
+from trainer.loader.supervision import (
+    Supervision,
+    as_far_as_labelled,
+    check_complete,
+    check_mixed,
+)
 from trainer.loader.tails import TailFiles, tail_dtype
 from trainer.sampler import DrawingOrder, PassSchedule
 
@@ -55,8 +65,6 @@ if TYPE_CHECKING:
 DRAWING_ORDER = 2
 """Version of the drawing order; in version 1 an image could show one crop twice in a batch. A draw file is of one
 version."""
-EVERYTHING = (0.0, 1.0)
-"""The probability range that leaves no crop out."""
 
 
 class StoredPasses(PlaneSource):
@@ -70,30 +78,20 @@ class StoredPasses(PlaneSource):
         seed: int = 0,
         mask: Mask | None = None,
         temperature: float | None = None,
-        order: Order = "random",
-        probability_range: tuple[float, float] = EVERYTHING,
-        ground_truth: float | None = None,
-        own_classes: bool = False,
-        as_outputs: bool = False,
+        draw: DrawOptions | None = None,
+        supervision: Supervision | None = None,
         scratch: Path | None = None,
         keep_draws: float = 0.0,
         attach: Path | None = None,
-        allow_empty_images: bool = False,
-        allow_incomplete: bool = False,
         threads: int = 2,
     ) -> None:
         """Find the images to draw from; nothing but masks, and probabilities for a range, is read yet.
 
         `mask` is for a label set; an ensemble has its own. `temperature` T is the one of the teachers' logits; None is
-        the T0 at which the labels were made. `probability_range` (low, high) leaves out crops whose largest probability
-        lies outside, at T0 (at T where label sets were made at different ones), and a curriculum ranks by the same.
-        `ground_truth` puts every crop's class, smoothed by that share, in the place
-        of its label: the same crops in the same order, and nothing learnt from a teacher. `own_classes` says that the
-        network's outputs are the classes of the data set, whatever the stored labels' are. `as_outputs` gives
-        the teacher's outputs themselves in the place of their softmax, of one label set without a mask. `keep_draws`
-        gigabytes of draw files are kept in `scratch`.
+        the T0 at which the labels were made. Crops are left out and ranked by their largest probability at T0 (at T
+        where label sets were made at different ones). `keep_draws` gigabytes of draw files are kept in `scratch`.
 
-        With `allow_incomplete` passes draw from what is there, as if there were nothing else: images with labels,
+        With `draw.allow_incomplete` passes draw from what is there, as if there were nothing else: images with labels,
         and, while the growth of a plan is unfinished, the first crops, which all of them have (`labels.num_crops`).
 
         Raises IncompleteError for an unfinished label set or mask without `allow_incomplete`, RejectedInput
@@ -101,19 +99,18 @@ class StoredPasses(PlaneSource):
         mask of another plan or teacher or of mixed crops, a temperature that the labels do not have or a folder in
         shared memory.
         """
+        self.draw, self.supervision = draw or DrawOptions(), supervision or Supervision()
         if isinstance(labels, Ensemble) and mask is not None:
             raise UsageError(
                 f"mask {mask.name} beside an ensemble: make the ensemble with its teachers' masks"
             )
         together = labels if isinstance(labels, Ensemble) else ensemble([labels], [mask])
-        check_complete(together, allow_incomplete=allow_incomplete)
+        check_complete(together, allow_incomplete=self.draw.allow_incomplete)
         self.labels = as_far_as_labelled(together)
         remote = any(m.labels.store.is_remote for m in self.labels.members)
         self.schedule, self.threads = schedule, max(threads, REMOTE_THREADS) if remote else threads
-        self.crop_order = _checked_order(order)
-        self.probability_range = _checked_range(probability_range)
         self.num_classes = labels.num_classes
-        self.label_smoothing, self.as_outputs = ground_truth, as_outputs
+        ground_truth = self.supervision.ground_truth
         if ground_truth is not None:
             self.num_classes = len(labels.store.class_names)
         self.temperature = self.labels.temperature_in_force(temperature)
@@ -143,7 +140,9 @@ class StoredPasses(PlaneSource):
             left_out=int(np.count_nonzero(usable == 0)),
             repeating=int(np.count_nonzero(usable[drawn] < max(schedule.crops_per_pass))),
         )
-        check_left_out(self.counts, allow_empty_images=allow_empty_images, why=self._why())
+        check_left_out(
+            self.counts, allow_empty_images=self.draw.allow_empty_images, why=self._why()
+        )
         columns = labels.store.image_columns
         keys = [str(key) for key in columns["key"][drawn]]
         self.table = ImageTable(
@@ -151,9 +150,7 @@ class StoredPasses(PlaneSource):
             keys=keys,
             streams=image_streams(keys),
             sizes=np.stack([columns["height"][drawn], columns["width"][drawn]], 1).astype(np.int64),
-            ground_truth=self._truth(own_classes or ground_truth is not None)[drawn].astype(
-                np.int64
-            ),
+            ground_truth=self._truth()[drawn].astype(np.int64),
         )
         self.partners = Partners.of(self.labels)
         self.augmentation = planned_augmentation(labels.plan.parameters)
@@ -171,7 +168,7 @@ class StoredPasses(PlaneSource):
                 size += self.labels.layout.num_crop_shards * tables
             draws = draw_folder(scratch, self._described(dtype), size=size, keep=keep_draws)
         self._repeated_before = any(
-            schedule.shows_twice(int(count), ranked=self.crop_order != "random")
+            schedule.shows_twice(int(count), ranked=self.draw.order != "random")
             for count in np.unique(usable[drawn])
         )
         self._set_up(dtype, scratch=scratch, attach=attach, draws=draws)
@@ -191,32 +188,32 @@ class StoredPasses(PlaneSource):
             )
             self._kept_tails = KeptPlanes(folder) if self._kept_planes is not None else None
 
-    def _truth(self, own_classes: bool) -> NDArray[np.int32]:
+    def _truth(self) -> NDArray[np.int32]:
         """(rows,) of every image the output that is its class; its class where that is no output of the labels."""
         labels = self.labels
-        if own_classes or not labels.outputs_are_classes:
+        if self.supervision.has_own_classes or not labels.outputs_are_classes:
             return labels.ground_truth
         return labels.true_output
 
     @property
     def is_drawn(self) -> bool:
         """Whether passes are slabs of a draw file and not of the store."""
-        several, random = len(self.labels.members) > 1, self.crop_order == "random"
+        several, random = len(self.labels.members) > 1, self.draw.order == "random"
         return several or not random or self._leaves_out or not self.order.keeps_columns
 
     @property
     def _leaves_out(self) -> bool:
-        return self.labels.has_masks or self.probability_range != EVERYTHING
+        return self.labels.has_masks or not self.draw.keeps_all
 
     def _usable(self, block: int) -> NDArray[np.bool_]:
         """(images of the block, M) crops that may be drawn, whether or not the image was left out as bad."""
         usable = self.labels.usable(block)
-        if self.probability_range != EVERYTHING:
-            low, high = (np.float32(limit) for limit in self.probability_range)
+        if not self.draw.keeps_all:
+            low, high = (np.float32(limit) for limit in self.draw.probability_range)
             for columns, inside in self._walk():
-                found = self.labels.max_probability(block, columns, self._ranked_at)
+                largest = self.labels.max_probability(block, columns, self._ranked_at)
                 with np.errstate(invalid="ignore"):
-                    usable[:, inside] &= (found >= low) & (found <= high)
+                    usable[:, inside] &= (largest >= low) & (largest <= high)
         return usable
 
     def _usable_counts(self) -> NDArray[np.int64]:
@@ -357,17 +354,17 @@ class StoredPasses(PlaneSource):
             if self._leaves_out
             else np.ones((len(local), self.order.num_crops), bool)
         )
-        if self.crop_order == "random":
+        if self.draw.order == "random":
             return self.order.usable_crops(streams, usable, positions.stop)[:, positions.start :]
-        found = [
+        largest = [
             self.labels.max_probability(block, columns, self._ranked_at)[local]
             for columns, _ in self._walk()
         ]
         return ranked_crops(
-            np.concatenate(found, axis=1),
+            np.concatenate(largest, axis=1),
             usable,
             positions,
-            self.crop_order,
+            self.draw.order,
             schedule=self.schedule,
         )
 
@@ -379,18 +376,18 @@ class StoredPasses(PlaneSource):
         further: dict[str, NDArray[Any]] = {}
         if self.partners is not None:
             further.update(recorded_mixes(self.labels, block, columns))
-        if self.label_smoothing is not None:
+        if self.supervision.ground_truth is not None:
             rows = self.labels.block_rows(block)
             truth = self.labels.ground_truth[rows.start : rows.stop, None]
             labels = ground_truth_labels(
-                np.broadcast_to(truth, flips.shape), self.num_classes, self.label_smoothing
+                np.broadcast_to(truth, flips.shape), self.num_classes, self.supervision.ground_truth
             )
             regions = int(Region.IMPORTANT)
         elif self.tails is not None:
             labels, regions, further["scale"] = self.labels.tailed(block, columns, self.temperature)
             crops_per_shard = self.labels.layout.crops_per_shard
             further["shard"] = np.arange(first, first + flips.shape[1]) // crops_per_shard
-        elif self.as_outputs:
+        elif self.supervision.as_outputs:
             (member,) = self.labels.members
             labels, regions = member.labels.raw_outputs(block, columns), int(Region.IMPORTANT)
         else:
@@ -413,12 +410,12 @@ class StoredPasses(PlaneSource):
         return ", ".join([*sets, *masks])
 
     def _why(self) -> str:
-        """What decides that an image has no usable crop."""
+        """Say why an image may have no usable crop."""
         masks = [member.mask.name for member in self.labels.members if member.mask is not None]
         if masks:
             return f"mask {', '.join(masks)} discards the rest, choose milder thresholds"
-        if self.probability_range != EVERYTHING:
-            low, high = self.probability_range
+        if not self.draw.keeps_all:
+            low, high = self.draw.probability_range
             return f"no crop has a largest probability within {low:g} and {high:g}, choose a wider range"
         return "they were left out as bad when their labels were made"
 
@@ -444,7 +441,7 @@ class StoredPasses(PlaneSource):
         """(passes, crops per image) in turn; in a random order a longer run of the same passes draws the same at first,
         and how many come last is left out."""
         *before, (number, m) = self.schedule.runs()
-        return [*before, (None if self.crop_order == "random" else number, m)]
+        return [*before, (None if self.draw.order == "random" else number, m)]
 
     def _shards_digest(self, group: str) -> str:
         """Digest of every committed file of a group that labels are drawn from, as the ledger has it."""
@@ -469,30 +466,19 @@ class StoredPasses(PlaneSource):
                 for member in self.labels.members
             ],
             "temperature": self.temperature,
-            "order": self.crop_order,
+            "order": self.draw.order,
             "passes": self._described_passes(),
-            "probability_range": list(self.probability_range),
-            **({} if self.label_smoothing is None else {"ground_truth": self.label_smoothing}),
-            **({"as_outputs": True} if self.as_outputs else {}),
+            "probability_range": list(self.draw.probability_range),
+            **(
+                {}
+                if self.supervision.ground_truth is None
+                else {"ground_truth": self.supervision.ground_truth}
+            ),
+            **({"as_outputs": True} if self.supervision.as_outputs else {}),
             # a curriculum leaves nothing to chance
-            "seed": self.order.seed if self.crop_order == "random" else None,
+            "seed": self.order.seed if self.draw.order == "random" else None,
             "num_crops": self.order.num_crops,
             "crops_per_chunk": self.order.crops_per_chunk,
             "images": hashlib.sha256(self.table.images.astype("<i8").tobytes()).hexdigest(),
             "record": str(dtype),
         }
-
-
-def _checked_order(order: Order) -> Order:
-    if order not in get_args(Order):
-        raise UsageError(f"order={order!r}: choose one of {', '.join(get_args(Order))}")
-    return order
-
-
-def _checked_range(asked: tuple[float, float]) -> tuple[float, float]:
-    low, high = asked
-    if not 0 <= low <= high <= 1:
-        raise UsageError(
-            f"probability_range={low:g},{high:g}: give (low, high) with 0 <= low <= high <= 1"
-        )
-    return float(low), float(high)

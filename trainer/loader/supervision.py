@@ -3,14 +3,34 @@ asks and for how far they reach."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from labelstore.calibration.ensembles import Ensemble, ensemble
 from labelstore.errors import IncompleteError, NotGenerated, RejectedInput, UsageError
 from labelstore.store import LabelSet, Store
 from labelstore.store.label_outputs import refusal_of
-from labelstore.store.label_set import what_is_missing
+from labelstore.store.unfinished import what_is_missing
 from trainer.config import TrainConfig
 from trainer.config_checks import split_names
 from trainer.phases import WITHOUT_CLASSES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervision:
+    """What a student learns of stored crops: their soft labels, or another thing in their place."""
+
+    ground_truth: float | None = None
+    """Smoothing of the class of every crop's image, which takes the place of its label; None: the labels."""
+    own_classes: bool = False
+    """The network's outputs are the classes of the data set, whatever the stored labels' are."""
+    as_outputs: bool = False
+    """The teacher's outputs themselves and not their softmax, of one label set without a mask."""
+
+    @property
+    def has_own_classes(self) -> bool:
+        """Whether a class id is one of the data set."""
+        return self.own_classes or self.ground_truth is not None
+
 
 NO_MASK = "-"
 """Stands for a label set without a mask in the list of an ensemble's masks."""
@@ -53,12 +73,14 @@ def _check_kind(labels: LabelSet, config: TrainConfig) -> None:
             f"ground_truth_weight={config.ground_truth_weight} with label set {labels.name}, whose crops were "
             "mixed with other images before the teacher saw them: they have no one class; leave it at 0"
         )
-    held = f"label set {labels.name} holds {labels.codec.name} labels"
+    holds = f"label set {labels.name} holds {labels.codec.name} labels"
     if kind == "labelmap" and takes != "map":
-        raise UsageError(f"{held}: labels='labelmap' wants label maps, labels='fkd' learns from it")
+        raise UsageError(
+            f"{holds}: labels='labelmap' wants label maps, labels='fkd' learns from it"
+        )
     if kind in WITHOUT_CLASSES and takes != "outputs":
         raise UsageError(
-            f"{held}: labels={kind!r} wants outputs before softmax, made with `compression=logits` or pq"
+            f"{holds}: labels={kind!r} wants outputs before softmax, made with `compression=logits` or pq"
         )
     if kind == "embedding" and labels.outputs.kind != "embedding":
         raise RejectedInput(
@@ -67,7 +89,7 @@ def _check_kind(labels: LabelSet, config: TrainConfig) -> None:
             "from them with labels='ssl'"
         )
     if kind in ("fkd", "ferkd") and takes == "map":
-        raise UsageError(f"{held}: labels='labelmap' learns from it")
+        raise UsageError(f"{holds}: labels='labelmap' learns from it")
     if kind in ("fkd", "ferkd", "ensemble", "labelmap") and not labels.outputs_are_classes:
         ssl = "; labels='ssl' learns from outputs as they are" if takes == "outputs" else ""
         raise RejectedInput(f"labels={kind!r}: {refusal_of(labels)}{ssl}")

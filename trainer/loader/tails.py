@@ -45,7 +45,7 @@ class TailFiles:
         self, labels: SparseLabels, records: Records, indices: NDArray[np.intp]
     ) -> SparseLabels:
         """Labels (b, m, K) of records (b, m) with the classes of their tables listed: (b, m, K + L)."""
-        found: SparseLabels | None = None
+        joined: SparseLabels | None = None
         for shard in np.unique(records["shard"]):
             own = listed(
                 TailedLabels(
@@ -53,9 +53,9 @@ class TailFiles:
                 )
             )
             here = records["shard"] == shard
-            found = own if found is None else _chosen(here, own, found)
-        assert found is not None
-        return found
+            joined = own if joined is None else _chosen(here, own, joined)
+        assert joined is not None
+        return joined
 
     def of_batch(self, records: Records, indices: NDArray[np.intp]) -> BatchTails:
         """The tables of a batch's images, each once where all crops are of one crop shard."""

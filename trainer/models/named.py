@@ -55,8 +55,10 @@ def load_named(
     is_own = is_function(model)
     file = None if checkpoint is None else read_weights(checkpoint, weights)
     if is_own or file is not None:
-        held = None if file is None else classes_of(model, options, file.state)
-        options["num_classes"] = config.num_classes or held or len(classes) or USUAL_CLASSES
+        num_classes_of_file = None if file is None else classes_of(model, options, file.state)
+        options["num_classes"] = (
+            config.num_classes or num_classes_of_file or len(classes) or USUAL_CLASSES
+        )
     network = build(model, options, pretrained=not is_own and file is None)
     if file is not None:
         load_weights(network, file)

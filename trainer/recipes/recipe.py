@@ -52,11 +52,6 @@ class Said:
     other_source: str = ""
     """Empty where no other source differs."""
 
-    @property
-    def is_ours(self) -> bool:
-        """Whether nothing published prints this setting."""
-        return self.source.startswith(OURS)
-
 
 Settings = Mapping[str, Said]
 """Settings by name, each with its source."""

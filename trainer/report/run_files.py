@@ -117,16 +117,16 @@ def measure(
     network, config = load_run(folder, model=model if foreign else None)
     if workers is not None:
         config = dataclasses.replace(config, workers=workers)
-    found = evaluate(network.to(device), images, config, device=device, report=report)
+    evaluation = evaluate(network.to(device), images, config, device=device, report=report)
     names = config.class_names or open_images(images, keys_only=True).classes
-    known = [i for i, count in enumerate(found.images.tolist()) if count]
+    known = [i for i, count in enumerate(evaluation.images.tolist()) if count]
     result = ClassResult(
         names=tuple(names[i] for i in known),
-        images=tuple(int(found.images[i]) for i in known),
-        correct=tuple(int(found.correct[i]) for i in known),
+        images=tuple(int(evaluation.images[i]) for i in known),
+        correct=tuple(int(evaluation.correct[i]) for i in known),
         measured=True,
     )
-    return result, found.top1
+    return result, evaluation.top1
 
 
 FIGURES = (
@@ -174,14 +174,14 @@ class RunRecord:
 
     def best(self, name: str) -> tuple[float, int] | None:
         """Largest value of a figure, and the epoch of the first pass that reached it."""
-        found = [
+        values = [
             (value, -int(row["epoch"] or 0))
             for row in self.rows
             if (value := row.get(name)) is not None
         ]
-        if not found:
+        if not values:
             return None
-        value, epoch = max(found)
+        value, epoch = max(values)
         return value, -epoch
 
     @property
@@ -197,21 +197,21 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
     RejectedInput for a path where there is no run.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for path in paths:
         if not path.is_dir():
             raise RejectedInput(f"{path} is no folder: give run folders, or a folder of them")
         if (path / "config.yaml").is_file():
-            found.append(path)
+            folders.append(path)
             continue
         inside = sorted(each.parent for each in path.glob("*/config.yaml") if each.is_file())
         if not inside:
             raise RejectedInput(
                 f"{path} is no run folder and holds none: give folders that `trainer.run` wrote"
             )
-        found += inside
+        folders += inside
     known: dict[Path, Path] = {}
-    for path in found:
+    for path in folders:
         known.setdefault(path.resolve(), path)
     return list(known.values())
 
@@ -223,13 +223,13 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     ['a/run', 'b/run', 'other']
     """
     parts = [path.parts or (str(path),) for path in paths]
-    found = []
+    names_so_far = []
     for own in parts:
         length = 1
         while length < len(own) and sum(p[-length:] == own[-length:] for p in parts) > 1:
             length += 1
-        found.append("/".join(own[-length:]))
-    return found
+        names_so_far.append("/".join(own[-length:]))
+    return names_so_far
 
 
 def read_run(folder: Path) -> RunRecord:

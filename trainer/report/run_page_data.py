@@ -163,8 +163,8 @@ def _pairs(values: Sequence[Mapping[int, Sequence[float]]]) -> list[dict[str, An
         wanted = list(combinations(range(len(values)), 2))
     else:
         wanted = [(0, other) for other in range(1, len(values))]
-    found = [paired_difference(first, second, values) for first, second in wanted]
-    return [pair.to_record() for pair in found if pair is not None]
+    differences = [paired_difference(first, second, values) for first, second in wanted]
+    return [pair.to_record() for pair in differences if pair is not None]
 
 
 def _classes(

@@ -16,7 +16,7 @@ from benchmarks import real_teacher
 from benchmarks.papers.real.real_setting import RealSetting
 from benchmarks.papers.real.stamps import Surroundings, make_pictures
 from benchmarks.papers.stage import Stage
-from labelstore import Full, MarginalSmoothing
+from labelstore import Full, GenerationOptions, MarginalSmoothing, PlanOptions
 from labelstore.images import open_images
 from labelstore.images.class_names import wordnet_ids
 from labelstore.teachers.teacher import Teacher, load_teacher
@@ -67,7 +67,7 @@ class RealStage(Stage):
         path = self.folder / f"{where}.labels"
         train = self.pictures(surroundings) / "train"
         if not (path / "catalogue.db").exists():
-            labelstore.create(path, images=train, num_crops=num_crops).close()
+            labelstore.create(path, images=train, plan=PlanOptions(num_crops=num_crops)).close()
         with labelstore.open(path) as store:
             if second:
                 self._label_real(store, LITE2, VARIANTS["ms5"], f"{second}-ms5", train)
@@ -137,10 +137,7 @@ class RealStage(Stage):
             teacher=self.real_teacher(variant),
             codec=codec,
             images=train,
-            name=name,
-            workers=1,
-            class_map="wnid",
-            classes="teacher",
+            generation=GenerationOptions(name=name, workers=1, class_map="wnid", classes="teacher"),
         )
 
     def _student(self, **given: Any) -> TrainConfig:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from labelstore.exchange.readers.boxes import mix_box
 from labelstore.untrusted.inert_values import InertArray, Value, array_of, kind_of
 from labelstore.untrusted.refusal import Refused
 from labelstore.untrusted.torch_archive import load_torch
@@ -172,13 +173,8 @@ def _mixing(
         return partner.astype(np.int64), share, None
     if not isinstance(bbox, (list, tuple)) or len(bbox) != 4:
         raise Refused("holds a mixing box that is none")
-    top, left, bottom, right = (round(_number(edge, "mixing box")) for edge in bbox)
-    if not (0 <= top <= bottom <= 65_534 and 0 <= left <= right <= 65_534):
-        raise Refused(f"holds mixing box {top}, {left}, {bottom}, {right}")
-    if top == bottom:
-        # nothing was pasted; without height, the share would say that the two were blended
-        share = 1.0
-    return partner.astype(np.int64), share, (top, left, bottom - top, right - left)
+    edges = [round(_number(edge, "mixing box")) for edge in bbox]
+    return partner.astype(np.int64), *mix_box(share, edges)
 
 
 def _number(value: Value, what: str) -> float:

@@ -231,7 +231,7 @@ class _Reader:
 def batch_values(
     batch: Batch, rows: NDArray[np.int64], side: int | None
 ) -> dict[str, NDArray[Any]]:
-    """What a batch says of each of its rows, which are those images'; `side` is that of the teacher's input."""
+    """Return what a batch says of each of its rows, which are those images'; `side` is that of the teacher's input."""
     flips = np.zeros(len(rows), bool) if batch.flips is None else truths(batch.flips, "flips")
     values = {"share": batch.shares, "flip": flips, "value": batch.values}
     if batch.indices is not None:
@@ -273,11 +273,15 @@ class BatchFinish:
             mixed = {
                 name: values[name] for name in ("mix_image", "mix_flip", "mix_share", "mix_box")
             }
-            mixed["mix_from"] = np.empty((len(values["value"]), 4), np.uint16)
-            for crop, partner in enumerate(values["mix_image"]):
-                mixed["mix_from"][crop] = self.boxes.pixels(
-                    values["mix_from_share"][crop : crop + 1], *rows.sizes[partner].tolist()
-                )[0]
+            shares, sides = values["mix_from_share"], rows.sizes[values["mix_image"]]
+            try:
+                mixed["mix_from"] = self.boxes.pixels_of_images(shares, sides)
+            except Refused:  # one of them is rounded, or is to be named
+                boxes = [
+                    self.boxes.pixels(s[None], *of.tolist())
+                    for s, of in zip(shares, sides, strict=True)
+                ]
+                mixed["mix_from"] = np.concatenate(boxes)
         return ImageLabels(
             labels=labels,
             boxes=self.boxes.pixels(values["share"], rows.height, rows.width),
@@ -307,19 +311,19 @@ def _list_batches(source: Path, flavour: Flavour) -> Batches:
         return sorted((int(match[1]), path) for match, path in matches if match)
 
     if flavour == "hald":
-        found = {path: (epoch, 0) for epoch, path in numbered(source, r"epoch_(\d{1,6})\.tar")}
+        batches = {path: (epoch, 0) for epoch, path in numbered(source, r"epoch_(\d{1,6})\.tar")}
     else:
         folders = [(0, source)]
         if flavour != "lpqld":
             folders = [f for f in numbered(source, r"epoch_(\d{1,6})") if f[1].is_dir()]
-        found = {
+        batches = {
             path: (epoch, number)
             for epoch, folder in folders
             for number, path in numbered(folder, r"batch_(\d{1,9})\.tar")
         }
-    if not found:
+    if not batches:
         where = {"hald": "epoch_0.tar", "lpqld": "batch_0.tar"}
         raise RejectedInput(
             f"{source} holds no {flavour} file (looked for {where.get(flavour, 'epoch_0/batch_0.tar')})"
         )
-    return found
+    return batches

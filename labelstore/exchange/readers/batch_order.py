@@ -113,19 +113,19 @@ def proved_order(
     rows = listed_order(source, batches, "hald", images, Stated())
     with named(next(iter(batches))):
         with_rows(read_batches(next(iter(batches)), "hald"), rows[next(iter(batches))])
-    found: list[list[RowsOf]] = []
+    rows_of_epochs: list[list[RowsOf]] = []
     for path in list(batches)[:2]:
         try:
             with named(path):
                 looked_at = spread(with_rows(read_batches(path, "hald"), rows[path]))
                 for _, batch in looked_at:
                     whole_probabilities(batch.values)
-                found.append(looked_at)
+                rows_of_epochs.append(looked_at)
         except RejectedInput:
             continue  # named when it is read
     evidence = evidence_of(
-        found[0] if found else [],
-        found,
+        rows_of_epochs[0] if rows_of_epochs else [],
+        rows_of_epochs,
         boxes,
         lambda batch: whole_probabilities(batch.values),
         images,
@@ -293,24 +293,24 @@ def evidence_of(
     images: ImageSource,
     sides: dict[int, tuple[int, int]],
 ) -> list[Evidence | None]:
-    """What speaks for these rows of batches being those images; None of what cannot tell.
+    """Collect what speaks for these rows of batches being those images; None of what cannot tell.
 
     Whether boxes are whole pixels of their images (`sides` keeps the sizes that were read), the probability of the
     image's class where the labels have the folder's classes, how alike an image's labels are in two epochs.
     """
     shares, at = _head([batch.shares for _, batch in looked_at], [rows for rows, _ in looked_at])
-    found: list[Evidence | None] = [None, None, None]
+    evidence: list[Evidence | None] = [None, None, None]
     if shares is not None and not boxes.round_boxes:
         for row in set(at.tolist()) - sides.keys():
             sides[row] = size_or_none(images, row)
         sizes = np.array([sides[row] for row in at.tolist()], np.int64)
-        found[0] = weigh("boxes", [boxes.fits(shares, sizes)], must_fit=True)
+        evidence[0] = weigh("boxes", [boxes.fits(shares, sizes)], must_fit=True)
     probs, at = _head([probs_of(batch) for _, batch in looked_at], [rows for rows, _ in looked_at])
     if probs is not None and probs.shape[1] == len(images.classes):
-        found[1] = weigh("the ground truth", [probs[:, images.class_ids[at]]])
+        evidence[1] = weigh("the ground truth", [probs[:, images.class_ids[at]]])
     if len(epochs) == 2:
-        found[2] = label_evidence(epochs[0], epochs[1], probs_of)
-    return found
+        evidence[2] = label_evidence(epochs[0], epochs[1], probs_of)
+    return evidence
 
 
 def label_evidence(
@@ -321,14 +321,14 @@ def label_evidence(
     """How alike the labels are that an image has in two epochs."""
     labels: list[dict[int, NDArray[np.float32]]] = []
     for epoch in (first, second):
-        found: dict[int, NDArray[np.float32]] = {}
+        labels_by_image: dict[int, NDArray[np.float32]] = {}
         for rows, batch in epoch:
-            found |= dict(zip(rows.tolist(), probs_of(batch), strict=True))
-        labels.append(found)
+            labels_by_image |= dict(zip(rows.tolist(), probs_of(batch), strict=True))
+        labels.append(labels_by_image)
     both = [row for row in labels[0] if row in labels[1]][:SAMPLED_ROWS]
     if len(both) < 2:
         return None
-    one, other = (np.stack([found[row] for row in both]) for found in labels)
+    one, other = (np.stack([labels_by_image[row] for row in both]) for labels_by_image in labels)
     return weigh("an image's labels in two epochs", [one @ other.T])
 
 
@@ -383,7 +383,7 @@ def _check_last(batches: Batches, size: int, source: Path, images: ImageSource) 
 
 
 def permutations(count: int, epochs: int, seed: int, draws: int) -> list[NDArray[np.int64]]:
-    """What `torch.randperm(count, generator=manual_seed(seed))` gives at every `draws`-th call, without torch.
+    """Compute what `torch.randperm(count, generator=manual_seed(seed))` gives at every `draws`-th call, without torch.
 
     A Mersenne Twister, seeded as in 2002; entry i is exchanged with entry i + (a 32-bit word mod count - i).
     """

@@ -29,6 +29,8 @@ from labelstore.untrusted.refusal import Refused
 AxisOrder = Literal["sides", "swapped"]
 """`sides`: (top / H, left / W, height / H, width / W), as FKD writes; `swapped`: top and height / W, the others / H."""
 
+Sides = int | NDArray[np.int64]
+"""Height or width of one image, or of several."""
 _ROUNDING = {2: 2.0**-12, 4: 2.0**-24, 8: 2.0**-40}
 
 
@@ -47,11 +49,11 @@ class BoxShares:
                 f"has boxes of dtype {shares.dtype} and shape {shares.shape}, not (crops, 4)"
             )
         boxes, off = self._boxes(shares, height, width)
-        problem = self._problem(boxes, off, shares.dtype.itemsize, height, width)
+        problem = self._problem(boxes, off.max(), shares.dtype.itemsize, height, width)
         if problem is not None:
             other = BoxShares(axis_order="sides" if self.axis_order == "swapped" else "swapped")
             swapped, off = other._boxes(shares, height, width)
-            if other._problem(swapped, off, shares.dtype.itemsize, height, width) is None:
+            if other._problem(swapped, off.max(), shares.dtype.itemsize, height, width) is None:
                 problem += f"; they fit with `axis_order={other.axis_order}`"
             raise Refused(problem)
         return np.ascontiguousarray(boxes.T.astype(np.uint16))
@@ -65,60 +67,46 @@ class BoxShares:
         """
         if shares.ndim != 2 or shares.shape[1] != 4 or shares.dtype.kind != "f" or self.round_boxes:
             raise Refused("differ")
-        height, width = sides.T.astype(np.float64)
-        order = (width, height) if self.axis_order == "swapped" else (height, width)
-        exact = shares.T.astype(np.float64, order="C")
-        exact *= np.stack((*order, *order))
-        boxes = np.rint(exact)
-        with np.errstate(invalid="ignore"):  # infinite boxes are refused, as NaN is
-            exact -= boxes
-            off = np.abs(exact, out=exact).max(axis=0)
-        allowed = np.maximum(height, width) * _ROUNDING[shares.dtype.itemsize] + 1e-6
-        top, left, tall, wide = boxes
-        if not (
-            (off <= allowed).all()
-            and allowed.max() < 0.5
-            and boxes[:2].min() >= 0
-            and boxes[2:].min() >= 1
-            and (top + tall <= height).all()
-            and (left + wide <= width).all()
-        ):
+        height, width = sides.T
+        boxes, off = self._boxes(shares, height, width)
+        if not _fit(boxes, off, shares.dtype.itemsize, height, width).all():
             raise Refused("differ")
         return np.ascontiguousarray(boxes.T.astype(np.uint16))
 
     def fits(self, shares: NDArray[Any], sides: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these boxes (r, 4) are whole pixels of which images of height and width (k, 2): (r, k)."""
-        order = sides[:, ::-1] if self.axis_order == "swapped" else sides
-        exact = shares.astype(np.float64)[:, None] * np.tile(order, 2)[None]
-        boxes = np.rint(exact)
-        allowed = sides.max(1) * _ROUNDING[shares.dtype.itemsize] + 1e-6
-        with np.errstate(invalid="ignore"):
-            whole = (np.abs(exact - boxes).max(-1) <= allowed) & (allowed < 0.5)
-        inside = (boxes[..., :2] >= 0).all(-1) & (boxes[..., 2:] >= 1).all(-1)
-        fits: NDArray[np.bool_] = (
-            whole & inside & (boxes[..., :2] + boxes[..., 2:] <= sides).all(-1)
-        )
-        return fits
+        height, width = sides.T
+        boxes, off = self._boxes(shares[:, None], height, width)
+        return _fit(boxes, off, shares.dtype.itemsize, height, width)
 
     def _boxes(
-        self, shares: NDArray[Any], height: int, width: int
-    ) -> tuple[NDArray[np.float64], float]:
-        """Boxes edge by edge (4, m), rounded, and the largest distance to a whole pixel (NaN: one is no number)."""
-        sides = (width, height) if self.axis_order == "swapped" else (height, width)
-        exact = shares.T.astype(np.float64, order="C")
-        exact *= np.array((*sides, *sides), np.float64)[:, None]
+        self, shares: NDArray[Any], height: Sides, width: Sides
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Boxes (..., 4) edge by edge (4, ...), rounded, and how far the worst edge of each is from a whole pixel.
+
+        NaN: an edge is no number.
+        """
+        order = (width, height) if self.axis_order == "swapped" else (height, width)
+        sides = np.array(order * 2, np.float64)
+        edges = np.moveaxis(shares, -1, 0).astype(np.float64, order="C")
+        exact = edges * sides.reshape(4, *(1,) * (edges.ndim - sides.ndim), *sides.shape[1:])
         boxes = np.rint(exact)
-        with np.errstate(invalid="ignore"):  # infinite boxes are refused below
+        with np.errstate(invalid="ignore"):  # infinite boxes are refused, as NaN is
             exact -= boxes
-        return boxes, float(np.abs(exact, out=exact).max(initial=0.0))
+        return boxes, np.abs(exact, out=exact).max(axis=0)
 
     def _problem(
-        self, boxes: NDArray[np.float64], off: float, itemsize: int, height: int, width: int
+        self,
+        boxes: NDArray[np.float64],
+        off: np.floating[Any],
+        itemsize: int,
+        height: int,
+        width: int,
     ) -> str | None:
         size = f"{height} x {width} pixels (height x width)"
         if not np.isfinite(off):
             return "has boxes that are NaN or infinite"
-        allowed = max(height, width) * _ROUNDING[itemsize] + 1e-6
+        allowed = float(_allowed(itemsize, height, width))
         if self.round_boxes:
             self._clip(boxes, 1 + allowed, height, width)
         elif allowed >= 0.5:
@@ -147,6 +135,28 @@ class BoxShares:
             shorter = np.minimum(over, length - 1)
             length -= shorter
             start -= over - shorter
+
+
+def _allowed(itemsize: int, height: Sides, width: Sides) -> NDArray[np.float64]:
+    """How far a share of so many bytes may be from a whole pixel of an image."""
+    return np.maximum(height, width) * _ROUNDING[itemsize] + 1e-6
+
+
+def _fit(
+    boxes: NDArray[np.float64],
+    off: NDArray[np.float64],
+    itemsize: int,
+    height: Sides,
+    width: Sides,
+) -> NDArray[np.bool_]:
+    """Whether boxes (4, ...) are whole pixels and lie in their images."""
+    allowed = _allowed(itemsize, height, width)
+    top, left, tall, wide = boxes
+    fits: NDArray[np.bool_] = (off <= allowed) & (allowed < 0.5)
+    fits &= (top >= 0) & (left >= 0) & (tall >= 1) & (wide >= 1)
+    with np.errstate(invalid="ignore"):  # of infinite boxes
+        fits &= (top + tall <= height) & (left + wide <= width)
+    return fits
 
 
 def box_shares(axis_order: str | None, *, round_boxes: bool) -> BoxShares:
@@ -195,7 +205,7 @@ def pixel_box(value: object) -> tuple[int, int, int, int]:
     """One box that a file lists in pixels; Refused for anything but four whole numbers from 0 up."""
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         raise Refused("holds a crop without a box")
-    if not all(type(edge) is int and 0 <= edge <= 65_534 for edge in value):
+    if not all(type(edge) is int and 0 <= edge <= MAX_SIDE for edge in value):
         raise Refused("holds a box that is no box in pixels")
     top, left, height, width = value
     return top, left, height, width
@@ -206,6 +216,17 @@ FURTHEST = 4
 
 MixBox = tuple[float, tuple[int, int, int, int]]
 """Share of the crop's own, and the replaced box: top, left, height, width."""
+
+
+def mix_box(share: float, edges: Sequence[int]) -> MixBox:
+    """The share and the box that a file gives by its edges top, left, bottom, right; Refused for edges of none.
+
+    Without height nothing was replaced; the share becomes 1, since it would say that the two crops were blended.
+    """
+    top, left, bottom, right = edges
+    if not (0 <= top <= bottom <= MAX_SIDE and 0 <= left <= right <= MAX_SIDE):
+        raise Refused(f"holds mixing box {top}, {left}, {bottom}, {right}")
+    return share if top < bottom else 1.0, (top, left, bottom - top, right - left)
 
 
 def possible_sides(boxes: Sequence[MixBox]) -> list[int]:

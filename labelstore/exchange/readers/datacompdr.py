@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +45,7 @@ from labelstore.images import ImageSource
 from labelstore.images.tar_members import members
 from labelstore.images.tar_shards import TarredImage
 from labelstore.untrusted.inert_values import Value, array_of
-from labelstore.untrusted.refusal import Refused, named, read_bytes, shown
+from labelstore.untrusted.refusal import GZIP, Refused, inflated, named, read_bytes, shown
 from labelstore.untrusted.stored_zip import ZIP_MAGIC, ZipEntries
 from labelstore.untrusted.torch_archive import parse_torch
 
@@ -143,7 +142,7 @@ class _SampleFile:
 
 
 def read_sample(parts: Parts) -> Sample:
-    """What the files of one sample hold; Refused where a file is missing or holds something else."""
+    """Read the files of one sample; Refused where a file is missing or holds something else."""
     if CROPS not in parts:
         raise Refused(
             f"has no {CROPS} beside it, and without it nothing says which crops the teachers saw"
@@ -171,14 +170,7 @@ def _image_embeddings(file: Path | TarredImage, ending: str) -> NDArray[Any]:
         if "image_emb.npy" not in entries:
             raise Refused("has no array image_emb")
         return read_npy(entries.read("image_emb.npy"), "image_emb")
-    machine = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    try:
-        plain = machine.decompress(data, MAX_ARRAYS_BYTES)
-    except zlib.error:
-        raise Refused("is no gzip file") from None
-    if not machine.eof or machine.unused_data:
-        raise Refused("is a gzip file that is cut off, too large, or has bytes behind its end")
-    value = parse_torch(plain)
+    value = parse_torch(inflated(data, MAX_ARRAYS_BYTES, wbits=GZIP))
     if not isinstance(value, dict) or "image_emb" not in value:
         raise Refused("has no tensor image_emb")
     return array_of(value["image_emb"], "its image_emb")
@@ -267,17 +259,17 @@ def _parsed(text: str) -> Value:
 
 def _samples(source: Path) -> dict[str, dict[str, Path | TarredImage]]:
     """Samples with embeddings by name, which is the path, below the source, of the file of these."""
-    found: dict[tuple[str, str], dict[str, Path | TarredImage]] = {}
+    samples: dict[tuple[str, str], dict[str, Path | TarredImage]] = {}
     for name, file in _files(source):
         folder, _, base = name.rpartition("/")
         stem, _, ending = base.partition(".")
         if ending in (*ARRAYS, CROPS, ABOUT):
-            parts = found.setdefault((folder, stem), {})
+            parts = samples.setdefault((folder, stem), {})
             if ending in parts:
                 raise RejectedInput(f"{source}: has {shown(name, 200)} twice")
             parts[ending] = file
     named_by_file = {}
-    for (folder, stem), parts in found.items():
+    for (folder, stem), parts in samples.items():
         for ending in [ending for ending in ARRAYS if ending in parts][:1]:
             named_by_file[f"{folder}/{stem}.{ending}".lstrip("/")] = parts
     return named_by_file
@@ -347,7 +339,7 @@ def _configured(source: Path) -> tuple[int | None, set[str]]:
 
 
 def _same_images(parts: Sequence[Parts | None], images: ImageSource) -> list[int] | None:
-    """Of a few images, how many have the SHA-256 that their sample says, and how many were compared."""
+    """Count how many of a few images have the SHA-256 that their sample says, and how many were compared."""
     rows = [row for row, files in enumerate(parts) if files is not None and ABOUT in files]
     same = compared = 0
     for row in rows[:: max(1, len(rows) // LOOKED_AT)][:LOOKED_AT]:

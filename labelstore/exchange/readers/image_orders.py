@@ -258,8 +258,8 @@ class Chosen:
 
     def to_record(self) -> dict[str, Any]:
         """As a label set's facts have it."""
-        found = {"order": self.name, "order_is": self.how}
-        return found if self.evidence is None else {**found, "proof": self.evidence.to_record()}
+        record = {"order": self.name, "order_is": self.how}
+        return record if self.evidence is None else {**record, "proof": self.evidence.to_record()}
 
 
 def weigh(kind: str, groups: Sequence[NDArray[Any]], *, must_fit: bool = False) -> Evidence | None:

@@ -134,20 +134,20 @@ def measured(
             f"{len(images.classes)} of {parse.num_classes}; choose {' or '.join(ORDERS)}"
         )
     step = max(1, len(names) // MEASURED_IMAGES)
-    found: list[tuple[MapTopK, int]] = []
+    maps: list[tuple[MapTopK, int]] = []
     for row in range(0, len(names), step):
         try:
             with named(folder / names[row]):
                 labels = parse(folder / names[row], row, 0, 0).labels
                 assert isinstance(labels, MapTopK)
-                found.append((labels, row))
+                maps.append((labels, row))
         except RejectedInput:
             continue  # named when it is read
-    if not found:
+    if not maps:
         raise RejectedInput(f"{folder}: none of {len(names)} maps can be read")
-    rows = [row for _, row in found]
-    ids = np.concatenate([labels.class_ids for labels, _ in found])
-    logits = np.concatenate([labels.logits for labels, _ in found])
+    rows = [row for _, row in maps]
+    ids = np.concatenate([labels.class_ids for labels, _ in maps])
+    logits = np.concatenate([labels.logits for labels, _ in maps])
     # the crops of no plan: squares of any place in a square image
     side = 10_000
     boxes, _ = CropPlan(ratio=(1 / 2, 2)).crops_of_images(
@@ -184,9 +184,9 @@ def _mean(
             parse.num_classes,
         )
         listed = labels.class_ids == truth[part, None, None]
-        found = np.where(listed.any(-1), (labels.probs * listed).sum(-1), labels.rest)
-        total += float(found.sum(dtype=np.float64))
-        count += found.size
+        of_truth = np.where(listed.any(-1), (labels.probs * listed).sum(-1), labels.rest)
+        total += float(of_truth.sum(dtype=np.float64))
+        count += of_truth.size
     return total / count
 
 

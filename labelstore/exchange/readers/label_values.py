@@ -51,11 +51,11 @@ def _refuse_ids(values: NDArray[Any], num_classes: int) -> NoReturn:
 
 
 def _from_half(values: NDArray[Any], num_classes: int) -> NDArray[Any]:
-    found = _half_table(num_classes)[values.view(np.uint16)]
-    if (found < 0).any():
-        bad = float(values[found < 0].ravel()[0])
-        if (found == _AMBIGUOUS).any():
-            bad = float(values[found == _AMBIGUOUS].ravel()[0])
+    classes = _half_table(num_classes)[values.view(np.uint16)]
+    if (classes < 0).any():
+        bad = float(values[classes < 0].ravel()[0])
+        if (classes == _AMBIGUOUS).any():
+            bad = float(values[classes == _AMBIGUOUS].ravel()[0])
             meant = np.flatnonzero(
                 np.arange(num_classes).astype(np.float32).astype(np.float16) == bad
             )
@@ -66,7 +66,7 @@ def _from_half(values: NDArray[Any], num_classes: int) -> NDArray[Any]:
         raise Refused(
             f"has class {bad:.6g}, and `num_classes` is {num_classes}: classes are 0 to {num_classes - 1}"
         )
-    return found.astype(id_dtype(num_classes))
+    return classes.astype(id_dtype(num_classes))
 
 
 @lru_cache(maxsize=4)
@@ -159,10 +159,10 @@ def finite(values: NDArray[Any], what: str) -> NDArray[np.float32]:
     if values.dtype.kind != "f" or values.size == 0:
         raise Refused(f"has {what} of dtype {values.dtype} and shape {values.shape}")
     with np.errstate(over="ignore"):
-        found = values.astype(np.float32)
-    if not np.isfinite(found).all():
+        numbers = values.astype(np.float32)
+    if not np.isfinite(numbers).all():
         raise Refused(f"has {what} that are NaN or infinite")
-    return found
+    return numbers
 
 
 def truths(values: NDArray[Any], what: str) -> NDArray[np.bool_]:

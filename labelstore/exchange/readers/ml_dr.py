@@ -30,7 +30,12 @@ from numpy.typing import NDArray
 
 from labelstore.errors import RejectedInput, UsageError
 from labelstore.exchange.labels import Contents, ImageLabels
-from labelstore.exchange.readers.boxes import pixel_box, pixel_boxes, pixel_boxes_fit
+from labelstore.exchange.readers.boxes import (
+    mix_box,
+    pixel_box,
+    pixel_boxes,
+    pixel_boxes_fit,
+)
 from labelstore.exchange.readers.image_orders import (
     MEANINGS,
     Evidence,
@@ -240,7 +245,7 @@ class _Configuration:
 
 
 def _configuration(value: Value) -> _Configuration:
-    """What a configuration says; Refused for one under which crops have no boxes."""
+    """Read a configuration; Refused for one under which crops have no boxes."""
     reinforce = value.get("reinforce") if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(reinforce, dict):
         raise Refused("is no configuration of ml-dr: it has no entry reinforce")
@@ -379,19 +384,12 @@ def _blend(mixup: Value, cutmix: Value) -> tuple[float, float, tuple[int, int, i
     if cutmix is None:
         return blend, 1.0, (0, 0, 0, 0)
     flat = [*cutmix[:1], *cutmix[1]] if _is_nested(cutmix) else cutmix
-    if (
-        not isinstance(flat, (list, tuple))
-        or len(flat) != 5
-        or not isinstance(flat[0], (int, float))
-    ):
+    if not isinstance(flat, (list, tuple)) or [type(edge) for edge in flat[1:]] != [int] * 4:
         raise Refused("holds a mixing box that is none")
-    if not all(type(edge) is int and 0 <= edge <= 65_534 for edge in flat[1:]):
+    share, *edges = flat
+    if not isinstance(share, (int, float)) or not 0 <= share <= 1:
         raise Refused("holds a mixing box that is none")
-    lam, top, left, bottom, right = flat
-    if not (0 <= lam <= 1 and top <= bottom and left <= right):
-        raise Refused("holds a mixing box that is none")
-    # without height nothing was pasted, and the share would say that the two were blended
-    return blend, float(lam) if top < bottom else 1.0, (top, left, bottom - top, right - left)
+    return blend, *mix_box(float(share), edges)
 
 
 def _is_nested(cutmix: Value) -> bool:

@@ -70,7 +70,7 @@ class ImageFiles(LabelSource):
 def first_contents(
     folder: Path, names: Sequence[str], look: Callable[[Path], Contents]
 ) -> Contents:
-    """What the first readable one of a few label files holds; RejectedInput, the first file's, where none is."""
+    """Look at the first readable one of a few label files; RejectedInput, the first file's, where none is."""
     problem: RejectedInput | None = None
     step = max(1, len(names) // LOOKED_AT)
     tried = list(dict.fromkeys((names[0], *names[::step][:LOOKED_AT])))
@@ -114,14 +114,14 @@ def label_folder(source: Path, images: ImageSource, names: Sequence[str], format
 
 def _only_folders(source: Path) -> list[Path]:
     """The folder in a folder that holds nothing else, and so on."""
-    found: list[Path] = []
-    while len(found) < 3:
-        with os.scandir(found[-1] if found else source) as entries:
+    folders: list[Path] = []
+    while len(folders) < 3:
+        with os.scandir(folders[-1] if folders else source) as entries:
             inside = [entry for _, entry in zip(range(2), entries, strict=False)]
         if len(inside) != 1 or not inside[0].is_dir():
             break
-        found.append(Path(inside[0].path))
-    return found
+        folders.append(Path(inside[0].path))
+    return folders
 
 
 def refuse_shared(names: Sequence[str], images: ImageSource) -> None:
@@ -149,15 +149,15 @@ def size_or_none(images: ImageSource, row: int) -> tuple[int, int]:
 def files_without_image(folder: Path, names: Sequence[str], ending: str) -> list[str]:
     """Label files below a folder that belong to no image, sorted; the first 10,000 by name."""
     known = set(names)
-    found: list[str] = []
+    unmatched: list[str] = []
     for place, folders, files in os.walk(folder, onerror=_cannot_list):
         folders.sort()
         inside = Path(place).relative_to(folder).as_posix()
         prefix = "" if inside == "." else f"{inside}/"
         for name in sorted(files):
-            if name.endswith(ending) and prefix + name not in known and len(found) < MAX_LISTED:
-                found.append(prefix + name)
-    return found
+            if name.endswith(ending) and prefix + name not in known and len(unmatched) < MAX_LISTED:
+                unmatched.append(prefix + name)
+    return unmatched
 
 
 def _cannot_list(error: OSError) -> None:

@@ -330,13 +330,13 @@ def _read(path: Path, group: int) -> dict[str, NDArray[Any]]:
     wanted = [name for name in ("key", "crop", *BOX, "flip", *LISTS) if name in names]
     if "class_ids" in names and "tail" in names:
         wanted.append("tail")
-    found = _columns(path, group, wanted)
-    boxes = [name for name in BOX if name in found]
+    columns = _columns(path, group, wanted)
+    boxes = [name for name in BOX if name in columns]
     if boxes and len(boxes) < len(BOX):
         raise Refused(f"has columns {', '.join(boxes)} of a box and not the others")
-    table = {LISTS.get(name, name): values for name, values in found.items() if name not in BOX}
+    table = {LISTS.get(name, name): values for name, values in columns.items() if name not in BOX}
     if boxes:
-        edges = [found[name] for name in BOX]
+        edges = [columns[name] for name in BOX]
         if any(edge.dtype.kind not in "iu" for edge in edges):
             raise Refused("has boxes that are no whole pixels")
         table["box"] = np.stack([edge.astype(np.int64) for edge in edges], axis=-1)
@@ -360,16 +360,16 @@ def _columns(path: Path, group: int, names: list[str]) -> dict[str, NDArray[Any]
             raise Refused("has a row group that is too large")
         batch = file.read_row_group(group, columns=names, use_threads=False)
         batch.validate(full=True)
-        found = {name: _values(batch.column(name), name) for name in names}
+        columns = {name: _values(batch.column(name), name) for name in names}
     except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
         if isinstance(error, Refused):
             raise
         _refuse_disk(path, error)
         raise Refused(f"is a damaged Parquet file ({_line(error)})") from None
-    rows = {len(values) for values in found.values()}
+    rows = {len(values) for values in columns.values()}
     if len(rows) != 1 or 0 in rows:
         raise Refused("has columns of different lengths")
-    return found
+    return columns
 
 
 def _values(column: Any, name: str) -> NDArray[Any]:  # noqa: ANN401

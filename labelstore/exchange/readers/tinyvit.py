@@ -178,15 +178,15 @@ def _epochs(source: Path) -> tuple[list[Path], int]:
     matches = (
         (re.fullmatch(r"logits_top(\d{1,4})_epoch(\d{1,6})", p.name), p) for p in source.iterdir()
     )
-    found = sorted((int(match[2]), int(match[1]), path) for match, path in matches if match)
-    if not found:
+    epochs = sorted((int(match[2]), int(match[1]), path) for match, path in matches if match)
+    if not epochs:
         raise RejectedInput(f"{source} holds no folder logits_top100_epoch0 or the like")
-    kept = {k for _, k, _ in found}
+    kept = {k for _, k, _ in epochs}
     if len(kept) > 1 or 0 in kept:
         raise RejectedInput(
             f"{source} holds epochs of K = {', '.join(map(str, sorted(kept)))}: give one K"
         )
-    return [path for _, _, path in found], kept.pop()
+    return [path for _, _, path in epochs], kept.pop()
 
 
 def _read_keys(values: Path) -> list[str]:
