@@ -88,7 +88,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--stress-scale",
         type=float,
-        default=0.5,
+        default=0.3,
         help="size of the tests in tests/stress; `make stress` gives a larger one",
     )
     parser.addoption(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
@@ -9,8 +10,17 @@ import pytest
 from benchmarks import lock_share
 
 
-def test_a_thread_of_python_takes_the_lock():
-    alone = lock_share.run(range(5), 0.04, 0.9).gil_share
+@pytest.fixture
+def slow_handover():
+    """A thread keeps the lock for 30 ms, so that its share does not depend on how often the machine lets it run."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.03)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_a_thread_of_python_takes_the_lock(slow_handover):
+    alone = lock_share.run(range(10), 0.04, 0.9).gil_share
     stop = threading.Event()
 
     def hog():
@@ -20,7 +30,7 @@ def test_a_thread_of_python_takes_the_lock():
     thread = threading.Thread(target=hog)
     thread.start()
     try:
-        shared = lock_share.run(range(5), 0.04, 0.9).gil_share
+        shared = lock_share.run(range(10), 0.04, 0.9).gil_share
     finally:
         stop.set()
         thread.join()

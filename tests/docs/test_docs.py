@@ -3,7 +3,7 @@
 Blocks of a page run in order, in one namespace and one temporary folder. A page says with
 `<!-- given: demo teacher store student -->` what that folder starts with (none of these where it says nothing):
 `demo/` has train/ and val/, `teacher/` is a run folder, `demo.labels` a store of 40 images x 8 crops, `student/` a run
-on it. They are made once. `make test` runs the pages that need none of them.
+on it. They are made once. `make test` runs the pages that need none of them and say no `<!-- slow: why -->`.
 
     ```python       executed; its asserts are the tests
     ```console      `$ command` lines, each followed by what it prints; `...` stands for anything. A command that
@@ -57,6 +57,7 @@ STUDENT_RUN = (
     "--crops-per-image 4 --batch-size 40 --epochs 8 --output student"
 )
 GIVEN_BY = re.compile(r"<!-- given: ([\w ]+) -->")
+SLOW = re.compile(r"<!-- (?:given|slow): ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +220,7 @@ def page_name(page: Path) -> str:
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=[pytest.mark.slow] if GIVEN_BY.search(page.read_text()) else [])
+        pytest.param(page, marks=[pytest.mark.slow] if SLOW.search(page.read_text()) else [])
         for page in PAGES
     ],
     ids=page_name,

@@ -36,6 +36,7 @@ def labels_of(path: Path) -> np.ndarray:
         return store.label_set().recover(range(store.num_images))
 
 
+@pytest.mark.slow
 def test_torchrun_shares_a_store_that_one_of_its_processes_makes(tmp_path):
     photographs = write_photographs(tmp_path / "photographs", per_class=8)
     store, images, crops = tmp_path / "s", 24, 20

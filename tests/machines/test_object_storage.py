@@ -28,16 +28,14 @@ from tests.machines.conftest import everything, soft_labels
 from trainer.sampler import PassSchedule
 
 pytest.importorskip("obstore", reason="obstore is not installed")
-pytest.importorskip("moto.server", reason="moto's server is not installed")
 
 RULE = RegionThresholds(low=0.2, middle=0.3, top=0.9)
 
 
 @pytest.fixture(scope="module")
 def server():
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto = pytest.importorskip("moto.server", reason="moto's server is not installed")
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
     yield f"http://{host}:{port}"

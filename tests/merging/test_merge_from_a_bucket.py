@@ -1,15 +1,11 @@
 """A part that is frozen in a bucket is merged like one on a disk."""
 
-import pytest
-
 import labelstore
 from labelstore.care.freezing import freeze
 from labelstore.care.verification import verify
 from tests.machines.test_object_storage import environment, s3, server
 from tests.merging.parts import ALL, EVEN, ODD, by_key, part
 
-pytest.importorskip("boto3", reason="boto3 is not installed")
-pytest.importorskip("moto.server", reason="moto's server is not installed")
 __all__ = ["environment", "s3", "server"]
 
 

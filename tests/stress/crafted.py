@@ -13,6 +13,7 @@ import os
 import sqlite3
 import zlib
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -33,10 +34,15 @@ def case(function):
 
 
 def many(name, function, values):
+    """A case per value; one that takes long to make is given as a `partial`, called when its case runs."""
     for number, value in enumerate(values):
         CASES[f"{name}-{number}"] = lambda path, outside, value=value: function(
-            path, outside, value
+            path, outside, value() if isinstance(value, partial) else value
         )
+
+
+def compressed(byte: bytes, count: int, end: bytes = b"") -> bytes:
+    return zlib.compress(byte * count + end)
 
 
 def sql(path: Path, *statements) -> None:
@@ -317,7 +323,7 @@ many(
         2**40,
         b"",
         zlib.compress(b""),
-        zlib.compress(bytes(1 << 24)),
+        partial(compressed, b"\0", 1 << 24),
         zlib.compress(b"\x7f" * 4096),
     ],
 )
@@ -418,7 +424,7 @@ many(
         zlib.compress(b"[]"),
         zlib.compress(b"[1, 2]"),
         zlib.compress(b"[" * 200_000),
-        zlib.compress(b" " * 200_000_000 + b"[]"),
+        partial(compressed, b" ", 200_000_000, b"[]"),
         zlib.compress(b'[["labels/teacher/c", 1, "0", {"labels/teacher/c": ["x"]}]]'),
     ],
 )

@@ -95,7 +95,7 @@ def test_an_honest_hub_is_read(pushed, child, tmp_path):
         assert store.label_set().is_complete
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("lie", "about"), LIES)
 def test_a_lying_hub_is_refused(lie, about, pushed, child, tmp_path, matrix):
     """R24: within a deadline and 256 MB, exit 6 or 3, in one line; nothing is left."""

@@ -141,7 +141,7 @@ LIES = [
 ]
 
 
-@pytest.mark.sample(9)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("about", ["labelstore.json", "catalogue.db", "c."])
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_is_refused(serve, frozen, lie, about, matrix):

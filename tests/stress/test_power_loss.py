@@ -81,7 +81,7 @@ def test_no_state_after_a_power_loss_loses_a_committed_crop(
             states += 1
             different.add(hash(tuple(sorted(state.items(), key=str))))
             check(path, said)
-            if states % (20 if scale > 1 else 8) == 0:
+            if states % (20 if scale > 1 else 5) == 0:
                 # and the work goes on from there
                 result = tmp_path / f"again{states}"
                 assert nursery.wait(nursery.start("write", result, path)) == 0

@@ -44,7 +44,7 @@ def points(counted: Counter, number: int, seed: int) -> list[tuple[str, int]]:
 def test_killed_at_a_system_call(empty, nursery, counted, scale, matrix, tmp_path):
     """R2."""
     killed = 0
-    chosen = points(counted, round(POINTS * scale), 2)
+    chosen = points(counted, max(4, round(POINTS * scale)), 2)
     for number, (name, n) in enumerate(chosen):
         path, result = empty(), tmp_path / f"result{number}"
         inject = f"-einject={name}:signal=KILL:when={n}"
@@ -65,7 +65,7 @@ def test_killed_at_a_system_call(empty, nursery, counted, scale, matrix, tmp_pat
 def test_refused_system_call(empty, nursery, counted, scale, matrix, tmp_path):
     """R3."""
     refused = injected = 0
-    chosen = points(counted, round(POINTS * scale), 3)
+    chosen = points(counted, max(4, round(POINTS * scale)), 3)
     for number, (name, n) in enumerate(chosen):
         path, result = empty(), tmp_path / f"result{number}"
         error = ERRORS[number % len(ERRORS)]

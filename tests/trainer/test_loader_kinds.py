@@ -25,6 +25,7 @@ def stop_at(step):
     return progress
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_threads_also_when_resumed_across(data, tmp_path):
     threads = trainer.run(config(data, tmp_path / "threads", **CHANGES))
     place = tmp_path / "scratch"

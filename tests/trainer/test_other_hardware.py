@@ -233,7 +233,7 @@ def test_a_network_that_cannot_says_so(data, monkeypatch):
 
 def test_a_trained_network_is_loaded_without(data, tmp_path):
     run = trainer.run(config(data, tmp_path / "run", epochs=2, grad_checkpointing=True))
-    network, held = load_run(tmp_path / "run")
+    network, held = load_run(str(tmp_path / "run"))
     assert held.grad_checkpointing
     assert (run.model.grad_checkpointing, network.grad_checkpointing) == (True, False)
 

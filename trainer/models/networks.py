@@ -84,7 +84,7 @@ def create_model(
 
 
 def load_run(
-    path: Path, *, model: str | None = None, weights: Weights | None = None
+    path: Path | str, *, model: str | None = None, weights: Weights | None = None
 ) -> tuple[nn.Module, TrainConfig]:
     """The trained network of a run folder, in evaluation mode on the CPU, and the run's config.
 
@@ -93,6 +93,7 @@ def load_run(
     yet, or its weights are damaged; UsageError where the run's network is a function that is none of this package's
     and `model` does not name it.
     """
+    path = Path(path)
     config = read_run_config(path)
     if model is not None:
         config = dataclasses.replace(config, model=model)
