@@ -91,6 +91,13 @@ class SparseLabels:
         names = ("class_ids", "probs", "rest")
         return cls(**{n: np.concatenate([getattr(p, n) for p in parts], axis=1) for n in names})
 
+    def probability_of(self, class_id: NDArray[Any]) -> NDArray[np.float32]:
+        """What labels (n, m, K) give a class per image (n, 1): (n, m) in memory of its own, NaN where missing."""
+        found = self.rest.astype(np.float32, copy=True)
+        for rank in range(self.probs.shape[-1]):
+            np.copyto(found, self.probs[..., rank], where=self.class_ids[..., rank] == class_id)
+        return found
+
 
 class LabelCodec(ABC):
     """A lossy form of a soft label (FKD 3.5); a frozen dataclass that owns both directions.

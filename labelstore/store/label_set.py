@@ -310,18 +310,15 @@ class LabelSet:
 
         RejectedInput where the outputs are no classes of the data set.
         """
-        truth = self.true_output[list(self.block_rows(block))][:, None, None]
-        is_class = truth >= 0
+        rows = self.block_rows(block)
+        truth = self.true_output[rows.start : rows.stop, None]
         if self.codec.kept(self.num_classes) is None:
             dense = self.dense(block, columns)
-            found = np.take_along_axis(dense, np.where(is_class, truth, 0), axis=-1)[..., 0]
+            found = np.take_along_axis(dense, np.maximum(truth, 0)[..., None], axis=-1)[..., 0]
         else:
-            labels = self.sparse(block, columns)
-            listed = labels.class_ids == truth
-            found = np.where(
-                listed.any(axis=-1), (labels.probs * listed).sum(axis=-1), labels.rest
-            ).astype(np.float32)
-        return np.where(is_class[..., 0], found, np.float32(np.nan))
+            found = self.sparse(block, columns).probability_of(truth)
+        found[truth[:, 0] < 0] = np.nan
+        return found
 
     def crops(
         self, block: int, columns: range | None = None
