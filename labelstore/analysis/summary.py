@@ -96,13 +96,13 @@ def _sums(labels: LabelSet, with_truth: bool, block: int) -> NDArray[np.float64]
     """Labelled crops, and over them: largest probability, ground truth's probability, crops above 0.999."""
     sums = np.zeros(4)
     for largest in block_slabs(labels, "max_probability", block):
-        missing = np.count_nonzero(np.isnan(largest))
+        missing = int(np.count_nonzero(np.isnan(largest)))
         sums[0] += largest.size - missing
         sums[1] += _total(largest, missing)
         sums[3] += np.count_nonzero(largest > np.float32(0.999))
     if with_truth:
         for truth in block_slabs(labels, "ground_truth_probability", block):
-            sums[2] += _total(truth, np.count_nonzero(np.isnan(truth)))
+            sums[2] += _total(truth, int(np.count_nonzero(np.isnan(truth))))
     return sums
 
 

@@ -184,4 +184,5 @@ def _factor(probs: Float, tail: Float, outcomes: int) -> Float:
     least = probs[:, -1] * others
     least += total
     np.divide(1, least, out=least)
-    return np.maximum(factor, least, out=factor)
+    np.maximum(factor, least, out=factor)
+    return factor
