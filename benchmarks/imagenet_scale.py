@@ -52,6 +52,10 @@ MEASURED = (
     ("stats", "uint8"),
 )
 """In this order: the draw file needs the mask that `calibrate` makes."""
+SMALL_IMAGES = 8 * BLOCK
+"""A store of so many images is measured too, as many blocks as the summary of `stats` samples: what the large one
+takes beyond that grows with the crops, the rest is the same for every store."""
+GROWING = ("stats", "calibrate")
 REPORTS = Path(__file__).parent / "reports"
 
 
@@ -93,6 +97,8 @@ def run(folder: Path, num_images: int, num_crops: int, compared: int) -> dict[st
         )
         for name, label_set in MEASURED
     }
+    if num_images > SMALL_IMAGES:
+        measured |= _small(folder, num_crops)
     others = _others(folder, min(compared, num_images), num_crops)
     fkd = max(row["pass_crops_per_s"] for row in others if row["layout"].startswith("FKD"))
     return {
@@ -110,13 +116,41 @@ def run(folder: Path, num_images: int, num_crops: int, compared: int) -> dict[st
         "draw_file_seconds": measured["draw_file"]["seconds"],
         "stats_ratio_vs_decode": measured["stats"]["ratio"],
         "calibrate_ratio_vs_decode": measured["calibrate"]["ratio"],
-        "random_image_ms": measured["random_image"]["all_crops_ms"],
+        "random_image_ms": measured["random_image"]["all_crops_cpu_ms"],
+        **{
+            f"{name}_{key}": value
+            for name in GROWING
+            if f"{name}_small" in measured
+            for key, value in growth(measured[name], measured[f"{name}_small"]).items()
+        },
         "bytes_per_crop": sizes,
         "write": _write_rates(times),
         "measured": measured,
         "others": others,
         "setting": _setting(),
     }
+
+
+def _small(folder: Path, num_crops: int) -> dict[str, dict[str, Any]]:
+    """What grows with the crops, measured in a store of few blocks."""
+    small = folder / "small"
+    build(small, SMALL_IMAGES, num_crops, lambda done, total: None)
+    return {
+        f"{name}_small": _kept(
+            folder,
+            f"{name}_small",
+            lambda name=name: _in_a_process(name, small / STORED, "float16"),
+        )
+        for name in GROWING
+    }
+
+
+def growth(large: dict[str, Any], small: dict[str, Any]) -> dict[str, float]:
+    """CPU seconds as a line over those of the bare decode: how steep it is, and what an empty store would take."""
+    more = large["seconds"] - small["seconds"]
+    steep = more / (large["decode_seconds"] - small["decode_seconds"])
+    fixed = small["seconds"] - steep * small["decode_seconds"]
+    return {"ratio_of_further_crops": steep, "fixed_seconds": fixed}
 
 
 def _kept(folder: Path, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -95,10 +95,17 @@ def _sums(labels: LabelSet, with_truth: bool, block: int) -> NDArray[np.float64]
     """Labelled crops, and over them: largest probability, ground truth's probability, crops above 0.999."""
     sums = np.zeros(4)
     for largest in block_slabs(labels, "max_probability", block):
-        sums[0] += np.count_nonzero(~np.isnan(largest))
-        sums[1] += np.nansum(largest, dtype=np.float64)
+        missing = int(np.count_nonzero(np.isnan(largest)))
+        sums[0] += largest.size - missing
+        sums[1] += _total(largest, missing)
         sums[3] += np.count_nonzero(largest > np.float32(0.999))
     if with_truth:
         for truth in block_slabs(labels, "ground_truth_probability", block):
-            sums[2] += np.nansum(truth, dtype=np.float64)
+            sums[2] += _total(truth, int(np.count_nonzero(np.isnan(truth))))
     return sums
+
+
+def _total(values: NDArray[np.float32], missing: int) -> float:
+    # nansum copies what it sums
+    summed = np.nansum if missing else np.sum
+    return float(summed(values, dtype=np.float64))

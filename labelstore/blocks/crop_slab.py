@@ -17,7 +17,6 @@ from labelstore.blocks.label_measures import (
     dense_entropy,
     ranked_above,
     sparse_entropy,
-    sparse_probability_of,
 )
 from labelstore.codecs.base import SparseLabels
 from labelstore.codecs.class_ids import decode_ids, id_fields
@@ -153,7 +152,7 @@ class CropSlab:
         if self.is_dense:
             found = np.take_along_axis(self.dense, inside[..., None], axis=-1)[..., 0]
         else:
-            found = sparse_probability_of(self.sparse, inside)
+            found = self.sparse.probability_of(inside)
         return np.where(self._truth < 0, np.float32(np.nan), found)
 
     @cached_property

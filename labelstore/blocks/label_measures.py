@@ -33,14 +33,6 @@ def dense_entropy(probs: Float) -> Float:
     return np.maximum(entropy, np.float32(0), out=entropy)
 
 
-def sparse_probability_of(labels: SparseLabels, class_id: NDArray[Any]) -> Float:
-    """What labels (n, m, K) give a class per image (n, 1): (n, m)."""
-    found = labels.rest.astype(np.float32, copy=True)
-    for rank in range(labels.probs.shape[-1]):
-        np.copyto(found, labels.probs[..., rank], where=labels.class_ids[..., rank] == class_id)
-    return found
-
-
 def ranked_above(probs: Float, class_id: NDArray[Any]) -> NDArray[np.int64]:
     """How many classes of dense labels (n, m, C) come before a class per image (n, 1): (n, m)."""
     own = np.take_along_axis(probs, class_id[..., None], axis=-1)

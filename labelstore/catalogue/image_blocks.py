@@ -213,29 +213,28 @@ def counts(conn: Connection) -> tuple[int, int]:
 
 
 class ImageColumns(Mapping[str, NDArray[Any]]):
-    """Columns over image rows. `keys` gives the column `key`: it is called once, and not before that is asked for."""
+    """Columns over image rows, each read when it is first asked for: `read(name)` is called once for it."""
 
-    def __init__(
-        self, columns: Mapping[str, NDArray[Any]], keys: Callable[[], NDArray[Any]]
-    ) -> None:
-        self._columns = dict(columns)
-        self._keys = keys
+    def __init__(self, read: Callable[[str], NDArray[Any]]) -> None:
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._read = read
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        if name == "key" and name not in self._columns:
-            self._columns[name] = self._keys()
+        if name not in _DTYPES:
+            raise KeyError(name)
+        if name not in self._columns:
+            self._columns[name] = self._read(name)
         return self._columns[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(("key", *self._columns)))
+        return iter(_DTYPES)
 
     def __len__(self) -> int:
-        return len(self._columns | {"key": None})
+        return len(_DTYPES)
 
     def first(self, num_rows: int) -> ImageColumns:
         """The columns of the first rows."""
-        columns = {name: column[:num_rows] for name, column in self._columns.items()}
-        return ImageColumns(columns, lambda: self["key"][:num_rows])
+        return ImageColumns(lambda name: self[name][:num_rows])
 
 
 def is_given(reasons: NDArray[Any]) -> NDArray[np.bool_]:
@@ -270,7 +269,7 @@ def image_columns(conn: Connection) -> ImageColumns:
             blank[first : first + count] = _keys(one, first // BLOCK_ROWS, count, checked_keys)
         return blank
 
-    return ImageColumns(columns, keys)
+    return ImageColumns(lambda name: keys() if name == "key" else columns[name])
 
 
 def block_columns(conn: Connection, block: int) -> Columns | None:

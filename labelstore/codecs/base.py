@@ -91,6 +91,13 @@ class SparseLabels:
         names = ("class_ids", "probs", "rest")
         return cls(**{n: np.concatenate([getattr(p, n) for p in parts], axis=1) for n in names})
 
+    def probability_of(self, class_id: NDArray[Any]) -> NDArray[np.float32]:
+        """What labels (n, m, K) give a class per image (n, 1): (n, m) in memory of its own, NaN where missing."""
+        found = self.rest.astype(np.float32, copy=True)
+        for rank in range(self.probs.shape[-1]):
+            np.copyto(found, self.probs[..., rank], where=self.class_ids[..., rank] == class_id)
+        return found
+
 
 class LabelCodec(ABC):
     """A lossy form of a soft label (FKD 3.5); a frozen dataclass that owns both directions.
@@ -142,10 +149,13 @@ class LabelCodec(ABC):
         """Arrays (n, m, ...) -> dense labels (n, m, C), non-negative, each summing to one."""
         return densify(self.decode(arrays, num_classes, temperature), num_classes)
 
-    def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
+    def max_probability(
+        self, arrays: Arrays, num_classes: int, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """Arrays (n, m, ...) -> largest entry of every label at T0, (n, m), NaN where missing.
 
-        `arrays` need hold no more than `max_probability_fields`.
+        `arrays` need hold no more than `max_probability_fields`. `out` is memory that the result may be written to: an
+        array (n, m) in C order that an earlier call returned.
         """
         largest: NDArray[np.float32] = self.recover(arrays, num_classes).max(-1)
         return largest

@@ -106,22 +106,29 @@ def _rank(
 ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     """Ranks (n, m, K) and tables (n, 254) of images whose counters fit in memory together."""
     images = len(plain)
-    flat = np.where(missing, 0, plain).astype(np.intp)
+    flat = plain.astype(np.intp)
     flat += np.arange(images)[:, None, None] * num_classes
-    counted = np.bincount(
-        flat[np.broadcast_to(~missing, flat.shape)], minlength=images * num_classes
-    )
+    whole = np.broadcast_to(missing, flat.shape)
+    there = flat[~whole] if missing.any() else flat.ravel()
+    flat[whole] = 0
+    counted = np.bincount(there, minlength=images * num_classes)
     named = np.flatnonzero(counted)
     image, class_id = np.divmod(named, num_classes)
-    order = np.lexsort((class_id, -counted[named], image))
-    named, image, class_id = named[order], image[order], class_id[order]
-    rank = np.arange(len(named)) - np.searchsorted(image, image)
+    # one number that orders as (image, most frequent first, class): sorted ten times as fast as three keys
+    bits, most = num_classes.bit_length(), int(counted.max(initial=0))
+    order = (image * (most + 1) + most - counted[named] << bits) + class_id
+    order.sort()
+    class_id = order & ((1 << bits) - 1)
+    rank = np.arange(len(order)) - np.searchsorted(image, image)
     listed = rank < TABLE_LENGTH
+    image, class_id, rank = image[listed], class_id[listed], rank[listed]
     table = np.full((images, TABLE_LENGTH), missing_id(plain.dtype), plain.dtype)
-    table[image[listed], rank[listed]] = class_id[listed]
+    table[image, rank] = class_id
     rank_of = np.full(images * num_classes, ESCAPE, np.uint8)
-    rank_of[named[listed]] = rank[listed]
-    return np.where(missing, np.uint8(MISSING), rank_of[flat]), table
+    rank_of[image * num_classes + class_id] = rank
+    ranks = rank_of[flat]
+    ranks[whole] = MISSING
+    return ranks, table
 
 
 def decode_ids(arrays: Arrays, form: ClassIdForm) -> NDArray[Any]:

@@ -27,6 +27,7 @@ Code 254 takes all that is left, 255 is a missing crop. With K kept of C classes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ SHARP = np.float32(0.95)
 _MOST = np.float32(1e30)  # odds that float32 still divides by
 MANY = 100  # kept classes from where on the rounding of all those splits would be seen in the sum
 ROWS_AT_ONCE = 16_384  # crops whose intermediate results stay in the processor's cache
+CODES_AT_ONCE = 4_096  # crops looked up in a table at once, by numbers of 64 bits
 
 
 def _towards_zero(start: float, end: float) -> NDArray[np.float64]:
@@ -178,12 +180,23 @@ class EightBitProbs:
             tail /= total
         return probs.reshape(codes.shape), tail.reshape(codes.shape[:-1])
 
-    def largest(self, arrays: Arrays, outcomes: int) -> Float:
-        """Codes -> the largest probability of every crop (n, m), as `decode` gives it."""
+    def largest(self, arrays: Arrays, outcomes: int, out: Float | None = None) -> Float:
+        """Codes -> the largest probability of every crop (n, m), as `decode` gives it; in `out`, where given."""
         codes = arrays["probability_code"]
         first = np.ascontiguousarray(codes[..., 0])
-        probs = _Left(codes.shape[-1], outcomes, first.size).take(first.ravel())
-        return probs.reshape(first.shape)
+        probs = np.empty(first.shape, np.float32) if out is None else out
+        table = _first_probs(outcomes)
+        flat_codes, flat = first.reshape(-1), probs.reshape(-1)
+        for start in range(0, len(flat), CODES_AT_ONCE):
+            rows = slice(start, start + CODES_AT_ONCE)
+            table.take(flat_codes[rows], out=flat[rows], mode="clip")
+        return probs
+
+
+@lru_cache(8)
+def _first_probs(outcomes: int) -> Float:
+    """(256,) the first rank's probability by its code."""
+    return _Left(1, outcomes, 256).take(np.arange(256, dtype=np.uint8))
 
 
 class _Left:

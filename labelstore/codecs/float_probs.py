@@ -110,19 +110,22 @@ class FloatProbs:
         by_row[rows], tail.ravel()[rows] = _scaled(by_row.take(rows, 0), code[rows], outcomes)
         return probs, tail
 
-    def largest(self, arrays: Arrays, outcomes: int) -> Float:
-        """Arrays -> the largest probability of every crop (n, m), as `decode` gives it."""
+    def largest(self, arrays: Arrays, outcomes: int, out: Float | None = None) -> Float:
+        """Arrays -> the largest probability of every crop (n, m), as `decode` gives it; in `out`, where given."""
         stored = arrays["probability"]
-        if self.dtype == "<f4" or stored.shape[-1] == outcomes:
+        k = stored.shape[-1]
+        if self.dtype == "<f4" or k == outcomes:
             return np.ascontiguousarray(self.decode(arrays, outcomes)[0][..., 0])
-        first = float32_of(np.ascontiguousarray(stored[..., 0]))
+        # nothing is moved twice where axes lie as on disk
+        by_rank = np.moveaxis(stored, -1, 0).reshape(k, -1)
+        first = np.empty(stored.shape[:-1], np.float32) if out is None else out
+        flat = float32_of(by_rank[0], first.reshape(-1))
         code = arrays["tail_code"].ravel()
         rows = np.flatnonzero(code != AS_SUM)
-        # nothing is moved twice where axes lie as on disk
-        by_rank = np.moveaxis(stored, -1, 0).reshape(stored.shape[-1], -1)
         coded = float32_of(by_rank.take(rows, axis=1, mode="clip")).T
         factor = _factor(coded, _TAILS.take(code[rows], mode="clip"), outcomes)
-        first.ravel()[rows] = coded[:, 0] * factor
+        factor *= coded[:, 0]
+        flat[rows] = factor
         return first
 
     def _stored(self, probability: NDArray[Any]) -> Float:
@@ -171,9 +174,15 @@ def _scaled(probs: Float, code: NDArray[np.uint8], outcomes: int) -> tuple[Float
 def _factor(probs: Float, tail: Float, outcomes: int) -> Float:
     """Return the factor of rows (r, K) with tails (r,); what float16 has lost is put back in place first."""
     others = np.float32(outcomes - probs.shape[-1])
-    lost = probs == 0
-    if lost.any():
+    if probs.min(initial=1) <= 0:
+        lost = probs == 0
         np.copyto(probs, np.sqrt(tail / others * SMALLEST)[:, None], where=lost)
     total = row_sum(probs)
-    factor: Float = np.maximum((1 - tail) / total, 1 / (total + probs[:, -1] * others))
+    factor: Float = 1 - tail
+    factor /= total
+    # no kept class below one that is not: a least factor
+    least = probs[:, -1] * others
+    least += total
+    np.divide(1, least, out=least)
+    np.maximum(factor, least, out=factor)
     return factor

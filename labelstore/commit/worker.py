@@ -29,6 +29,8 @@ TOGETHER_SECONDS = 2.0
 """Blocks that take less than this together are committed together: what a kill costs at most."""
 TOGETHER_BLOCKS = 64
 """Most blocks of one transaction."""
+WORTH_SHARING = 8
+"""The last blocks are not divided any more where all take less than TOGETHER_SECONDS / 8."""
 COMMITS_BEHIND = 2
 """Blocks of a stream that may wait for the disk: each is held in memory."""
 
@@ -249,9 +251,10 @@ class _Worker:
         now = time.monotonic()
         seconds, self._since = (now - self._since) / len(committed), now
         fitting = min(TOGETHER_BLOCKS, int(TOGETHER_SECONDS / max(seconds, 1e-6)))
-        # never more than half of what is left, so that several processes end together
+        # never more than half of what is left, so that several processes end together; but a transaction of the last
+        # blocks, made in a moment, costs more than waiting for them
         left = len(self._source.blocks) - len(self._done) - len(self._cannot)
-        self._together = max(1, min(fitting, left // 2))
+        self._together = max(1, min(fitting, max(left // 2, fitting // WORTH_SHARING)))
 
 
 R = TypeVar("R")

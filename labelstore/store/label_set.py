@@ -290,13 +290,18 @@ class LabelSet:
     def max_probabilities(
         self, block: int, columns: range | None = None
     ) -> Iterator[NDArray[np.float32]]:
-        """`max_probability` one chunk column after the other: what stays in the processor's cache is read fastest."""
+        """`max_probability` one chunk column after the other: what stays in the processor's cache is read fastest.
+
+        Memory is used again: an array holds its column until the next one is asked for.
+        """
         if self.codec.takes == "map":
             yield self.max_probability(block, columns)
             return
         fields = self.codec.max_probability_fields(self.num_classes)
+        found = None
         for part in self._labels.columns(block, columns, fields):
-            yield self.codec.max_probability(part, self.num_classes)
+            found = self.codec.max_probability(part, self.num_classes, found)
+            yield found
 
     def ground_truth_probability(
         self, block: int, columns: range | None = None
@@ -305,18 +310,15 @@ class LabelSet:
 
         RejectedInput where the outputs are no classes of the data set.
         """
-        truth = self.true_output[list(self.block_rows(block))][:, None, None]
-        is_class = truth >= 0
+        rows = self.block_rows(block)
+        truth = self.true_output[rows.start : rows.stop, None]
         if self.codec.kept(self.num_classes) is None:
             dense = self.dense(block, columns)
-            found = np.take_along_axis(dense, np.where(is_class, truth, 0), axis=-1)[..., 0]
+            found = np.take_along_axis(dense, np.maximum(truth, 0)[..., None], axis=-1)[..., 0]
         else:
-            labels = self.sparse(block, columns)
-            listed = labels.class_ids == truth
-            found = np.where(
-                listed.any(axis=-1), (labels.probs * listed).sum(axis=-1), labels.rest
-            ).astype(np.float32)
-        return np.where(is_class[..., 0], found, np.float32(np.nan))
+            found = self.sparse(block, columns).probability_of(truth)
+        found[truth[:, 0] < 0] = np.nan
+        return found
 
     def crops(
         self, block: int, columns: range | None = None

@@ -9,12 +9,11 @@ cannot be written makes a command slower, never wrong.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,12 @@ def default_cache() -> Path:
 
 MIN_ROWS = 100_000
 """Smaller tables are read in about a second."""
-FORMAT = 1
+FORMAT = 2
 DIGEST_BYTES = 32
-"""A file begins with the digest of the rest, a npz archive."""
+"""A file begins with the digest of its head, the length of that, and the head: JSON that says where each column lies
+and what its digest is. A command reads and checks the columns that it needs."""
+_LENGTH_BYTES = 8
+_MOST_HEAD_BYTES = 1 << 16
 _PLAIN = {
     "class_id": "<i4",
     "width": "<i4",
@@ -55,6 +57,10 @@ _PLAIN = {
     "free": "|b1",
 }
 _SEPARATOR = "\n"
+_NOT_OURS = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, RejectedInput,
+)  # fmt: skip
+"""What bytes raise that this module did not write."""
 
 
 def image_columns(
@@ -62,12 +68,13 @@ def image_columns(
 ) -> ImageColumns:
     """`ImageTable.columns`, from the cache where the same table was read before."""
     with catalogue.reading():
-        if catalogue.images.num_images() < min_rows:
+        num_images, num_rows = catalogue.images.counts()
+        if num_images < min_rows:
             return catalogue.images.columns()
-    digest = catalogue.images.digest()
+        digest = catalogue.images.digest()
     folder = (cache or default_cache()) / "images"
-    path = folder / f"{catalogue.uuid}-{digest}.npz"
-    kept = _read(path, lambda: catalogue.images.columns()["key"])
+    path = folder / f"{catalogue.uuid}-{digest}.columns"
+    kept = _kept(path, num_rows, catalogue.images.columns)
     if kept is not None:
         return kept
     columns = catalogue.images.columns()
@@ -85,62 +92,80 @@ def _write(path: Path, columns: ImageColumns, uuid: str) -> None:
     keys = _SEPARATOR.join(columns["key"])
     if keys.count(_SEPARATOR) != max(0, len(columns["key"]) - 1):
         return
-    reasons = {row: why for row, why in enumerate(columns["bad"]) if why is not None}
-    texts = {"keys": keys, "bad": json.dumps(list(reasons.values()))}
-    arrays = {name: columns[name] for name in _PLAIN}
-    arrays |= {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
-    arrays |= {"bad_rows": np.array(list(reasons), np.int64), "format": np.array(FORMAT)}
-    packed = io.BytesIO(bytes(DIGEST_BYTES))
-    packed.seek(DIGEST_BYTES)
-    np.savez(packed, **arrays)  # type: ignore[arg-type]
-    with packed.getbuffer() as data:
-        data[:DIGEST_BYTES] = _digest(data[DIGEST_BYTES:])
+    reasons = {str(row): why for row, why in enumerate(columns["bad"]) if why is not None}
+    parts = {name: np.ascontiguousarray(columns[name]).tobytes() for name in _PLAIN}
+    parts |= {"key": keys.encode(), "bad": json.dumps(reasons).encode()}
+    places, end = {}, 0
+    for name, data in parts.items():
+        places[name] = [end, len(data), _digest(data).hex()]
+        end += len(data)
+    head = json.dumps({"format": FORMAT, "rows": len(columns["free"]), "parts": places}).encode()
+    length = len(head).to_bytes(_LENGTH_BYTES, "little")
     with suppress(StorageError, OSError):
         make_folders(path.parent)
-        write_file(path, packed.getvalue())
-        for older in path.parent.glob(f"{uuid}-*.npz"):
+        write_file(path, b"".join([_digest(head), length, head, *parts.values()]))
+        for older in path.parent.glob(f"{uuid}-*"):
             if older != path:
                 older.unlink(missing_ok=True)
 
 
-def _read(path: Path, keys: Callable[[], NDArray[Any]]) -> ImageColumns | None:
-    """The columns of a file, None where it is not there or not what `_write` wrote; `keys` gives those of the table."""
+def _kept(path: Path, rows: int, table: Callable[[], ImageColumns]) -> ImageColumns | None:
+    """The columns of a file, None where it is not there or not what `_write` wrote.
+
+    A column that is not what `_write` wrote is that of `table()`.
+    """
     try:
-        data = memoryview(path.read_bytes())
-        if _digest(data[DIGEST_BYTES:]) != data[:DIGEST_BYTES]:
+        with path.open("rb") as file:
+            digest = file.read(DIGEST_BYTES)
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            text = file.read(min(length, _MOST_HEAD_BYTES))
+        head = json.loads(text) if _digest(text) == digest else {}
+        if (head.get("format"), head.get("rows")) != (FORMAT, rows):
             return None
-        with np.load(io.BytesIO(data[DIGEST_BYTES:]), allow_pickle=False) as file:
-            return _columns({name: file[name] for name in file.files}, keys)
-    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile, RejectedInput):
+        places = dict(head["parts"])
+    except _NOT_OURS:
         return None
+    begin, read_table = DIGEST_BYTES + _LENGTH_BYTES + length, lru_cache(1)(table)
+
+    def read(name: str) -> NDArray[Any]:
+        try:
+            column = _column(name, _part(path, begin, places[name]), rows)
+            if name == "key" and ((column == "") != read("free")).any():
+                raise ValueError(name)
+            return column
+        except _NOT_OURS:
+            return read_table()[name]
+
+    return ImageColumns(read)
 
 
-def _digest(data: memoryview) -> bytes:
+def _part(path: Path, begin: int, place: tuple[int, int, str]) -> bytearray:
+    """The bytes of one column; ValueError where they are not what was written."""
+    offset, size, digest = place
+    with path.open("rb") as file:
+        if not 0 <= size <= os.fstat(file.fileno()).st_size:
+            raise ValueError(size)
+        file.seek(begin + offset)
+        data = bytearray(size)
+        file.readinto(data)
+    if _digest(data).hex() != digest:
+        raise ValueError(path.name)
+    return data
+
+
+def _digest(data: bytes | bytearray) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-def _columns(
-    found: dict[str, NDArray[Any]], table_keys: Callable[[], NDArray[Any]]
-) -> ImageColumns:
-    if int(found["format"]) != FORMAT:
-        raise ValueError(found["format"])
-    columns = {name: found[name] for name in _PLAIN}
-    total = len(columns["free"])
-    for name, dtype in _PLAIN.items():
-        shape = (total, 16) if name == "digest" else (total,)
-        if columns[name].shape != shape or columns[name].dtype.str != dtype:
-            raise ValueError(name)
-    columns["bad"] = np.full(total, None, dtype=object)
-    columns["bad"][found["bad_rows"]] = json.loads(found["bad"].tobytes())
-
-    def keys() -> NDArray[Any]:
-        split = np.array(found["keys"].tobytes().decode().split(_SEPARATOR), dtype=object)
-        try:
-            if len(split) != total or ((split == "") != columns["free"]).any():
-                raise ValueError(len(split))
-            check_keys(split[~columns["free"]].tolist())
-        except (ValueError, RejectedInput):
-            return table_keys()
-        return split
-
-    return ImageColumns(columns, keys)
+def _column(name: str, data: bytearray, rows: int) -> NDArray[Any]:
+    """A column (rows, ...) from its bytes; ValueError or RejectedInput where they are none."""
+    if name == "key":
+        keys = data.decode().split(_SEPARATOR)
+        check_keys(list(filter(None, keys)))
+        return np.array(keys, dtype=object).reshape(rows)
+    if name == "bad":
+        column = np.full(rows, None, dtype=object)
+        for row, why in json.loads(data).items():
+            column[range(rows)[int(row)]] = str(why)
+        return column
+    return np.frombuffer(data, _PLAIN[name]).reshape((rows, 16) if name == "digest" else (rows,))

@@ -68,6 +68,15 @@ def test_the_scale_run_ends_with_every_promised_figure(tmp_path, capsys, monkeyp
     assert "first 20 images" in page
 
 
+def test_the_line_through_two_stores_gives_both_back():
+    def seconds(decode):
+        return {"seconds": 0.3 + 1.7 * decode, "decode_seconds": decode}
+
+    found = imagenet_scale.growth(seconds(0.9), seconds(0.02))
+    assert found["ratio_of_further_crops"] == pytest.approx(1.7)
+    assert found["fixed_seconds"] == pytest.approx(0.3)
+
+
 def test_a_verdict_says_by_how_much():
     by_key = {target.key: target for target in TARGETS}
     assert verdict(by_key["pass_ratio_vs_fkd"], 200, 10, 200) == "**met**"
