@@ -9,7 +9,7 @@ from labelstore.calibration.choices import (
     too_many_left_out,
     usual_choices,
 )
-from labelstore.calibration.masking import calibrate, check_update, update
+from labelstore.calibration.masking import calibrate, check_calibrate, check_update, update
 from labelstore.calibration.quantiles import Criterion, exact_quantiles
 from labelstore.calibration.queries import RegionQuery, rule_from_record
 from labelstore.calibration.regions import (
@@ -34,6 +34,7 @@ __all__ = [
     "calibrate",
     "calibrate_dense",
     "calibrate_label",
+    "check_calibrate",
     "check_update",
     "count_rules",
     "count_thresholds",

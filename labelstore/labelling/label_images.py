@@ -101,7 +101,7 @@ def label_images(
     is_new = not exists(path)
     if is_new:
         check_new_place(path)
-    _check_catalogue(path, catalogue, is_new=is_new)
+    check_catalogue(path, catalogue, is_new=is_new)
     folder = open_images(images)
     choice = (
         own_plan(plan_options)
@@ -213,7 +213,7 @@ def _make(
         return None
 
 
-def _check_catalogue(path: Path, url: str | None, *, is_new: bool) -> None:
+def check_catalogue(path: Path, url: str | None, *, is_new: bool) -> None:
     """UsageError for a URL that names no server; ConflictError for a store whose catalogue is elsewhere."""
     if url is None:
         return
@@ -308,5 +308,6 @@ def _copy_without_labels(path: Path) -> Iterator[Path]:
         if exists(path):
             shutil.copytree(path, copy, ignore=shutil.ignore_patterns(*_LEFT_OUT), symlinks=True)
             with open_store(path, readonly=True) as store, store.catalogue.reading() as conn:
+                store.catalogue.check_writable()
                 copy_to_file(conn, copy / CATALOGUE_FILE)
         yield copy

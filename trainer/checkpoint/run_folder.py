@@ -63,7 +63,7 @@ class RunFolder:
 
         ConflictError that names process and host of a run that is at work in it. UsageError in a store.
         """
-        check_new_place(self.path, "output")
+        self._check_place()
         make_folders(self.path)
         with storage_errors(self.path):
             self._lock = FolderLock(self.path, "a run", note)
@@ -81,10 +81,22 @@ class RunFolder:
     def start(self, config: TrainConfig) -> Checkpoint | None:
         """Make the folder and its config.yaml; with `config.resume`, the checkpoint to continue from, if any.
 
+        Raises as `check`.
+        """
+        checkpoint, config, self.notes = self.check(config)
+        if checkpoint is not None:
+            self._keeps_last = checkpoint.is_whole_pass
+        make_folders(self.path)
+        self.write_config(config)
+        return checkpoint
+
+    def check(self, config: TrainConfig) -> tuple[Checkpoint | None, TrainConfig, tuple[str, ...]]:
+        """What `start` begins with: the checkpoint, the settings that the run goes on with, and what changed.
+
         ConflictError if it holds a run and `resume` is off, if that run had other settings, or if files with a run's
         names are there that no run wrote. UsageError in a store, RejectedInput if its last checkpoint is damaged.
         """
-        check_new_place(self.path, "output")
+        self._check_place()
         if self.holds_run and not config.resume:
             raise ConflictError(
                 f"{self.path} holds a run already: resume it, or give another output folder"
@@ -92,12 +104,9 @@ class RunFolder:
         if not self.holds_run:
             self._refuse_others()
         checkpoint = self._last() if self.holds_run else None
-        if checkpoint is not None:
-            config, self.notes = going_on(config, checkpoint, self.path)
-            self._keeps_last = checkpoint.is_whole_pass
-        make_folders(self.path)
-        self.write_config(config)
-        return checkpoint
+        if checkpoint is None:
+            return None, config, ()
+        return checkpoint, *going_on(config, checkpoint, self.path)
 
     def write_config(self, config: TrainConfig) -> None:
         """(Re)write config.yaml."""
@@ -170,6 +179,10 @@ class RunFolder:
                 file.write(f"{now} {line}\n")
         except OSError as error:
             raise StorageError(f"{path} cannot be written ({error.strerror or error})") from error
+
+    def _check_place(self) -> None:
+        check_new_place(self.path, "output")
+        check_new_place(self.path / "config.yaml", "output")  # the folder is no file
 
     def _refuse_others(self) -> None:
         """ConflictError for files that a run would overwrite, unless they are of one that was stopped early."""
