@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from labelstore.arrays.durable import check_new_place, make_folders, storage_errors, write_file
 from labelstore.errors import ConflictError, RejectedInput, StorageError
+from labelstore.untrusted.spreadsheet_cells import no_formula
 from labelstore.untrusted.yaml_files import read_mapping
 from trainer.checkpoint.files import (
     Checkpoint,
@@ -167,7 +168,9 @@ class RunFolder:
         writer.writerow(CLASS_COLUMNS)
         counts = np.stack([images, correct, correct5], axis=1).tolist()
         named = names or range(len(counts))
-        writer.writerows([name, *row] for name, row in zip(named, counts, strict=True))
+        writer.writerows(
+            [no_formula(str(name)), *row] for name, row in zip(named, counts, strict=True)
+        )
         write_file(self.path / CLASSES, text.getvalue().encode())
 
     def log(self, line: str) -> None:
