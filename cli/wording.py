@@ -41,12 +41,14 @@ COMMANDS = {
     "labelstore.import_labels": "labelstore import",
     "labelstore.export_labels": "labelstore export",
     "labelstore.calibration.update": "labelstore calibrate --update",
+    "labelstore.labelling.stating.state_classes": "labelstore classes",
+    "trainer.TrainConfig": "trainer run",
 }
 """A function of the library -> the command that calls it, where that has another name."""
 
 _QUOTED = re.compile("`([^`]+)`")
 _PARAMETER = re.compile(r"([a-z][a-z0-9_]*)(?:=(.*))?", re.DOTALL)
-_FUNCTION = re.compile(r"((?:labelstore|trainer)(?:\.[a-z_]+)+)(\(.*\))?", re.DOTALL)
+_FUNCTION = re.compile(r"((?:labelstore|trainer)(?:\.[a-zA-Z_]+)+)(\(.*\))?", re.DOTALL)
 
 _flags: dict[str, str] = {}
 """Flags of the command that runs, by the names that they are known by."""
@@ -81,6 +83,8 @@ def in_flags(message: str, flags: Mapping[str, str]) -> str:
     '--skip-bad or --k 5, not `dtype`'
     >>> in_flags("`labelstore.calibration.update(labelstore.open('a b'), name='m')`", {})
     "`labelstore calibrate 'a b' --update --name m`"
+    >>> in_flags("`trainer.TrainConfig(allow_incomplete=True)`", {})
+    '`trainer run --allow-incomplete`'
     """
     return _QUOTED.sub(lambda match: _shown(match[1], flags) or match[0], message)
 
@@ -118,7 +122,8 @@ def _command(name: str, call: str | None) -> str | None:
     words = [program, command, *map(_word, parsed.args), *flags]
     for keyword in parsed.keywords:
         option = LIBRARY_NAMES.get(str(keyword.arg), str(keyword.arg)).replace("_", "-")
-        words += [f"--{option}", _word(keyword.value)]
+        is_switch = isinstance(keyword.value, ast.Constant) and keyword.value.value is True
+        words += [f"--{option}"] if is_switch else [f"--{option}", _word(keyword.value)]
     return f"`{' '.join(words + ['...'] * more)}`"
 
 

@@ -288,6 +288,9 @@ def rehearse(path: Path, label: Callable[[Path, Progress], object]) -> None:
     """
 
     def stop(done: int, total: int) -> None:
+        if done < total and exists(path):
+            with open_store(path, readonly=True) as store:
+                store.catalogue.check_writable()
         raise _Rehearsed
 
     with _copy_without_labels(path) as copy:
@@ -308,6 +311,5 @@ def _copy_without_labels(path: Path) -> Iterator[Path]:
         if exists(path):
             shutil.copytree(path, copy, ignore=shutil.ignore_patterns(*_LEFT_OUT), symlinks=True)
             with open_store(path, readonly=True) as store, store.catalogue.reading() as conn:
-                store.catalogue.check_writable()
                 copy_to_file(conn, copy / CATALOGUE_FILE)
         yield copy
