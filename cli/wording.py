@@ -132,8 +132,21 @@ def _word(node: ast.expr) -> str:
     if isinstance(node, ast.Call) and node.args:
         return _word(node.args[0])  # a store that is opened: its path
     if isinstance(node, ast.Constant):
-        return shlex.quote(str(node.value))
+        return quoted(str(node.value))
     return ast.unparse(node).upper()
+
+
+def quoted(word: str) -> str:
+    """A word as a shell reads it, and a command takes it for no option.
+
+    >>> print(quoted("-x"), quoted("a b"), quoted("a\\nb"))
+    ./-x 'a b' $'a\\x0ab'
+    """
+    word = f"./{word}" if word.startswith("-") else word
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = (c if c.isprintable() and c not in "\\'" else f"\\x{ord(c):02x}" for c in word)
+    return f"$'{''.join(plain)}'"
 
 
 def import_facts(facts: Mapping[str, Any]) -> list[str]:

@@ -80,6 +80,20 @@ class Run:
     """Seconds of this call."""
     model: nn.Module = field(repr=False)
 
+    def figures(self) -> dict[str, float | None]:
+        """The results by name."""
+        names = (
+            "steps",
+            "crops_seen",
+            "train_loss",
+            "top1",
+            "top5",
+            "best_top1",
+            "best_ema_top1",
+            "seconds",
+        )
+        return {name: getattr(self, name) for name in names}
+
 
 def run(
     config: TrainConfig,
@@ -257,7 +271,7 @@ def run(
                     if config.output is not None:
                         kept = "`resume` goes on from here"
                     outputs.say(f"stopped at step {state.step} of {steps}: {kept}", note)
-        return Run(
+        finished = Run(
             config=config,
             steps=steps,
             crops_seen=schedule.epochs * len(data.source.table),
@@ -269,6 +283,12 @@ def run(
             seconds=time.perf_counter() - started,
             model=model,
         )
+        if not agreed:
+            figures = finished.figures().items()
+            outputs.log(
+                ", ".join(f"{name} {value:.10g}" for name, value in figures if value is not None)
+            )
+        return finished
 
 
 class _Rehearsed(BaseException):

@@ -99,9 +99,7 @@ def trainer_run(
 
     if not is_first_process():
         return
-    figures = ("steps", "crops_seen", "train_loss", "top1", "top5", "best_top1", "best_ema_top1")
-    record = {"output": wanted.output, **{name: getattr(run, name) for name in figures}}
-    record["seconds"] = run.seconds
+    record = {"output": wanted.output, **run.figures()}
     percent = ("top1", "top5", "best_top1", "best_ema_top1")
     words = {
         name: f"{value:.2f} %" if name in percent else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -334,6 +335,17 @@ def names_of_the_library(told: str) -> list[str]:
     }
     quoted = re.findall("`([a-z][a-z0-9_]*)(?:=[^`]*)?`", told)
     return [name for name in quoted if name in known - {"name", "path", "class", "label"}]
+
+
+@pytest.mark.parametrize("name", ["-x", "a\nb", "\x1b[1m", "it's", "\\"])
+def test_a_path_that_is_shown_is_the_path(name, tmp_path, capfd, monkeypatch):
+    """As bash reads it, and no option."""
+    monkeypatch.chdir(tmp_path)
+    assert run("labelstore", ["info", f"./{name}"]) == 4
+    shown = re.search(r"`labelstore create (.*) --images DIR", capfd.readouterr().err)
+    assert shown is not None
+    said = subprocess.run(["bash", "-c", f"printf %s {shown[1]}"], capture_output=True, check=True)
+    assert said.stdout.decode().removeprefix("./") == name
 
 
 def test_notes_name_flags_too(world, capfd):

@@ -111,6 +111,9 @@ def test_a_dry_training_is_followed(world, capsys):
     assert "batch_size: 4" in capsys.readouterr().out
     assert tree(world.folder) == before
     assert run("trainer", train(world)) == 0
+    log = (world.folder / "run" / "log.txt").read_text().splitlines()
+    assert "crops_seen 12, train_loss " in log[-1]  # what is printed at the end, too
+    assert " best_top1 " in log[-1]
     refused_alike("trainer", train(world), world, capsys)
     assert run("trainer", train(world, "--resume", "--dry-run")) == 0
 
