@@ -126,6 +126,15 @@ def _print_failure(message: str, code: int) -> None:
 
 def outcome(error: BaseException) -> tuple[int, str]:
     """Exit code and message for what a command raised."""
+    if isinstance(error, MemoryError) or _is_out_of_memory(error):
+        return _NO_MEMORY
+    try:
+        return _outcome(error)
+    except MemoryError:
+        return _NO_MEMORY  # to say it takes some, too
+
+
+def _outcome(error: BaseException) -> tuple[int, str]:
     # here and not above: what is never needed costs no start-up time
     from labelstore.errors import LabelStoreError, not_utf8
 
@@ -138,8 +147,6 @@ def outcome(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename is not None else ""
         return 6, f"{error.strerror or error}{where}"
-    if isinstance(error, MemoryError) or _is_out_of_memory(error):
-        return 6, "not enough memory; give the command more, or smaller pieces of work"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         # the folder that this runs in, or one that a configuration names
         return 2, not_utf8(error.object)
@@ -149,18 +156,25 @@ def outcome(error: BaseException) -> tuple[int, str]:
     )
 
 
+_NO_MEMORY = (6, "not enough memory; give the command more, or smaller pieces of work")
 _NO_ROOM = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch says so, in its own ways for the memory of CPU and GPU, or the loader of a library (`ulimit -v`).
+    """Whether torch says so, in its own ways for the memory of CPU and GPU, or the loader of a library, or Python.
 
+    (`ulimit -v` leaves no room for a library, a thread's stack, or the exception that a C function means to raise.)
     Torch is not imported for that.
     """
+    said = str(error)
     if isinstance(error, ImportError):
-        return any(words in str(error) for words in _NO_ROOM)
+        return any(words in said for words in _NO_ROOM)
+    if isinstance(error, SystemError):
+        return "without exception set" in said or "without setting an exception" in said
     return isinstance(error, RuntimeError) and (
-        type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+        type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in said
+        or "can't start new thread" in said
     )
 
 

@@ -40,8 +40,9 @@ Option: TypeAlias = Any
 
 def option(*flags: str, unset: str | None = None, **more: Any) -> Option:  # noqa: ANN401 - typer's
     """An option beyond its name, type, default and help; `unset` says what happens where it is not given."""
-    # where typer finds dots for a default, it takes that of the parameter
-    return typer.Option(..., *flags, show_default=unset or True, **more)
+    # where typer finds dots for a default, it takes that of the parameter; why a path may not be read and what to do
+    # about it says the library, which exits with 6
+    return typer.Option(..., *flags, show_default=unset or True, readable=False, **more)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,14 +14,13 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from cli.field_options import option
 from cli.output import drawn, plain, print_table, say
+from labelstore.untrusted.spreadsheet_cells import no_formula
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     from matplotlib.figure import Figure
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""A cell that begins with one of these is a formula to a spreadsheet, also where the file quotes it."""
 FORMATS = ("table", "csv", "parquet", "json", "md")
 ENDINGS = {".csv": "csv", ".parquet": "parquet", ".json": "json", ".md": "md"}
 TABLE_ROWS = 60
@@ -254,7 +253,9 @@ def _plain(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
     """The same rows without dictionaries, which CSV cannot write, and with bytes in hex, as JSON has them."""
     import pyarrow as pa
 
-    schema = pa.schema([field.with_type(_csv_type(field.type)) for field in reader.schema])
+    schema = pa.schema(
+        [pa.field(no_formula(field.name) or "", _csv_type(field.type)) for field in reader.schema]
+    )
     return pa.RecordBatchReader.from_batches(schema, (_csv_batch(b, schema) for b in reader))
 
 
@@ -278,11 +279,6 @@ def _csv_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         for column, field in zip(batch.columns, schema, strict=True)
     ]
     return pa.record_batch(arrays, schema=schema)
-
-
-def no_formula(text: str | None) -> str | None:
-    """The text as a spreadsheet takes it for text: what begins like a formula gets an apostrophe."""
-    return f"'{text}" if text and text[0] in FORMULA_STARTS else text
 
 
 def _is_bytes(kind: Any) -> bool:  # noqa: ANN401 - pyarrow's types have no stubs

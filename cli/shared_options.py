@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ import typer
 from cli.field_options import option
 
 if TYPE_CHECKING:
+    import labelstore
     from labelstore.blocks.block_map import MapBlocks
 
 WORK = "How it works"
@@ -66,6 +69,7 @@ Store = Annotated[
     Path,
     typer.Argument(
         metavar="STORE",
+        readable=False,  # the library says why, and what to do
         help="Folder of the store, or the URL of a frozen one, such as s3://BUCKET/PATH.",
     ),
 ]
@@ -73,6 +77,19 @@ LabelSet = Annotated[
     str | None,
     option(metavar="NAME", help="Label set; not needed if there is only one."),
 ]
+
+
+@contextlib.contextmanager
+def open_to_write(store: Path, *, dry_run: bool = False) -> Iterator[labelstore.Store]:
+    """The store for a command that writes to it; for a dry run, to read, and refused where it may not be written."""
+    import labelstore
+
+    with labelstore.open(store, readonly=dry_run) as opened:
+        if dry_run:
+            opened.catalogue.check_writable()
+        yield opened
+
+
 Criterion: TypeAlias = Literal["max_probability", "ground_truth_probability"]
 """As `labelstore.calibration.Criterion`, which costs its imports."""
 Seed = Annotated[

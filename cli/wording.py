@@ -41,12 +41,14 @@ COMMANDS = {
     "labelstore.import_labels": "labelstore import",
     "labelstore.export_labels": "labelstore export",
     "labelstore.calibration.update": "labelstore calibrate --update",
+    "labelstore.labelling.stating.state_classes": "labelstore classes",
+    "trainer.TrainConfig": "trainer run",
 }
 """A function of the library -> the command that calls it, where that has another name."""
 
 _QUOTED = re.compile("`([^`]+)`")
 _PARAMETER = re.compile(r"([a-z][a-z0-9_]*)(?:=(.*))?", re.DOTALL)
-_FUNCTION = re.compile(r"((?:labelstore|trainer)(?:\.[a-z_]+)+)(\(.*\))?", re.DOTALL)
+_FUNCTION = re.compile(r"((?:labelstore|trainer)(?:\.[a-zA-Z_]+)+)(\(.*\))?", re.DOTALL)
 
 _flags: dict[str, str] = {}
 """Flags of the command that runs, by the names that they are known by."""
@@ -83,6 +85,8 @@ def in_flags(message: str, flags: Mapping[str, str]) -> str:
     "`labelstore calibrate 'a b' --update --name m`"
     >>> in_flags("`labelstore.create(plan=PlanOptions(images_per_shard=N))`", {})
     '`labelstore create --images-per-shard N`'
+    >>> in_flags("`trainer.TrainConfig(allow_incomplete=True)`", {})
+    '`trainer run --allow-incomplete`'
     """
     return _QUOTED.sub(lambda match: _shown(match[1], flags) or match[0], message)
 
@@ -120,7 +124,8 @@ def _command(name: str, call: str | None) -> str | None:
     words = [program, command, *map(_word, parsed.args), *flags]
     for keyword in _keywords(parsed):
         option = LIBRARY_NAMES.get(str(keyword.arg), str(keyword.arg)).replace("_", "-")
-        words += [f"--{option}", _word(keyword.value)]
+        is_switch = isinstance(keyword.value, ast.Constant) and keyword.value.value is True
+        words += [f"--{option}"] if is_switch else [f"--{option}", _word(keyword.value)]
     return f"`{' '.join(words + ['...'] * more)}`"
 
 
@@ -138,8 +143,21 @@ def _word(node: ast.expr) -> str:
     if isinstance(node, ast.Call) and node.args:
         return _word(node.args[0])  # a store that is opened: its path
     if isinstance(node, ast.Constant):
-        return shlex.quote(str(node.value))
+        return quoted(str(node.value))
     return ast.unparse(node).upper()
+
+
+def quoted(word: str) -> str:
+    """A word as a shell reads it, and a command takes it for no option.
+
+    >>> print(quoted("-x"), quoted("a b"), quoted("a\\nb"))
+    ./-x 'a b' $'a\\x0ab'
+    """
+    word = f"./{word}" if word.startswith("-") else word
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = (c if c.isprintable() and c not in "\\'" else f"\\x{ord(c):02x}" for c in word)
+    return f"$'{''.join(plain)}'"
 
 
 def import_facts(facts: Mapping[str, Any]) -> list[str]:

@@ -12,18 +12,24 @@ Under torchrun every rank runs this function on its share of each step's images.
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import nn
 
+from labelstore.arrays.durable import check_new_place
 from labelstore.cropping.device_decoding import device_decoding, sample_of
 from labelstore.devices import backend_of, choose_device
+from labelstore.scratch.folders import scratch_parent
 from trainer.augmentation import augmentation_of
 from trainer.between_steps import BetweenSteps
+from trainer.checkpoint import Checkpoint, RunFolder
 from trainer.config import TrainConfig
 from trainer.evaluation import check_evaluable
 from trainer.loader import CropLoader, LoaderOptions
@@ -31,8 +37,8 @@ from trainer.mixing import mixing_rng
 from trainer.models import autocast, chosen_amp, create_model
 from trainer.pass_end import end_pass, report_pass
 from trainer.phase_training import PhaseTraining
-from trainer.ranks import join_ranks
-from trainer.run_outputs import open_outputs
+from trainer.ranks import Ranks, join_ranks
+from trainer.run_outputs import Outputs, open_outputs
 from trainer.run_state import RunState
 from trainer.schedule import LearningRate
 from trainer.shared_step import (
@@ -74,6 +80,20 @@ class Run:
     """Seconds of this call."""
     model: nn.Module = field(repr=False)
 
+    def figures(self) -> dict[str, float | None]:
+        """The results by name."""
+        names = (
+            "steps",
+            "crops_seen",
+            "train_loss",
+            "top1",
+            "top5",
+            "best_top1",
+            "best_ema_top1",
+            "seconds",
+        )
+        return {name: getattr(self, name) for name in names}
+
 
 def run(
     config: TrainConfig,
@@ -81,11 +101,16 @@ def run(
     progress: Progress | None = None,
     evaluated: Progress | None = None,
     note: Callable[[str], None] = lambda message: None,
+    begin: Callable[
+        [TrainConfig, Ranks, Callable[[str], None]],
+        tuple[Outputs, Checkpoint | None, TrainConfig],
+    ] = open_outputs,
 ) -> Run:
     """Train one student as `config` says and leave a run folder (`config.output`).
 
     `progress` is called with steps taken and steps in all, `evaluated` with images and images in all of each
-    evaluation (of rank 0's share), `note` with a line per pass; all on rank 0 only.
+    evaluation (of rank 0's share), `note` with a line per pass; all on rank 0 only. `begin` opens the outputs, once
+    everything else is there.
     UsageError and RejectedInput as the config's fields and the data call for; IncompleteError for an unfinished
     store without `allow_incomplete`; LabelStoreError for a loss that is not finite, or another rank that ended.
     """
@@ -144,7 +169,7 @@ def run(
         )
         opened.callback(loader.close)
         check_single_crops(model, loader.deal, config)
-        outputs, checkpoint, config = open_outputs(config, ranks, note)
+        outputs, checkpoint, config = begin(config, ranks, note)
         opened.callback(outputs.close)
         outputs = dataclasses.replace(outputs, evaluated=evaluated)
         if checkpoint is None:
@@ -248,7 +273,7 @@ def run(
                     if config.output is not None:
                         kept = "`resume` goes on from here"
                     outputs.say(f"stopped at step {state.step} of {steps}: {kept}", note)
-        return Run(
+        finished = Run(
             config=config,
             steps=steps,
             crops_seen=schedule.epochs * len(data.source.table),
@@ -260,3 +285,29 @@ def run(
             seconds=time.perf_counter() - started,
             model=model,
         )
+        if not agreed:
+            figures = finished.figures().items()
+            outputs.log(
+                ", ".join(f"{name} {value:.10g}" for name, value in figures if value is not None)
+            )
+        return finished
+
+
+class _Rehearsed(BaseException):
+    """Everything can begin; no error, so that nothing on the way takes it for one."""
+
+
+def rehearse(config: TrainConfig, *, note: Callable[[str], None] = lambda message: None) -> None:
+    """Do everything that `run` does before it writes: raises what it raises, and leaves nothing behind."""
+
+    def look(config: TrainConfig, ranks: Ranks, note: Callable[[str], None]) -> NoReturn:
+        if config.output is not None:
+            RunFolder(config.output).check(config)
+        raise _Rehearsed
+
+    with tempfile.TemporaryDirectory(prefix="labelstore-dry-run-") as folder:
+        if config.scratch is not None:
+            check_new_place(scratch_parent(config.scratch), "`scratch`")
+            config = dataclasses.replace(config, scratch=Path(folder))
+        with suppress(_Rehearsed):
+            run(config, note=note, begin=look)

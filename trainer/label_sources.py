@@ -247,6 +247,11 @@ def _one_or_all(values: list[Any]) -> object:
 def _with_classes(
     config: TrainConfig, num_classes: int, names: tuple[str, ...], provenance: Mapping[str, object]
 ) -> TrainConfig:
+    if num_classes < 2:
+        raise RejectedInput(
+            f"the training images have one class ({', '.join(names) or 'without a name'}): a student tells classes "
+            "apart; give images of two or more"
+        )
     if config.num_classes not in (None, num_classes):
         raise UsageError(
             f"`num_classes={config.num_classes}`: the labels have {num_classes} classes; leave it out"

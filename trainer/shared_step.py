@@ -91,8 +91,8 @@ def check_single_crops(model: nn.Module, deal: Deal, config: TrainConfig) -> Non
         raise UsageError(
             f"batch_size={config.batch_size}, accumulation_steps={config.accumulation_steps}, {deal.world_size} ranks, "
             f"{deal.num_images} images: step {step} of pass {pass_index} would show the network a single crop, over "
-            "which its batch norm has no variance; set crops_per_image to 2 or more, or another batch_size with at "
-            "least 3 crops on each rank and in each part"
+            "which its batch norm has no variance; set crops_per_image to 2 or more, or another batch_size (or fewer "
+            "accumulation_steps) with at least 3 crops on each rank and in each part"
         ) from None
 
 

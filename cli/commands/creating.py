@@ -14,7 +14,7 @@ from cli.field_options import numbers, option, with_options
 from cli.new_store_options import CropOptions, LayoutOptions
 from cli.output import answer, duration, print_all, print_json, say
 from cli.progress import Progress, is_first_rank, say_once
-from cli.shared_options import IMAGES, WORK, DryRun, Json, LabelSet, Store
+from cli.shared_options import IMAGES, WORK, DryRun, Json, LabelSet, Store, open_to_write
 from cli.teacher_options import (
     Images,
     LabelOptions,
@@ -80,10 +80,13 @@ def create(
 
     from labelstore.arrays.durable import check_new_place
     from labelstore.images import open_images
-    from labelstore.store.opening import exists
+    from labelstore.store.opening import check_new_store, exists
 
-    if not exists(store):
+    is_new = not exists(store)
+    if is_new:
         check_new_place(store)
+        if dry_run:
+            check_new_store(store)
     folder = open_images(images)
 
     from labelstore.labelling.label_images import label_images
@@ -106,9 +109,20 @@ def create(
         )
 
     if dry_run:
+        _check_catalogue(store, catalogue, is_new=is_new)
         _report_plan(store, folder, crops, label, json=json)
     else:
         _print_report(_labelled(store, label), store, json=json)
+
+
+def _check_catalogue(store: Path, catalogue: str | None, *, is_new: bool) -> None:
+    """For a dry run, whose copy has its catalogue in a file: what the server would refuse."""
+    from labelstore.catalogue.server import check_server
+    from labelstore.labelling.label_images import check_catalogue
+
+    check_catalogue(store, catalogue, is_new=is_new)
+    if catalogue is not None and is_new:
+        check_server(catalogue)
 
 
 @with_options
@@ -204,7 +218,7 @@ def grow(
     if num_crops is not None and teacher is None:
         raise UsageError("--num-crops needs --teacher SOURCE: new crops are labelled at once")
     if teacher is None:
-        with labelstore.open(store, readonly=dry_run) as opened:
+        with open_to_write(store, dry_run=dry_run) as opened:
             _take_in(opened, store, images, skip_bad=work.skip_bad, dry_run=dry_run, json=json)
         return
 
@@ -275,19 +289,22 @@ def demo_images(
     """
     wanted = vars(pictures)
     low, high = numbers(pictures.sides, "--sides", "LOW", "HIGH")
-    if dry_run:
-        counts = {name: wanted[name] for name in ("teacher", "train", "val")}
-        would = "would write {teacher} teacher, {train} train and {val} val images to "
-        answer({"folder": folder, **counts}, would.format(**counts) + str(folder), json=json)
-        return
 
     from labelstore.testing.demo_folder import make_demo_images
 
     with Progress("demo images", "images") as progress:
         made = make_demo_images(
-            folder, **{**wanted, "sides": (int(low), int(high))}, progress=progress
+            folder,
+            **{**wanted, "sides": (int(low), int(high))},
+            dry_run=dry_run,
+            progress=progress,
         )
-    answer(made, str(made), json=json)
+    if not dry_run:
+        answer(made, str(made), json=json)
+        return
+    counts = {name: wanted[name] for name in ("teacher", "train", "val")}
+    would = "would write {teacher} teacher, {train} train and {val} val images to "
+    answer({"folder": folder, **counts}, would.format(**counts) + str(folder), json=json)
 
 
 def _labelled(store: Path, label: Label) -> GenerationReport:

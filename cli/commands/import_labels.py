@@ -11,7 +11,6 @@ import typer
 
 from cli.errors import one_line
 from cli.field_options import Shown, option, with_options
-from cli.file_output import no_formula
 from cli.new_store_options import CROPS
 from cli.output import duration, print_json, say
 from cli.progress import Progress
@@ -19,6 +18,7 @@ from cli.shared_options import IMAGES, WORK, BlockOptions, DryRun, Json
 from cli.teacher_options import LABELS
 from cli.wording import import_facts, spoken
 from labelstore.exchange.stated import ImportOptions, Stated
+from labelstore.untrusted.spreadsheet_cells import no_formula
 
 if TYPE_CHECKING:
     from labelstore.exchange import ImportPlan, ImportReport

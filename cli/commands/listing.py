@@ -10,7 +10,7 @@ import typer
 from cli.field_options import option, with_options
 from cli.file_output import RowOptions
 from cli.output import print_all, print_json, say
-from cli.shared_options import DryRun, LabelSet, Seed, Store
+from cli.shared_options import DryRun, LabelSet, Seed, Store, open_to_write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,11 +232,17 @@ def classes(
     from labelstore.labelling.stating import class_table, state_classes
 
     states = class_map is not None or class_names is not None or embedding
-    with labelstore.open(store, readonly=dry_run or not states) as opened:
+    with (
+        open_to_write(store, dry_run=dry_run) if states else labelstore.open(store, readonly=True)
+    ) as opened:
         labels = opened.label_set(label_set)
-        if states and not dry_run:
+        if states:
             labels = state_classes(
-                labels, class_map=class_map, class_names=class_names, embedding=embedding
+                labels,
+                class_map=class_map,
+                class_names=class_names,
+                embedding=embedding,
+                dry_run=dry_run,
             )
         table = class_table(labels)
         what = labels.outputs.describe(labels.num_classes)

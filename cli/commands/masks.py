@@ -11,7 +11,7 @@ import typer
 from cli.field_options import numbers, option, with_options
 from cli.output import answer, say
 from cli.progress import Progress
-from cli.shared_options import BlockOptions, Criterion, DryRun, Json, LabelSet, Store
+from cli.shared_options import BlockOptions, Criterion, DryRun, Json, LabelSet, Store, open_to_write
 
 if TYPE_CHECKING:
     from labelstore.calibration import Preview, RegionQuantiles, RegionThresholds
@@ -78,15 +78,16 @@ def calibrate(
     and the usual ones would discard and calibrate, or give --quantiles.
     """
     import labelstore
-    from labelstore.calibration import preview, preview_of, usual_choices
+    from labelstore.calibration import check_calibrate, preview, preview_of, usual_choices
 
     wanted = rule.rule()
     if update:
         _update(store, name, label_set, rule, blocks, dry_run=dry_run, json=json)
         return
-    with labelstore.open(store, readonly=dry_run) as opened, blocks.mapped() as map_blocks:
+    with open_to_write(store, dry_run=dry_run) as opened, blocks.mapped() as map_blocks:
         labels = opened.label_set(label_set)
         if dry_run:
+            check_calibrate(labels, wanted, name=name, map_blocks=map_blocks)
             # all of them give some crops the ground truth
             classes = labels.outputs_are_classes
             usual = usual_choices(wanted.criterion, wanted.epsilon) if classes else {}
@@ -113,7 +114,6 @@ def _update(
     dry_run: bool,
     json: bool,
 ) -> None:
-    import labelstore
     from labelstore import calibration
     from labelstore.errors import UsageError
 
@@ -122,7 +122,7 @@ def _update(
             "--update keeps the mask's rule: leave thresholds, quantiles, criterion and epsilon out, "
             "or make another mask with --name"
         )
-    with labelstore.open(store, readonly=dry_run) as opened, blocks.mapped() as map_blocks:
+    with open_to_write(store, dry_run=dry_run) as opened, blocks.mapped() as map_blocks:
         before = opened.mask(name)
         given = None if label_set is None else opened.label_set(label_set)
         labels = calibration.check_update(opened, name, given)
@@ -170,12 +170,13 @@ def mask(
     Train with it as with a mask of `labelstore calibrate`, which also extends it after `grow`: --update --name NAME.
     """
     import labelstore
-    from labelstore.calibration import RegionQuery, preview, preview_of
+    from labelstore.calibration import RegionQuery, check_calibrate, preview, preview_of
 
     rule = RegionQuery(discard=discard, harden=harden, epsilon=epsilon)
-    with labelstore.open(store, readonly=dry_run) as opened:
+    with open_to_write(store, dry_run=dry_run) as opened:
         labels = opened.label_set(label_set)
         if dry_run:
+            check_calibrate(labels, rule, name=name)
             counted = preview(labels, {name: rule})
         else:
             with Progress("mask", "crops") as progress:

@@ -64,7 +64,14 @@ def trainer_run(
     ] = None,
     print_config: Annotated[
         bool,
-        typer.Option("--print-config", "--dry-run", help="Print the config and train nothing."),
+        typer.Option("--print-config", help="Print the config, and look at nothing else."),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Open data, labels, network and run folder, print the config, and write nothing.",
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -75,7 +82,11 @@ def trainer_run(
     settings; number and names of classes come from the new run's data.
     """
     wanted = _wanted(fields, settings or [], config, recipe)
-    if print_config:
+    if dry_run:
+        from trainer.engine import rehearse
+
+        rehearse(wanted, note=say)
+    if dry_run or print_config:
         answer(wanted.to_mapping(), wanted.to_yaml().removesuffix("\n"), json=json)
         return
 
@@ -88,9 +99,7 @@ def trainer_run(
 
     if not is_first_rank():
         return
-    figures = ("steps", "crops_seen", "train_loss", "top1", "top5", "best_top1", "best_ema_top1")
-    record = {"output": wanted.output, **{name: getattr(run, name) for name in figures}}
-    record["seconds"] = run.seconds
+    record = {"output": wanted.output, **run.figures()}
     percent = ("top1", "top5", "best_top1", "best_ema_top1")
     words = {
         name: f"{value:.2f} %" if name in percent else value

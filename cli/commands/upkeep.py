@@ -10,7 +10,7 @@ import typer
 
 from cli.output import answer, duration, say, size
 from cli.progress import Progress
-from cli.shared_options import DryRun, Json, Store
+from cli.shared_options import DryRun, Json, Store, open_to_write
 
 
 def gc(store: Store, dry_run: DryRun = False, json: Json = False) -> None:
@@ -57,18 +57,17 @@ def leases(
     import labelstore
     from labelstore.care.held_leases import break_leases, held_leases
 
-    breaking = bool(break_) and not dry_run
-    with labelstore.open(store, readonly=not breaking) as opened:
-        listed = break_leases(opened, break_ or ()) if breaking else held_leases(opened)
-    if break_ and dry_run:
-        listed = tuple(each for each in listed if {each.owner, each.process} & set(break_))
+    with (
+        open_to_write(store, dry_run=dry_run) if break_ else labelstore.open(store, readonly=True)
+    ) as opened:
+        listed = break_leases(opened, break_, dry_run=dry_run) if break_ else held_leases(opened)
     verb = "" if not break_ else "would break: " if dry_run else "broken: "
     lines = []
     for each in listed:
         left = duration(abs(each.seconds_left)) if abs(each.seconds_left) < 1e9 else "years"
         when = f"expired {left} ago" if each.seconds_left <= 0 else f"{left} left"
         lines.append(f"{verb}{each.group} block {each.block}  {each.process}  {each.state}, {when}")
-    record = {"store": store, "leases": listed, "broken": breaking}
+    record = {"store": store, "leases": listed, "broken": bool(break_) and not dry_run}
     answer(record, *(lines or ["no leases"]), json=json)
 
 
@@ -88,7 +87,6 @@ def drop(
 
     A crop plan goes only after its label sets and masks. STORE may also come first.
     """
-    import labelstore
     from labelstore.care.dropping import KINDS, what_drops
     from labelstore.care.dropping import drop as drop_it
     from labelstore.errors import UsageError
@@ -96,7 +94,7 @@ def drop(
     path = store
     if kind not in KINDS and name in KINDS:
         path, kind, name = Path(kind), name, str(store)
-    with labelstore.open(path, readonly=dry_run) as opened:
+    with open_to_write(path, dry_run=dry_run) as opened:
         dropped = what_drops(opened, kind, name)
         what = f"{kind} {name} of {path}: {dropped.shards:,} shards, {size(dropped.bytes)}"
         if not dry_run:
@@ -134,14 +132,12 @@ def freeze(
     import labelstore
     from labelstore.care.freezing import what_freezes
 
-    with labelstore.open(store, readonly=dry_run or target is not None) as opened:
-        if dry_run:
-            frozen = what_freezes(opened, target, allow_incomplete=allow_incomplete)
-        else:
-            with Progress("freeze", "files") as progress:
-                frozen = labelstore.freeze(
-                    opened, target, allow_incomplete=allow_incomplete, progress=progress
-                )
+    freezes = what_freezes if dry_run else labelstore.freeze
+    with (
+        labelstore.open(store, readonly=dry_run or target is not None) as opened,
+        Progress("freeze", "files") as progress,
+    ):
+        frozen = freezes(opened, target, allow_incomplete=allow_incomplete, progress=progress)
     what = f"{frozen.path}: {frozen.files:,} files, {size(frozen.bytes)}"
     did = f"{'frozen before' if frozen.already else 'frozen'}  {what}\nroot  {frozen.root}"
     record = {"store": store, **asdict(frozen), "frozen": not dry_run}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cli.field_options import option, with_options
 from cli.output import answer, number, say, size
 from cli.progress import Progress
-from cli.shared_options import BlockOptions, DryRun, Json, Store
+from cli.shared_options import BlockOptions, DryRun, Json, Store, open_to_write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def variants(
         variant_name,
     )
 
-    with labelstore.open(store, readonly=dry_run) as opened:
+    with open_to_write(store, dry_run=dry_run) as opened:
         labels = opened.label_set(opened.label_set_row(wanted.source, parameter="source").name)
         codec = codec_for(
             labels,

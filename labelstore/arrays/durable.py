@@ -145,7 +145,8 @@ def check_place(path: Path, parameter: str = "out") -> None:
 def check_new_place(path: Path, what: str = "") -> None:
     """UsageError for a place where nothing new may be: one that is a store or lies in one, or whose name is not UTF-8.
 
-    What is frozen would not be what its manifest says, and what a store does not know of goes when it is removed.
+    StorageError where it cannot be made: below a file, or in a folder that this user may not write to. In a store,
+    what is frozen would not be what its manifest says, and what the store does not know of goes when it is removed.
     """
     whole = path.absolute()
     check_utf8(str(whole))
@@ -159,6 +160,22 @@ def check_new_place(path: Path, what: str = "") -> None:
                 inside = f"is inside the store {folder}" if folder != place else "is a store"
                 where = inside if new is whole else f"leads through the store {folder}"
                 raise UsageError(f"{what} {path} {where}: give a path outside".lstrip())
+    _check_room_for(whole)
+
+
+def _check_room_for(path: Path) -> None:
+    """StorageError where the folder that a new file or folder needs cannot be written to."""
+    if os.path.lexists(path) and not path.is_file() and not path.is_dir():
+        return  # a device or a pipe is written to as it is
+    above = path
+    while not above.is_dir():
+        if above != path and os.path.lexists(above):
+            _refuse(OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), above)
+        above = above.parent
+    if not os.access(above, os.W_OK | os.X_OK):
+        readonly = os.statvfs(above).f_flag & os.ST_RDONLY
+        code = errno.EROFS if readonly else errno.EACCES
+        _refuse(OSError(code, os.strerror(code)), path)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from labelstore.calibration.choices import (
     usual_choices,
 )
 from labelstore.calibration.criterion import Criterion
-from labelstore.calibration.masking import calibrate, check_update, update
+from labelstore.calibration.masking import calibrate, check_calibrate, check_update, update
 from labelstore.calibration.quantiles import exact_quantiles
 from labelstore.calibration.queries import RegionQuery, rule_from_record
 from labelstore.calibration.regions import (
@@ -35,6 +35,7 @@ __all__ = [
     "calibrate",
     "calibrate_dense",
     "calibrate_label",
+    "check_calibrate",
     "check_update",
     "count_rules",
     "count_thresholds",

@@ -53,6 +53,30 @@ def calibrate(
     unfinished it is of the first crops, which all images have, and `update` extends it. `progress` is told crops
     done and crops in all.
     """
+    store = labels.store
+    labels, settled, row = _wanted(labels, rule, name, map_blocks)
+    store.catalogue.masks.add(row)
+    store.finish_metadata()
+    _fill(labels, settled, row, progress, map_blocks)
+    store.refresh(images=False)
+    return store.mask(name)
+
+
+def check_calibrate(
+    labels: LabelSet,
+    rule: Rule | RegionQuantiles | None = None,
+    *,
+    name: str,
+    map_blocks: MapBlocks = map_in_threads,
+) -> None:
+    """Raise what `calibrate` would raise before it writes anything."""
+    labels.store.catalogue.masks.check(_wanted(labels, rule, name, map_blocks)[2])
+
+
+def _wanted(
+    labels: LabelSet, rule: Rule | RegionQuantiles | None, name: str, map_blocks: MapBlocks
+) -> tuple[LabelSet, Rule, MaskRow]:
+    """The labels that the mask is of, its rule with thresholds, and its row."""
     check_unmixed(labels)
     store = labels.store
     held = next((mask for mask in store.catalogue.masks.all() if mask.name == name), None)
@@ -76,11 +100,7 @@ def calibrate(
         )
     if held is not None:
         refuse_dropped_origin(store, row)
-    store.catalogue.masks.add(row)
-    store.finish_metadata()
-    _fill(labels, settled, row, progress, map_blocks)
-    store.refresh(images=False)
-    return store.mask(name)
+    return labels, settled, row
 
 
 def update(

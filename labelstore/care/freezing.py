@@ -79,27 +79,27 @@ def freeze(
 
 
 def what_freezes(
-    store: Store, target: str | Path | None = None, *, allow_incomplete: bool = False
+    store: Store,
+    target: str | Path | None = None,
+    *,
+    allow_incomplete: bool = False,
+    progress: Progress | None = None,
 ) -> Frozen:
-    """Return what `freeze` would write, from the catalogue alone; refuses what `freeze` refuses. The root is empty."""
+    """Read every file and return what `freeze` would write; refuses what `freeze` refuses. The root is empty."""
     refuse_remote(store.location, "it is frozen")
     if target is not None:
         check_target(Path(target))
     elif (store.path / MANIFEST_FILE).exists():
         return _frozen(store.path, read_manifest(store.path / MANIFEST_FILE), already=True)
+    else:
+        store.catalogue.check_writable()
     _check(store, allow_incomplete)
-    totals = store.catalogue.ledger.counts()
-    files = {
-        file.key
-        for group in totals
-        for row in store.catalogue.ledger.shards(group)
-        for file in row.files
-    }
+    files = _Freezing(store, progress or (lambda done, total: None)).array_files(None)
     return Frozen(
         path=store.path if target is None else Path(target),
         root="",
-        files=len(files) + len(store.catalogue.metadata.digests()) + 1,
-        bytes=sum(size for _, size in totals.values()),
+        files=len(files) + 1,
+        bytes=sum(file.bytes for file in files.values()),
     )
 
 
@@ -156,7 +156,7 @@ class _Freezing:
             path / f".{CATALOGUE_FILE}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
         )
         try:
-            files = self._array_files(None)
+            files = self.array_files(None)
             # no process commits until the manifest is there; from then on every writing transaction is refused
             with self.store.catalogue.transaction():
                 _refuse_leases(self.store)
@@ -181,7 +181,7 @@ class _Freezing:
         building = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
         try:
             make_folders(building / self.root)
-            files = self._array_files(building)
+            files = self.array_files(building)
             # the catalogue last: it must not know of shards that were committed after the files were listed
             files[CATALOGUE_FILE] = self._copy_catalogue(building / CATALOGUE_FILE)
             manifest = self._manifest(files)
@@ -215,7 +215,7 @@ class _Freezing:
                 listed |= {file.key: frozenset({file.sha256}) for file in row.files}
         return listed
 
-    def _array_files(self, target: Path | None) -> dict[str, ManifestFile]:
+    def array_files(self, target: Path | None) -> dict[str, ManifestFile]:
         """Compare every file in the array folder with the catalogue; copy it if there is a target."""
         self.listed = self._listed()
         files = {}

@@ -43,8 +43,12 @@ def held_leases(store: Store) -> tuple[HeldLease, ...]:
     return tuple(_held(lease, now) for lease in store.catalogue.leases.owned())
 
 
-def break_leases(store: Store, processes: Iterable[str]) -> tuple[HeldLease, ...]:
+def break_leases(
+    store: Store, processes: Iterable[str], *, dry_run: bool = False
+) -> tuple[HeldLease, ...]:
     """Give up the leases of these owners, named as `HeldLease` has them (`owner` or `process`); those given up.
+
+    With `dry_run` those that would be.
 
     A worker that is alive after all commits nothing under a lease that was broken: it leases again. UsageError for an
     owner without a lease.
@@ -61,7 +65,8 @@ def break_leases(store: Store, processes: Iterable[str]) -> tuple[HeldLease, ...
         raise UsageError(
             f"no lease in {store.location} is held by {min(unknown)!a}: give an owner as `labelstore leases` lists it"
         )
-    leases.release(*(lease for lease, _ in found))
+    if not dry_run:
+        leases.release(*(lease for lease, _ in found))
     return tuple(held for _, held in found)
 
 

@@ -117,8 +117,7 @@ def repair(
             workers=workers,
         ),
     )
-    if not dry_run:
-        job.refuse_what_is_missing()
+    job.refuse_what_is_missing()
     metadata = job.metadata()
     shards = job.shards()
     left = [problem for problem in report.problems if not problem.key]
@@ -148,8 +147,7 @@ class _Repair:
     def refuse_what_is_missing(self) -> None:
         """Everything that can be refused is refused before anything is written."""
         if self.report.problems:
-            with self.store.catalogue.transaction():
-                pass  # read-only and frozen stores say so here
+            self.store.catalogue.check_writable()
         self._refuse_imported()
         damaged = [shard for shard in self.report.damaged_shards if shard[0].startswith("labels/")]
         self.relabellers: dict[str, Relabeller] = {}

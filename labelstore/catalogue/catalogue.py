@@ -16,7 +16,7 @@ from labelstore.catalogue.digests import insert_rows, verified_rows, verify_tabl
 from labelstore.catalogue.image_table import ImageTable
 from labelstore.catalogue.ledger import Groups, Ledger
 from labelstore.catalogue.metadata_files import MetadataFiles
-from labelstore.catalogue.migrating import lacking_revisions, migrate
+from labelstore.catalogue.migrating import lacking_revisions, migrate, refuse_busy
 from labelstore.catalogue.named_rows import NamedRows, Results, Teachers
 from labelstore.catalogue.records import LabelSetRow, MaskRow, PlanRow, RunRow
 from labelstore.catalogue.schema import (
@@ -62,6 +62,7 @@ class Catalogue:
         self._database = database
         self.transaction = database.transaction
         self.reading = database.reading
+        self.check_writable = database.check_writable
         self.uuid = uuid
         self.format_version = format_version
         self.images = ImageTable(database)
@@ -220,6 +221,9 @@ class Catalogue:
                 cls.open(url, readonly=True, frozen_mark=frozen_mark).close()
             with database.reading() as conn:
                 lacking = lacking_revisions(conn, database.name)
+                if lacking and dry_run:
+                    database.check_writable()
+                    refuse_busy(conn, database.name, now=database.now(conn))
             if dry_run or not lacking:
                 return lacking
             applied = database.write(

@@ -52,6 +52,9 @@ T = TypeVar("T")
 OLDER = "is of an older format: `labelstore migrate STORE` brings it up to date"
 """Why nothing is written to a catalogue that this version has grown out of."""
 
+_ASKED = "is open read-only"
+"""Why nothing is written through this object, where that was asked for."""
+
 _ATTEMPTS = 20
 
 _BUSY_ATTEMPTS = 5
@@ -85,7 +88,7 @@ class Database:
         self.is_sqlite = parsed.drivername == "sqlite"
         self.name = parsed.database if self.is_sqlite else parsed.render_as_string()
         self.readonly = readonly
-        self.why_readonly = "is open read-only"
+        self.why_readonly = _ASKED
         self._path: Path | None = None
         if self.is_sqlite:
             path = self._path = Path(parsed.database or "").absolute()
@@ -127,15 +130,22 @@ class Database:
         Other writers wait (ConflictError after a minute). Inside another transaction of this thread it is part of
         that one, which must be one that writes.
         """
-        self._refuse_if_frozen()
+        self.check_writable()
         if self.readonly:
-            raise StorageError(
-                f"{self.name}: the catalogue {self.why_readonly}; nothing was written"
-            )
+            raise self._is_readonly()
         with self._begun(WRITE) as conn:
             # again: it may have been frozen while this transaction waited for the lock
             self._refuse_if_frozen()
             yield conn
+
+    def check_writable(self) -> None:
+        """StorageError where no process of this user may write, whether or not this one asked to read alone."""
+        self._refuse_if_frozen()
+        if self.why_readonly != _ASKED:
+            raise self._is_readonly()
+
+    def _is_readonly(self) -> StorageError:
+        return StorageError(f"{self.name}: the catalogue {self.why_readonly}; nothing was written")
 
     @contextmanager
     def creating(self) -> Iterator[Connection]:

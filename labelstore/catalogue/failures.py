@@ -97,5 +97,10 @@ def translated(name: str | None) -> Iterator[None]:
 def translation(name: str | None, error: DBAPIError) -> LabelStoreError:
     """The driver's error as one of ours, naming the database."""
     kind = _kind(error)
+    if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_READONLY_ROLLBACK":
+        return kind(
+            f"{name}: a process that was killed left a transaction that must be undone, and this user may not write "
+            "there: let somebody who may run `labelstore info` on the store once, which undoes it"
+        )
     said = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
     return kind(f"{name}: {said[0]}: {_ADVICE[kind]}")

@@ -64,11 +64,7 @@ def migrate(conn: Connection, name: str | None, *, now: float) -> tuple[str, ...
     lacking = lacking_revisions(conn, name)
     if not lacking:
         return ()
-    busy = conn.execute(select(leases.c.owner).where(leases.c.expires > now)).first()
-    if busy is not None:
-        raise ConflictError(
-            f"{name}: {busy[0]} is writing to the store: run this when its writers are done"
-        )
+    refuse_busy(conn, name, now=now)
     for table in _held_tables(conn):
         for _ in verified_batches(conn, table):
             pass
@@ -81,6 +77,15 @@ def migrate(conn: Connection, name: str | None, *, now: float) -> tuple[str, ...
         write_digests(conn, table, _rows(conn, table))
     verify_tables(conn)
     return applied
+
+
+def refuse_busy(conn: Connection, name: str | None, *, now: float) -> None:
+    """ConflictError while somebody holds a lease."""
+    busy = conn.execute(select(leases.c.owner).where(leases.c.expires > now)).first()
+    if busy is not None:
+        raise ConflictError(
+            f"{name}: {busy[0]} is writing to the store: run this when its writers are done"
+        )
 
 
 def _held_tables(conn: Connection) -> Iterator[Table]:

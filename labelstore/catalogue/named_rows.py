@@ -57,22 +57,34 @@ class NamedRows(Generic[R]):
         ConflictError names every field that differs.
         """
         given = to_columns(self._table, row)
-        if self._described is not None:
-            check_name(given["name"])
 
         def work(conn: Connection) -> R:
-            held = held_record(conn, self._table, row)
+            held = self._held(conn, row)
             if held is None:
-                if self._described is not None:
-                    self._refuse_other_case(conn, given["name"])
                 insert_rows(conn, self._table, [given])
                 if self._described is not None and self._described(row):
                     mark_metadata(conn)
                 return row
-            _refuse_other(self._table, to_columns(self._table, held), given, self._free)
             return held
 
         return self._database.write(work)
+
+    def check(self, row: R) -> None:
+        """Raise what `add` would raise for the row; nothing is written."""
+        with self._database.reading() as conn:
+            self._held(conn, row)
+
+    def _held(self, conn: Connection, row: R) -> R | None:
+        """The row as the catalogue holds it; None where it can be added."""
+        given = to_columns(self._table, row)
+        if self._described is not None:
+            check_name(given["name"])
+        held = held_record(conn, self._table, row)
+        if held is not None:
+            _refuse_other(self._table, to_columns(self._table, held), given, self._free)
+        elif self._described is not None:
+            self._refuse_other_case(conn, given["name"])
+        return held
 
     def _refuse_other_case(self, conn: Connection, name: str) -> None:
         """ConflictError for a name whose folder is another row's on a disk that does not tell A from a."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.engine import make_url
@@ -15,7 +16,9 @@ from labelstore.catalogue.digests import batch_rows, insert_tuples
 from labelstore.catalogue.engines import parse_url, sqlite_url
 from labelstore.catalogue.postgresql import name_servers
 from labelstore.catalogue.schema import metadata
-from labelstore.errors import UsageError
+from labelstore.errors import StorageError, UsageError
+
+T = TypeVar("T")
 
 SCHEMA_PREFIX = "labelstore_"
 
@@ -49,6 +52,18 @@ def make_schema(url: str) -> None:
     name = _own_schema(url)
     if name is not None:
         _run(url, lambda conn: conn.execute(CreateSchema(name)))
+
+
+def check_server(url: str) -> None:
+    """StorageError unless the server answers and lets this user make a schema; nothing is made."""
+    name_server(url)
+    allowed = text("SELECT has_database_privilege(current_database(), 'CREATE')")
+    may_make = _run(url, lambda conn: conn.execute(allowed).scalar_one())
+    if not may_make and "options" not in parse_url(url).query:
+        shown = parse_url(url).render_as_string()
+        raise StorageError(
+            f"{shown}: this user may not make a schema in the database: its owner can GRANT CREATE ON DATABASE"
+        )
 
 
 def drop_catalogue(url: str) -> None:
@@ -104,10 +119,10 @@ def _own_schema(url: str) -> str | None:
     return None if match is None else match[1]
 
 
-def _run(url: str, work: Callable[[Connection], object]) -> None:
+def _run(url: str, work: Callable[[Connection], T]) -> T:
     database = Database(url, creating=True)
     try:
         with database.creating() as conn:
-            work(conn)
+            return work(conn)
     finally:
         database.close()

@@ -124,6 +124,7 @@ def existing_plan(path: Path, target: Target, images: ImageSource) -> None:
         return
     with open_store(path, readonly=True) as store:
         _check(store, target, images)
+        store.catalogue.check_writable()
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def label_images(
     is_new = not exists(path)
     if is_new:
         check_new_place(path)
-    _check_catalogue(path, catalogue, is_new=is_new)
+    check_catalogue(path, catalogue, is_new=is_new)
     folder = open_images(images)
     if plan_of is not None:
         plan = plan_from(Path(plan_of), plan, folder, note)
@@ -167,7 +167,7 @@ def _make(
         return None
 
 
-def _check_catalogue(path: Path, url: str | None, *, is_new: bool) -> None:
+def check_catalogue(path: Path, url: str | None, *, is_new: bool) -> None:
     """UsageError for a URL that names no server; ConflictError for a store whose catalogue is elsewhere."""
     if url is None:
         return
@@ -246,6 +246,9 @@ def rehearse(path: Path, label: Callable[[Path, Progress], object]) -> None:
     """
 
     def stop(done: int, total: int) -> None:
+        if done < total and exists(path):
+            with open_store(path, readonly=True) as store:
+                store.catalogue.check_writable()
         raise _Rehearsed
 
     with _copy_without_labels(path) as copy:

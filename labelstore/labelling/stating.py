@@ -26,12 +26,14 @@ def state_classes(
     class_map: str | Path | None = None,
     class_names: str | Path | None = None,
     embedding: bool = False,
+    dry_run: bool = False,
 ) -> LabelSet:
     """Record which output of a label set is which class of the images, and names of the teacher's outputs.
 
     `class_map` and `class_names` as in `generate`; `embedding` says that the outputs are no classes but an embedding.
     Labels stay as they are. ConflictError where the label set recorded something else already, RejectedInput for a map
-    or names that do not fit, StorageError for a store that cannot be written. The label set as it is then.
+    or names that do not fit, StorageError for a store that cannot be written. The label set as it is then, with
+    `dry_run` as it was.
     """
     store, row = labels.store, labels.row
     facts, teacher = dict(row.facts), store.teacher(row.teacher)
@@ -49,6 +51,8 @@ def state_classes(
     if embedding:
         _check_embedding(labels, class_map)
         facts |= Outputs.none("embedding").to_record()
+    if dry_run:
+        return labels
     with store.catalogue.transaction() as connection:
         if facts != row.facts:
             store.catalogue.label_sets.change(connection, row.name, facts=facts)

@@ -1,6 +1,7 @@
-"""Reading from the Hugging Face Hub: no answer may be longer, or take longer, than what it should hold.
+"""Requests to the Hugging Face Hub: no answer may be longer, or take longer, than what it should hold.
 
-The Hub's own client reads a body to its end, whatever it is, and waits for it without a limit.
+The Hub's own client reads a body to its end, whatever it is, and waits for it without a limit: what is read comes by
+requests of our own (`HubReader`), what is written goes by the client's calls, within limits (`limited_call`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ class NotThere(Exception):
 
 
 class _Slow(Exception):
+    pass
+
+
+class _TooLong(Exception):
     pass
 
 
@@ -232,6 +237,62 @@ def _within(seconds: float, work: Callable[[threading.Event], _T]) -> _T:
     if isinstance(found, BaseException):
         raise found
     return found
+
+
+def limited_call(work: Callable[[], _T], where: str, size: int | None = None) -> _T:
+    """What a call of the Hub's client returns, which sends `size` bytes, or asks.
+
+    StorageError where it takes too long, or for an answer without end: one may take `ANSWER_SECONDS` without a byte,
+    and hold `MAX_ANSWER_BYTES`.
+    """
+    from huggingface_hub import get_session
+
+    seconds = 2 * ANSWER_SECONDS if size is None else LISTING_SECONDS + size / SLOWEST
+
+    def limited(is_over: threading.Event) -> _T:
+        def stop(request: object) -> None:
+            if is_over.is_set():
+                raise _Slow
+
+        def bound(response: Any) -> None:  # noqa: ANN401 - of the client's HTTP library
+            # decoded, as it is kept: a few bytes may unpack to gigabytes
+            parts = response.iter_bytes
+            response.iter_bytes = lambda *more: _bounded(parts(*more), is_over)
+
+        client = get_session()
+        timeout, hooks = client.timeout, client.event_hooks
+        client.timeout = ANSWER_SECONDS
+        client.event_hooks = {
+            "request": [*hooks["request"], stop],
+            "response": [*hooks["response"], bound],
+        }
+        try:
+            return work()
+        finally:
+            client.timeout, client.event_hooks = timeout, hooks
+
+    try:
+        return _within(seconds, limited)
+    except _Slow:
+        raise StorageError(
+            f"{where}: the Hub did not answer within {seconds:,.0f} s; try again later"
+        ) from None
+    except _TooLong:
+        raise StorageError(
+            f"{where}: the server sends more than {MAX_ANSWER_BYTES:,} bytes for an answer; it is not the Hub, or "
+            "something between changes its answers"
+        ) from None
+
+
+def _bounded(parts: Iterator[bytes], is_over: threading.Event) -> Iterator[bytes]:
+    received = 0
+    for part in parts:
+        received += len(part)
+        if is_over.is_set():
+            raise _Slow
+        if received > MAX_ANSWER_BYTES:
+            raise _TooLong
+        yield part
 
 
 def _file(entry: Any) -> tuple[str, int]:  # noqa: ANN401 - whatever the server says

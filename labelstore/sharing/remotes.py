@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -21,7 +21,7 @@ from labelstore.arrays.durable import (
     write_file,
 )
 from labelstore.errors import ConflictError, DamagedShard, StorageError, StoreNotFound, UsageError
-from labelstore.sharing.hub_requests import HubReader, NotThere
+from labelstore.sharing.hub_requests import HubReader, NotThere, limited_call
 
 DEFAULT_REVISION = "main"
 MAX_FILES = 100_000
@@ -261,12 +261,18 @@ class HubRemote:
 
     def prepare(self, revision: str, *, private: bool) -> None:
         """Make repository and branch."""
-        try:
+
+        def make() -> None:
             self.api.create_repo(self.repo, repo_type="dataset", private=private, exist_ok=True)
             if revision != DEFAULT_REVISION:
                 self.api.create_branch(
                     self.repo, branch=revision, repo_type="dataset", exist_ok=True
                 )
+
+        try:
+            limited_call(make, self.where)
+        except StorageError:
+            raise
         except Exception as error:  # noqa: BLE001
             raise self._refusal(error) from None
 
@@ -287,10 +293,14 @@ class HubRemote:
                 *(CommitOperationAdd(path_in_repo=p, path_or_fileobj=s) for p, s in add.items()),
                 *(CommitOperationDelete(path_in_repo=p) for p in remove),
             ]
-            done = self.api.create_commit(
-                self.repo, operations, commit_message=message, repo_type="dataset",
+            size = sum(len(s) if isinstance(s, bytes) else s.stat().st_size for s in add.values())
+            upload = partial(
+                self.api.create_commit, self.repo, operations, commit_message=message, repo_type="dataset",
                 revision=revision, parent_commit=parent,
             )  # fmt: skip
+            done = limited_call(upload, self.where, size)
+        except StorageError:
+            raise
         except Exception as error:  # noqa: BLE001
             status = getattr(getattr(error, "response", None), "status_code", None)
             if status in (409, 412):

@@ -119,10 +119,7 @@ def create(
         name_server(catalogue)
     if backend not in ARRAY_FOLDERS:
         raise UsageError(f"`backend={backend}`: choose one of {', '.join(ARRAY_FOLDERS)}")
-    if path.exists():
-        _refuse_lost_catalogue(path)
-        raise ConflictError(f"{path} exists already: give another path, or remove it first")
-    check_new_place(path)
+    check_new_store(path)
     if isinstance(plan, PlanOptions):
         _ = plan.crops_per_image  # refused before the images are listed
     folder = open_images(images)
@@ -176,6 +173,14 @@ def create(
         shutil.rmtree(building, ignore_errors=True)
     # not by `open_store`: what it refuses in a stranger's store, this process has just written
     return Store(path, _catalogue(path, catalogue_url(path), readonly=False), _backend(path))
+
+
+def check_new_store(path: Path) -> None:
+    """ConflictError where something is at `path`, otherwise as `check_new_place`."""
+    if path.exists():
+        _refuse_lost_catalogue(path)
+        raise ConflictError(f"{path} exists already: give another path, or remove it first")
+    check_new_place(path)
 
 
 def storage_url(path: str | os.PathLike[str]) -> str | None:

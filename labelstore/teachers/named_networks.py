@@ -73,8 +73,9 @@ def build(architecture: str, options: Mapping[str, Any], *, pretrained: bool) ->
     if "checkpoint_path" in options:
         # timm would load it after its own fashion, and a run folder may name any file
         raise UsageError(
-            f"checkpoint_path among the arguments of {architecture}: give a network's "
-            "weights as `initial_checkpoint` (a run) or `checkpoint` (an evaluation), a teacher's as `teacher`"
+            f"checkpoint_path among the arguments of {architecture}: give weights as "
+            "`trainer.TrainConfig(initial_checkpoint=FILE)`, `trainer.evaluate(checkpoint=FILE)` or "
+            "`labelstore.create(teacher=FILE)`"
         )
     library, name = split_name(architecture)
     if library == "torchvision":
@@ -231,9 +232,9 @@ def _fetch(
         # no route to the hub ends in a dozen different classes below these two
         raise StorageError(
             f"cannot load the weights of {architecture}: they are not in the local cache and could not be fetched "
-            f"({_reason(error)}); fetch them where there is a network and give that file: a "
-            f"teacher's as `teacher=FILE.safetensors` `architecture={architecture}`, another network's as "
-            "`checkpoint=FILE`"
+            f"({_reason(error)}); fetch them where there is a network and give that file: "
+            f"`labelstore.create(teacher='FILE.safetensors', architecture={architecture!r}, ...)` for a teacher, "
+            "`trainer.evaluate(checkpoint='FILE', ...)` for another network"
         ) from error
 
 

@@ -97,7 +97,8 @@ def run_weights(run: Path, weights: Weights | None = None) -> Path:
             return run / name
     if weights == "ema":
         raise RejectedInput(
-            f"{run} has no {RUN_AVERAGE}: give a run that was trained with `ema_decay` and evaluated"
+            f"{run} has no {RUN_AVERAGE}: give a run that averaged its weights "
+            "(`trainer.TrainConfig(ema_decay=DECAY)`) and was evaluated"
         )
     raise RejectedInput(
         f"{run} holds no weights yet ({names[0]}): wait for the run's first pass to end"

@@ -71,6 +71,7 @@ def make_demo_images(
     sides: tuple[int, int] = SIDE,
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
+    dry_run: bool = False,
 ) -> DemoImages:
     """Write the data set for `seed`, the same files for any number of `workers` (threads; by default all cores).
 
@@ -78,7 +79,7 @@ def make_demo_images(
     `progress` is called with images written so far and in total. A complete folder is left as it is, an
     interrupted one is completed. Raises ConflictError for a folder that holds anything else, UsageError for
     impossible counts, inside a store, or where scikit-learn or scikit-image is missing, StorageError where the
-    disk refuses.
+    disk refuses. `dry_run` refuses the same and writes nothing.
     """
     if not NUM_CLASSES <= train <= teacher or val < NUM_CLASSES or seed < 0:
         raise UsageError(
@@ -102,7 +103,12 @@ def make_demo_images(
         settings["sides"] = list(sides)
     draw = partial(plan, seed, sides=sides)
     try:
-        _claim(folder, settings)
+        is_claimed = _is_claimed(folder, settings)
+        if dry_run:
+            return DemoImages(folder=folder, teacher=teacher, train=train, val=val, written=0)
+        if not is_claimed:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_whole(folder / SETTINGS, (json.dumps(settings) + "\n").encode())
         written = _write_missing(folder, draw, (teacher, train, val), progress, workers)
         if written or not (folder / MANIFEST).exists():
             _write_whole(folder / MANIFEST, _manifest(draw, teacher, train, val))
@@ -113,17 +119,15 @@ def make_demo_images(
     return DemoImages(folder=folder, teacher=teacher, train=train, val=val, written=written)
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Make the folder and note the settings, or refuse a folder with other settings or other content."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _is_claimed(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder notes these settings; ConflictError for one with other settings or other content."""
     note = folder / SETTINGS
     if not note.exists():
-        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise ConflictError(
                 f"{folder} is not empty and holds no demo images: give another folder"
             )
-        _write_whole(note, (json.dumps(settings) + "\n").encode())
-        return
+        return False
     try:
         found = json.loads(note.read_bytes())
     except ValueError:
@@ -132,6 +136,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         raise ConflictError(
             f"{folder} holds demo images with {found}, asked for {settings}: give another folder or remove it"
         )
+    return True
 
 
 def _write_missing(

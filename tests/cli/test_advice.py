@@ -5,21 +5,25 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from cli.wording import flags_of
 from tests.exchange import foreign_files as foreign
 from tests.generation.conftest import OPTIONS
 from tests.stress.commands import (
     CASES,
+    COMMANDS,
     TEACHING,
     World,
     copy_world,
     damage,
     leased,
+    loaded,
     make_given,
     run,
 )
@@ -324,6 +328,41 @@ ADVICE = {
 }  # fmt: skip
 
 
+def names_of_the_library(told: str) -> list[str]:
+    """What is shown between backticks by a name of the library, where people have a flag."""
+    known = {
+        name for program, command in COMMANDS for name in flags_of(loaded(program, command).params)
+    }
+    quoted = re.findall("`([a-z][a-z0-9_]*)(?:=[^`]*)?`", told)
+    return [name for name in quoted if name in known - {"name", "path", "class", "label"}]
+
+
+@pytest.mark.parametrize("name", ["-x", "a\nb", "\x1b[1m", "it's", "\\"])
+def test_a_path_that_is_shown_is_the_path(name, tmp_path, capfd, monkeypatch):
+    """As bash reads it, and no option."""
+    monkeypatch.chdir(tmp_path)
+    assert run("labelstore", ["info", f"./{name}"]) == 4
+    shown = re.search(r"`labelstore create (.*) --images DIR", capfd.readouterr().err)
+    assert shown is not None
+    said = subprocess.run(["bash", "-c", f"printf %s {shown[1]}"], capture_output=True, check=True)
+    assert said.stdout.decode().removeprefix("./") == name
+
+
+def test_notes_name_flags_too(world, capfd):
+    """A preview speaks of training, another command's option."""
+    strict = ["--name", "strict", "--low", "0.62", "--middle", "0.63", "--top", "0.64"]
+    mask = ["mask", world.store, "--name", "small", "--discard", "image < 2 or crop < 3"]
+    for arguments in (["calibrate", world.store, *strict], mask, ["advise", world.store]):
+        assert (
+            run("labelstore", [*arguments, *([] if arguments[0] == "advise" else ["--dry-run"])])
+            == 0
+        )
+        told = capfd.readouterr()
+        assert not names_of_the_library(told.err + told.out)
+        if arguments is mask:
+            assert "`trainer run --allow-empty-images`" in told.err + told.out
+
+
 @pytest.mark.sample(12)
 @pytest.mark.parametrize("name", ADVICE)
 def test_advice_can_be_followed(name, world, capfd):
@@ -334,6 +373,7 @@ def test_advice_can_be_followed(name, world, capfd):
     code = run(advice.program, wrong)
     told = capfd.readouterr()
     assert code not in (0, 1), told
+    assert not names_of_the_library(told.err + told.out)
     said = re.search(advice.says, told.err + told.out)
     assert said is not None, told.err + told.out
     # what is told to do may be another program's

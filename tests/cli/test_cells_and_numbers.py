@@ -3,15 +3,16 @@
 import pytest
 
 from cli.errors import outcome
-from cli.file_output import no_formula
 from labelstore.catalogue import Catalogue
 from labelstore.catalogue.records import RunRow
 from labelstore.errors import UsageError
+from labelstore.untrusted.spreadsheet_cells import from_cell, no_formula
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-a.jpg", "@SUM(A1)", "\t=1", "\r=1"])
 def test_a_cell_that_begins_like_a_formula_is_text(cell):
     assert no_formula(cell) == f"'{cell}"
+    assert from_cell(f"'{cell}") == cell
     assert [no_formula(each) for each in ("a=1", "", None)] == ["a=1", "", None]
 
 
@@ -34,3 +35,17 @@ def test_a_library_that_finds_no_memory_is_no_internal_error():
     error = ImportError("libx.so: failed to map segment from shared object")
     assert outcome(error)[0] == 6
     assert outcome(ImportError("No module named 'x'"))[0] == 1
+    assert outcome(RuntimeError("can't start new thread"))[0] == 6
+    assert outcome(SystemError("error return without exception set"))[0] == 6
+
+
+def test_no_memory_left_to_say_so(monkeypatch):
+    """Not even the module of the errors can be imported."""
+
+    def imported(name, *more):
+        raise MemoryError
+
+    monkeypatch.setattr("builtins.__import__", imported)
+    found = outcome(ValueError("x"))
+    monkeypatch.undo()
+    assert found[0] == 6

@@ -24,6 +24,8 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     folder: FolderRemote
     lie, about = "", ""
+    is_new = False
+    """Whether there is no such revision before the first commit."""
 
     def log_message(self, *_):
         pass
@@ -37,7 +39,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
             return self.answer(b"the token came along", 500)
         verb, _, name = rest.partition("/")
         if verb == "revision":
-            commit = self.folder.resolve(name)
+            commit = None if self.is_new else self.folder.resolve(name)
             if commit is None:
                 return self.answer(b"", 404, {"X-Error-Code": "RevisionNotFound"})
             return self.answer(json.dumps({"sha": commit, "id": "me/labels"}).encode())
@@ -50,6 +52,25 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
             return self.answer(b"", 302, {"Location": there})
         path = self.folder.root / "commits" / name
         return self.answer(path.read_bytes()) if path.is_file() else self.answer(b"", 404)
+
+    def do_POST(self):
+        """What a push sends: a repository is made, files are announced, a commit holds them."""
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("authorization") != f"Bearer {TOKEN}":
+            return self.answer(b"", 401, {"X-Error-Code": "RepoNotFound"})
+        said = {"url": f"http://{self.headers['Host']}/datasets/me/labels", "name": "me/labels"}
+        if "/preupload/" in self.path:
+            files = json.loads(sent)["files"]
+            modes = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files
+            ]
+            said = {"files": modes}
+        elif "/commit/" in self.path:
+            type(self).is_new = False
+            commit = self.folder.resolve("main")
+            url = f"http://{self.headers['Host']}/datasets/me/labels/commit/{commit}"
+            said = {"success": True, "commitOid": commit, "commitUrl": url}
+        return self.answer(json.dumps(said).encode())
 
     def tree(self, commit, cursor):
         wrong = self.lie == "listed size"
@@ -133,9 +154,12 @@ ODD_JSON = {
 
 
 @contextmanager
-def served(folder: FolderRemote, lie: str = "", about: str = "") -> Iterator[str]:
-    """The endpoint of a Hub that has a folder's commits as those of me/labels."""
-    handler = type("Handler", (HubHandler,), {"folder": folder, "lie": lie, "about": about})
+def served(
+    folder: FolderRemote, lie: str = "", about: str = "", *, is_new: bool = False
+) -> Iterator[str]:
+    """The endpoint of a Hub that has a folder's commits as those of me/labels; with `is_new` once it was pushed to."""
+    named = {"folder": folder, "lie": lie, "about": about, "is_new": is_new}
+    handler = type("Handler", (HubHandler,), named)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     # answers that never end must not keep the test

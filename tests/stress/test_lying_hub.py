@@ -29,9 +29,15 @@ LIES = [
     ("listed elsewhere", "/tree/"),
     ("endless pages", "/tree/"),
 ]  # fmt: skip
+PUSHED = [
+    (lie, about)
+    for lie in ("endless", "one byte a second", "gzip bomb", "silent", "slow header", "no json", "null", "server error")
+    for about in ("/repos/create", "/preupload/", "/commit/")
+]  # fmt: skip
 CHILD = """
 import json, resource, sys, time
 from huggingface_hub import HfApi
+import labelstore
 from labelstore.errors import LabelStoreError
 from labelstore.sharing import hub, hub_requests
 from labelstore.sharing.remotes import HubRemote
@@ -39,11 +45,15 @@ hub_requests.SILENT_SECONDS, hub_requests.ANSWER_SECONDS, hub_requests.LISTING_S
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 for line in sys.stdin:
-    endpoint, target = json.loads(line)
+    endpoint, verb, folder = json.loads(line)
     remote = HubRemote("me/labels", api=HfApi(endpoint=endpoint, token=sys.argv[1]))
     before = peak()
     try:
-        hub.pull("me/labels", target, remote=remote)
+        if verb == "pull":
+            hub.pull("me/labels", folder, remote=remote)
+        else:
+            with labelstore.open(folder) as store:
+                hub.push(store, "me/labels", remote=remote)
         code, message = 0, ""
     except LabelStoreError as error:
         code, message = error.exit_code, str(error)
@@ -76,12 +86,12 @@ def child():
         text=True,
     )
 
-    def pull(endpoint, target):
-        process.stdin.write(json.dumps([endpoint, str(target)]) + "\n")
+    def call(endpoint, folder, verb="pull"):
+        process.stdin.write(json.dumps([endpoint, verb, str(folder)]) + "\n")
         process.stdin.flush()
         return json.loads(process.stdout.readline())
 
-    yield pull
+    yield call
     process.stdin.close()
     process.wait(60)
     process.stdout.close()
@@ -107,4 +117,23 @@ def test_a_lying_hub_is_refused(lie, about, pushed, child, tmp_path, matrix):
     assert time.monotonic() - began < PATIENCE
     assert grown < MOST_BYTES
     assert not list(tmp_path.iterdir())
+    matrix.record("R24", cases=1, wrong=0, peak_mb=grown / 1e6)
+
+
+def test_an_honest_hub_takes_what_is_pushed(pushed, child):
+    with served(pushed, is_new=True) as endpoint:
+        assert child(endpoint, pushed.root.parent / "store", "push")[:2] == [0, ""]
+
+
+@pytest.mark.sample(6)
+@pytest.mark.parametrize(("lie", "about"), PUSHED)
+def test_a_lying_hub_gets_no_store(lie, about, pushed, child, matrix):
+    """R24 while pushing: within a deadline and 256 MB, exit 6, in one line."""
+    began = time.monotonic()
+    with served(pushed, lie, about, is_new=True) as endpoint:
+        code, message, grown = child(endpoint, pushed.root.parent / "store", "push")
+    assert code == StorageError.exit_code, message
+    assert "\n" not in message
+    assert time.monotonic() - began < PATIENCE
+    assert grown < MOST_BYTES
     matrix.record("R24", cases=1, wrong=0, peak_mb=grown / 1e6)

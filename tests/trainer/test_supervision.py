@@ -468,7 +468,7 @@ def test_an_online_teacher_sees_its_own_interpolation_or_says_so(data, tmp_path)
         ({"label_set": "full,other", "labels": "ensemble", "mask": "strict"}, "one for each"),
         ({"label_set": "full", "labels": "labelmap"}, "wants label maps"),
         ({"label_set": "map"}, "labels='labelmap' learns from it"),
-        ({"label_set": "full", "labels": "ssl"}, "`compression=logits`"),
+        ({"label_set": "full", "labels": "ssl"}, "the codecs logits and pq"),
         ({"label_set": "ssl"}, "labels='ssl' learns"),
         ({"labels": "ensemble"}, "give the names of its label sets"),
         ({"label_set": "full,ms", "labels": "ensemble", "ensemble_weights": (1, 0)}, "above 0"),

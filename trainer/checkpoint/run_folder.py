@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from labelstore.arrays.durable import check_new_place, make_folders, storage_errors, write_file
 from labelstore.errors import ConflictError, RejectedInput, StorageError
+from labelstore.untrusted.spreadsheet_cells import no_formula
 from labelstore.untrusted.yaml_files import read_mapping
 from trainer.checkpoint.files import (
     Checkpoint,
@@ -63,7 +64,7 @@ class RunFolder:
 
         ConflictError that names process and host of a run that is at work in it. UsageError in a store.
         """
-        check_new_place(self.path, "output")
+        self._check_place()
         make_folders(self.path)
         with storage_errors(self.path):
             self._lock = FolderLock(self.path, "a run", note)
@@ -81,10 +82,22 @@ class RunFolder:
     def start(self, config: TrainConfig) -> Checkpoint | None:
         """Make the folder and its config.yaml; with `config.resume`, the checkpoint to continue from, if any.
 
+        Raises as `check`.
+        """
+        checkpoint, config, self.notes = self.check(config)
+        if checkpoint is not None:
+            self._keeps_last = checkpoint.is_whole_pass
+        make_folders(self.path)
+        self.write_config(config)
+        return checkpoint
+
+    def check(self, config: TrainConfig) -> tuple[Checkpoint | None, TrainConfig, tuple[str, ...]]:
+        """What `start` begins with: the checkpoint, the settings that the run goes on with, and what changed.
+
         ConflictError if it holds a run and `resume` is off, if that run had other settings, or if files with a run's
         names are there that no run wrote. UsageError in a store, RejectedInput if its last checkpoint is damaged.
         """
-        check_new_place(self.path, "output")
+        self._check_place()
         if self.holds_run and not config.resume:
             raise ConflictError(
                 f"{self.path} holds a run already: resume it, or give another output folder"
@@ -92,12 +105,9 @@ class RunFolder:
         if not self.holds_run:
             self._refuse_others()
         checkpoint = self._last() if self.holds_run else None
-        if checkpoint is not None:
-            config, self.notes = going_on(config, checkpoint, self.path)
-            self._keeps_last = checkpoint.is_whole_pass
-        make_folders(self.path)
-        self.write_config(config)
-        return checkpoint
+        if checkpoint is None:
+            return None, config, ()
+        return checkpoint, *going_on(config, checkpoint, self.path)
 
     def write_config(self, config: TrainConfig) -> None:
         """(Re)write config.yaml."""
@@ -158,7 +168,9 @@ class RunFolder:
         writer.writerow(CLASS_COLUMNS)
         counts = np.stack([images, correct, correct5], axis=1).tolist()
         named = names or range(len(counts))
-        writer.writerows([name, *row] for name, row in zip(named, counts, strict=True))
+        writer.writerows(
+            [no_formula(str(name)), *row] for name, row in zip(named, counts, strict=True)
+        )
         write_file(self.path / CLASSES, text.getvalue().encode())
 
     def log(self, line: str) -> None:
@@ -170,6 +182,10 @@ class RunFolder:
                 file.write(f"{now} {line}\n")
         except OSError as error:
             raise StorageError(f"{path} cannot be written ({error.strerror or error})") from error
+
+    def _check_place(self) -> None:
+        check_new_place(self.path, "output")
+        check_new_place(self.path / "config.yaml", "output")  # the folder is no file
 
     def _refuse_others(self) -> None:
         """ConflictError for files that a run would overwrite, unless they are of one that was stopped early."""

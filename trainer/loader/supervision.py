@@ -80,13 +80,13 @@ def _check_kind(labels: LabelSet, config: TrainConfig) -> None:
         )
     if kind in WITHOUT_CLASSES and takes != "outputs":
         raise UsageError(
-            f"{holds}: labels={kind!r} wants outputs before softmax, made with `compression=logits` or pq"
+            f"{holds}: labels={kind!r} wants outputs before softmax, which the codecs logits and pq keep"
         )
     if kind == "embedding" and labels.outputs.kind != "embedding":
         raise RejectedInput(
             f"label set {labels.name} has {labels.outputs.describe(labels.num_classes)}, and nothing says that they "
-            "are an embedding, of which no softmax is taken: say so (`labelstore classes` with `embedding`), or learn "
-            "from them with labels='ssl'"
+            "are an embedding, of which no softmax is taken: say so "
+            "(`labelstore.labelling.stating.state_classes(embedding=True)`), or learn from them with labels='ssl'"
         )
     if kind in ("fkd", "ferkd") and takes == "map":
         raise UsageError(f"{holds}: labels='labelmap' learns from it")

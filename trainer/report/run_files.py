@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from labelstore.errors import LabelStoreError, RejectedInput
+from labelstore.untrusted.spreadsheet_cells import from_cell
 from trainer.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def read_classes(folder: Path) -> ClassResult | None:
             images = correct = -1
         if not 0 <= correct <= images <= 10**12:
             raise RejectedInput(f"{path} is damaged: line {line} holds no counts")
-        rows.append((row["class"], images, correct))
+        rows.append((from_cell(row["class"]), images, correct))
     known = [row for row in rows if row[1]]
     return ClassResult(
         names=tuple(name for name, _, _ in known),
