@@ -266,7 +266,10 @@ def image_columns(conn: Connection) -> ImageColumns:
 
     def keys() -> NDArray[Any]:
         for first, (one, count) in packed.items():
-            blank[first : first + count] = _keys(one, first // BLOCK_ROWS, count, checked_keys)
+            rows, block = slice(first, first + count), first // BLOCK_ROWS
+            blank[rows] = _keys(one, block, count, checked_keys)
+            if ((blank[rows] == "") != columns["free"][rows]).any():
+                raise damaged(f"holds what nobody wrote there (block {block})")
         return blank
 
     return ImageColumns(lambda name: keys() if name == "key" else columns[name])

@@ -129,7 +129,7 @@ def test_an_empty_path_is_not_the_folder_that_this_runs_in(
 
 
 def test_an_empty_value_of_a_run_is_none(capsys):
-    words = ["run", "--labels", "ground-truth", "--train", "x", "--clip-grad", "", "--dry-run"]
+    words = ["run", "--labels", "ground-truth", "--train", "x", "--clip-grad", "", "--print-config"]
     assert errors.run(trainer_app.commands, "trainer", words) == 0
     assert "clip_grad: null" in capsys.readouterr().out
 

@@ -18,6 +18,7 @@ from labelstore import (
     Hard,
     MarginalRenorm,
     MarginalSmoothing,
+    PlanOptions,
     Region,
     RegionThresholds,
     Smoothing,
@@ -34,7 +35,7 @@ from labelstore.scratch import room
 from labelstore.store import random_batch, unpacked
 from labelstore.store.flat_records import RecordForm
 from labelstore.store.random_batch import ChunkSource, batch_of
-from labelstore.testing.filled_store import add_label_set, fill_blocks
+from labelstore.testing.filled_store import add_label_set, empty_store, fill_blocks
 from tests.kept_stores import kept_store
 
 N, M, C, BAD = 21, 40, 12, 5
@@ -79,12 +80,12 @@ def check(batch, labels, rows, crops, temperature=None):
 @pytest.fixture(scope="module", params=["zarr", "hdf5"])
 def of_all_codecs(request, tmp_path_factory):
     """A store with a label set in each codec, made at T0 = 2; with seeded crops in HDF5."""
-    options = {**LAYOUT, "backend": request.param, "stored_crops": request.param == "zarr"}
+    plan = PlanOptions(
+        num_crops=M, images_per_shard=8, crops_per_shard=20, stored_crops=request.param == "zarr"
+    )
     path = tmp_path_factory.mktemp("codecs") / "s"
-    codecs = iter(CODECS.items())
-    name, codec = next(codecs)
-    with kept_store(path, soft_labels(1), codec, name=name, temperature=2.0, **options) as opened:
-        for name, codec in codecs:
+    with empty_store(path, np.arange(N) % C, C, plan, backend=request.param) as opened:
+        for name, codec in CODECS.items():
             add_label_set(opened, codec, C, name=name, temperature=2.0)
             fill_blocks(opened, soft_labels(1), name=name, bad={BAD})
         yield opened

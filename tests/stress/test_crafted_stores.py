@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from labelstore.care.verification import verify
 from labelstore.store import open_store
 from labelstore.testing.filled_store import fill_blocks
 from tests.stress.conftest import told
@@ -84,3 +85,16 @@ def test_crafted_stores_are_refused(sound, nursery, scale, matrix, tmp_path):
         refused += bool(codes & {3, 4, 7})
     matrix.record("R10", stores=len(cases), refused=refused, harmed=len(found))
     assert not found, "\n".join(map(str, found))
+
+
+def test_verify_names_every_image_key_that_is_none(sound, tmp_path):
+    """Also where the table's digest was made to match."""
+    whole = (sound / "catalogue.db").read_bytes()
+    names = [name for name in CASES if name.startswith("image_key-")]
+    assert names
+    for name in names:
+        (sound / "catalogue.db").write_bytes(whole)
+        CASES[name](sound, tmp_path)
+        with open_store(sound, readonly=True, checked=False) as store:
+            report = verify(store)
+        assert any("image_blocks" in problem.what for problem in report.problems), name
