@@ -170,7 +170,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, ImportError):
         return any(words in said for words in _NO_ROOM)
     if isinstance(error, SystemError):
-        return "without exception set" in said or "without setting an exception" in said
+        import resource
+
+        is_limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+        return is_limited and ("without exception set" in said or "without setting" in said)
     return isinstance(error, RuntimeError) and (
         type(error).__name__ == "OutOfMemoryError"
         or "can't allocate memory" in said

@@ -31,10 +31,7 @@ def probabilities(
 def block_slabs(
     labels: LabelSet, criterion: Criterion, block: int, columns: range | None = None
 ) -> Iterator[NDArray[np.float32]]:
-    """The same, a bounded number of crops at a time, in the order of crops.
-
-    An array holds its values until the next one is asked for.
-    """
+    """The same, a bounded number of crops at a time, in the order of crops."""
     if criterion == "max_probability":
         yield from labels.max_probabilities(block, columns)
         return

@@ -149,13 +149,10 @@ class LabelCodec(ABC):
         """Arrays (n, m, ...) -> dense labels (n, m, C), non-negative, each summing to one."""
         return densify(self.decode(arrays, num_classes, temperature), num_classes)
 
-    def max_probability(
-        self, arrays: Arrays, num_classes: int, out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
+    def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
         """Arrays (n, m, ...) -> largest entry of every label at T0, (n, m), NaN where missing.
 
-        `arrays` need hold no more than `max_probability_fields`. `out` is memory that the result may be written to: an
-        array (n, m) in C order that an earlier call returned.
+        `arrays` need hold no more than `max_probability_fields`.
         """
         largest: NDArray[np.float32] = self.recover(arrays, num_classes).max(-1)
         return largest

@@ -180,11 +180,11 @@ class EightBitProbs:
             tail /= total
         return probs.reshape(codes.shape), tail.reshape(codes.shape[:-1])
 
-    def largest(self, arrays: Arrays, outcomes: int, out: Float | None = None) -> Float:
-        """Codes -> the largest probability of every crop (n, m), as `decode` gives it; in `out`, where given."""
+    def largest(self, arrays: Arrays, outcomes: int) -> Float:
+        """Codes -> the largest probability of every crop (n, m), as `decode` gives it."""
         codes = arrays["probability_code"]
         first = np.ascontiguousarray(codes[..., 0])
-        probs = np.empty(first.shape, np.float32) if out is None else out
+        probs = np.empty(first.shape, np.float32)
         table = _first_probs(outcomes)
         flat_codes, flat = first.reshape(-1), probs.reshape(-1)
         for start in range(0, len(flat), CODES_AT_ONCE):

@@ -110,23 +110,22 @@ class FloatProbs:
         by_row[rows], tail.ravel()[rows] = _scaled(by_row.take(rows, 0), code[rows], outcomes)
         return probs, tail
 
-    def largest(self, arrays: Arrays, outcomes: int, out: Float | None = None) -> Float:
-        """Arrays -> the largest probability of every crop (n, m), as `decode` gives it; in `out`, where given."""
+    def largest(self, arrays: Arrays, outcomes: int) -> Float:
+        """Arrays -> the largest probability of every crop (n, m), as `decode` gives it."""
         stored = arrays["probability"]
         k = stored.shape[-1]
         if self.dtype == "<f4" or k == outcomes:
             return np.ascontiguousarray(self.decode(arrays, outcomes)[0][..., 0])
         # nothing is moved twice where axes lie as on disk
         by_rank = np.moveaxis(stored, -1, 0).reshape(k, -1)
-        first = np.empty(stored.shape[:-1], np.float32) if out is None else out
-        flat = float32_of(by_rank[0], first.reshape(-1))
+        flat = float32_of(by_rank[0])
         code = arrays["tail_code"].ravel()
         rows = np.flatnonzero(code != AS_SUM)
         coded = float32_of(by_rank.take(rows, axis=1, mode="clip")).T
         factor = _factor(coded, _TAILS.take(code[rows], mode="clip"), outcomes)
         factor *= coded[:, 0]
         flat[rows] = factor
-        return first
+        return flat.reshape(stored.shape[:-1])
 
     def _stored(self, probability: NDArray[Any]) -> Float:
         """Stored probabilities as float32, in memory of their own."""

@@ -159,9 +159,7 @@ class LabelMap(LabelCodec):
             _softmax_into(found, part, classes, logits, num_classes, np.float32(temperature))
         return found
 
-    def max_probability(
-        self, arrays: Arrays, num_classes: int, out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
+    def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
         """Maps and `box` (n, m, 4) -> largest entry of every label (n, m), NaN where missing."""
         labels = self.decode(arrays, num_classes)
         first: NDArray[np.float32] = labels.probs[..., 0]

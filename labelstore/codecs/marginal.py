@@ -86,9 +86,7 @@ class KeptClasses(LabelCodec):
         """The arrays of a label set with this codec."""
         return self.id_fields(num_classes)
 
-    def max_probability(
-        self, arrays: Arrays, num_classes: int, out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
+    def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
         """Arrays (n, m, ...) -> largest entry of every recovered label (n, m), NaN where missing."""
         return np.ascontiguousarray(self.decode(arrays, num_classes).probs[..., 0])
 
@@ -145,11 +143,9 @@ class _KeptProbs(KeptClasses):
         rest = np.minimum(tail / np.float32(others), probs[..., -1])
         return SparseLabels(class_ids=ids, probs=probs, rest=rest)
 
-    def max_probability(
-        self, arrays: Arrays, num_classes: int, out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
+    def max_probability(self, arrays: Arrays, num_classes: int) -> NDArray[np.float32]:
         """Arrays (n, m, ...) -> largest entry of every recovered label (n, m); class ids are not looked at."""
-        return FORMS[self.dtype].largest(arrays, self._outcomes(num_classes), out)
+        return FORMS[self.dtype].largest(arrays, self._outcomes(num_classes))
 
     def max_probability_fields(self, num_classes: int) -> tuple[str, ...]:
         """Names of the arrays that `max_probability` reads: all but the class ids."""

@@ -44,13 +44,13 @@ def scale_rows(probs: Float, factor: Float) -> None:
         probs[..., rank] *= factor
 
 
-def float32_of(half: NDArray[np.float16], out: Float | None = None) -> Float:
+def float32_of(half: NDArray[np.float16]) -> Float:
     """float16 -> float32 for values >= 0, exact, four times as fast as astype; NaN becomes 98,304 instead.
 
     Moving the bits leaves the exponent 112 too small, which one multiplication puts right, subnormal
     values included. Sums then tell rows of probabilities from rows of NaN: see `is_missing`.
     """
-    probs = np.empty(half.shape, np.float32) if out is None else out
+    probs = np.empty(half.shape, np.float32)
     bits = probs.view(np.uint32)
     np.copyto(bits, half.view(np.uint16))
     bits <<= 13

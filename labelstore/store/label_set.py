@@ -290,18 +290,13 @@ class LabelSet:
     def max_probabilities(
         self, block: int, columns: range | None = None
     ) -> Iterator[NDArray[np.float32]]:
-        """`max_probability` one chunk column after the other: what stays in the processor's cache is read fastest.
-
-        Memory is used again: an array holds its column until the next one is asked for.
-        """
+        """`max_probability` one chunk column after the other: what stays in the processor's cache is read fastest."""
         if self.codec.takes == "map":
             yield self.max_probability(block, columns)
             return
         fields = self.codec.max_probability_fields(self.num_classes)
-        found = None
         for part in self._labels.columns(block, columns, fields):
-            found = self.codec.max_probability(part, self.num_classes, found)
-            yield found
+            yield self.codec.max_probability(part, self.num_classes)
 
     def ground_truth_probability(
         self, block: int, columns: range | None = None

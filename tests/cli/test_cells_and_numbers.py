@@ -1,5 +1,7 @@
 """Text and numbers on their way into other programs: spreadsheets, terminals, databases."""
 
+import resource
+
 import pytest
 
 from cli.errors import outcome
@@ -31,12 +33,15 @@ def test_numbers_that_sqlite_does_not_have(tmp_path):
         assert [row.name for row in catalogue.runs.all()] == ["r"]
 
 
-def test_a_library_that_finds_no_memory_is_no_internal_error():
+def test_a_library_that_finds_no_memory_is_no_internal_error(monkeypatch):
     error = ImportError("libx.so: failed to map segment from shared object")
     assert outcome(error)[0] == 6
     assert outcome(ImportError("No module named 'x'"))[0] == 1
     assert outcome(RuntimeError("can't start new thread"))[0] == 6
-    assert outcome(SystemError("error return without exception set"))[0] == 6
+    lost = SystemError("error return without exception set")
+    assert outcome(lost)[0] == 1
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 30, 1 << 30))
+    assert outcome(lost)[0] == 6
 
 
 def test_no_memory_left_to_say_so(monkeypatch):
