@@ -295,9 +295,7 @@ def _emptied(counts: RegionCounts) -> tuple[str, ...]:
         return ("every crop is discarded: nothing is left to train on",)
     if too_many_left_out(counts.images_without_crop, counts.images):
         left = f"{counts.images_without_crop:,} of {counts.images:,} images have no crop left"
-        return (
-            f"{left}: a run refuses that without `trainer.TrainConfig(allow_empty_images=True)`",
-        )
+        return (f"{left}: a run refuses that unless it is told to allow empty images",)
     return ()
 
 
