@@ -41,7 +41,10 @@ class Steps:
         return self.run_together({what: command})[0]
 
     def run_together(self, commands: Mapping[str, str]) -> list[Step]:
-        """As `run`, at the same time, each with its share of the cores; what they print comes when all have ended."""
+        """As `run`, at the same time, each with its share of the cores; what they print comes when they have ended.
+
+        Seconds of a step are until it and those before it have ended.
+        """
         share = max(1, (os.cpu_count() or 1) // len(commands))
         environment = dict(os.environ, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
         if len(commands) > 1:
