@@ -132,7 +132,7 @@ class Database:
         """
         self.check_writable()
         if self.readonly:
-            raise self._is_readonly()
+            raise self._readonly_error()
         with self._begun(WRITE) as conn:
             # again: it may have been frozen while this transaction waited for the lock
             self._refuse_if_frozen()
@@ -142,9 +142,9 @@ class Database:
         """StorageError where no process of this user may write, whether or not this one asked to read alone."""
         self._refuse_if_frozen()
         if self.why_readonly != _ASKED:
-            raise self._is_readonly()
+            raise self._readonly_error()
 
-    def _is_readonly(self) -> StorageError:
+    def _readonly_error(self) -> StorageError:
         return StorageError(f"{self.name}: the catalogue {self.why_readonly}; nothing was written")
 
     @contextmanager

@@ -325,15 +325,7 @@ def _plan_row(target: Target, num_images: int, options: ImportOptions) -> PlanRo
         images_per_shard=options.images_per_shard,
         crops_per_shard=options.crops_per_shard,
     )
-    return PlanRow(
-        name=target.plan,
-        num_crops=target.num_crops,
-        images_per_shard=layout.images_per_shard,
-        crops_per_shard=layout.crops_per_shard,
-        crops_per_chunk=layout.crops_per_chunk,
-        stored=target.stored,
-        parameters=target.plan_parameters,
-    )
+    return layout.plan_row(target.plan, stored=target.stored, parameters=target.plan_parameters)
 
 
 def _registered(store: Store, target: Target, options: ImportOptions) -> LabelSetRow:

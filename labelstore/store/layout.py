@@ -91,6 +91,18 @@ class Layout:
             crops_per_chunk=plan.crops_per_chunk,
         )
 
+    def plan_row(self, name: str, *, stored: bool, parameters: Mapping[str, Any]) -> PlanRow:
+        """The catalogue row of a plan with this layout: see `of`."""
+        return PlanRow(
+            name=name,
+            num_crops=self.num_crops,
+            images_per_shard=self.images_per_shard,
+            crops_per_shard=self.crops_per_shard,
+            crops_per_chunk=self.crops_per_chunk,
+            stored=stored,
+            parameters=parameters,
+        )
+
     @classmethod
     def of_images(cls, plan: PlanRow, num_rows: int) -> Layout:
         """The layout of arrays with one row per image (label maps): the plan's image blocks, one shard each."""

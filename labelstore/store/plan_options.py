@@ -89,12 +89,5 @@ class PlanOptions:
             images_per_shard=self.images_per_shard,
             crops_per_shard=self.crops_per_shard,
         )
-        return PlanRow(
-            name=self.name,
-            num_crops=self.crops_per_image,
-            images_per_shard=layout.images_per_shard,
-            crops_per_shard=layout.crops_per_shard,
-            crops_per_chunk=layout.crops_per_chunk,
-            stored=self.stores_crops,
-            parameters=plan_record(self.crop_plan, self.augmentation, self.mixing, rows=num_images),
-        )
+        parameters = plan_record(self.crop_plan, self.augmentation, self.mixing, rows=num_images)
+        return layout.plan_row(self.name, stored=self.stores_crops, parameters=parameters)

@@ -224,13 +224,13 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     ['a/run', 'b/run', 'other']
     """
     parts = [path.parts or (str(path),) for path in paths]
-    names_so_far = []
+    names = []
     for own in parts:
         length = 1
         while length < len(own) and sum(p[-length:] == own[-length:] for p in parts) > 1:
             length += 1
-        names_so_far.append("/".join(own[-length:]))
-    return names_so_far
+        names.append("/".join(own[-length:]))
+    return names
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -183,8 +183,7 @@ def _mean(
             },
             parse.num_classes,
         )
-        listed = labels.class_ids == truth[part, None, None]
-        of_truth = np.where(listed.any(-1), (labels.probs * listed).sum(-1), labels.rest)
+        of_truth = labels.probability_of(truth[part, None])
         total += float(of_truth.sum(dtype=np.float64))
         count += of_truth.size
     return total / count
